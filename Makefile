@@ -1,0 +1,127 @@
+# winnow: `make run MODEL=file.gguf` and `make test` set up a fresh Debian or Ubuntu machine and do what they say.
+# Sources are found by folder; a new file in config/, cache/, engine/ or server/ needs no change here.
+
+BUILD  ?= build
+MODEL  ?=
+ARGS   ?=
+PREFIX ?= /usr/local
+FUZZ_SECONDS ?= 600
+
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+
+VERSION := 0.1.0
+COMMIT  := $(shell git rev-parse --short=9 HEAD 2>/dev/null || echo unknown)
+
+PACKAGES = libmicrohttpd libuv jansson libpcre2-8
+APT_BUILD = gcc libc6-dev make pkg-config libmicrohttpd-dev libuv1-dev libjansson-dev libpcre2-dev
+APT_TEST  = check curl python3 python3-venv python3-jinja2 python3-numpy
+
+WARNINGS = -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla
+# No contraction: a fused multiply-add appears only where a kernel writes one, so plain C sums the same everywhere.
+OPTIMISE ?= -O2
+CFLAGS_ALL = -std=gnu11 $(OPTIMISE) -g -pthread -ffp-contract=off -fno-math-errno -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 \
+	-DWINNOW_VERSION='"$(VERSION)"' -I. $(WARNINGS) $(SANITIZE) $(shell pkg-config --cflags $(PACKAGES)) $(CFLAGS)
+LIBS = $(shell pkg-config --libs $(PACKAGES)) -lm -pthread
+CHECK_LIBS = $(shell pkg-config --cflags --libs check)
+
+MACHINE := $(shell uname -m)
+ifeq ($(MACHINE),x86_64)
+ISA_avx2   = -mavx2 -mfma -mf16c
+ISA_avx512 = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -mprefer-vector-width=512
+endif
+
+LIB_SOURCES := $(sort $(wildcard config/*.c cache/*.c engine/*.c engine/*/*.c) $(filter-out server/main.c,$(wildcard server/*.c)))
+LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/%.o)
+LIB := $(BUILD)/libwinnow.a
+REFERENCE_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/reference/*.c)))
+UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(sort $(wildcard tests/unit/test_*.c)))
+KERNEL_TESTS := $(patsubst tests/kernels/%.c,$(BUILD)/tests/kernels/%,$(sort $(wildcard tests/kernels/test_*.c)))
+TESTS := $(UNIT_TESTS) $(KERNEL_TESTS)
+BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/tests/bench/%,$(sort $(wildcard tests/bench/bench_*.c)))
+FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+
+.PHONY: all run test test-built bench clean format lint asan tsan fuzz fuzz-built install deps deps-test binary tests fuzzers
+all: deps
+	@$(MAKE) --no-print-directory binary
+
+binary: $(BUILD)/winnow
+tests: $(BUILD)/winnow $(TESTS)
+fuzzers: $(FUZZERS)
+
+run: deps
+	@$(MAKE) --no-print-directory binary
+	@if [ -z "$(MODEL)" ]; then echo "make run needs a model: make run MODEL=/path/to/model.gguf" >&2; exit 2; fi
+	$(BUILD)/winnow serve "$(MODEL)" $(ARGS)
+
+test: deps deps-test
+	@$(MAKE) --no-print-directory tests
+	@BUILD="$(BUILD)" sh tests/run.sh
+
+test-built: tests
+	@BUILD="$(BUILD)" sh tests/run.sh
+
+bench: deps
+	@$(MAKE) --no-print-directory OPTIMISE=-O2 $(BENCHES)
+	@for b in $(BENCHES); do echo "== $$b"; $$b || exit 1; done
+
+# The same tests under a sanitizer, in a build folder of their own.
+asan: deps deps-test
+	@$(MAKE) --no-print-directory BUILD=build/asan OPTIMISE=-O1 \
+		SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer" test-built
+tsan: deps deps-test
+	@$(MAKE) --no-print-directory BUILD=build/tsan OPTIMISE=-O1 SANITIZE="-fsanitize=thread" test-built
+
+fuzz: deps
+	@CC=clang BUILD=build/fuzz sh tests/fuzz/run.sh $(FUZZ_SECONDS)
+
+format:
+	clang-format -i $$(git ls-files '*.c' '*.h')
+lint: deps
+	clang-format --dry-run -Werror $$(git ls-files '*.c' '*.h')
+	cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,portability -I. \
+		--suppress=missingIncludeSystem --inline-suppr config cache engine server
+	shellcheck $$(git ls-files '*.sh') .ci/run
+
+install: deps
+	@$(MAKE) --no-print-directory binary
+	install -D -m 755 $(BUILD)/winnow $(DESTDIR)$(PREFIX)/bin/winnow
+
+clean:
+	rm -rf build
+
+# Installs what is missing with root or passwordless sudo; otherwise prints the one command that would.
+deps:
+	@sh config/deps.sh "$(CC) pkg-config" "$(PACKAGES)" "$(APT_BUILD)"
+deps-test:
+	@sh config/deps.sh "curl python3" "check" "$(APT_TEST)"
+
+$(LIB): $(LIB_OBJECTS)
+	@rm -f $@
+	ar rcs $@ $^
+
+$(BUILD)/winnow: $(BUILD)/server/main.o $(LIB)
+	$(CC) $(SANITIZE) -o $@ $< $(LIB) $(LIBS)
+
+# Rebuilt when the commit changes, so that --version tells the truth.
+$(BUILD)/config/version.o: CFLAGS_ALL += -DWINNOW_COMMIT='"$(COMMIT)"'
+$(BUILD)/config/version.o: $(BUILD)/commit-$(COMMIT)
+$(BUILD)/commit-$(COMMIT):
+	@mkdir -p $(BUILD) && rm -f $(BUILD)/commit-* && touch $@
+
+# CPU kernels: the -O3 is for the loops, the instruction set by the file's name.
+$(BUILD)/engine/cpu/%_avx2.o: ISA = $(ISA_avx2)
+$(BUILD)/engine/cpu/%_avx512.o: ISA = $(ISA_avx512)
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) $(ISA) -MMD -MP -c -o $@ $<
+
+$(UNIT_TESTS) $(KERNEL_TESTS): $(BUILD)/%: $(BUILD)/%.o $(REFERENCE_OBJECTS) $(LIB)
+	$(CC) $(SANITIZE) -o $@ $^ $(LIBS) $(CHECK_LIBS)
+$(BENCHES): $(BUILD)/%: $(BUILD)/%.o $(LIB)
+	$(CC) $(SANITIZE) -o $@ $^ $(LIBS)
+$(FUZZERS): $(BUILD)/%: $(BUILD)/%.o $(LIB)
+	$(CC) $(SANITIZE) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -1,0 +1,48 @@
+#!/bin/sh
+# Checks that build tools and libraries are there and installs Debian packages where they are not.
+# usage: deps.sh "commands" "pkg-config modules" "Debian packages"
+set -eu
+commands=$1 modules=$2 packages=$3
+
+missing() {
+    for c in $commands; do
+        command -v "$c" >/dev/null 2>&1 || { echo "$c"; return; }
+    done
+    for m in $modules; do
+        pkg-config --exists "$m" 2>/dev/null || { echo "$m"; return; }
+    done
+    # Debian's python3 comes without these; a Python from elsewhere brings its own.
+    case " $packages " in *" python3 "*)
+        python3 -c 'import jinja2, numpy, venv, ensurepip' 2>/dev/null || echo "python3 modules"
+    esac
+}
+
+what=$(missing)
+[ -z "$what" ] && exit 0
+
+if ! command -v apt-get >/dev/null 2>&1; then
+    echo "winnow needs '$what', and this machine has no apt-get; install the equivalents of: $packages" >&2
+    exit 1
+fi
+if [ "$(id -u)" = 0 ]; then
+    sudo=
+elif command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then
+    sudo="sudo -n"
+else
+    echo "winnow needs '$what'. Install what it builds with:" >&2
+    echo "  sudo apt-get update && sudo apt-get install -y --no-install-recommends $packages" >&2
+    exit 1
+fi
+echo "installing: $packages"
+export DEBIAN_FRONTEND=noninteractive
+# shellcheck disable=SC2086 # word splitting is the point
+$sudo apt-get install -y -qq --no-install-recommends $packages >/dev/null 2>&1 || {
+    $sudo apt-get update -qq
+    $sudo apt-get install -y -qq --no-install-recommends $packages >/dev/null
+}
+what=$(missing)
+case "$what" in
+"") ;;
+"python3 modules") echo "note: the python3 on PATH has no jinja2, numpy or venv; tests that need them say so and are skipped" >&2 ;;
+*) echo "installed $packages, but '$what' is still missing" >&2; exit 1 ;;
+esac
