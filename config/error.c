@@ -40,7 +40,8 @@ bool error_set_memory(struct error *e, const char *what, uint64_t bytes)
                      (unsigned long long)bytes, what);
 }
 
-/* Length of the UTF-8 character at `s` (of at most `left` bytes) if it is valid and printable, else 0. */
+/* Length of the UTF-8 character at `s` (of at most `left` bytes) if it is valid and printable, else
+ * 0. */
 static size_t printable_length(const unsigned char *s, uint64_t left)
 {
     if (s[0] >= 0x20 && s[0] < 0x7F)

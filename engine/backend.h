@@ -1,13 +1,13 @@
-/* The seam between the transformer and the machine that computes it: one struct of functions over buffers that
- * the backend owns. The CPU implements it in engine/cpu/, CUDA will in cuda/. The forward pass (forward.c) calls
- * nothing else and never looks at a policy.
+/* The seam between the transformer and the machine that computes it: one struct of functions over
+ * buffers that the backend owns. The CPU implements it in engine/cpu/, CUDA will in cuda/. The
+ * forward pass (forward.c) calls nothing else and never looks at a policy.
  *
- * Float buffers come from `alloc`; forward.c passes the pointers (plus offsets in floats) around and never
- * reads or writes through them: on a GPU they are device memory. Row-major, last index contiguous.
- * Called by the engine thread only; a backend may use threads of its own inside a call.
+ * Float buffers come from `alloc`; forward.c passes the pointers (plus offsets in floats) around
+ * and never reads or writes through them: on a GPU they are device memory. Row-major, last index
+ * contiguous. Called by the engine thread only; a backend may use threads of its own inside a call.
  *
- * Determinism: every output number is summed in an order that depends only on the model and the token's own
- * position and slots, never on n_rows, on other rows, or on the number of threads. */
+ * Determinism: every output number is summed in an order that depends only on the model and the
+ * token's own position and slots, never on n_rows, on other rows, or on the number of threads. */
 #ifndef WINNOW_ENGINE_BACKEND_H
 #define WINNOW_ENGINE_BACKEND_H
 
@@ -19,9 +19,10 @@
 
 #define PAGE_SLOTS 32
 
-/* A weight matrix [rows][cols]: row r starts at data + r * cols / block_values * block_bytes. Bound from the
- * model file (host memory, mapped); `prepared` is the backend's own form of it, made once by weight_prepare, or
- * NULL. A vector (norm gain, bias) is always F32 host memory converted by the model loader, see model.h. */
+/* A weight matrix [rows][cols]: row r starts at data + r * cols / block_values * block_bytes. Bound
+ * from the model file (host memory, mapped); `prepared` is the backend's own form of it, made once
+ * by weight_prepare, or NULL. A vector (norm gain, bias) is always F32 host memory converted by the
+ * model loader, see model.h. */
 struct weight {
     enum tensor_type type;
     uint32_t rows, cols;
@@ -32,11 +33,13 @@ struct weight {
 /* What one row of the batch may see of one (sequence, layer, KV head), as a small value:
  *   slot s lives in page pages[s / PAGE_SLOTS] at index s % PAGE_SLOTS, holds original position p;
  *   a query at position t sees it iff p <= t && (p < n_sinks || t - p < window).
- * n_slots counts used slots (also those written by this step); slots at or beyond it are never read. Slots in
- * [0, n_slots) are always valid data. No order of positions is promised. n_slots == 0 cannot happen after a write.
- * Pages hold finite numbers only in used slots: a masked or unused slot must never be multiplied into a sum. */
+ * n_slots counts used slots (also those written by this step); slots at or beyond it are never
+ * read. Slots in [0, n_slots) are always valid data. No order of positions is promised. n_slots ==
+ * 0 cannot happen after a write. Pages hold finite numbers only in used slots: a masked or unused
+ * slot must never be multiplied into a sum. */
 struct head_view {
-    const uint32_t *pages; /* [ceil(n_slots / PAGE_SLOTS)] page numbers in the pool; owned by the cache */
+    const uint32_t
+        *pages; /* [ceil(n_slots / PAGE_SLOTS)] page numbers in the pool; owned by the cache */
     uint32_t n_slots;
     uint32_t n_sinks;
     uint32_t window; /* UINT32_MAX: everything before */
@@ -46,15 +49,17 @@ struct head_view {
 struct kv_segment {
     uint32_t first_row, n_rows;
     const struct head_view *heads; /* [n_kv_heads] for the layer at hand */
-    const uint32_t *write_slots;   /* [n_rows][n_kv_heads] slot each row's K and V go to, layer at hand */
-    bool sink_query;               /* slots with p < n_sinks use q_sink instead of q */
+    const uint32_t
+        *write_slots; /* [n_rows][n_kv_heads] slot each row's K and V go to, layer at hand */
+    bool sink_query;  /* slots with p < n_sinks use q_sink instead of q */
 };
 
-/* A page: K and V rows of PAGE_SLOTS slots of one (layer, KV head), the positions, and an fp32 score a slot. Its
- * inner layout is private to the backend. Pages are numbered from 0 and lie at kv_base + number * page_bytes. */
+/* A page: K and V rows of PAGE_SLOTS slots of one (layer, KV head), the positions, and an fp32
+ * score a slot. Its inner layout is private to the backend. Pages are numbered from 0 and lie at
+ * kv_base + number * page_bytes. */
 struct backend {
-    const char *name;        /* "cpu" */
-    char description[160];   /* "AVX-512, 2 threads", for the start-up line */
+    const char *name;      /* "cpu" */
+    char description[160]; /* "AVX-512, 2 threads", for the start-up line */
     void *self;
 
     /* Buffers: zeroed, 64-byte aligned, n floats (n may be 0). NULL with "out_of_memory". */
@@ -68,21 +73,24 @@ struct backend {
     void (*weight_release)(void *self, struct weight *w);
 
     /* out[n][w.cols] = rows tokens[i] of w, as floats. Tokens are in range. */
-    void (*embed)(void *self, float *out, const struct weight *w, const int32_t *tokens, uint32_t n);
+    void (*embed)(void *self, float *out, const struct weight *w, const int32_t *tokens,
+                  uint32_t n);
 
-    /* out[i] = x[i] / sqrt(mean(x[i]^2) + eps) * gain, for n rows of `width`, out may be x. Rows are
-     * packed: per-head norms run over n * n_heads rows of head_dim. */
-    void (*rms_norm)(void *self, float *out, const float *x, const float *gain, uint32_t n, uint32_t width,
-                     float eps);
+    /* out[i] = x[i] / sqrt(mean(x[i]^2) + eps) * gain, for n rows of `width`, out may be x. Rows
+     * are packed: per-head norms run over n * n_heads rows of head_dim. */
+    void (*rms_norm)(void *self, float *out, const float *x, const float *gain, uint32_t n,
+                     uint32_t width, float eps);
 
-    /* out[n][w.rows] = x[n][w.cols] * w^T (+ bias[w.rows] when not NULL). out must not overlap x. */
+    /* out[n][w.rows] = x[n][w.cols] * w^T (+ bias[w.rows] when not NULL). out must not overlap x.
+     */
     void (*matmul)(void *self, float *out, const struct weight *w, const float *x, uint32_t n,
                    const float *bias);
 
-    /* x[n][n_heads][head_dim] rotated in place. angles[n][rope_dim / 2][2] = (cos, sin), made in double by the
-     * caller. neox: pairs are (i, i + rope_dim/2); otherwise (2i, 2i+1). Dimensions from rope_dim on stay. */
-    void (*rope)(void *self, float *x, const float *angles, uint32_t n, uint32_t n_heads, uint32_t head_dim,
-                 uint32_t rope_dim, bool neox);
+    /* x[n][n_heads][head_dim] rotated in place. angles[n][rope_dim / 2][2] = (cos, sin), made in
+     * double by the caller. neox: pairs are (i, i + rope_dim/2); otherwise (2i, 2i+1). Dimensions
+     * from rope_dim on stay. */
+    void (*rope)(void *self, float *x, const float *angles, uint32_t n, uint32_t n_heads,
+                 uint32_t head_dim, uint32_t rope_dim, bool neox);
 
     /* x += y, n floats. */
     void (*add)(void *self, float *x, const float *y, size_t n);
@@ -91,7 +99,8 @@ struct backend {
     void (*swiglu)(void *self, float *out, const float *gate, const float *up, size_t n);
 
     /* Copies row `rows[i]` of x[.][width] to out[i], i < n. */
-    void (*gather)(void *self, float *out, const float *x, const uint32_t *rows, uint32_t n, uint32_t width);
+    void (*gather)(void *self, float *out, const float *x, const uint32_t *rows, uint32_t n,
+                   uint32_t width);
 
     /* The pool: one allocation at start. page_bytes is a function of head_dim only. */
     size_t (*page_bytes)(void *self, uint32_t head_dim);
@@ -100,28 +109,32 @@ struct backend {
     /* Copies whole pages (copy on write). */
     void (*kv_copy)(void *self, const uint32_t *from, const uint32_t *to, uint32_t n);
 
-    /* Writes k, v [n_rows][n_kv_heads][head_dim] (rows of the whole batch) as f16 into the slots of the segments,
-     * with positions[row]. K comes rotated. */
+    /* Writes k, v [n_rows][n_kv_heads][head_dim] (rows of the whole batch) as f16 into the slots of
+     * the segments, with positions[row]. K comes rotated. */
     void (*kv_write)(void *self, const float *k, const float *v, const int32_t *positions,
                      const struct kv_segment *segments, uint32_t n_segments, uint32_t n_kv_heads,
                      uint32_t head_dim);
 
-    /* out[row][n_heads][head_dim] = softmax(q . K / sqrt(head_dim)) V over the visible slots, for the rows of the
-     * segments; q and q_sink [n_rows][n_heads][head_dim] (q_sink may be NULL when no segment asks for it). Slots are
-     * walked page by page in slot order with a running maximum, so the result is independent of chunking.
-     * n_heads is a multiple of n_kv_heads; query head g uses KV head g / (n_heads / n_kv_heads). */
-    void (*attention)(void *self, float *out, const float *q, const float *q_sink, const int32_t *positions,
-                      const struct kv_segment *segments, uint32_t n_segments, uint32_t n_heads,
-                      uint32_t n_kv_heads, uint32_t head_dim);
+    /* out[row][n_heads][head_dim] = softmax(q . K / sqrt(head_dim)) V over the visible slots, for
+     * the rows of the segments; q and q_sink [n_rows][n_heads][head_dim] (q_sink may be NULL when
+     * no segment asks for it). Slots are walked page by page in slot order with a running maximum,
+     * so the result is independent of chunking. n_heads is a multiple of n_kv_heads; query head g
+     * uses KV head g / (n_heads / n_kv_heads). */
+    void (*attention)(void *self, float *out, const float *q, const float *q_sink,
+                      const int32_t *positions, const struct kv_segment *segments,
+                      uint32_t n_segments, uint32_t n_heads, uint32_t n_kv_heads,
+                      uint32_t head_dim);
 
-    /* Reads one slot back as floats (tests, audit, trace): k, v [head_dim] may be NULL. Returns its position. */
-    int32_t (*kv_read)(void *self, uint32_t page, uint32_t index, uint32_t head_dim, float *k, float *v);
+    /* Reads one slot back as floats (tests, audit, trace): k, v [head_dim] may be NULL. Returns its
+     * position. */
+    int32_t (*kv_read)(void *self, uint32_t page, uint32_t index, uint32_t head_dim, float *k,
+                       float *v);
 
     void (*close)(void *self);
 };
 
-/* The CPU backend with `n_threads` >= 1 threads. isa: NULL = best of this machine, or "plain", "avx2", "avx512"
- * (refused with "unsupported_value" where the machine lacks it). Fills *b. */
+/* The CPU backend with `n_threads` >= 1 threads. isa: NULL = best of this machine, or "plain",
+ * "avx2", "avx512" (refused with "unsupported_value" where the machine lacks it). Fills *b. */
 bool backend_cpu_open(struct backend *b, uint32_t n_threads, const char *isa, struct error *e);
 
 #endif

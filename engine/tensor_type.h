@@ -22,8 +22,8 @@ enum tensor_type {
 };
 
 struct tensor_type_info {
-    const char *name;       /* "Q4_K" */
-    uint32_t block_values;  /* values in a block: 1, 32 or 256 */
+    const char *name;      /* "Q4_K" */
+    uint32_t block_values; /* values in a block: 1, 32 or 256 */
     uint32_t block_bytes;
 };
 

@@ -1,0 +1,109 @@
+/* The KV cache: one pool of equal pages, and for each sequence a table per (layer, KV head).
+ *
+ * A page holds PAGE_SLOTS slots of one layer and one KV head. This room does arithmetic on page
+ * numbers and plans only; the bytes belong to the backend. Everything here is called by the engine
+ * thread alone, except where noted.
+ *
+ *   sequence -> [layer][kv head] -> table { pages: 7, 19, 4 ; n_slots: 70 }
+ *                                              |
+ *   pool:  free list, reference counts    page 7 = 32 slots
+ *
+ * Pages are reference-counted (n > 1 choices share their prompt); a page held more than once is
+ * never written: cache_append plans a copy first. */
+#ifndef WINNOW_CACHE_CACHE_H
+#define WINNOW_CACHE_CACHE_H
+
+#include "cache/plan.h"
+
+#ifndef PAGE_SLOTS
+#define PAGE_SLOTS 32
+#endif
+
+struct cache;
+struct cache_sequence;
+
+/* NULL: "out_of_memory". n_pages >= 1. */
+struct cache *cache_new(uint32_t n_layers, uint32_t n_kv_heads, uint32_t n_pages, struct error *e);
+void cache_free(struct cache *c); /* no sequence may be left */
+
+/* A new empty sequence under a resolved plan. Holds no page yet. NULL: "out_of_memory". */
+struct cache_sequence *cache_sequence_new(struct cache *c, const struct plan *plan,
+                                          struct error *e);
+/* Another sequence that shares all pages of `of`. NULL: "out_of_memory". */
+struct cache_sequence *cache_sequence_fork(struct cache_sequence *of, struct error *e);
+/* Gives its pages back. NULL is allowed. */
+void cache_sequence_free(struct cache_sequence *s);
+
+const struct plan *cache_sequence_plan(const struct cache_sequence *s);
+uint32_t
+cache_tokens_seen(const struct cache_sequence *s); /* N: tokens appended so far = next position */
+
+/* The most pages a sequence of n_tokens under `plan` can ever hold (DESIGN: min(n, B + PAGE_SLOTS)
+ * per head). */
+uint64_t cache_bound_pages(const struct cache *c, const struct plan *plan, uint64_t n_tokens);
+/* Pages that appending n more tokens would take from the pool now, copies of shared pages included.
+ */
+uint64_t cache_pages_to_append(const struct cache_sequence *s, uint32_t n);
+
+/* Rows of one sequence that may be written before they attend: n_rows_max at once for this plan
+ * (UINT32_MAX for full; PAGE_SLOTS for stream plans, whose ring has that many spare slots). */
+uint32_t cache_wave_rows(const struct cache_sequence *s);
+
+/* Takes pages for n more tokens (n <= cache_wave_rows) and advances N. On success, for every layer
+ * l, KV head h: write_slots[(l * n + i) * n_kv_heads + h] = slot of the i-th new token; views: see
+ * cache_view, valid until the next call on this sequence. Copies of shared pages that must be made
+ * before writing are appended to the cache's copy list (cache_take_copies). False: the pool is
+ * short ("kv_pool_empty"), nothing has changed. */
+bool cache_append(struct cache_sequence *s, uint32_t n, uint32_t *write_slots, struct error *e);
+
+/* The table of one head as the attention will see it: pages (owned by the sequence; stays valid
+ * until the next cache_append or free of this sequence), used slots, and the plan's visibility. */
+struct cache_view {
+    const uint32_t *pages;
+    uint32_t n_slots, n_sinks, window; /* as struct head_view in engine/backend.h */
+};
+struct cache_view cache_view(const struct cache_sequence *s, uint32_t layer, uint32_t kv_head);
+/* Position for the query's second rotation: min(t, B - 1) under cache-relative positions, else t.
+ */
+int32_t cache_sink_query_position(const struct cache_sequence *s, int32_t position);
+bool cache_uses_sink_query(const struct cache_sequence *s);
+
+/* Page copies that became due; the caller performs them before the step and they are forgotten. */
+uint32_t cache_take_copies(struct cache *c, const uint32_t **from, const uint32_t **to);
+
+/* Numbers. */
+struct cache_counts {
+    uint32_t n_pages, used, free; /* used + free = n_pages */
+    uint64_t
+        pages_returned_total; /* pages given back by sequences that went on running (evictions) */
+    uint64_t evicted_slots_total; /* slots overwritten or dropped, summed over layers and heads */
+};
+struct cache_counts cache_counts(const struct cache *c);
+
+struct cache_sequence_counts {
+    uint32_t tokens_seen;
+    double slots_kept; /* mean over layers and KV heads of positions that a next query could see */
+    uint32_t slots_kept_min, slots_kept_max;
+    uint32_t pages, pages_peak;
+    uint64_t pages_full; /* what the same tokens would hold under `full` */
+    uint32_t pages_returned;
+    bool exact; /* nothing was evicted */
+};
+struct cache_sequence_counts cache_sequence_counts(const struct cache_sequence *s);
+
+/* The original positions still held, for kv_trace: ascending inclusive ranges of one head. Calls
+ * range(context, first, last) for each; the positions come from the plan's arithmetic. */
+void cache_kept_ranges(const struct cache_sequence *s, uint32_t layer, uint32_t kv_head,
+                       void (*range)(void *context, int32_t first, int32_t last), void *context);
+
+/* Checks every invariant of DESIGN.md over all sequences (page counts, slots, free list). False
+ * with "internal_error" and what is broken. position_of may be NULL; else it reads a stored
+ * position and positions are compared with the plan's. Linear in pages: for tests and --audit. */
+bool cache_audit(const struct cache *c,
+                 int32_t (*position_of)(void *context, uint32_t page, uint32_t index),
+                 void *context, struct error *e);
+
+uint32_t cache_n_layers(const struct cache *c);
+uint32_t cache_n_kv_heads(const struct cache *c);
+
+#endif
