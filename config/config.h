@@ -1,0 +1,72 @@
+/* Every setting of `winnow serve` as one checked struct, passed down by pointer and never changed
+ * after start.
+ *
+ * A setting comes from the flag, else the environment (WINNOW_<FLAG>), else the JSON config file,
+ * else the default; options.c has the one table of names, aliases, types, ranges and help. Filled
+ * by the main thread. */
+#ifndef WINNOW_CONFIG_CONFIG_H
+#define WINNOW_CONFIG_CONFIG_H
+
+#include <stdint.h>
+
+#include "config/error.h"
+#include "config/log.h"
+
+struct api_key {
+    char *name; /* for logs: the part before ':' in a key file, or "key1", "key2", ... */
+    char *key;
+};
+
+struct string_list {
+    char **items;
+    uint32_t count;
+};
+
+struct config {
+    char *model;
+    char *host; /* an address, a name, or "unix:/path" */
+    uint32_t port;
+    char *alias;  /* the name that /v1/models shows, or NULL = from the model file */
+    char *device; /* "auto" or "cpu" ("cuda" is refused by a build without it) */
+    char *isa;    /* NULL = best, or "plain", "avx2", "avx512" */
+    uint32_t threads, ctx_size, max_num_seqs, max_batched_tokens, max_generate;
+    uint64_t kv_memory_bytes;
+    double kv_memory_share;
+    char *kv_storage;                   /* "f16" */
+    char *kv_policy;                    /* text for plan_parse_text; default "full" */
+    uint32_t kv_policy_max_budget;      /* 0 = none */
+    struct string_list kv_policy_allow; /* empty = all */
+    bool kv_policy_lock;
+    char *chat_template;
+    char *sampling_defaults; /* "openai" or "model" */
+    bool strict_model, list_policy_models;
+    bool prefix_cache; /* accepted; see --help */
+
+    struct api_key *api_keys;
+    uint32_t n_api_keys;
+    char *admin_api_key;
+    bool metrics_require_key;
+
+    uint64_t max_body_bytes;
+    uint32_t max_queue, max_connections, max_per_key;
+    uint64_t queue_timeout_ms, request_timeout_ms, http_timeout_ms, sse_ping_interval_ms,
+        shutdown_timeout_ms;                        /* 0 = off */
+    struct string_list cors_origins, allowed_hosts; /* "*" is allowed in cors_origins */
+    char *api_prefix;                               /* "" or "/p" without a slash at the end */
+    bool metrics_compat_vllm, metrics_compat_legacy;
+    uint32_t metrics_port; /* 0 = none of its own */
+
+    enum log_format log_format;
+    enum log_level log_level;
+    bool audit; /* check the cache's invariants after every step */
+};
+
+/* Fills *c from the command line (argv[0] is the subcommand), environment and config file. On
+ * success the caller frees it with config_clear. False: `e` has the sentence, *c is cleared. *help
+ * is set when --help was asked for (nothing else is checked then). */
+bool config_parse(struct config *c, int argc, char **argv, bool *help, struct error *e);
+void config_clear(struct config *c);
+/* Prints the grouped help of `serve` to stdout. */
+void config_help(void);
+
+#endif
