@@ -5,6 +5,8 @@ BUILD  ?= build
 MODEL  ?=
 ARGS   ?=
 PREFIX ?= /usr/local
+V      ?=
+Q      := $(if $(V),,@)
 FUZZ_SECONDS ?= 600
 
 ifeq ($(origin CC),default)
@@ -99,10 +101,11 @@ deps-test:
 
 $(LIB): $(LIB_OBJECTS)
 	@rm -f $@
-	ar rcs $@ $^
+	$(Q)ar rcs $@ $^
 
 $(BUILD)/winnow: $(BUILD)/server/main.o $(LIB)
-	$(CC) $(SANITIZE) -o $@ $< $(LIB) $(LIBS)
+	$(if $(V),,@echo "  ld $@")
+	$(Q)$(CC) $(SANITIZE) -o $@ $< $(LIB) $(LIBS)
 
 # Rebuilt when the commit changes, so that --version tells the truth.
 $(BUILD)/config/version.o: CFLAGS_ALL += -DWINNOW_COMMIT='"$(COMMIT)"'
@@ -115,13 +118,17 @@ $(BUILD)/engine/cpu/%_avx2.o: ISA = $(ISA_avx2)
 $(BUILD)/engine/cpu/%_avx512.o: ISA = $(ISA_avx512)
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_ALL) $(ISA) -MMD -MP -c -o $@ $<
+	$(if $(V),,@echo "  cc $<")
+	$(Q)$(CC) $(CFLAGS_ALL) $(ISA) -MMD -MP -c -o $@ $<
 
 $(UNIT_TESTS) $(KERNEL_TESTS): $(BUILD)/%: $(BUILD)/%.o $(REFERENCE_OBJECTS) $(LIB)
-	$(CC) $(SANITIZE) -o $@ $^ $(LIBS) $(CHECK_LIBS)
+	$(if $(V),,@echo "  ld $@")
+	$(Q)$(CC) $(SANITIZE) -o $@ $^ $(LIBS) $(CHECK_LIBS)
 $(BENCHES): $(BUILD)/%: $(BUILD)/%.o $(LIB)
-	$(CC) $(SANITIZE) -o $@ $^ $(LIBS)
+	$(if $(V),,@echo "  ld $@")
+	$(Q)$(CC) $(SANITIZE) -o $@ $^ $(LIBS)
 $(FUZZERS): $(BUILD)/%: $(BUILD)/%.o $(LIB)
-	$(CC) $(SANITIZE) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+	$(if $(V),,@echo "  ld $@")
+	$(Q)$(CC) $(SANITIZE) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
