@@ -12,6 +12,7 @@
 #include "engine/metrics.h"
 #include "engine/model.h"
 #include "engine/sampler.h"
+#include "engine/stop.h"
 #include "engine/tokenizer.h"
 
 struct engine;
@@ -59,11 +60,6 @@ struct engine_metrics *engine_metrics(struct engine *e); /* atomics, any thread 
 
 /* ---- one generation
  * ------------------------------------------------------------------------------------- */
-
-struct stop_string {
-    char *bytes;
-    uint32_t length; /* >= 1 */
-};
 
 struct generation_request {
     char id[64];     /* for logs and /v1/kv/stats */

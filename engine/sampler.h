@@ -11,6 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "config/error.h"
+
 struct logit_bias {
     int32_t token;
     float bias; /* -100 bans */
@@ -33,5 +35,29 @@ struct top_logprob {
     int32_t token;
     float logprob;
 };
+
+/* Working memory for one pick over n_vocab logits; one serves all samplers of a thread. NULL:
+ * "out_of_memory". */
+struct sampler_scratch;
+struct sampler_scratch *sampler_scratch_new(uint32_t n_vocab, struct error *e);
+void sampler_scratch_free(struct sampler_scratch *scratch);
+
+/* The sampler of one choice. `sampling` and `prompt` [n_prompt] belong to the request and outlive
+ * it; the prompt is read once, for the repetition penalty. NULL: "out_of_memory". */
+struct sampler;
+struct sampler *sampler_new(const struct sampling *sampling, uint32_t choice, uint32_t n_vocab,
+                            const int32_t *prompt, uint32_t n_prompt, struct error *e);
+void sampler_free(struct sampler *s);
+
+/* The index-th token of the choice from finite logits [n_vocab]. `masked` [n_masked] cannot be
+ * picked. When bans and masks leave nothing, the best of all tokens is picked. Changes nothing. */
+int32_t sampler_pick(const struct sampler *s, struct sampler_scratch *scratch, const float *logits,
+                     const int32_t *masked, uint32_t n_masked, uint64_t index);
+/* Counts a generated token for the penalties. */
+void sampler_accept(struct sampler *s, int32_t token);
+
+/* The draw in [0, 1): SplitMix64's finaliser over seed, then choice, then index, each added with an
+ * odd constant of its own; the upper 53 bits. */
+double sampler_uniform(uint64_t seed, uint32_t choice, uint64_t index);
 
 #endif
