@@ -1,8 +1,8 @@
 /* The byte-level BPE family: words by the model's pre-tokenizer, then merges by rank over bytes.
  *
- * A byte that has no token of its own (many vocabularies leave out those that UTF-8 never uses)
- * gives none, as in the original; the unknown token of these models is often a control token, which
- * plain text must not produce. */
+ * A byte that has no token of its own (vocabularies leave out those that their training text did
+ * not have) is left out before merging, as in the original, so that its neighbours may merge; the
+ * unknown token of these models is often a control token, which plain text must not produce. */
 #include <string.h>
 
 #include "engine/tokenizer_family.h"
@@ -89,13 +89,15 @@ static bool put_word(void *context, const char *word, size_t length)
             return tokens_push(c->out, whole);
     }
     c->scratch->count = 0;
-    for (size_t i = 0; i < length; i++)
-        if (!merge_scratch_push(c->scratch, v->byte_token[(uint8_t)word[i]], (uint32_t)i))
+    for (size_t i = 0; i < length; i++) {
+        int32_t token = v->byte_token[(uint8_t)word[i]];
+        if (token >= 0 && !merge_scratch_push(c->scratch, token, (uint32_t)i))
             return false;
+    }
     if (!merge_word(&c->t->merges, c->scratch))
         return false;
     for (size_t i = 0; i < c->scratch->count; i++)
-        if (c->scratch->symbols[i].token >= 0 && !tokens_push(c->out, c->scratch->symbols[i].token))
+        if (!tokens_push(c->out, c->scratch->symbols[i].token))
             return false;
     return true;
 }

@@ -80,7 +80,7 @@ static const struct recipe recipes[] = {
     {"dbrx smaug-bpe ", false, {CL100K("{1,3}")}},
     {"smollm starcoder refact ", false, {"\\p{N}", GPT2}},
     {"qwen2 deepseek-r1-qwen ", false, {CL100K("")}},
-    {"falcon ", false, {"[\\p{P}$+<=>^~|`]+", GPT2, "[0-9][0-9][0-9]"}},
+    {"falcon ", false, {"[\\p{P}$+<=>^~|`]+", GPT2, "[0-9]+", "[0-9][0-9][0-9]"}},
     {"deepseek-llm ",
      false,
      {"[\\r\\n]", "[" SPACES "]?[" DEEPSEEK_LETTERS "]+",
