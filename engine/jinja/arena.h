@@ -1,0 +1,25 @@
+/* Memory of one compiled template or of one rendering: taken in pieces, given back all at once.
+ *
+ * A cap bounds the sum of all pieces, so that a hostile template cannot eat the machine. One thread
+ * at a time. */
+#ifndef WINNOW_ENGINE_JINJA_ARENA_H
+#define WINNOW_ENGINE_JINJA_ARENA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct arena_chunk;
+
+struct arena {
+    struct arena_chunk *chunks; /* newest first */
+    size_t taken_bytes;         /* asked from malloc so far */
+    size_t cap_bytes;
+    bool cap_hit; /* why the last take failed: the cap (true) or malloc (false) */
+};
+
+void arena_init(struct arena *a, size_t cap_bytes);
+/* 16-byte aligned, not cleared; NULL when the cap or the machine's memory is exhausted. */
+void *arena_take(struct arena *a, size_t bytes);
+void arena_free(struct arena *a);
+
+#endif
