@@ -434,19 +434,9 @@ END_TEST
 /* A SentencePiece vocabulary in which "<s>" could be merged from its characters. */
 static void begin_spm(struct builder *g, const char *architecture)
 {
-    static const char *const texts[] = {"<unk>",
-                                        "<s>",
-                                        "</s>",
-                                        "<",
-                                        "s",
-                                        ">",
-                                        "<s",
-                                        "\xE2\x96\x81",
-                                        "a",
-                                        "<|end|>",
-                                        "\n",
-                                        "\xE2\x96\x81"
-                                        "a",
+    static const char *const texts[] = {"<unk>", "<s>",     "</s>", "<",
+                                        "s",     ">",       "<s",   "\xE2\x96\x81",
+                                        "a",     "<|end|>", "\n",   "\xE2\x96\x81\x61",
                                         "aa"};
     static const float scores[] = {0, 0, 0, -1, -2, -3, -4, -5, -6, 0, -7, -8, -9};
     static const int32_t kinds[] = {2, 3, 3, 1, 1, 1, 1, 1, 1, 3, 1, 1, 1};
@@ -703,10 +693,8 @@ END_TEST
  * word by word. */
 START_TEST(tokens_with_inner_spaces_are_merged_across_words)
 {
-    static const char *const texts[] = {"a", "\xE2\x96\x81",
-                                        "\xE2\x96\x81"
-                                        "a",
-                                        "a\xE2\x96\x81", "<unk>"};
+    static const char *const texts[] = {"a", "\xE2\x96\x81", "\xE2\x96\x81\x61", "a\xE2\x96\x81",
+                                        "<unk>"};
     const float scores[] = {-9, -9, -2, -1, 0};
     struct builder g = {0};
     struct error e = {0};
