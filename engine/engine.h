@@ -57,6 +57,8 @@ uint32_t engine_n_pages(const struct engine *e);
 /* Most pages a plan would hold for n_tokens (API 7.3 resolve). */
 uint64_t engine_bound_pages(const struct engine *e, const struct plan *plan, uint64_t n_tokens);
 struct engine_metrics *engine_metrics(struct engine *e); /* atomics, any thread */
+/* False once the device has failed: nothing is taken any more ("engine_fault"). Any thread. */
+bool engine_alive(const struct engine *e);
 
 /* ---- one generation
  * ------------------------------------------------------------------------------------- */
@@ -145,7 +147,7 @@ struct generation_event {
     const struct event_token *tokens;
     uint32_t n_tokens, first_token;
     enum finish_reason finish;
-    int32_t stop_token;  /* token id that ended it, -1 = none */
+    int32_t stop_token;  /* of the request's stop_tokens, the one that ended it; -1 = none */
     int32_t stop_string; /* index into the request's stops, -1 = none */
     uint32_t n_done, n_total;
     double time_ms;

@@ -1,0 +1,250 @@
+/* Opening an engine: model, tokenizer, template, backend, pool, forward pass. Main thread. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/log.h"
+#include "engine/engine_private.h"
+#include "engine/machine.h"
+
+enum { LOGITS_PER_STEP = 64, MAX_TEMPLATE_BYTES = 1024 * 1024 };
+
+static bool check_options(const struct engine_options *o, struct error *e)
+{
+    if (!o->model_path)
+        return error_set(e, "invalid_value", "model", "no model file was named");
+    if (o->max_num_seqs < 1 || o->max_num_seqs > 65536)
+        return error_set(e, "invalid_value", "--max-num-seqs", "%u is not in 1 to 65536",
+                         o->max_num_seqs);
+    if (o->max_batched_tokens < o->max_num_seqs || o->max_batched_tokens > 65536)
+        return error_set(e, "invalid_value", "--max-batched-tokens",
+                         "%u is not in %u (--max-num-seqs) to 65536: each running sequence needs a "
+                         "row of the batch",
+                         o->max_batched_tokens, o->max_num_seqs);
+    if (o->max_queue < 1)
+        return error_set(e, "invalid_value", "--max-queue", "the queue needs room for a request");
+    if (!(o->kv_memory_share >= 0 && o->kv_memory_share <= 1))
+        return error_set(e, "invalid_value", "--kv-memory", "the share %g is not in 0 to 1",
+                         o->kv_memory_share);
+    return true;
+}
+
+static void report_model(void *context, double share)
+{
+    const struct engine_options *o = context;
+    if (o->progress)
+        o->progress(o->progress_context, "model", share);
+}
+
+static void report(const struct engine_options *o, const char *what)
+{
+    if (o->progress)
+        o->progress(o->progress_context, what, 1);
+}
+
+static bool resolve_context(struct engine *e, uint32_t asked, struct error *error)
+{
+    uint32_t trained = e->model->n_ctx_train;
+    e->n_ctx = asked ? asked : trained;
+    return asked <= trained ||
+           error_set(error, "invalid_value", "--ctx-size",
+                     "a context of %u is more than the %u tokens the model was trained for; for "
+                     "longer texts use a kv_policy with cache-relative positions such as sink",
+                     asked, trained);
+}
+
+/* ---- the chat template */
+
+static char *read_template(const char *path, size_t *length, struct error *e)
+{
+    FILE *file = fopen(path, "re");
+    if (!file) {
+        error_set(e, errno == ENOENT ? "file_not_found" : "file_error", "--chat-template",
+                  "\"%s\" is neither a built-in template nor a file that can be read: %s", path,
+                  strerror(errno));
+        return NULL;
+    }
+    char *text = malloc(MAX_TEMPLATE_BYTES + 1);
+    if (!text) {
+        error_set_memory(e, "the chat template", MAX_TEMPLATE_BYTES + 1);
+        fclose(file);
+        return NULL;
+    }
+    *length = fread(text, 1, MAX_TEMPLATE_BYTES + 1, file);
+    bool broken = ferror(file);
+    fclose(file);
+    if (!broken && *length <= MAX_TEMPLATE_BYTES)
+        return text;
+    free(text);
+    if (broken)
+        error_set(e, "file_error", "--chat-template", "\"%s\" cannot be read", path);
+    else
+        error_set(e, "invalid_value", "--chat-template", "\"%s\" is longer than %d bytes", path,
+                  MAX_TEMPLATE_BYTES);
+    return NULL;
+}
+
+static bool has_token(const void *context, const char *text)
+{
+    return tokenizer_find(context, text, strlen(text)) >= 0;
+}
+
+/* The operator's choice, else the model's own, else a guess. A model's own template that does not
+ * compile must not keep the model from being served. */
+static bool load_template(struct engine *e, const char *asked, struct error *error)
+{
+    struct error ignored;
+    if (asked) {
+        e->chat_template = chat_template_named(asked, &ignored);
+        if (e->chat_template)
+            return true;
+        size_t length;
+        char *text = read_template(asked, &length, error);
+        if (text)
+            e->chat_template = chat_template_new(text, length, error);
+        free(text);
+        return e->chat_template != NULL;
+    }
+    const char *guess = chat_template_guess(has_token, e->tokenizer);
+    struct gguf_string own;
+    if (gguf_get_string(e->model->file, "tokenizer.chat_template", &own, &ignored)) {
+        e->chat_template = chat_template_new(own.data, own.length, &ignored);
+        if (e->chat_template)
+            return true;
+        log_line(LOG_WARNING, "the model's chat template cannot be used (%s); using \"%s\" instead",
+                 ignored.message, guess);
+    }
+    e->chat_template = chat_template_named(guess, error);
+    return e->chat_template != NULL;
+}
+
+/* ---- the pool */
+
+static uint64_t tokens_to_pages(const struct model *m, uint64_t n_tokens)
+{
+    return (n_tokens + PAGE_SLOTS - 1) / PAGE_SLOTS * m->n_layers * m->n_kv_heads;
+}
+
+/* Asked for in bytes, or as a share of what is free now; by default room for four full contexts,
+ * but not more than half of what is free. */
+static bool size_pool(struct engine *e, struct error *error)
+{
+    const struct engine_options *o = &e->options;
+    e->page_bytes = e->backend.page_bytes(e->backend.self, e->model->head_dim);
+    uint64_t available = machine_available_bytes(""), bytes = o->kv_memory_bytes;
+    if (bytes == 0 && o->kv_memory_share > 0)
+        bytes = (uint64_t)((double)available * o->kv_memory_share);
+    if (bytes == 0) {
+        bytes = 4 * tokens_to_pages(e->model, e->n_ctx) * e->page_bytes;
+        if (available > 0 && bytes > available / 2)
+            bytes = available / 2;
+    }
+    uint32_t chunk = o->max_batched_tokens < e->n_ctx ? o->max_batched_tokens : e->n_ctx;
+    uint64_t n_pages = bytes / e->page_bytes, least = tokens_to_pages(e->model, chunk);
+    if (n_pages < least)
+        return error_set(error, "out_of_memory", "--kv-memory",
+                         "%llu bytes of KV memory hold %llu pages of %llu bytes; one step of "
+                         "prefill (%u tokens) needs %llu pages, %llu bytes",
+                         (unsigned long long)bytes, (unsigned long long)n_pages,
+                         (unsigned long long)e->page_bytes, chunk, (unsigned long long)least,
+                         (unsigned long long)(least * e->page_bytes));
+    e->n_pages = n_pages < UINT32_MAX / 2 ? (uint32_t)n_pages : UINT32_MAX / 2;
+    return e->backend.kv_alloc(e->backend.self, e->n_pages, e->model->head_dim, error);
+}
+
+/* ---- all of it */
+
+static bool open_backend(struct engine *e, struct error *error)
+{
+    const struct engine_options *o = &e->options;
+    e->n_threads = o->n_threads ? o->n_threads : machine_cores("");
+    if (!backend_cpu_open(&e->backend, e->n_threads, o->isa, error)) {
+        e->backend.close = NULL;
+        return false;
+    }
+    snprintf(e->description, sizeof e->description, "%s: %s", e->backend.name,
+             e->backend.description);
+    return true;
+}
+
+static bool open_scheduler(struct engine *e, struct error *error)
+{
+    const struct engine_options *o = &e->options;
+    struct scheduler *s = &e->scheduler;
+    uint32_t n_logits = o->max_num_seqs > LOGITS_PER_STEP ? o->max_num_seqs : LOGITS_PER_STEP;
+    s->backend = &e->backend;
+    s->model = e->model;
+    s->tokenizer = e->tokenizer;
+    s->metrics = &e->metrics;
+    s->max_num_seqs = o->max_num_seqs;
+    s->max_batched_tokens = o->max_batched_tokens;
+    s->queue_timeout_ns = o->queue_timeout_ms * 1000000u;
+    s->page_bytes = e->page_bytes;
+    s->audit = o->audit;
+    s->cache = cache_new(e->model->n_layers, e->model->n_kv_heads, e->n_pages, error);
+    if (!s->cache)
+        return false;
+    s->batch = batch_new(s->cache, e->model, o->max_batched_tokens, n_logits, error);
+    if (!s->batch)
+        return false;
+    s->forward = forward_new(&e->backend, e->model, o->max_batched_tokens, n_logits, error);
+    return s->forward && scheduler_init(s, error);
+}
+
+static bool list_end_tokens(struct engine *e, struct error *error)
+{
+    uint32_t n = 0, n_vocab = e->model->n_vocab;
+    for (uint32_t i = 0; i < n_vocab; i++)
+        n += tokenizer_is_end(e->tokenizer, (int32_t)i);
+    e->end_tokens = malloc((n ? n : 1) * sizeof *e->end_tokens);
+    if (!e->end_tokens)
+        return error_set_memory(error, "end tokens", (uint64_t)n * sizeof *e->end_tokens);
+    for (uint32_t i = 0; i < n_vocab; i++)
+        if (tokenizer_is_end(e->tokenizer, (int32_t)i))
+            e->end_tokens[e->n_end_tokens++] = (int32_t)i;
+    return true;
+}
+
+bool engine_load(struct engine *e, const struct engine_options *options, struct error *error)
+{
+    e->options = *options;
+    if (!check_options(options, error))
+        return false;
+    e->model = model_open(options->model_path, report_model, &e->options, error);
+    if (!e->model || !resolve_context(e, options->n_ctx, error))
+        return false;
+    e->tokenizer = tokenizer_new(e->model->file, error);
+    if (!e->tokenizer)
+        return false;
+    if ((uint32_t)tokenizer_n_vocab(e->tokenizer) != e->model->n_vocab)
+        return error_set(error, "invalid_model", "",
+                         "the vocabulary has %d tokens and the model's matrices have %u rows",
+                         tokenizer_n_vocab(e->tokenizer), e->model->n_vocab);
+    report(options, "tokenizer");
+    if (!list_end_tokens(e, error) || !load_template(e, options->chat_template, error) ||
+        !open_backend(e, error) || !size_pool(e, error) || !open_scheduler(e, error))
+        return false;
+    report(options, "memory");
+    atomic_store(&e->metrics.kv_pages, e->n_pages);
+    atomic_store(&e->metrics.page_bytes, e->page_bytes);
+    return true;
+}
+
+/* After the thread has stopped, or of what engine_load had opened when it failed. */
+void engine_unload(struct engine *e)
+{
+    struct scheduler *s = &e->scheduler;
+    scheduler_clear(s, "engine_stopped", "the server stopped before the request was done");
+    forward_free(s->forward);
+    batch_free(s->batch);
+    cache_free(s->cache);
+    if (e->backend.close) {
+        e->backend.kv_free(e->backend.self);
+        e->backend.close(e->backend.self);
+    }
+    chat_template_free(e->chat_template);
+    tokenizer_free(e->tokenizer);
+    free(e->end_tokens);
+    model_close(e->model);
+}

@@ -1,0 +1,326 @@
+/* What a step's rows mean: samples, tells the owners, ends choices and generations. Engine thread;
+ * declared in scheduler.h. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/engine_trace.h"
+#include "engine/scheduler.h"
+
+enum { TOPS = LOGPROBS_MAX_TOP + 1 };
+
+static bool is_done(const struct generation *g)
+{
+    return atomic_load(&g->place) == PLACE_DONE;
+}
+
+/* ---- ends */
+
+static void record_finish(struct scheduler *s, struct generation *g, enum metrics_finish reason)
+{
+    struct engine_metrics *m = s->metrics;
+    uint64_t now = clock_ns();
+    g->usage.completion_tokens = 0;
+    for (uint32_t i = 0; g->choices && i < g->request.n_choices; i++)
+        g->usage.completion_tokens += g->choices[i].n_generated;
+    if (g->measured)
+        g->usage.predicted_ms = (double)(now - g->first_token_ns) / 1e6;
+    else if (g->admitted)
+        g->usage.prompt_ms = (double)(now - g->admitted_ns) / 1e6;
+    atomic_fetch_add(&m->finished[reason][g->policy], 1);
+    histogram_observe(&m->request_duration, (double)(now - g->submitted_ns) / 1e9);
+    histogram_observe(&m->request_prompt_tokens, g->request.n_prompt);
+    histogram_observe(&m->request_generation_tokens, g->usage.completion_tokens);
+    if (g->measured)
+        histogram_observe(&m->decode_time, g->usage.predicted_ms / 1e3);
+}
+
+static void record_pages(const struct scheduler *s, struct generation *g,
+                         const struct cache_sequence_counts *c)
+{
+    struct generation_usage *u = &g->usage;
+    u->tokens_seen = c->tokens_seen;
+    u->slots_kept = c->slots_kept;
+    u->slots_kept_min = c->slots_kept_min;
+    u->slots_kept_max = c->slots_kept_max;
+    u->evicted = c->tokens_seen - c->slots_kept;
+    u->pages = c->pages;
+    u->pages_returned = c->pages_returned;
+    u->bytes = c->pages * s->page_bytes;
+    u->bytes_peak = c->pages_peak * s->page_bytes;
+    u->bytes_full = c->pages_full * s->page_bytes;
+    u->exact = c->exact;
+    u->budget = g->request.plan.has_budget ? g->request.plan.budget : 0;
+}
+
+/* The choice's cache goes; what it held is counted first. */
+static void drop_cache(struct scheduler *s, struct sequence *q)
+{
+    if (!q->cache)
+        return;
+    struct generation *g = q->owner;
+    struct cache_sequence_counts counts = cache_sequence_counts(q->cache);
+    if (q->index == 0) {
+        record_pages(s, g, &counts);
+        if (g->request.plan.trace)
+            g->trace = trace_text(s->cache, q->cache, &g->trace_truncated);
+    }
+    scheduler_count(s, q);
+    atomic_fetch_add(&s->metrics->tokens_seen[g->policy], counts.tokens_seen);
+    atomic_fetch_add(&s->metrics->slots_kept[g->policy], (uint64_t)llround(counts.slots_kept));
+    uint32_t before = pages_begin(s);
+    cache_sequence_free(q->cache);
+    q->cache = NULL;
+    pages_end(s, g, before);
+}
+
+static void fail_memory(struct scheduler *s, struct generation *g)
+{
+    error_set_memory(&g->error, "events of a request", EVENT_BUFFER_LIMIT);
+    output_fail(s, g);
+}
+
+void output_fail(struct scheduler *s, struct generation *g)
+{
+    record_finish(s, g, METRICS_FINISH_ERROR);
+    scheduler_remove(s, g);
+    generation_end(g, EVENT_ERROR);
+}
+
+static void finish(struct scheduler *s, struct generation *g)
+{
+    static const enum metrics_finish reasons[] = {[FINISH_STOP] = METRICS_FINISH_STOP,
+                                                  [FINISH_LENGTH] = METRICS_FINISH_LENGTH,
+                                                  [FINISH_ABORT] = METRICS_FINISH_ABORT,
+                                                  [FINISH_ERROR] = METRICS_FINISH_ERROR};
+    record_finish(s, g, reasons[g->finish]);
+    scheduler_remove(s, g);
+    generation_end(g, EVENT_DONE);
+}
+
+void output_end_choice(struct scheduler *s, struct sequence *q, enum finish_reason reason,
+                       int32_t stop_token)
+{
+    struct generation *g = q->owner;
+    if (q->index == 0)
+        g->finish = reason;
+    bool told = true;
+    if (q->hit < 0) {
+        sequence_add_end(q);
+        told = sequence_tell(q, true);
+    }
+    q->done = true;
+    drop_cache(s, q);
+    struct generation_event event = {.kind = EVENT_CHOICE_END,
+                                     .choice = q->index,
+                                     .finish = q->hit >= 0 ? FINISH_STOP : reason,
+                                     .stop_token = stop_token,
+                                     .stop_string = q->hit};
+    if (!told || !generation_tell(g, &event))
+        fail_memory(s, g);
+    else if (generation_n_living(g) == 0)
+        finish(s, g);
+}
+
+void output_cancel(struct scheduler *s, struct generation *g)
+{
+    static const enum metrics_phase phases[] = {[PLACE_QUEUED] = METRICS_PHASE_QUEUED,
+                                                [PLACE_PREFILL] = METRICS_PHASE_PREFILL,
+                                                [PLACE_DECODE] = METRICS_PHASE_DECODE,
+                                                [PLACE_PAUSED] = METRICS_PHASE_PAUSED};
+    if (atomic_load(&g->client_left))
+        atomic_fetch_add(&s->metrics->disconnects[phases[atomic_load(&g->place)]], 1);
+    g->finish = FINISH_ABORT;
+    if (!g->choices) {
+        finish(s, g);
+        return;
+    }
+    for (uint32_t i = 0; i < g->request.n_choices && !is_done(g); i++)
+        if (!g->choices[i].done)
+            output_end_choice(s, &g->choices[i], FINISH_ABORT, -1);
+}
+
+/* ---- samples */
+
+static void note_token(struct scheduler *s, struct generation *g, struct sequence *q)
+{
+    uint64_t now = clock_ns();
+    atomic_fetch_add(&s->metrics->generation_tokens, 1);
+    if (q->n_generated > 0)
+        histogram_observe(&s->metrics->inter_token_latency, (double)(now - q->last_token_ns) / 1e9);
+    q->last_token_ns = now;
+    if (g->measured)
+        return;
+    g->measured = true;
+    g->first_token_ns = now;
+    g->usage.ttft_ms = (double)(now - g->submitted_ns) / 1e6;
+    g->usage.prompt_ms = (double)(now - g->admitted_ns) / 1e6;
+    histogram_observe(&s->metrics->time_to_first_token, g->usage.ttft_ms / 1e3);
+    histogram_observe(&s->metrics->prefill_time, g->usage.prompt_ms / 1e3);
+    atomic_fetch_add(&s->metrics->prompt_tokens, g->request.n_prompt);
+}
+
+static bool contains(const int32_t *tokens, uint32_t n, int32_t token)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (tokens[i] == token)
+            return true;
+    return false;
+}
+
+/* The next token of one choice from its logits. */
+static void sample(struct scheduler *s, struct sequence *q, const float *logits)
+{
+    struct generation *g = q->owner;
+    const struct generation_request *r = &g->request;
+    if (!sequence_reserve(q, &g->error)) {
+        output_fail(s, g);
+        return;
+    }
+    bool early = q->n_generated < r->min_tokens;
+    struct top_logprob top[TOPS];
+    struct event_token token = {.top = top};
+    token.token = sampler_pick(q->sampler, s->scratch, logits, g->ends, early ? g->n_ends : 0,
+                               q->n_generated);
+    if (r->n_logprobs >= 0)
+        token.logprob = logprobs_of(logits, s->model->n_vocab, token.token, (uint32_t)r->n_logprobs,
+                                    top, &token.n_top);
+    note_token(s, g, q);
+    sampler_accept(q->sampler, token.token);
+
+    if (contains(g->ends, g->n_ends, token.token)) {
+        q->generated[q->n_generated++] = token.token;
+        bool asked = contains(r->stop_tokens, r->n_stop_tokens, token.token);
+        output_end_choice(s, q, FINISH_STOP, asked ? token.token : -1);
+        return;
+    }
+    sequence_add_token(q, s->tokenizer, &token);
+    if (q->hit < 0 && q->n_generated >= g->max_new)
+        output_end_choice(s, q, FINISH_LENGTH, -1);
+    else if (!sequence_tell(q, false))
+        fail_memory(s, g);
+    else if (q->hit >= 0)
+        output_end_choice(s, q, FINISH_STOP, -1);
+}
+
+/* ---- prompts */
+
+/* Log probabilities of prompt tokens: the row at position p tells those of token p + 1. */
+static void tell_prompt(struct scheduler *s, struct generation *g, const struct step_rows *rows,
+                        const float *logits)
+{
+    const struct generation_request *r = &g->request;
+    uint32_t n_vocab = s->model->n_vocab, n = 0, first = g->prompt_reported;
+    if (first == 0) {
+        s->prompt_tokens[n++] = (struct event_token){.token = r->prompt[0], .logprob = NAN};
+        first = 1;
+    }
+    for (uint32_t i = 0; i < rows->n_logits; i++) {
+        uint32_t at = rows->first + rows->n - rows->n_logits + i + 1;
+        if (at < first || at >= r->n_prompt)
+            continue;
+        struct event_token *token = &s->prompt_tokens[n];
+        struct top_logprob *top = &s->prompt_tops[(size_t)n++ * TOPS];
+        token->token = r->prompt[at];
+        token->logprob = logprobs_of(logits + (size_t)i * n_vocab, n_vocab, token->token,
+                                     (uint32_t)r->n_prompt_logprobs, top, &token->n_top);
+        token->top = top;
+    }
+    if (n == 0)
+        return;
+    struct generation_event event = {.kind = EVENT_PROMPT_TOKENS,
+                                     .tokens = s->prompt_tokens,
+                                     .n_tokens = n,
+                                     .first_token = g->prompt_reported,
+                                     .stop_token = -1,
+                                     .stop_string = -1};
+    g->prompt_reported += n;
+    if (!generation_tell(g, &event))
+        fail_memory(s, g);
+}
+
+static void tell_progress(struct scheduler *s, struct generation *g, uint32_t n_done)
+{
+    if (!g->request.progress || n_done <= g->prompt_done)
+        return;
+    g->prompt_done = n_done;
+    struct generation_event event = {.kind = EVENT_PROGRESS,
+                                     .n_done = n_done,
+                                     .n_total = g->request.n_prompt,
+                                     .time_ms = (double)(clock_ns() - g->admitted_ns) / 1e6,
+                                     .stop_token = -1,
+                                     .stop_string = -1};
+    if (!generation_tell(g, &event))
+        fail_memory(s, g);
+}
+
+/* The prompt is computed once: the other choices share its pages from here. */
+static bool fork_choices(struct scheduler *s, struct generation *g, struct sequence *leader)
+{
+    for (uint32_t i = 0; i < g->request.n_choices; i++) {
+        struct sequence *q = &g->choices[i];
+        if (q->done || q == leader)
+            continue;
+        uint32_t before = pages_begin(s);
+        q->cache = cache_sequence_fork(leader->cache, &g->error);
+        pages_end(s, g, before);
+        if (!q->cache)
+            return false;
+        q->counted = cache_sequence_counts(q->cache);
+    }
+    g->forked = true;
+    return true;
+}
+
+static void end_prompt(struct scheduler *s, struct generation *g, struct sequence *leader,
+                       const float *logits)
+{
+    if (g->max_new == 0) {
+        atomic_fetch_add(&s->metrics->prompt_tokens, g->request.n_prompt);
+        for (uint32_t i = 0; i < g->request.n_choices && !is_done(g); i++)
+            output_end_choice(s, &g->choices[i], FINISH_LENGTH, -1);
+        return;
+    }
+    if (!g->forked && !fork_choices(s, g, leader)) {
+        output_fail(s, g);
+        return;
+    }
+    bool first_time = leader->n_generated == 0; /* else it is computed again after a preemption */
+    for (uint32_t i = 0; first_time && i < g->request.n_choices && !is_done(g); i++)
+        if (!g->choices[i].done)
+            sample(s, &g->choices[i], logits);
+}
+
+static void output_one(struct scheduler *s, const struct step_rows *rows, const float *logits)
+{
+    struct sequence *q = rows->sequence;
+    struct generation *g = q->owner;
+    uint32_t n_vocab = s->model->n_vocab, end = rows->first + rows->n;
+    const float *first = logits + (size_t)rows->logits_row * n_vocab;
+    for (uint32_t i = 0; i < rows->n_logits; i++)
+        if (!logits_are_finite(first + (size_t)i * n_vocab, n_vocab)) {
+            error_set(&g->error, "engine_fault", "",
+                      "the model's output at position %u is not a number",
+                      end - rows->n_logits + i);
+            output_fail(s, g);
+            return;
+        }
+    const float *last = rows->n_logits ? first + (size_t)(rows->n_logits - 1) * n_vocab : NULL;
+    if (rows->first < g->request.n_prompt) {
+        if (g->request.n_prompt_logprobs >= 0)
+            tell_prompt(s, g, rows, first);
+        if (!is_done(g))
+            tell_progress(s, g, end);
+        if (!is_done(g) && end == g->request.n_prompt)
+            end_prompt(s, g, q, last);
+    } else if (end == sequence_n_tokens(q)) {
+        sample(s, q, last);
+    }
+}
+
+void output_rows(struct scheduler *s, const float *logits)
+{
+    for (uint32_t i = 0; i < s->n_rows; i++)
+        if (!is_done(s->rows[i].sequence->owner) && !s->rows[i].sequence->done)
+            output_one(s, &s->rows[i], logits);
+}
