@@ -50,12 +50,3 @@ const char *chat_template_source(const struct chat_template *t);
 /* True when the template itself writes BOS at the start (then the tokenizer must not add another).
  * Decided from the rendered text: it starts with bos_token, marked. */
 bool chat_text_starts_with(const struct chat_text *t, const char *token);
-/* True if the template renders the system role (probed once at compile time); otherwise `developer`
- * and `system` messages reach it as they are and its own error is reported. */
-
-/* Renders. Errors: "template_error" with the template's own text for raise_exception, or naming the
- * limit that was hit (steps, depth, output bytes); "out_of_memory". */
-bool chat_render(const struct chat_template *t, const struct chat_render_input *in,
-                 struct chat_text *out, struct error *e);
-
-#endif

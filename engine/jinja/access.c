@@ -20,9 +20,13 @@ static bool loop_attribute(const struct loop *l, const struct text *name, struct
         const char *name;
         int64_t value;
     } numbers[] = {
-        {"index", (int64_t)i + 1},           {"index0", (int64_t)i}, {"revindex", (int64_t)(n - i)},
-        {"revindex0", (int64_t)(n - i) - 1}, {"length", (int64_t)n}, {"depth", (int64_t)l->depth},
-        {"depth0", (int64_t)l->depth - 1},
+        {"index", (int64_t)i + 1},
+        {"index0", (int64_t)i},
+        {"revindex", (int64_t)(n - i)},
+        {"revindex0", (int64_t)(n - i) - 1},
+        {"length", (int64_t)n},
+        {"depth", 1},
+        {"depth0", 0},
     };
     for (size_t k = 0; k < sizeof numbers / sizeof numbers[0]; k++)
         if (text_is(name, numbers[k].name, strlen(numbers[k].name))) {
@@ -264,11 +268,16 @@ bool value_slice(struct runtime *r, const struct value *v, const struct value *s
  */
 
 bool value_path(struct runtime *r, const struct value *v, const struct value *path,
-                struct value *out)
+                const struct value *fallback, struct value *out)
 {
     *out = *v;
-    if (value_is_integral(path))
-        return value_item(r, v, path, out);
+    if (value_is_integral(path)) {
+        if (!value_item(r, v, path, out))
+            return false;
+        if (fallback && out->kind == VALUE_UNDEFINED)
+            *out = *fallback;
+        return true;
+    }
     if (path->kind != VALUE_STRING)
         return runtime_fail(r, "an attribute must be a string or an integer, not %s",
                             value_type_name(path));
@@ -283,6 +292,8 @@ bool value_path(struct runtime *r, const struct value *v, const struct value *pa
             key = value_int(index, JINJA_MARK_TEMPLATE);
         if (!runtime_charge(r, 1) || !value_item(r, &here, &key, out))
             return false;
+        if (fallback && out->kind == VALUE_UNDEFINED)
+            *out = *fallback;
         start = end + 1;
     }
     return true;

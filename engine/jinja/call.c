@@ -129,13 +129,10 @@ static bool macro_call(struct runtime *r, const struct macro *macro,
                        const struct arguments *arguments, struct value *out)
 {
     struct scope *caller = r->scope;
-    unsigned loop_depth = r->loop_depth;
-    r->loop_depth = 0;
     r->scope = scope_new(r, macro->scope);
     bool ok = r->scope && bind_macro(r, macro->node, arguments) &&
               execute_captured(r, macro->node->b, out);
     r->scope = caller;
-    r->loop_depth = loop_depth;
     return ok;
 }
 

@@ -104,7 +104,7 @@ static enum flow execute_rounds(struct runtime *r, const struct node *n, struct 
     struct loop *loop = runtime_take(r, sizeof *loop);
     enum flow flow = loop ? FLOW_NEXT : FLOW_FAILED;
     if (loop)
-        *loop = (struct loop){.items = items, .depth = ++r->loop_depth};
+        *loop = (struct loop){.items = items};
     /* The count is read again each time: the body may append to the list, as in Python. */
     for (size_t i = 0; flow != FLOW_FAILED && flow != FLOW_BREAK && i < items->count; i++) {
         loop->index = i;
@@ -115,8 +115,6 @@ static enum flow execute_rounds(struct runtime *r, const struct node *n, struct 
         else
             flow = execute(r, n->items[0]);
     }
-    if (loop)
-        r->loop_depth--;
     r->scope = outer;
     return flow == FLOW_FAILED ? flow : FLOW_NEXT;
 }

@@ -83,7 +83,7 @@ static bool filter_join(struct runtime *r, const struct call *c, struct value *o
     for (size_t i = 0; i < items->count; i++) {
         struct value item = items->items[i];
         struct text t;
-        if (path && !value_path(r, &items->items[i], &c->argument[1], &item))
+        if (path && !value_path(r, &items->items[i], &c->argument[1], NULL, &item))
             return false;
         if (!runtime_charge(r, 1) || (i > 0 && !builder_add(r, &b, &separator)) ||
             !value_string(r, &item, &t) || !builder_add(r, &b, &t))
@@ -101,7 +101,8 @@ static bool sort_key(struct runtime *r, const struct value *item, const struct v
                      bool case_sensitive, struct value *key)
 {
     *key = *item;
-    if (path->kind != VALUE_ABSENT && path->kind != VALUE_NONE && !value_path(r, item, path, key))
+    if (path->kind != VALUE_ABSENT && path->kind != VALUE_NONE &&
+        !value_path(r, item, path, NULL, key))
         return false;
     if (key->kind != VALUE_STRING || case_sensitive)
         return true;
@@ -275,7 +276,7 @@ static bool filter_sum(struct runtime *r, const struct call *c, struct value *ou
     for (size_t i = 0; i < items->count; i++) {
         struct value item = items->items[i], total = *out;
         if (!runtime_charge(r, 1) ||
-            (path && !value_path(r, &items->items[i], &c->argument[0], &item)) ||
+            (path && !value_path(r, &items->items[i], &c->argument[0], NULL, &item)) ||
             !operate(r, '+', &total, &item, out))
             return false;
     }
@@ -323,10 +324,8 @@ static bool map_attribute(struct runtime *r, const struct list *items,
     struct list *list = list_new(r, items->count);
     for (size_t i = 0; list && i < items->count; i++) {
         struct value v;
-        if (!value_path(r, &items->items[i], path, &v))
+        if (!value_path(r, &items->items[i], path, fallback, &v))
             return false;
-        if (v.kind == VALUE_UNDEFINED && fallback)
-            v = *fallback;
         if (!list_push(r, list, &v))
             return false;
     }
@@ -384,7 +383,8 @@ static bool choose(struct runtime *r, const struct call *c, bool wanted, bool by
         return false;
     for (size_t i = 0; i < items->count; i++) {
         struct value v = items->items[i], passed;
-        if (!runtime_charge(r, 1) || (by_attribute && !value_path(r, &items->items[i], &path, &v)))
+        if (!runtime_charge(r, 1) ||
+            (by_attribute && !value_path(r, &items->items[i], &path, NULL, &v)))
             return false;
         passed = v;
         if (test && !native_call(r, test, &v, &rest, &passed))

@@ -1,7 +1,7 @@
 /* Arithmetic and comparisons, with Python's rules. */
 #include <math.h>
 
-#include "engine/jinja/runtime.h"
+#include "engine/jinja/native.h"
 #include "engine/jinja/text.h"
 
 /* The mark of what is computed from both. */
@@ -184,6 +184,17 @@ static bool repeatable(const struct value *v)
     return v->kind == VALUE_STRING || value_is_sequence(v);
 }
 
+/* 'a %s' % b: the filter `format`; a tuple gives several arguments. */
+static bool format_text(struct runtime *r, const struct value *text, const struct value *v,
+                        struct value *out)
+{
+    struct arguments arguments = {.positional = v, .n_positional = 1};
+    if (v->kind == VALUE_TUPLE)
+        arguments =
+            (struct arguments){.positional = v->list->items, .n_positional = v->list->count};
+    return native_call(r, filter_find("format", 6), text, &arguments, out);
+}
+
 bool operate(struct runtime *r, unsigned op, const struct value *a, const struct value *b,
              struct value *out)
 {
@@ -203,6 +214,8 @@ bool operate(struct runtime *r, unsigned op, const struct value *a, const struct
         return repeat(r, a, value_integer(b), out);
     if (op == '*' && repeatable(b) && value_is_integral(a))
         return repeat(r, b, value_integer(a), out);
+    if (op == '%' && a->kind == VALUE_STRING)
+        return format_text(r, a, b, out);
     char name[3] = {(char)(op & 0xFF), (char)(op >> 8), 0};
     return runtime_fail(r, "unsupported operand types for %s: '%s' and '%s'", name,
                         value_type_name(a), value_type_name(b));

@@ -38,7 +38,6 @@ struct runtime {
     struct output output;
     uint64_t steps;
     unsigned depth;
-    unsigned loop_depth;
     int32_t line;          /* of the statement or expression being evaluated */
     struct value filtered; /* the text of a block on its way through the block's filters */
     int64_t now_unix;
@@ -83,9 +82,10 @@ bool value_item(struct runtime *r, const struct value *v, const struct value *ke
                 struct value *out);
 bool value_slice(struct runtime *r, const struct value *v, const struct value *start,
                  const struct value *stop, const struct value *step, struct value *out);
-/* "a.b.0": what the `attribute` arguments of filters mean. */
+/* "a.b.0": what the `attribute` arguments of filters mean. `fallback`, if not NULL, stands for a
+ * missing part. */
 bool value_path(struct runtime *r, const struct value *v, const struct value *path,
-                struct value *out);
+                const struct value *fallback, struct value *out);
 
 /* -- operators.c -- */
 bool operate(struct runtime *r, unsigned op, const struct value *a, const struct value *b,

@@ -98,7 +98,6 @@ struct method {
 struct loop {
     struct list *items;
     size_t index;         /* from 0 */
-    size_t depth;         /* from 1 */
     struct value changed; /* what loop.changed() saw last */
 };
 /* cycler(...) and joiner(...). */
