@@ -82,7 +82,8 @@ struct cache_counts cache_counts(const struct cache *c);
 
 struct cache_sequence_counts {
     uint32_t tokens_seen;
-    double slots_kept; /* mean over layers and KV heads of positions that a next query could see */
+    double
+        slots_kept; /* mean over layers and KV heads of the positions that the newest query saw */
     uint32_t slots_kept_min, slots_kept_max;
     uint32_t pages, pages_peak;
     uint64_t pages_full; /* what the same tokens would hold under `full` */

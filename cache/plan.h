@@ -67,12 +67,14 @@ struct preset {
     bool multi_turn_safe;
     bool available;       /* false: known name that this build does not serve yet (refused with a
                              sentence) */
-    struct plan defaults; /* defaults.preset is filled by preset_at/preset_find */
+    struct plan defaults; /* its `preset` is filled by plan_default */
 };
 uint32_t preset_count(void);
 const struct preset *preset_at(uint32_t index);
 /* Canonical names and the accepted spellings (none, off, streamingllm, ...). NULL when unknown. */
 const struct preset *preset_find(const char *name);
+/* The preset's own plan: what a request gets that names it and nothing else. */
+void plan_default(struct plan *out, const struct preset *preset);
 
 /* Facts about the model and server that a plan is checked against. */
 struct plan_limits {

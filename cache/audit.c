@@ -1,0 +1,86 @@
+/* Checks the invariants of the whole cache; for tests and --audit. Linear in pages and, with
+ * positions, in slots. */
+#include <stdlib.h>
+
+#include "cache/sequence_tables.h"
+
+struct audit {
+    const struct cache *cache;
+    uint32_t *counted; /* [n_pages] times a table was seen to hold the page */
+    int32_t (*position_of)(void *context, uint32_t page, uint32_t index);
+    void *context;
+    struct error *e;
+};
+
+static bool broken(struct audit *a, const char *what, uint64_t got, uint64_t wanted)
+{
+    return error_set(a->e, "internal_error", "cache_audit", "%s: %llu instead of %llu", what,
+                     (unsigned long long)got, (unsigned long long)wanted);
+}
+
+static bool audit_positions(struct audit *a, const struct cache_sequence *s, const struct table *t)
+{
+    for (uint32_t slot = 0; slot < t->n_slots; slot++) {
+        uint32_t wanted = placement_position(&s->placement, slot, s->n_tokens);
+        int32_t got = a->position_of(a->context, t->pages[slot / PAGE_SLOTS], slot % PAGE_SLOTS);
+        if (got < 0 || (uint32_t)got != wanted)
+            return broken(a, "a slot holds another position than its plan says", (uint64_t)got,
+                          wanted);
+    }
+    return true;
+}
+
+static bool audit_table(struct audit *a, const struct cache_sequence *s, const struct table *t)
+{
+    uint32_t wanted = placement_slots_used(&s->placement, s->n_tokens);
+    if (t->n_slots != wanted)
+        return broken(a, "used slots of a head", t->n_slots, wanted);
+    if (t->n_pages != (t->n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS)
+        return broken(a, "pages of a head", t->n_pages, (t->n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS);
+    for (uint32_t i = 0; i < t->n_pages; i++) {
+        if (t->pages[i] >= a->cache->pool.n_pages)
+            return broken(a, "a page number, not below the pool's size", t->pages[i],
+                          a->cache->pool.n_pages);
+        a->counted[t->pages[i]]++;
+    }
+    return !a->position_of || audit_positions(a, s, t);
+}
+
+static bool audit_pool(struct audit *a)
+{
+    const struct pool *p = &a->cache->pool;
+    uint32_t held = 0;
+    for (uint32_t i = 0; i < p->n_pages; i++) {
+        if (a->counted[i] != p->refs[i])
+            return broken(a, "holders of a page against its count", a->counted[i], p->refs[i]);
+        held += p->refs[i] > 0;
+    }
+    if (held + p->n_free != p->n_pages)
+        return broken(a, "free and used pages together", held + p->n_free, p->n_pages);
+    for (uint32_t i = 0; i < p->n_free; i++)
+        if (p->free[i] >= p->n_pages || a->counted[p->free[i]]++ != 0)
+            return broken(a, "a free page that is held or listed twice", p->free[i], 0);
+    return true;
+}
+
+bool cache_audit(const struct cache *c,
+                 int32_t (*position_of)(void *context, uint32_t page, uint32_t index),
+                 void *context, struct error *e)
+{
+    struct audit a = {c, calloc(c->pool.n_pages, sizeof(uint32_t)), position_of, context, e};
+    if (!a.counted)
+        return error_set_memory(e, "the audit", c->pool.n_pages * sizeof(uint32_t));
+    bool ok = true;
+    for (const struct cache_sequence *s = c->first; s && ok; s = s->next) {
+        uint64_t pages = 0;
+        for (uint32_t h = 0; h < c->n_layers * c->n_kv_heads && ok; h++) {
+            ok = audit_table(&a, s, &s->tables[h]);
+            pages += s->tables[h].n_pages;
+        }
+        if (ok && pages != s->n_pages)
+            ok = broken(&a, "pages of a sequence", s->n_pages, pages);
+    }
+    ok = ok && audit_pool(&a);
+    free(a.counted);
+    return ok;
+}
