@@ -52,6 +52,8 @@ struct model {
  * unsupported rope scaling or tensor type: the message says which and what would be right). */
 struct model *model_open(const char *path, void (*progress)(void *context, double share),
                          void *context, struct error *e);
+/* The same over an opened file, which it owns from here on, also when it fails. */
+struct model *model_from_gguf(struct gguf *file, const char *fallback_name, struct error *e);
 void model_close(struct model *m);
 
 /* cos and sin of all rope angles at `position`, in double inside: out[rope_dim/2][2]. Any thread.

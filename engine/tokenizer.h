@@ -43,7 +43,11 @@ void tokenizer_free(struct tokenizer *t);
  * of `text`: a control token is recognised only where ALL bytes of its text are marked 1 (template
  * text). User-defined tokens (kind TOKEN_USER_DEFINED) are recognised everywhere, as the original
  * tokenizers do. Does not add BOS or EOS. False: "out_of_memory", or "invalid_value" for text over
- * 2^30 bytes. */
+ * 2^30 bytes.
+ * Merging never makes a control token, so unmarked text cannot spell one. SPM puts its space prefix
+ * before every stretch of text between special tokens. A byte that a BPE vocabulary has no token
+ * for gives none (as in the original tokenizers), so only vocabularies with all 256 bytes give back
+ * any bytes exactly. */
 bool tokenizer_encode(const struct tokenizer *t, const char *text, size_t length,
                       const uint8_t *special, struct tokens *out, struct error *e);
 
