@@ -1,0 +1,35 @@
+/* The inside of a batch, shared by batch.c, which fills it, and forward.c, which computes it. */
+#ifndef WINNOW_ENGINE_BATCH_H
+#define WINNOW_ENGINE_BATCH_H
+
+#include "engine/forward.h"
+
+/* Rows of one sequence that are written together and then attend. A plan with a ring needs its rows
+ * in waves: those of wave w attend before wave w + 1 is written. Plans without one have all rows in
+ * wave 0. */
+struct batch_segment {
+    struct cache_sequence *sequence;
+    uint32_t first_row, n_rows, wave;
+    size_t first_slot; /* in write_slots: [n_layers][n_rows][n_kv_heads] */
+    size_t first_view; /* in views: [n_layers][n_kv_heads] */
+};
+
+struct batch {
+    struct cache *cache;
+    const struct model *model;
+    uint32_t max_rows, max_logits, n_rows, n_logits, n_segments, max_segments, n_waves;
+    bool sink_query;                /* some segment rotates its queries a second time */
+    int32_t *tokens, *positions;    /* [max_rows] */
+    float *angles, *sink_angles;    /* [max_rows][rope_dim/2][2], host memory */
+    uint32_t *logit_rows;           /* [max_logits] */
+    struct batch_segment *segments; /* [max_segments] in the order of adding */
+    uint32_t *write_slots;          /* [n_layers][max_rows][n_kv_heads] in all */
+    size_t n_slots, slots_capacity;
+    struct head_view *views; /* [max_segments][n_layers][n_kv_heads] */
+    struct kv_segment *wave; /* [max_segments] scratch: the segments of a wave in one layer */
+};
+
+/* The segments of wave w as layer l sees them, in b->wave. Returns how many. */
+uint32_t batch_wave(struct batch *b, uint32_t layer, uint32_t wave);
+
+#endif
