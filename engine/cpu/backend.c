@@ -1,0 +1,328 @@
+/* The CPU backend: struct backend over the kernels of the best instruction set that the machine
+ * has, cut into pieces for the threads. Opened by the main thread, called by the engine thread. */
+#include "engine/backend.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/cpu/kernels.h"
+
+#define MAX_THREADS 1024
+
+/* Fewer multiplications (or floats touched) than this are not worth waking the workers. */
+#define WORTH_THREADS 16384
+
+static float *aligned_floats(size_t n, struct error *e)
+{
+    size_t bytes;
+    if (__builtin_mul_overflow(n, sizeof(float), &bytes) || bytes > SIZE_MAX - 63) {
+        error_set_memory(e, "a buffer of the CPU backend", UINT64_MAX);
+        return NULL;
+    }
+    bytes = bytes == 0 ? 64 : (bytes + 63) / 64 * 64;
+    float *buffer = aligned_alloc(64, bytes);
+    if (buffer == NULL) {
+        error_set_memory(e, "a buffer of the CPU backend", bytes);
+        return NULL;
+    }
+    memset(buffer, 0, bytes);
+    return buffer;
+}
+
+static float *cpu_alloc(void *self, size_t n_floats, struct error *e)
+{
+    (void)self;
+    return aligned_floats(n_floats, e);
+}
+
+static void cpu_free(void *self, float *buffer)
+{
+    (void)self;
+    free(buffer);
+}
+
+static void cpu_copy_floats(void *self, float *to, const float *from, size_t n_floats)
+{
+    (void)self;
+    memcpy(to, from, n_floats * sizeof *to);
+}
+
+/* Weights are used as they lie in the file. */
+static bool cpu_weight_prepare(void *self, struct weight *w, struct error *e)
+{
+    (void)self;
+    (void)e;
+    w->prepared = NULL;
+    return true;
+}
+
+static void cpu_weight_release(void *self, struct weight *w)
+{
+    (void)self;
+    w->prepared = NULL;
+}
+
+static size_t row_bytes_of(const struct weight *w)
+{
+    const struct tensor_type_info *info = tensor_type_info(w->type);
+    return w->cols / info->block_values * (size_t)info->block_bytes;
+}
+
+static void cpu_embed(void *self, float *out, const struct weight *w, const int32_t *tokens,
+                      uint32_t n)
+{
+    struct cpu *c = self;
+    const size_t row_bytes = row_bytes_of(w);
+    for (uint32_t i = 0; i < n; i++)
+        c->kernels->dequantise(w, (const uint8_t *)w->data + (size_t)tokens[i] * row_bytes,
+                               out + (size_t)i * w->cols);
+}
+
+/* A matrix product in pieces of weight rows, handed out by a counter: a thread that the machine
+ * holds up takes fewer. */
+struct matmul_work {
+    const struct cpu *cpu;
+    struct matmul_job job;
+    uint32_t rows_at_once;
+    _Atomic uint32_t next;
+};
+
+static void matmul_thread(void *context, uint32_t thread)
+{
+    struct matmul_work *w = context;
+    const uint32_t rows = w->job.w->rows;
+    for (;;) {
+        uint32_t piece = atomic_fetch_add_explicit(&w->next, 1, memory_order_relaxed);
+        uint64_t first = (uint64_t)piece * w->rows_at_once;
+        if (first >= rows)
+            return;
+        uint64_t last = first + w->rows_at_once;
+        w->cpu->kernels->matmul(&w->job, (uint32_t)first, (uint32_t)(last < rows ? last : rows),
+                                cpu_scratch(w->cpu, thread));
+    }
+}
+
+static void cpu_matmul(void *self, float *out, const struct weight *w, const float *x, uint32_t n,
+                       const float *bias)
+{
+    struct cpu *c = self;
+    if (n == 0)
+        return;
+    struct matmul_work work = {
+        .cpu = c,
+        .job = {.w = w, .row_bytes = row_bytes_of(w), .x = x, .n = n, .bias = bias, .out = out},
+    };
+    /* Some four pieces a thread, of whole panels of 16 rows. */
+    const uint32_t pieces = 4 * threads_count(c->threads);
+    work.rows_at_once = (w->rows / pieces + 16) / 16 * 16;
+    if ((uint64_t)w->rows * w->cols * n < WORTH_THREADS)
+        matmul_thread(&work, 0);
+    else
+        threads_run(c->threads, matmul_thread, &work);
+}
+
+/* Everything that goes row by row (or float by float), in equal parts. */
+struct row_work {
+    const struct cpu *cpu;
+    void (*part)(const struct row_work *w, size_t first, size_t n);
+    size_t n;
+    float *out;
+    const float *x, *y;
+    const uint32_t *rows;
+    uint32_t width, n_heads, rope_dim;
+    float eps;
+    bool neox;
+};
+
+static void row_thread(void *context, uint32_t thread)
+{
+    const struct row_work *w = context;
+    const size_t threads = threads_count(w->cpu->threads);
+    size_t first = w->n * thread / threads, last = w->n * (thread + 1) / threads;
+    if (last > first)
+        w->part(w, first, last - first);
+}
+
+static void run_rows(const struct cpu *c, struct row_work *w, size_t floats_per_row)
+{
+    if (w->n * floats_per_row < WORTH_THREADS)
+        w->part(w, 0, w->n);
+    else
+        threads_run(c->threads, row_thread, w);
+}
+
+static void rms_norm_part(const struct row_work *w, size_t first, size_t n)
+{
+    size_t at = first * w->width;
+    w->cpu->kernels->rms_norm(w->out + at, w->x + at, w->y, (uint32_t)n, w->width, w->eps);
+}
+
+static void cpu_rms_norm(void *self, float *out, const float *x, const float *gain, uint32_t n,
+                         uint32_t width, float eps)
+{
+    struct row_work w = {.cpu = self,
+                         .part = rms_norm_part,
+                         .n = n,
+                         .out = out,
+                         .x = x,
+                         .y = gain,
+                         .width = width,
+                         .eps = eps};
+    run_rows(self, &w, width);
+}
+
+static void rope_part(const struct row_work *w, size_t first, size_t n)
+{
+    w->cpu->kernels->rope(w->out + first * w->n_heads * w->width, w->y + first * w->rope_dim,
+                          (uint32_t)n, w->n_heads, w->width, w->rope_dim, w->neox);
+}
+
+static void cpu_rope(void *self, float *x, const float *angles, uint32_t n, uint32_t n_heads,
+                     uint32_t head_dim, uint32_t rope_dim, bool neox)
+{
+    struct row_work w = {.cpu = self,
+                         .part = rope_part,
+                         .n = n,
+                         .out = x,
+                         .y = angles,
+                         .width = head_dim,
+                         .n_heads = n_heads,
+                         .rope_dim = rope_dim,
+                         .neox = neox};
+    run_rows(self, &w, (size_t)n_heads * head_dim);
+}
+
+static void add_part(const struct row_work *w, size_t first, size_t n)
+{
+    w->cpu->kernels->add(w->out + first, w->y + first, n);
+}
+
+static void cpu_add(void *self, float *x, const float *y, size_t n)
+{
+    struct row_work w = {.cpu = self, .part = add_part, .n = n, .out = x, .y = y};
+    run_rows(self, &w, 1);
+}
+
+static void swiglu_part(const struct row_work *w, size_t first, size_t n)
+{
+    w->cpu->kernels->swiglu(w->out + first, w->x + first, w->y + first, n);
+}
+
+static void cpu_swiglu(void *self, float *out, const float *gate, const float *up, size_t n)
+{
+    struct row_work w = {.cpu = self, .part = swiglu_part, .n = n, .out = out, .x = gate, .y = up};
+    run_rows(self, &w, 1);
+}
+
+static void cpu_gather(void *self, float *out, const float *x, const uint32_t *rows, uint32_t n,
+                       uint32_t width)
+{
+    (void)self;
+    for (uint32_t i = 0; i < n; i++)
+        memcpy(out + (size_t)i * width, x + (size_t)rows[i] * width, width * sizeof *out);
+}
+
+static void cpu_close(void *self)
+{
+    struct cpu *c = self;
+    if (c == NULL)
+        return;
+    cpu_kv_free(c);
+    threads_free(c->threads);
+    free(c->scratch);
+    free(c);
+}
+
+#if defined(__x86_64__)
+/* The builtins ask the CPU and whether the system saves the registers. */
+static bool machine_has_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
+}
+
+static bool machine_has_avx512(void)
+{
+    return machine_has_avx2() && __builtin_cpu_supports("avx512f") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq");
+}
+#endif
+
+static const struct cpu_kernels *choose_kernels(const char *isa, struct error *e)
+{
+    const struct cpu_kernels *known[3];
+    size_t n = 0;
+#if defined(__x86_64__)
+    if (machine_has_avx512())
+        known[n++] = &cpu_kernels_avx512;
+    if (machine_has_avx2())
+        known[n++] = &cpu_kernels_avx2;
+#endif
+    known[n++] = &cpu_kernels_plain;
+    if (isa == NULL)
+        return known[0];
+    char list[64] = "";
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(isa, known[i]->isa) == 0)
+            return known[i];
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s%s", i == 0 ? "" : ", ", known[i]->isa);
+    }
+    char shown[80];
+    error_set(e, "unsupported_value", "isa", "this machine does not run %s kernels; it has %s",
+              error_excerpt(shown, isa, strlen(isa)), list);
+    return NULL;
+}
+
+bool backend_cpu_open(struct backend *b, uint32_t n_threads, const char *isa, struct error *e)
+{
+    if (n_threads < 1 || n_threads > MAX_THREADS)
+        return error_set(e, "invalid_value", "--threads", "%u CPU threads; 1 to %d are possible",
+                         n_threads, MAX_THREADS);
+    struct cpu *c = calloc(1, sizeof *c);
+    if (c == NULL)
+        return error_set_memory(e, "the CPU backend", sizeof *c);
+    c->kernels = choose_kernels(isa, e);
+    if (c->kernels == NULL)
+        goto fail;
+    c->scratch = aligned_floats((size_t)n_threads * SCRATCH_FLOATS, e);
+    if (c->scratch == NULL)
+        goto fail;
+    c->threads = threads_new(n_threads, e);
+    if (c->threads == NULL)
+        goto fail;
+    *b = (struct backend){
+        .name = "cpu",
+        .self = c,
+        .alloc = cpu_alloc,
+        .free = cpu_free,
+        .upload = cpu_copy_floats,
+        .download = cpu_copy_floats,
+        .weight_prepare = cpu_weight_prepare,
+        .weight_release = cpu_weight_release,
+        .embed = cpu_embed,
+        .rms_norm = cpu_rms_norm,
+        .matmul = cpu_matmul,
+        .rope = cpu_rope,
+        .add = cpu_add,
+        .swiglu = cpu_swiglu,
+        .gather = cpu_gather,
+        .page_bytes = cpu_page_bytes,
+        .kv_alloc = cpu_kv_alloc,
+        .kv_free = cpu_kv_free,
+        .kv_copy = cpu_kv_copy,
+        .kv_write = cpu_kv_write,
+        .attention = cpu_attention,
+        .kv_read = cpu_kv_read,
+        .close = cpu_close,
+    };
+    snprintf(b->description, sizeof b->description, "%s, %u thread%s", c->kernels->name, n_threads,
+             n_threads == 1 ? "" : "s");
+    return true;
+fail:
+    cpu_close(c);
+    return false;
+}

@@ -1,0 +1,128 @@
+/* Inside the CPU backend: the table of kernels that each instruction set fills, the layout of a
+ * page, and the backend's state. Included by engine/cpu/ and its tests only.
+ *
+ * Kernels know nothing of threads: backend.c and kv.c cut the work and call them with a range and a
+ * scratch buffer of the thread. No kernel's result depends on how the work was cut. */
+#ifndef WINNOW_ENGINE_CPU_KERNELS_H
+#define WINNOW_ENGINE_CPU_KERNELS_H
+
+#include "engine/backend.h"
+#include "engine/cpu/threads.h"
+
+/* Each thread's scratch: a panel of weight rows as floats, or one page of K and V as floats and the
+ * running sums of ATTEND_QUERIES queries. 256 KiB stay in any L2. */
+#define SCRATCH_FLOATS 65536
+
+#define HEAD_DIM_MAX 512
+
+/* Queries (rows x heads of a group) that walk the pages together. */
+#define ATTEND_QUERIES 48
+
+/* A page of head_dim D:
+ *
+ *     K      f16   [D][PAGE_SLOTS]   transposed: the logits of 32 slots are lanes
+ *     V      f16   [PAGE_SLOTS][D]
+ *     pos    int32 [PAGE_SLOTS]
+ *     score  f32   [PAGE_SLOTS]
+ *
+ * 128 D + 256 bytes, so that every page starts on a cache line. */
+static inline size_t page_bytes_of(uint32_t head_dim)
+{
+    return (size_t)head_dim * PAGE_SLOTS * 2 * sizeof(uint16_t) +
+           PAGE_SLOTS * (sizeof(int32_t) + sizeof(float));
+}
+
+static inline uint16_t *page_k(uint8_t *page)
+{
+    return (uint16_t *)page;
+}
+
+static inline uint16_t *page_v(uint8_t *page, uint32_t head_dim)
+{
+    return (uint16_t *)page + (size_t)head_dim * PAGE_SLOTS;
+}
+
+static inline int32_t *page_positions(uint8_t *page, uint32_t head_dim)
+{
+    return (int32_t *)((uint16_t *)page + 2 * (size_t)head_dim * PAGE_SLOTS);
+}
+
+/* The arguments of backend.matmul, as all threads read them. */
+struct matmul_job {
+    const struct weight *w;
+    size_t row_bytes; /* of w */
+    const float *x;   /* [n][w->cols] */
+    uint32_t n;
+    const float *bias; /* [w->rows] or NULL */
+    float *out;        /* [n][w->rows] */
+};
+
+/* The arguments of backend.attention, and where the pool is. */
+struct attention_job {
+    const float *q, *q_sink; /* [row][n_heads][head_dim] */
+    const int32_t *positions;
+    const struct kv_segment *segments;
+    uint32_t n_segments, n_heads, n_kv_heads, head_dim;
+    float *out; /* [row][n_heads][head_dim] */
+    uint8_t *pool;
+    size_t page_bytes;
+};
+
+struct cpu_kernels {
+    const char *isa;  /* as in backend_cpu_open */
+    const char *name; /* for people */
+
+    /* out[cols] = the row as floats. */
+    void (*dequantise)(const struct weight *w, const uint8_t *row, float *out);
+    /* Computes the columns [first, last) of out: weight rows against all n rows of x. */
+    void (*matmul)(const struct matmul_job *job, uint32_t first, uint32_t last, float *scratch);
+    void (*rms_norm)(float *out, const float *x, const float *gain, uint32_t n, uint32_t width,
+                     float eps);
+    void (*rope)(float *x, const float *angles, uint32_t n, uint32_t n_heads, uint32_t head_dim,
+                 uint32_t rope_dim, bool neox);
+    void (*add)(float *x, const float *y, size_t n);
+    void (*swiglu)(float *out, const float *gate, const float *up, size_t n);
+    /* Rounds to the nearest even; beyond +-65504 becomes +-65504, NaN stays NaN. */
+    void (*to_half)(uint16_t *out, const float *x, uint32_t n);
+    /* Rows [first, first + n) of a segment (counted from its first_row), one KV head, all query
+     * heads of its group. n * group <= ATTEND_QUERIES, or n == 1. */
+    void (*attend)(const struct attention_job *job, const struct kv_segment *segment,
+                   uint32_t kv_head, uint32_t first, uint32_t n, float *scratch);
+};
+
+extern const struct cpu_kernels cpu_kernels_plain;
+#if defined(__x86_64__)
+extern const struct cpu_kernels cpu_kernels_avx2, cpu_kernels_avx512;
+#endif
+
+struct cpu {
+    const struct cpu_kernels *kernels;
+    struct threads *threads;
+    float *scratch; /* [n_threads][SCRATCH_FLOATS] */
+
+    uint8_t *pool;
+    size_t pool_bytes, page_bytes;
+    uint32_t n_pages, head_dim;
+};
+
+/* A thread's part of the scratch. */
+static inline float *cpu_scratch(const struct cpu *c, uint32_t thread)
+{
+    return c->scratch + (size_t)thread * SCRATCH_FLOATS;
+}
+
+/* kv.c: the functions of struct backend with the same names. */
+size_t cpu_page_bytes(void *self, uint32_t head_dim);
+bool cpu_kv_alloc(void *self, uint32_t n_pages, uint32_t head_dim, struct error *e);
+void cpu_kv_free(void *self);
+void cpu_kv_copy(void *self, const uint32_t *from, const uint32_t *to, uint32_t n);
+void cpu_kv_write(void *self, const float *k, const float *v, const int32_t *positions,
+                  const struct kv_segment *segments, uint32_t n_segments, uint32_t n_kv_heads,
+                  uint32_t head_dim);
+int32_t cpu_kv_read(void *self, uint32_t page, uint32_t index, uint32_t head_dim, float *k,
+                    float *v);
+void cpu_attention(void *self, float *out, const float *q, const float *q_sink,
+                   const int32_t *positions, const struct kv_segment *segments, uint32_t n_segments,
+                   uint32_t n_heads, uint32_t n_kv_heads, uint32_t head_dim);
+
+#endif

@@ -1,0 +1,175 @@
+/* The KV pool of the CPU backend: pages are taken, written, copied and read here, and attention is
+ * cut into pieces for the threads. Layout of a page: kernels.h. Engine thread. */
+#include "engine/cpu/kernels.h"
+
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "engine/cpu/half.h"
+
+/* Fewer multiplications than this are not worth waking the workers. */
+#define WORTH_THREADS 16384
+
+size_t cpu_page_bytes(void *self, uint32_t head_dim)
+{
+    (void)self;
+    return page_bytes_of(head_dim);
+}
+
+static uint8_t *page_at(const struct cpu *c, uint32_t number)
+{
+    return c->pool + number * c->page_bytes;
+}
+
+bool cpu_kv_alloc(void *self, uint32_t n_pages, uint32_t head_dim, struct error *e)
+{
+    struct cpu *c = self;
+    if (head_dim < 1 || head_dim > HEAD_DIM_MAX)
+        return error_set(e, "invalid_model", "head_dim",
+                         "a head has %u dimensions; the CPU backend can do 1 to %d", head_dim,
+                         HEAD_DIM_MAX);
+    cpu_kv_free(c);
+    size_t page_bytes = page_bytes_of(head_dim), bytes;
+    if (__builtin_mul_overflow(page_bytes, (size_t)n_pages, &bytes))
+        return error_set_memory(e, "the KV pool", UINT64_MAX);
+    if (bytes == 0)
+        return error_set(e, "invalid_value", "--kv-memory", "the KV pool has no page");
+    /* Reserved, not touched: memory is taken as pages are first written. */
+    void *pool = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (pool == MAP_FAILED)
+        return error_set_memory(e, "the KV pool", bytes);
+    c->pool = pool;
+    c->pool_bytes = bytes;
+    c->page_bytes = page_bytes;
+    c->n_pages = n_pages;
+    c->head_dim = head_dim;
+    return true;
+}
+
+void cpu_kv_free(void *self)
+{
+    struct cpu *c = self;
+    if (c->pool != NULL)
+        munmap(c->pool, c->pool_bytes);
+    c->pool = NULL;
+    c->n_pages = 0;
+}
+
+void cpu_kv_copy(void *self, const uint32_t *from, const uint32_t *to, uint32_t n)
+{
+    struct cpu *c = self;
+    for (uint32_t i = 0; i < n; i++)
+        memcpy(page_at(c, to[i]), page_at(c, from[i]), c->page_bytes);
+}
+
+static void write_slot(struct cpu *c, uint32_t page_number, uint32_t index, const float *k,
+                       const float *v, int32_t position)
+{
+    uint8_t *page = page_at(c, page_number);
+    const uint32_t d = c->head_dim;
+    uint16_t column[HEAD_DIM_MAX], *to = page_k(page) + index;
+    c->kernels->to_half(column, k, d);
+    for (uint32_t i = 0; i < d; i++)
+        to[i * PAGE_SLOTS] = column[i];
+    c->kernels->to_half(page_v(page, d) + index * d, v, d);
+    page_positions(page, d)[index] = position;
+}
+
+void cpu_kv_write(void *self, const float *k, const float *v, const int32_t *positions,
+                  const struct kv_segment *segments, uint32_t n_segments, uint32_t n_kv_heads,
+                  uint32_t head_dim)
+{
+    struct cpu *c = self;
+    for (const struct kv_segment *s = segments; s < segments + n_segments; s++) {
+        for (uint32_t i = 0; i < s->n_rows; i++) {
+            uint32_t row = s->first_row + i;
+            for (uint32_t h = 0; h < n_kv_heads; h++) {
+                uint32_t slot = s->write_slots[(size_t)i * n_kv_heads + h];
+                size_t at = ((size_t)row * n_kv_heads + h) * head_dim;
+                write_slot(c, s->heads[h].pages[slot / PAGE_SLOTS], slot % PAGE_SLOTS, k + at,
+                           v + at, positions[row]);
+            }
+        }
+    }
+}
+
+int32_t cpu_kv_read(void *self, uint32_t page_number, uint32_t index, uint32_t head_dim, float *k,
+                    float *v)
+{
+    uint8_t *page = page_at(self, page_number);
+    for (uint32_t i = 0; i < head_dim; i++) {
+        if (k != NULL)
+            k[i] = half_to_float(page_k(page)[i * PAGE_SLOTS + index]);
+        if (v != NULL)
+            v[i] = half_to_float(page_v(page, head_dim)[index * head_dim + i]);
+    }
+    return page_positions(page, head_dim)[index];
+}
+
+/* Attention in pieces of (segment, KV head, some rows), handed out by a counter. */
+struct attention_work {
+    const struct cpu *cpu;
+    struct attention_job job;
+    uint32_t rows_at_once;
+    _Atomic uint32_t next;
+};
+
+static uint32_t pieces_of(const struct attention_work *w, const struct kv_segment *s)
+{
+    return (s->n_rows + w->rows_at_once - 1) / w->rows_at_once;
+}
+
+static void attention_thread(void *context, uint32_t thread)
+{
+    struct attention_work *w = context;
+    const struct attention_job *job = &w->job;
+    const struct kv_segment *s = job->segments, *end = s + job->n_segments;
+    uint32_t before = 0; /* pieces of the segments before s */
+    for (;;) {
+        uint32_t piece = atomic_fetch_add_explicit(&w->next, 1, memory_order_relaxed);
+        while (s < end && piece - before >= pieces_of(w, s) * job->n_kv_heads)
+            before += pieces_of(w, s++) * job->n_kv_heads;
+        if (s == end)
+            return;
+        /* The last rows of a prompt see most: they come first, so that no thread ends late. */
+        uint32_t at = piece - before, kv_head = at % job->n_kv_heads;
+        uint32_t first = (pieces_of(w, s) - 1 - at / job->n_kv_heads) * w->rows_at_once;
+        uint32_t n = s->n_rows - first < w->rows_at_once ? s->n_rows - first : w->rows_at_once;
+        w->cpu->kernels->attend(job, s, kv_head, first, n, cpu_scratch(w->cpu, thread));
+    }
+}
+
+/* A single decode row has only its KV heads to share out; cutting its pages as well would need the
+ * partial results merged in a fixed order. */
+void cpu_attention(void *self, float *out, const float *q, const float *q_sink,
+                   const int32_t *positions, const struct kv_segment *segments, uint32_t n_segments,
+                   uint32_t n_heads, uint32_t n_kv_heads, uint32_t head_dim)
+{
+    struct cpu *c = self;
+    const uint32_t group = n_heads / n_kv_heads;
+    struct attention_work w = {
+        .cpu = c,
+        .job = {.q = q,
+                .q_sink = q_sink,
+                .positions = positions,
+                .segments = segments,
+                .n_segments = n_segments,
+                .n_heads = n_heads,
+                .n_kv_heads = n_kv_heads,
+                .head_dim = head_dim,
+                .out = out,
+                .pool = c->pool,
+                .page_bytes = c->page_bytes},
+        .rows_at_once = group < ATTEND_QUERIES ? ATTEND_QUERIES / group : 1,
+    };
+    uint64_t work = 0;
+    for (uint32_t i = 0; i < n_segments; i++)
+        for (uint32_t h = 0; h < n_kv_heads; h++)
+            work += (uint64_t)segments[i].n_rows * segments[i].heads[h].n_slots * group * head_dim;
+    if (work < WORTH_THREADS)
+        attention_thread(&w, 0);
+    else
+        threads_run(c->threads, attention_thread, &w);
+}

@@ -1,0 +1,43 @@
+/* The kernels of one instruction set, written once over its lanes: included at the end of
+ * kernels_{plain,avx2,avx512}.c, never on its own. The includer defines
+ *
+ *   LANES, vf, vi     how many floats (or 32-bit integers) a vector holds, and its types
+ *   v_..., vi_...     arithmetic on them; v_fma(a, b, c) is a * b + c, rounded once where it can
+ * be. v_max(a, b) and v_min(a, b) return b when either is NaN v_sum             adds lanes l and l
+ * + n/2, then l and l + n/4, ..: a fixed tree bytes, b_...      32 small integers of a quantised
+ * block, widened by v_from_bytes TILE_ROWS, TILE_QUERIES   how many sums its registers hold KERNELS
+ * the name of the table to define
+ *
+ * Instruction sets may differ from one another in the last bits; within one, every number comes out
+ * the same however the work is cut. */
+#include <string.h>
+
+#define STEP         32             /* weights that are unpacked together */
+#define STEP_VECTORS (STEP / LANES) /* vectors that hold them */
+#define SLOT_VECTORS (PAGE_SLOTS / LANES)
+#define ALWAYS       static inline __attribute__((always_inline))
+
+/* Loops over vectors must be unrolled, or arrays of vectors live in memory. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 32")
+#endif
+
+#include "engine/cpu/template_decode.h"
+#include "engine/cpu/template_matmul.h"
+#include "engine/cpu/template_rows.h"
+#include "engine/cpu/template_attention.h"
+
+const struct cpu_kernels KERNELS = {
+    .isa = KERNELS_ISA,
+    .name = KERNELS_NAME,
+    .dequantise = dequantise,
+    .matmul = matmul,
+    .rms_norm = rms_norm,
+    .rope = rope,
+    .add = add,
+    .swiglu = swiglu,
+    .to_half = to_half,
+    .attend = attend,
+};

@@ -1,0 +1,145 @@
+/* Part of template_kernels.h: what is done to rows of activations, element by element. Each element
+ * meets the same operations in a whole vector as in the last, partial one. */
+
+/* e^x within 2 units in the last place (tests/kernels compares), 0 below -104, infinity above 88.8,
+ * NaN for NaN. x = n ln 2 + r with |r| <= 0.35; e^r by its Taylor series to r^7 / 7!, whose rest is
+ * below 6e-9; 2^n as two factors so that results below 2^-126 come out too. */
+ALWAYS vf v_exp(vf x)
+{
+    const float shift = 0x1.8p23f; /* adding it rounds to an integer, in the low bits */
+    x = v_min(v_set1(100), v_max(v_set1(-110), x));
+    vf shifted = v_fma(x, v_set1(0x1.715476p+0f), v_set1(shift));
+    vi n = vi_sub(v_bits(shifted), v_bits(v_set1(shift)));
+    vf whole = v_sub(shifted, v_set1(shift));
+    /* ln 2 in two parts, the first of 9 bits: its multiples are exact. */
+    vf r = v_fma(whole, v_set1(-0x1.63p-1f), x);
+    r = v_fma(whole, v_set1(0x1.bd0106p-13f), r);
+    vf p = v_set1(1.0f / 5040);
+    p = v_fma(p, r, v_set1(1.0f / 720));
+    p = v_fma(p, r, v_set1(1.0f / 120));
+    p = v_fma(p, r, v_set1(1.0f / 24));
+    p = v_fma(p, r, v_set1(1.0f / 6));
+    p = v_fma(p, r, v_set1(0.5f));
+    p = v_fma(p, r, v_set1(1));
+    p = v_fma(p, r, v_set1(1));
+    vi half = vi_sub(vi_half(vi_add(n, vi_set1(256))), vi_set1(128));
+    vi other = vi_sub(n, half);
+    p = v_mul(p, vi_float(vi_to_exponent(vi_add(half, vi_set1(127)))));
+    return v_mul(p, vi_float(vi_to_exponent(vi_add(other, vi_set1(127)))));
+}
+
+ALWAYS vf v_swiglu(vf gate, vf up)
+{
+    vf e = v_exp(v_sub(v_zero(), gate));
+    return v_mul(v_div(gate, v_add(v_set1(1), e)), up);
+}
+
+static void swiglu(float *out, const float *gate, const float *up, size_t n)
+{
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        v_store(out + i, v_swiglu(v_load(gate + i), v_load(up + i)));
+    if (i < n) {
+        vf last = v_swiglu(v_load_n(gate + i, n - i), v_load_n(up + i, n - i));
+        v_store_n(out + i, last, n - i);
+    }
+}
+
+static void add(float *x, const float *y, size_t n)
+{
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        v_store(x + i, v_add(v_load(x + i), v_load(y + i)));
+    for (; i < n; i++)
+        x[i] += y[i];
+}
+
+/* In double, element i into partial sum i % 8. */
+static double sum_of_squares(const float *x, uint32_t n)
+{
+    double sums[8] = {0};
+    uint32_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        UNROLL
+        for (int j = 0; j < 8; j++)
+            sums[j] += (double)x[i + j] * x[i + j];
+    }
+    for (int j = 0; i < n; i++, j++)
+        sums[j] += (double)x[i] * x[i];
+    return ((sums[0] + sums[4]) + (sums[2] + sums[6])) +
+           ((sums[1] + sums[5]) + (sums[3] + sums[7]));
+}
+
+static void rms_norm(float *out, const float *x, const float *gain, uint32_t n, uint32_t width,
+                     float eps)
+{
+    for (uint32_t row = 0; row < n; row++, x += width, out += width) {
+        float scale = (float)(1 / __builtin_sqrt(sum_of_squares(x, width) / width + eps));
+        vf s = v_set1(scale);
+        uint32_t i = 0;
+        for (; i + LANES <= width; i += LANES)
+            v_store(out + i, v_mul(v_mul(v_load(x + i), s), v_load(gain + i)));
+        for (; i < width; i++)
+            out[i] = x[i] * scale * gain[i];
+    }
+}
+
+/* One head, pairs (i, i + n_pairs). */
+ALWAYS void rope_halves(float *x, const float *cosines, const float *sines, uint32_t n_pairs)
+{
+    float *y = x + n_pairs;
+    uint32_t i = 0;
+    for (; i + LANES <= n_pairs; i += LANES) {
+        vf a = v_load(x + i), b = v_load(y + i);
+        vf c = v_load(cosines + i), s = v_load(sines + i);
+        v_store(x + i, v_sub(v_mul(a, c), v_mul(b, s)));
+        v_store(y + i, v_add(v_mul(a, s), v_mul(b, c)));
+    }
+    for (; i < n_pairs; i++) {
+        float a = x[i], b = y[i];
+        x[i] = a * cosines[i] - b * sines[i];
+        y[i] = a * sines[i] + b * cosines[i];
+    }
+}
+
+/* One head, pairs (2i, 2i + 1). */
+ALWAYS void rope_neighbours(float *x, const float *cosines, const float *sines, uint32_t n_pairs)
+{
+    for (uint32_t i = 0; i < n_pairs; i++) {
+        float a = x[2 * i], b = x[2 * i + 1];
+        x[2 * i] = a * cosines[i] - b * sines[i];
+        x[2 * i + 1] = a * sines[i] + b * cosines[i];
+    }
+}
+
+static void rope(float *x, const float *angles, uint32_t n, uint32_t n_heads, uint32_t head_dim,
+                 uint32_t rope_dim, bool neox)
+{
+    float cosines[HEAD_DIM_MAX / 2], sines[HEAD_DIM_MAX / 2];
+    uint32_t n_pairs = rope_dim / 2;
+    for (uint32_t row = 0; row < n; row++, angles += rope_dim) {
+        for (uint32_t i = 0; i < n_pairs; i++) {
+            cosines[i] = angles[2 * i];
+            sines[i] = angles[2 * i + 1];
+        }
+        for (uint32_t head = 0; head < n_heads; head++, x += head_dim) {
+            if (neox)
+                rope_halves(x, cosines, sines, n_pairs);
+            else
+                rope_neighbours(x, cosines, sines, n_pairs);
+        }
+    }
+}
+
+static void to_half(uint16_t *out, const float *x, uint32_t n)
+{
+    const vf most = v_set1(65504), least = v_set1(-65504);
+    uint32_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        v_to_half(out + i, v_min(most, v_max(least, v_load(x + i))));
+    if (i < n) {
+        uint16_t last[LANES];
+        v_to_half(last, v_min(most, v_max(least, v_load_n(x + i, n - i))));
+        memcpy(out + i, last, (n - i) * sizeof *last);
+    }
+}
