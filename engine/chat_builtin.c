@@ -46,6 +46,9 @@ static const char gemma[] =
     "{{- (message.content or '') | trim + '<end_of_turn>\\n' }}"
     "{%- endif %}"
     "{%- endfor %}"
+    "{%- if ns.system %}"
+    "{{- '<start_of_turn>user\\n' + ns.system | trim + '<end_of_turn>\\n' }}"
+    "{%- endif %}"
     "{%- if add_generation_prompt %}{{- '<start_of_turn>model\\n' }}{%- endif %}";
 
 static const char llama2[] =
@@ -60,7 +63,8 @@ static const char llama2[] =
     "{{- bos_token + '[INST] ' + ns.system + (message.content or '') | trim + ' [/INST]' }}"
     "{%- set ns.system = '' %}"
     "{%- endif %}"
-    "{%- endfor %}";
+    "{%- endfor %}"
+    "{%- if ns.system %}{{- bos_token + '[INST] ' + ns.system | trim + ' [/INST]' }}{%- endif %}";
 
 static const char mistral[] =
     "{{- bos_token }}"
@@ -74,7 +78,8 @@ static const char mistral[] =
     "{{- '[INST] ' + ns.system + (message.content or '') | trim + ' [/INST]' }}"
     "{%- set ns.system = '' %}"
     "{%- endif %}"
-    "{%- endfor %}";
+    "{%- endfor %}"
+    "{%- if ns.system %}{{- '[INST] ' + ns.system | trim + ' [/INST]' }}{%- endif %}";
 
 const char *chat_builtin_source(const char *name)
 {

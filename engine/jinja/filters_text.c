@@ -17,7 +17,7 @@ static bool filter_trim(struct runtime *r, const struct call *c, struct value *o
     if (!value_string(r, &c->self, &t) || !argument_text(r, c, 0, "", &characters))
         return false;
     bool given = c->argument[0].kind != VALUE_ABSENT;
-    return give(out, text_strip(&t, given ? &characters : NULL, STRIP_BOTH));
+    return text_strip_paid(r, &t, given ? &characters : NULL, STRIP_BOTH, &t) && give(out, t);
 }
 
 static bool change_case(struct runtime *r, const struct call *c, enum text_case to,

@@ -94,7 +94,8 @@ static bool filter_float(struct runtime *r, const struct call *c, struct value *
 {
     double d;
     const struct value *v = &c->self;
-    (void)r;
+    if (v->kind == VALUE_STRING && !runtime_charge_bytes(r, v->text.length))
+        return false;
     if (value_is_number(v))
         *out = value_float(value_double(v), v->mark);
     else if (v->kind == VALUE_STRING && literal_parse_float(v->text.bytes, v->text.length, &d))

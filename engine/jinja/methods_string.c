@@ -22,10 +22,8 @@ static bool strip(struct runtime *r, const struct call *c, int sides, struct val
     bool given = c->argument[0].kind != VALUE_ABSENT && c->argument[0].kind != VALUE_NONE;
     if (given && !argument_text(r, c, 0, "", &characters))
         return false;
-    /* Each stripped character is compared with all of `characters`. */
-    if (given && !runtime_charge(r, (characters.length + 1) * (1 + c->self.text.length / 256)))
-        return false;
-    return give(out, text_strip(&c->self.text, given ? &characters : NULL, sides));
+    struct text t;
+    return text_strip_paid(r, &c->self.text, given ? &characters : NULL, sides, &t) && give(out, t);
 }
 static bool method_strip(struct runtime *r, const struct call *c, struct value *out)
 {
@@ -252,14 +250,17 @@ static bool affixed(struct runtime *r, const struct call *c, bool end, struct va
 {
     const struct value *v = &c->argument[0];
     if (v->kind == VALUE_STRING)
-        return answer(out, has_affix(&c->self.text, &v->text, end));
+        return runtime_charge_bytes(r, v->text.length) &&
+               answer(out, has_affix(&c->self.text, &v->text, end));
     if (v->kind != VALUE_TUPLE)
         return runtime_fail(r, "%s first arg must be str or a tuple of str, not %s",
                             end ? "endswith" : "startswith", value_type_name(v));
     bool any = false;
     for (size_t i = 0; i < v->list->count && !any; i++) {
-        if (v->list->items[i].kind != VALUE_STRING || !runtime_charge(r, 1))
+        if (v->list->items[i].kind != VALUE_STRING)
             return runtime_fail(r, "a tuple of affixes must hold strings only");
+        if (!runtime_charge_bytes(r, v->list->items[i].text.length))
+            return false;
         any = has_affix(&c->self.text, &v->list->items[i].text, end);
     }
     return answer(out, any);
@@ -277,7 +278,7 @@ static bool method_removeprefix(struct runtime *r, const struct call *c, struct 
 {
     struct text affix;
     const struct text *t = &c->self.text;
-    if (!argument_text(r, c, 0, "", &affix))
+    if (!argument_text(r, c, 0, "", &affix) || !runtime_charge_bytes(r, affix.length))
         return false;
     return give(out, text_cut(t, has_affix(t, &affix, false) ? affix.length : 0, t->length));
 }
@@ -285,7 +286,7 @@ static bool method_removesuffix(struct runtime *r, const struct call *c, struct 
 {
     struct text affix;
     const struct text *t = &c->self.text;
-    if (!argument_text(r, c, 0, "", &affix))
+    if (!argument_text(r, c, 0, "", &affix) || !runtime_charge_bytes(r, affix.length))
         return false;
     return give(out, text_cut(t, 0, t->length - (has_affix(t, &affix, true) ? affix.length : 0)));
 }
@@ -362,10 +363,11 @@ static bool method_count(struct runtime *r, const struct call *c, struct value *
     if (valid && needle.length == 0)
         n = (int64_t)character_count(t->bytes + start, end - start) + 1;
     else if (valid)
-        for (size_t at; (at = text_find(t, &needle, start, end)) != SIZE_MAX; n++)
+        for (size_t at;
+             (at = text_find(t, &needle, start, end)) != SIZE_MAX && runtime_charge(r, 1); n++)
             start = at + needle.length;
     *out = value_int(n, JINJA_MARK_USER);
-    return true;
+    return !r->failed;
 }
 
 /* -- kinds of characters -------------------------------------------------------------------------

@@ -27,12 +27,14 @@ static bool scope_grow(struct runtime *r, struct scope *s)
 
 bool scope_set(struct runtime *r, struct scope *s, uint32_t name, const struct value *v)
 {
+    if (!runtime_charge(r, s->count / 8))
+        return false;
     for (uint32_t i = 0; i < s->count; i++)
         if (s->bindings[i].name == name) {
             s->bindings[i].value = *v;
             return true;
         }
-    if (!runtime_charge(r, 1 + s->count / 8) || (s->count == s->capacity && !scope_grow(r, s)))
+    if (s->count == s->capacity && !scope_grow(r, s))
         return false;
     s->bindings[s->count++] = (struct binding){name, *v};
     return true;
@@ -41,12 +43,13 @@ bool scope_set(struct runtime *r, struct scope *s, uint32_t name, const struct v
 const struct value *scope_find(struct runtime *r, uint32_t name)
 {
     uint32_t seen = 0;
-    for (const struct scope *s = r->scope; s; s = s->parent) {
-        for (uint32_t i = 0; i < s->count; i++)
-            if (s->bindings[i].name == name)
-                return &s->bindings[i].value;
-        seen += 1 + s->count;
+    const struct value *found = NULL;
+    for (const struct scope *s = r->scope; s && !found; s = s->parent) {
+        uint32_t i = 0;
+        while (i < s->count && s->bindings[i].name != name)
+            i++;
+        found = i < s->count ? &s->bindings[i].value : NULL;
+        seen += 1 + i;
     }
-    runtime_charge(r, seen / 8);
-    return NULL;
+    return runtime_charge(r, seen / 8) ? found : NULL;
 }

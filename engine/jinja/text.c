@@ -225,6 +225,17 @@ struct text text_strip(const struct text *t, const struct text *characters, int 
     return text_cut(t, start, end);
 }
 
+bool text_strip_paid(struct runtime *r, const struct text *t, const struct text *characters,
+                     int sides, struct text *out)
+{
+    /* Each stripped character is compared with all of `characters`. */
+    size_t each = characters ? characters->length : 0;
+    if (each > 0 && !runtime_charge(r, 1 + t->length / 64 * (1 + each / 16)))
+        return false;
+    *out = text_strip(t, characters, sides);
+    return runtime_charge_bytes(r, 4 * (t->length - out->length));
+}
+
 /* -- changing ------------------------------------------------------------------------------------
  */
 

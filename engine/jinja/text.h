@@ -27,6 +27,9 @@ uint8_t text_common_mark(const struct text *t);
 enum { STRIP_LEFT = 1, STRIP_RIGHT = 2, STRIP_BOTH = 3 };
 /* Without `characters` (NULL): white space. */
 struct text text_strip(const struct text *t, const struct text *characters, int sides);
+/* The same, and pays for it. */
+bool text_strip_paid(struct runtime *r, const struct text *t, const struct text *characters,
+                     int sides, struct text *out);
 
 enum text_case { CASE_UPPER, CASE_LOWER, CASE_CAPITALIZE, CASE_TITLE, CASE_TITLE_WORDS, CASE_SWAP };
 /* CASE_TITLE is Python's (every run of letters), CASE_TITLE_WORDS Jinja's filter (after spaces and

@@ -124,10 +124,11 @@ bool dict_get(struct runtime *r, const struct dict *dict, const struct value *ke
     *found = NULL;
     if (!hashable(key) || !runtime_charge(r, 1 + dict->count / 8))
         return !r->failed;
-    for (size_t i = 0; i < dict->count; i++) {
+    for (size_t i = 0; i < dict->count && !r->failed; i++) {
         struct dict_entry *entry = &dict->entries[i];
         bool same = false;
-        if (entry->key.kind == VALUE_STRING && key->kind == VALUE_STRING)
+        if (entry->key.kind == VALUE_STRING && key->kind == VALUE_STRING &&
+            (key->text.length < 1024 || runtime_charge_bytes(r, key->text.length)))
             same = text_is(&entry->key.text, key->text.bytes, key->text.length);
         else if (entry->key.kind != VALUE_STRING && !value_equal(r, &entry->key, key, &same))
             return false;
@@ -136,7 +137,7 @@ bool dict_get(struct runtime *r, const struct dict *dict, const struct value *ke
             return true;
         }
     }
-    return true;
+    return !r->failed;
 }
 
 bool dict_get_name(struct runtime *r, const struct dict *dict, const char *name,
@@ -230,7 +231,7 @@ static bool equal_at(struct runtime *r, const struct value *a, const struct valu
         return true;
     case VALUE_STRING:
         *equal = text_is(&a->text, b->text.bytes, b->text.length);
-        return !*equal || runtime_charge_bytes(r, a->text.length);
+        return a->text.length != b->text.length || runtime_charge_bytes(r, a->text.length);
     case VALUE_LIST:
     case VALUE_TUPLE:
         return lists_equal(r, a->list, b->list, depth + 1, equal);

@@ -92,7 +92,7 @@ START_TEST(built_in_formats_write_their_tokens)
 }
 END_TEST
 
-START_TEST(every_built_in_format_takes_null_content_and_tool_results)
+START_TEST(every_built_in_format_takes_null_content_tool_results_and_a_lone_system)
 {
     static const char *const names[] = {"chatml", "llama2", "llama3", "mistral", "gemma", "zephyr"};
     for (size_t i = 0; i < 6; i++) {
@@ -106,6 +106,10 @@ START_TEST(every_built_in_format_takes_null_content_and_tool_results)
                    (struct wish){.prompt = true}, &out, &e);
         ck_assert_msg(ok, "%s: %s", names[i], e.message);
         ck_assert(strstr(out.text, "RESULT") != NULL);
+        chat_text_free(&out);
+        ck_assert(
+            render(t, "[{\"role\":\"system\",\"content\":\"ALONE\"}]", (struct wish){0}, &out, &e));
+        ck_assert_msg(strstr(out.text, "ALONE") != NULL, "%s lost a lone system message", names[i]);
         chat_text_free(&out);
         chat_template_free(t);
     }
@@ -252,7 +256,7 @@ int main(void)
     Suite *suite = suite_create("chat");
     TCase *t = tcase_create("chat");
     tcase_add_test(t, built_in_formats_write_their_tokens);
-    tcase_add_test(t, every_built_in_format_takes_null_content_and_tool_results);
+    tcase_add_test(t, every_built_in_format_takes_null_content_tool_results_and_a_lone_system);
     tcase_add_test(t, a_role_is_template_text_but_content_is_not);
     tcase_add_test(t, a_role_deep_inside_of_a_message_or_in_the_kwargs_is_user_text);
     tcase_add_test(t, developer_is_system_where_the_template_does_not_know_it);
