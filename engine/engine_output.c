@@ -286,6 +286,8 @@ static void end_prompt(struct scheduler *s, struct generation *g, struct sequenc
         return;
     }
     bool first_time = leader->n_generated == 0; /* else it is computed again after a preemption */
+    if (first_time)
+        atomic_store(&g->place, PLACE_DECODE); /* before anybody can hear of the first token */
     for (uint32_t i = 0; first_time && i < g->request.n_choices && !is_done(g); i++)
         if (!g->choices[i].done)
             sample(s, &g->choices[i], logits);
