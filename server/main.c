@@ -1,10 +1,49 @@
 /* The program's entry: picks the subcommand. */
 #include <stdio.h>
+#include <string.h>
 
 #include "config/version.h"
+#include "server/command_run.h"
+#include "server/command_tokenize.h"
 
-int main(void)
+struct command {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *help;
+};
+
+static const struct command commands[] = {
+    {"run", command_run, "continue one prompt on the terminal"},
+    {"tokenize", command_tokenize, "show a text's tokens"},
+};
+enum { N_COMMANDS = sizeof commands / sizeof *commands };
+
+static void usage(FILE *out)
 {
-    printf("winnow %s (%s)\n", version_string(), version_commit());
-    return 0;
+    fprintf(out, "usage: winnow COMMAND MODEL.gguf [flags]\n\n");
+    for (int i = 0; i < N_COMMANDS; i++)
+        fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].help);
+    fprintf(out, "\nwinnow COMMAND --help tells more. winnow --version prints the version.\n");
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        usage(stderr);
+        return 2;
+    }
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+        usage(stdout);
+        return 0;
+    }
+    if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "version")) {
+        printf("winnow %s (%s)\n", version_string(), version_commit());
+        return 0;
+    }
+    for (int i = 0; i < N_COMMANDS; i++)
+        if (!strcmp(argv[1], commands[i].name))
+            return commands[i].run(argc - 1, argv + 1);
+    fprintf(stderr, "winnow: there is no command '%.100s'\n\n", argv[1]);
+    usage(stderr);
+    return 2;
 }
