@@ -17,6 +17,7 @@ enum {
     LONGEST_NAME = 65535,
     MOST_DIMENSIONS = 4,
     DEFAULT_ALIGNMENT = 32,
+    SMALLEST_ALIGNMENT = 8, /* of the format; also what lets kernels load floats and halves */
     LARGEST_ALIGNMENT = 1 << 20
 };
 /* Products of dimensions stay below this, so that sums of sizes cannot wrap either. */
@@ -160,13 +161,14 @@ static bool read_tensor(struct cursor *c, struct gguf_tensor *t, uint64_t *offse
         return false;
     t->type = (enum tensor_type)type;
     const struct tensor_type_info *info = tensor_type_info(type);
-    if (!info)
+    if (!info) {
+        char shown[80];
         return error_set(c->e, "invalid_model", "",
-                         "byte %zu: tensor '%.*s' has type %u (%s); winnow reads F32, F16, BF16, "
-                         "Q8_0, Q4_0, Q4_1, Q5_0, "
-                         "Q5_1, Q4_K, Q5_K and Q6_K",
-                         c->at, (int)(t->name.length < 100 ? t->name.length : 100), t->name.data,
-                         type, tensor_type_name(type));
+                         "byte %zu: tensor '%s' has type %u (%s); winnow reads F32, F16, BF16, "
+                         "Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K",
+                         c->at, error_excerpt(shown, t->name.data, t->name.length), type,
+                         tensor_type_name(type));
+    }
     if (t->shape[0] % info->block_values)
         return broken(c, "the row length of a quantised tensor", t->shape[0],
                       "it must be a whole number of blocks");
@@ -243,7 +245,7 @@ static bool read_alignment(struct gguf *g, struct cursor *c, uint64_t *alignment
 {
     int64_t value = DEFAULT_ALIGNMENT;
     if (gguf_has(g, "general.alignment") &&
-        !gguf_get_int(g, "general.alignment", 1, LARGEST_ALIGNMENT, &value, c->e))
+        !gguf_get_int(g, "general.alignment", SMALLEST_ALIGNMENT, LARGEST_ALIGNMENT, &value, c->e))
         return false;
     if (value & (value - 1))
         return broken(c, "general.alignment", (uint64_t)value, "it must be a power of two");
