@@ -288,13 +288,6 @@ static bool prepare(struct engine *e, struct generation *g, struct error *error)
     return true;
 }
 
-/* Seconds until the queue has probably moved up a place for everyone who waits. */
-static int64_t retry_after_ms(const struct engine *e, uint32_t n_waiting)
-{
-    uint64_t ms = atomic_load(&e->scheduler.admission_interval_ns) / 1000000u * n_waiting;
-    return ms < 1000 ? 1000 : ms > 60000 ? 60000 : (int64_t)ms;
-}
-
 /* Hands it to the engine thread. */
 static bool enqueue(struct engine *e, struct generation *g, struct error *error)
 {
@@ -311,7 +304,7 @@ static bool enqueue(struct engine *e, struct generation *g, struct error *error)
                   n_waiting);
         if (error) {
             error->queue_length = n_waiting;
-            error->retry_after_ms = retry_after_ms(e, n_waiting);
+            error->retry_after_ms = scheduler_retry_after_ms(s, n_waiting);
         }
     } else {
         taken = true;

@@ -24,6 +24,8 @@ static bool check_options(const struct engine_options *o, struct error *e)
                          o->max_batched_tokens, o->max_num_seqs);
     if (o->max_queue < 1)
         return error_set(e, "invalid_value", "--max-queue", "the queue needs room for a request");
+    if (o->max_generate < 1)
+        return error_set(e, "invalid_value", "--max-generate", "at least one token is needed");
     if (!(o->kv_memory_share >= 0 && o->kv_memory_share <= 1))
         return error_set(e, "invalid_value", "--kv-memory", "the share %g is not in 0 to 1",
                          o->kv_memory_share);
@@ -133,6 +135,10 @@ static bool size_pool(struct engine *e, struct error *error)
     const struct engine_options *o = &e->options;
     e->page_bytes = e->backend.page_bytes(e->backend.self, e->model->head_dim);
     uint64_t available = machine_available_bytes(""), bytes = o->kv_memory_bytes;
+    if (bytes == 0 && o->kv_memory_share > 0 && available == 0)
+        return error_set(error, "invalid_value", "--kv-memory",
+                         "this machine does not tell how much memory is free; give a size such as "
+                         "4G instead of a share");
     if (bytes == 0 && o->kv_memory_share > 0)
         bytes = (uint64_t)((double)available * o->kv_memory_share);
     if (bytes == 0) {

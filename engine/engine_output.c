@@ -239,9 +239,12 @@ static void tell_prompt(struct scheduler *s, struct generation *g, const struct 
         fail_memory(s, g);
 }
 
+/* A reader who is behind hears of the end only: progress must not fill his buffer. */
 static void tell_progress(struct scheduler *s, struct generation *g, uint32_t n_done)
 {
     if (!g->request.progress || n_done <= g->prompt_done)
+        return;
+    if (n_done < g->request.n_prompt && event_buffer_waiting(&g->events) > EVENT_BUFFER_LIMIT / 16)
         return;
     g->prompt_done = n_done;
     struct generation_event event = {.kind = EVENT_PROGRESS,

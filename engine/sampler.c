@@ -274,7 +274,7 @@ static uint32_t select_min_p(struct candidate *c, uint32_t n, double min_p)
 /* Logits to candidates with p = exp((logit - max) / temperature), in id order. Those whose p is 0
  * are left out; the best has p = 1. */
 static uint32_t gather(const struct sampling *set, struct candidate *c, const float *logits,
-                       uint32_t n_vocab)
+                       uint32_t n_vocab, float best)
 {
     uint32_t n = 0;
     bool top_k = set->top_k > 0 && (uint32_t)set->top_k < n_vocab;
@@ -284,7 +284,6 @@ static uint32_t gather(const struct sampling *set, struct candidate *c, const fl
         select_count(c, n_vocab, (uint32_t)set->top_k);
         n = (uint32_t)set->top_k;
     }
-    float best = logits[argmax(logits, n_vocab)];
     uint32_t n_all = top_k ? n : n_vocab, kept = 0;
     for (uint32_t i = 0; i < n_all; i++) {
         int32_t token = top_k ? c[i].token : (int32_t)i;
@@ -330,7 +329,7 @@ int32_t sampler_pick(const struct sampler *s, struct sampler_scratch *scratch, c
         return best;
 
     struct candidate *c = scratch->candidates;
-    uint32_t n = gather(set, c, work, n_vocab);
+    uint32_t n = gather(set, c, work, n_vocab, work[best]);
     if (set->typical_p < 1)
         n = select_typical(c, n, set->typical_p);
     if (set->top_p < 1) {

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "config/log.h"
+
 uint64_t clock_ns(void)
 {
     struct timespec t;
@@ -249,6 +251,12 @@ static enum pages_answer secure_pages(struct scheduler *s, struct generation *g,
     return PAGES_READY;
 }
 
+int64_t scheduler_retry_after_ms(const struct scheduler *s, uint32_t n_waiting)
+{
+    uint64_t ms = atomic_load(&s->admission_interval_ns) / 1000000u * n_waiting;
+    return ms < 1000 ? 1000 : ms > 60000 ? 60000 : (int64_t)ms;
+}
+
 /* ---- who must go */
 
 static void expire(struct scheduler *s, struct generation *g, uint64_t now)
@@ -272,7 +280,7 @@ static void expire(struct scheduler *s, struct generation *g, uint64_t now)
         error_set(&g->error, "queue_timeout", "", "the request waited %llu ms for its turn",
                   (unsigned long long)(s->queue_timeout_ns / 1000000));
         g->error.queue_length = queue_length;
-        g->error.retry_after_ms = 1000;
+        g->error.retry_after_ms = scheduler_retry_after_ms(s, queue_length);
         output_fail(s, g);
     }
 }
@@ -572,6 +580,7 @@ static void run(struct scheduler *s)
         histogram_observe(&s->metrics->step_batch_tokens, batch_rows(s->batch));
         output_rows(s, logits);
     } else {
+        log_line(LOG_ERROR, "the device has failed: %s", e.message);
         atomic_store(&s->faulted, true);
         fail_all(s, &s->running, "engine_fault", e.message);
         fail_all(s, &s->queue, "engine_fault", e.message);

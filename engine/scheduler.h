@@ -71,6 +71,8 @@ void scheduler_take(struct scheduler *s, struct generation *g);
 /* One step. False: nothing could run; then *wake_ns is when to look again, 0 = when woken. */
 bool scheduler_step(struct scheduler *s, uint64_t *wake_ns);
 
+/* Any thread: how long until the queue has probably let n_waiting requests in, 1 to 60 s. */
+int64_t scheduler_retry_after_ms(const struct scheduler *s, uint32_t n_waiting);
 /* Any thread: pages that a growing request needs to get going. */
 uint64_t scheduler_growing_pages(const struct cache *cache, const struct plan *plan,
                                  uint32_t n_tokens, uint32_t n_choices);

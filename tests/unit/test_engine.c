@@ -773,6 +773,88 @@ START_TEST(a_slow_reader_pauses_itself_and_loses_nothing)
 }
 END_TEST
 
+START_TEST(a_stream_goes_on_beside_a_long_prompt)
+{
+    struct engine_options o = options();
+    o.audit = false;
+    struct engine *engine = open_engine(&o);
+    struct generation_request r = greedy(engine, "x", "sink:64", 10);
+    set_prompt(&r, 2000000); /* minutes */
+    r.progress = true;
+    struct answer *reading = submit(engine, &r);
+    read_until(reading, EVENT_PROGRESS);
+    r = greedy(engine, "Once upon a time", "full", 100);
+    struct answer *writing = ask(engine, &r);
+    ck_assert_int_eq(strncmp(writing->choices[0].text, known_answer, 150), 0);
+    ck_assert_str_eq(generation_phase(reading->g), "prefill");
+    drop(writing);
+    drop(reading);
+    check_empty(engine);
+    engine_close(engine);
+}
+END_TEST
+
+/* A copy of the model in which the vector of token 400 is not a number. */
+static void write_broken_model(const char *path)
+{
+    FILE *file = fopen(MODEL, "rb");
+    ck_assert_ptr_nonnull(file);
+    ck_assert_int_eq(fseek(file, 0, SEEK_END), 0);
+    size_t n = (size_t)ftell(file);
+    rewind(file);
+    char *bytes = malloc(n);
+    ck_assert_uint_eq(fread(bytes, 1, n, file), n);
+    fclose(file);
+    struct error e;
+    struct gguf *g = gguf_open_memory(bytes, n, &e);
+    ck_assert_ptr_nonnull(g);
+    const struct gguf_tensor *t = gguf_tensor_find(g, "token_embd.weight");
+    ck_assert_ptr_nonnull(t);
+    size_t offset = (size_t)((const char *)t->data - bytes) + 400 * t->shape[0] * sizeof(float);
+    gguf_close(g);
+    memset(bytes + offset, 0xFF, sizeof(float));
+    file = fopen(path, "wb");
+    ck_assert_ptr_nonnull(file);
+    ck_assert_uint_eq(fwrite(bytes, 1, n, file), n);
+    fclose(file);
+    free(bytes);
+}
+
+START_TEST(a_number_gone_wrong_fails_its_own_request_only)
+{
+    char path[] = "/tmp/winnow-engine-XXXXXX";
+    int descriptor = mkstemp(path);
+    ck_assert_int_ge(descriptor, 0);
+    close(descriptor);
+    write_broken_model(path);
+    struct engine_options o = options();
+    o.model_path = path;
+    struct engine *engine = open_engine(&o);
+    unlink(path);
+    struct answer *answers[3];
+    for (uint32_t i = 0; i < 3; i++) {
+        struct generation_request r = greedy(engine, "Once upon a time", "full", 60);
+        if (i == 1)
+            r.prompt[r.n_prompt - 1] = 400;
+        answers[i] = submit(engine, &r);
+    }
+    read_all(answers, 3);
+    for (uint32_t i = 0; i < 3; i++) {
+        if (i == 1) {
+            ck_assert_str_eq(answers[i]->error.code, "engine_fault");
+        } else {
+            ck_assert(answers[i]->done);
+            ck_assert_uint_eq(answers[i]->usage.completion_tokens, 60);
+            ck_assert_int_eq(strncmp(answers[i]->choices[0].text, known_answer, 100), 0);
+        }
+        drop(answers[i]);
+    }
+    ck_assert(engine_alive(engine));
+    check_empty(engine);
+    engine_close(engine);
+}
+END_TEST
+
 START_TEST(closing_ends_what_still_lives)
 {
     struct engine_options o = options();
@@ -894,6 +976,8 @@ int main(void)
     tcase_add_test(t, deadlines_end_a_request_wherever_it_is);
     tcase_add_test(t, a_full_queue_refuses_and_an_old_place_in_it_expires);
     tcase_add_test(t, a_slow_reader_pauses_itself_and_loses_nothing);
+    tcase_add_test(t, a_stream_goes_on_beside_a_long_prompt);
+    tcase_add_test(t, a_number_gone_wrong_fails_its_own_request_only);
     tcase_add_test(t, closing_ends_what_still_lives);
     tcase_add_test(t, what_can_never_fit_is_refused_with_the_numbers);
     tcase_add_test(t, bad_options_and_requests_are_refused_with_a_sentence);

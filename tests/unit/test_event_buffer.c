@@ -103,6 +103,7 @@ int main(void)
 {
     Suite *suite = suite_create("event buffer");
     TCase *t = tcase_create("event buffer");
+    tcase_set_timeout(t, 60); /* for sanitizers on a loaded machine */
     tcase_add_test(t, events_keep_their_text_tokens_and_tops);
     tcase_add_test(t, a_reader_beside_the_writer_sees_every_event_in_order);
     suite_add_tcase(suite, t);

@@ -357,6 +357,7 @@ int main(void)
 {
     Suite *suite = suite_create("sampler");
     TCase *t = tcase_create("sampler");
+    tcase_set_timeout(t, 60); /* for sanitizers on a loaded machine */
     tcase_add_test(t, temperature_0_is_the_lowest_of_the_best);
     tcase_add_test(t, draws_follow_the_probabilities);
     tcase_add_test(t, each_truncation_keeps_exactly_its_set);

@@ -144,6 +144,7 @@ int main(void)
 {
     Suite *suite = suite_create("stop");
     TCase *t = tcase_create("stop");
+    tcase_set_timeout(t, 60); /* for sanitizers on a loaded machine */
     tcase_add_test(t, a_string_is_found_however_the_text_is_cut);
     tcase_add_test(t, only_a_possible_beginning_is_held);
     tcase_add_test(t, the_first_to_end_wins_and_then_the_longest);
