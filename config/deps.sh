@@ -28,6 +28,8 @@ if [ "$(id -u)" = 0 ]; then
     sudo=
 elif command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then
     sudo="sudo -n"
+elif command -v sudo >/dev/null 2>&1 && [ -t 0 ]; then
+    sudo=sudo # asks for the password at the terminal
 else
     echo "winnow needs '$what'. Install what it builds with:" >&2
     echo "  sudo apt-get update && sudo apt-get install -y --no-install-recommends $packages" >&2

@@ -13,8 +13,9 @@ count() { # status
     line=$(grep -aE '^[0-9]+%: Checks: [0-9]+, Failures: [0-9]+, Errors: [0-9]+' "$log" | tail -n 1)
     if [ -n "$line" ]; then
         checks=$(echo "$line" | sed 's/.*Checks: \([0-9]*\).*/\1/')
-        bad=$(echo "$line" | sed 's/.*Failures: \([0-9]*\), Errors: \([0-9]*\).*/\1 + \2/')
-        bad=$((bad)) good=$((checks - bad))
+        failures=$(echo "$line" | sed 's/.*Failures: \([0-9]*\).*/\1/')
+        errors=$(echo "$line" | sed 's/.*Errors: \([0-9]*\).*/\1/')
+        bad=$((failures + errors)) good=$((checks - failures - errors))
     else
         line=$(grep -aE '^[0-9]+ passed, [0-9]+ failed$' "$log" | tail -n 1)
         good=${line%% *} bad=$(echo "$line" | sed 's/.*, \([0-9]*\) failed/\1/')
