@@ -2,7 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "server/exchange.h"
+#include "server/transport.h"
 
 struct code_row {
     const char *code;
@@ -79,8 +79,8 @@ json_t *error_to_json(const struct error *e)
     if (!strcmp(row->code, "context_length_exceeded")) {
         json_object_set_new(o, "n_prompt_tokens", json_integer(e->n_prompt_tokens));
         json_object_set_new(o, "n_ctx", json_integer(e->n_ctx));
-        if (!json_object_get(o, "kv_hint"))
-            json_object_set_new(o, "kv_hint", json_null());
+        /* the policy that takes a prompt of any length */
+        json_object_set_new(o, "kv_hint", json_pack("{s:s}", "name", "sink"));
     }
     add_number(o, "needed_pages", e->needed_pages);
     add_number(o, "pool_pages", e->pool_pages);
@@ -98,6 +98,7 @@ json_t *error_to_json(const struct error *e)
 void exchange_reply_error(struct exchange *x, const struct error *e)
 {
     unsigned status = error_status(e);
+    transport_count_rejected(x->transport, row_of(e)->code);
     if (status == 429 || status == 503) {
         char text[24];
         int64_t ms = e->retry_after_ms < 1000    ? 1000

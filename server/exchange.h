@@ -97,13 +97,14 @@ void exchange_log_tokens(struct exchange *x, uint32_t prompt_tokens, uint32_t co
 /* ---- routes
  * --------------------------------------------------------------------------------------------- */
 
-typedef void (*exchange_handler)(struct exchange *x, void *api);
+typedef void (*exchange_handler)(struct exchange *x, void *context);
 
 struct route {
     const char *method; /* "GET" (also answers HEAD) or "POST" */
     const char *path;   /* "/chat/completions": served with and without "/v1"; a final star takes a
                            path tail */
     exchange_handler handler;
+    void *context;
     bool public;          /* no key needed */
     bool plain_path_only; /* true: not under /v1 ("/metrics") */
     bool needs_model; /* answered 503 model_loading by the transport until transport_set_ready */

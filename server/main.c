@@ -4,6 +4,7 @@
 
 #include "config/version.h"
 #include "server/command_run.h"
+#include "server/command_serve.h"
 #include "server/command_tokenize.h"
 
 struct command {
@@ -13,6 +14,7 @@ struct command {
 };
 
 static const struct command commands[] = {
+    {"serve", command_serve, "answer the OpenAI API over HTTP"},
     {"run", command_run, "continue one prompt on the terminal"},
     {"tokenize", command_tokenize, "show a text's tokens"},
 };

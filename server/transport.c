@@ -243,7 +243,7 @@ static void on_sweep(uv_timer_t *timer)
 /* ---- life ---------------------------------------------------------------------------------------------------- */
 
 struct transport *transport_new(const struct config *c, uv_loop_t *loop, const struct route *routes, uint32_t n_routes,
-                                void *api, struct error *e)
+                                struct error *e)
 {
     struct transport *t = calloc(1, sizeof *t);
     bool ignored;
@@ -251,7 +251,7 @@ struct transport *transport_new(const struct config *c, uv_loop_t *loop, const s
         error_set_memory(e, "the transport", sizeof *t);
         return NULL;
     }
-    *t = (struct transport){.config = c, .loop = loop, .routes = routes, .n_routes = n_routes, .api = api};
+    *t = (struct transport){.config = c, .loop = loop, .routes = routes, .n_routes = n_routes};
     t->main.transport = t->metrics.transport = t;
     t->metrics.metrics_only = true;
     int fd;

@@ -44,7 +44,6 @@ struct transport {
     uv_loop_t *loop;
     const struct route *routes;
     uint32_t n_routes;
-    void *api;
     struct listener main, metrics;
     uv_timer_t sweep; /* every second: requests that are read too slowly */
     bool sweep_open;
@@ -55,8 +54,6 @@ struct transport {
     double loading; /* 0..1 */
     char unix_path[108];
     struct transport_metrics counts;
-    void (*render_metrics)(struct exchange *x,
-                           void *context); /* the /metrics handler of the metrics port */
 };
 
 /* One client connection. */
@@ -68,7 +65,7 @@ struct link {
     uint64_t since_ns; /* start of the connection, or of the request being read */
     bool reading;      /* a request is being read: the sweep may end it with 408 */
     struct exchange *exchange;
-    struct hangup *hangup;
+    uv_poll_t *watch;  /* tells of a hang-up while an exchange waits; NULL until the first does */
     struct link *previous, *next;
 };
 
@@ -77,6 +74,7 @@ struct exchange {
     struct link *link;
     struct MHD_Connection *connection;
     const struct route *route;
+    const char *method; /* libmicrohttpd's */
     uint32_t route_index; /* n_routes: no route */
     char id[136];
     char *path, *tail;
@@ -125,7 +123,7 @@ struct exchange {
 
 /* NULL: "address_in_use", "invalid_value", ... Routes and config outlive it. */
 struct transport *transport_new(const struct config *c, uv_loop_t *loop, const struct route *routes,
-                                uint32_t n_routes, void *api, struct error *e);
+                                uint32_t n_routes, struct error *e);
 /* Closes listeners and connections; `closed` is called from the loop when all handles are gone,
  * then it is freed. */
 void transport_close(struct transport *t);
@@ -155,10 +153,11 @@ enum MHD_Result exchange_queue(struct exchange *x);              /* inside the a
 void exchange_finish(struct exchange *x, enum exchange_end end); /* on_end, once */
 void exchange_hang_up(struct exchange *x, enum exchange_end end);
 void exchange_free(struct exchange *x);
-void exchange_watch(struct exchange *x);
-void exchange_unwatch(struct exchange *x);
+/* Watches the link for a hang-up from now on; and forgets it when the connection closes. */
+void link_watch(struct link *k);
+void link_close(struct link *k);
 
 /* access_log.c */
-void access_log(const struct exchange *x, const char *how);
+void access_log(struct exchange *x, const char *how);
 
 #endif

@@ -169,6 +169,7 @@ static struct exchange *exchange_new(struct link *k, const char *url, const char
     x->connection = k->connection;
     x->route_index = t->n_routes;
     x->started_ns = uv_hrtime();
+    x->method = method;
     x->head = !strcmp(method, "HEAD");
     x->expects_continue = header(k->connection, "Expect") != NULL;
     k->exchange = x;
@@ -249,13 +250,13 @@ static enum MHD_Result dispatch(struct exchange *x)
     else if (!x->route)
         answer_options(x);
     else
-        x->route->handler(x, x->transport->api);
+        x->route->handler(x, x->route->context);
     x->in_handler = false;
     if (x->answered || x->committed)
         return exchange_queue(x);
     x->suspended = true;
     MHD_suspend_connection(x->connection);
-    exchange_watch(x);
+    link_watch(x->link);
     return MHD_YES;
 }
 
@@ -340,5 +341,6 @@ void transport_connection(void *context, struct MHD_Connection *connection, void
         k->next->previous = k->previous;
     t->counts.connections_open = --t->n_links;
     *slot = NULL;
+    link_close(k);
     free(k);
 }

@@ -1,0 +1,42 @@
+/* /health, /livez, /readyz: what load balancers and kubelets ask. Loop thread; never waits for the engine. */
+#include "server/server_state.h"
+
+static void not_ready(struct exchange *x, const char *code, const char *message, const char *status, double progress)
+{
+    struct error e;
+    error_set(&e, code, "", "%s", message);
+    json_t *value = error_to_json(&e);
+    if (value)
+        json_object_set_new(value, "status", json_string(status));
+    if (value && progress >= 0)
+        json_object_set_new(json_object_get(value, "error"), "progress", json_real(progress));
+    exchange_add_header(x, "Retry-After", "2");
+    exchange_reply_json(x, 503, value);
+}
+
+void handle_ready(struct exchange *x, void *context)
+{
+    const struct server *s = context;
+    if (s->engine && !engine_alive(s->engine))
+        not_ready(x, "engine_fault", "the device has failed; the server is about to end", "failed", -1);
+    else if (s->draining)
+        not_ready(x, "draining", "the server is shutting down", "draining", -1);
+    else if (!s->transport->ready)
+        not_ready(x, "model_loading", "the model is still loading", "loading", s->transport->loading);
+    else
+        exchange_reply_json(x, 200, json_pack("{s:s}", "status", "ok"));
+}
+
+void handle_health(struct exchange *x, void *context)
+{
+    handle_ready(x, context);
+}
+
+void handle_live(struct exchange *x, void *context)
+{
+    const struct server *s = context;
+    if (s->engine && !engine_alive(s->engine))
+        not_ready(x, "engine_fault", "the device has failed; the server is about to end", "failed", -1);
+    else
+        exchange_reply_json(x, 200, json_pack("{s:s}", "status", "ok"));
+}
