@@ -1,0 +1,95 @@
+#!/bin/sh
+# The command line and the first example of the README, with curl.
+set -u
+BUILD=${BUILD:-build}
+winnow=$BUILD/winnow
+model=tests/data/stories260K.gguf
+passed=0 failed=0
+work=$(mktemp -d) || exit 1
+server=
+trap '[ -n "$server" ] && kill "$server" 2>/dev/null; rm -rf "$work"' EXIT
+
+check() { # name, status of the condition
+    if [ "$2" -eq 0 ]; then passed=$((passed + 1)); else
+        failed=$((failed + 1))
+        echo "FAILED $1"
+        [ -n "${3:-}" ] && cat "$3"
+    fi
+}
+# name, wanted exit status, text that stderr must hold, command...
+refused() {
+    name=$1 wanted=$2 text=$3
+    shift 3
+    "$@" >"$work/out" 2>"$work/err" </dev/null
+    status=$?
+    [ "$status" -eq "$wanted" ] && grep -qF -- "$text" "$work/err"
+    check "$name (status $status)" $? "$work/err"
+}
+
+"$winnow" --version | grep -q '^winnow [0-9]'
+check "--version" $?
+"$winnow" --help | grep -q 'serve'
+check "--help" $?
+"$winnow" serve --help | grep -q -- '--kv-policy'
+check "serve --help" $?
+refused "no subcommand" 2 "serve" "$winnow"
+refused "unknown subcommand" 2 "sevre" "$winnow" sevre
+refused "unknown flag" 2 "--kv-policy" "$winnow" serve "$model" --kv-polcy sink
+refused "no such file" 1 "/nonexistent.gguf" "$winnow" serve /nonexistent.gguf --port 0
+refused "a directory" 1 "tests" "$winnow" serve tests --port 0
+printf 'GGUF\003\000\000\000\377\377\377\377\377\377\377\177' >"$work/bad.gguf"
+refused "a hostile file" 1 "bad.gguf" "$winnow" serve "$work/bad.gguf" --port 0
+head -c 100000 "$model" >"$work/cut.gguf"
+refused "a file cut short" 1 "cut.gguf" "$winnow" inspect "$work/cut.gguf"
+refused "a bad policy" 1 "snapvk" "$winnow" serve "$model" --port 0 --kv-policy snapvk
+refused "a negative budget" 1 "budget" "$winnow" serve "$model" --port 0 --kv-policy '{"name":"sink","budget":-1}'
+refused "CUDA is not in this build" 2 "CUDA" "$winnow" serve "$model" --device cuda
+
+"$winnow" inspect "$model" >"$work/out" 2>&1 && grep -q 'blk.4.ffn_down.weight' "$work/out"
+check "inspect" $? "$work/out"
+[ "$("$winnow" tokenize "$model" -p 'Once upon a time' --bos --ids)" = "1 403 407 261 378" ]
+check "tokenize: $("$winnow" tokenize "$model" -p 'Once upon a time' --bos --ids)" $?
+
+answer=', there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big, red ball.'
+"$winnow" run "$model" -p 'Once upon a time' -n 60 --temp 0 >"$work/out" 2>"$work/err"
+grep -qF "$answer" "$work/out"
+check "run gives the known answer" $? "$work/out"
+grep -q 'tokens/s\|tokens per second' "$work/err"
+check "run says tokens per second" $? "$work/err"
+
+"$winnow" serve "$model" --port 0 2>"$work/log" &
+server=$!
+url=
+for _ in $(seq 1 200); do
+    url=$(grep -ao 'http://127.0.0.1:[0-9]*' "$work/log" | head -n 1)
+    [ -n "$url" ] && curl -fs "$url/readyz" >/dev/null && break
+    sleep 0.05
+done
+curl -fs "$url/v1/completions" -d '{"prompt":"Once upon a time","max_tokens":60,"temperature":0}' >"$work/out"
+grep -qF "$answer" "$work/out"
+check "curl without a content type" $? "$work/out"
+curl -fsN "$url/v1/completions" -H 'Content-Type: application/json' \
+    -d '{"prompt":"Once upon a time","max_tokens":60,"temperature":0,"stream":true}' >"$work/out"
+tail -n 2 "$work/out" | grep -q '^data: \[DONE\]$'
+check "a stream ends with [DONE]" $? "$work/out"
+python3 - "$work/out" "$answer" <<'P'
+import json, sys
+text = "".join(json.loads(l[6:])["choices"][0]["text"] for l in open(sys.argv[1]) if l.startswith("data: {") and json.loads(l[6:])["choices"])
+sys.exit(0 if text.startswith(sys.argv[2]) else 1)
+P
+check "the stream is the known answer" $? "$work/out"
+status=$(curl -s -o "$work/out" -w '%{http_code}' "$url/v1/chat/completions" -d '{"messages":')
+[ "$status" = 400 ] && grep -q invalid_json "$work/out"
+check "bad JSON" $? "$work/out"
+status=$(curl -s -o "$work/out" -w '%{http_code}' -H 'Origin: http://evil.example' -H 'Content-Type: text/plain' \
+    "$url/v1/completions" -d '{"prompt":"x"}')
+[ "$status" = 403 ]
+check "another web page's POST is refused" $? "$work/out"
+curl -fs "$url/metrics" | grep -q '^winnow_generation_tokens_total 120$'
+check "metrics count tokens, and none for the refused" $?
+kill "$server"
+wait "$server"
+check "SIGTERM ends it with status 0" $? "$work/log"
+server=
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
