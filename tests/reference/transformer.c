@@ -9,6 +9,8 @@
 struct transformer {
     const struct model *model;
     uint32_t sinks, budget, max_tokens, n_tokens;
+    enum transformer_storage storage;
+    double *angles;        /* [max_tokens][rope_dim / 2][2] cos and sin of R(position) */
     double *keys, *values; /* [n_layers][max_tokens][n_kv_heads][head_dim], keys unrotated */
     uint32_t *kept;        /* [n_kept] positions that the newest query sees, ascending */
     uint32_t n_kept;
@@ -34,8 +36,23 @@ static bool all_f32(const struct model *m)
     return ok;
 }
 
+static void fill_angles(struct transformer *t)
+{
+    const struct model *m = t->model;
+    for (uint32_t position = 0; position < t->max_tokens; position++)
+        for (uint32_t i = 0; i < m->rope_dim / 2; i++) {
+            double angle = position / m->rope_scale * pow(m->rope_base, -2.0 * i / m->rope_dim);
+            if (m->rope_factors)
+                angle /= (double)m->rope_factors[i];
+            double *out = t->angles + (size_t)position * m->rope_dim + 2 * (size_t)i;
+            out[0] = cos(angle);
+            out[1] = sin(angle);
+        }
+}
+
 struct transformer *transformer_new(const struct model *m, uint32_t sinks, uint32_t budget,
-                                    uint32_t max_tokens, struct error *e)
+                                    enum transformer_storage storage, uint32_t max_tokens,
+                                    struct error *e)
 {
     assert(budget == 0 || sinks < budget);
     if (!all_f32(m)) {
@@ -48,13 +65,14 @@ struct transformer *transformer_new(const struct model *m, uint32_t sinks, uint3
         return NULL;
     }
     *t = (struct transformer){
-        .model = m, .sinks = sinks, .budget = budget, .max_tokens = max_tokens};
+        .model = m, .sinks = sinks, .budget = budget, .max_tokens = max_tokens, .storage = storage};
     size_t n_q = (size_t)m->n_heads * m->head_dim,
            n_cache = (size_t)m->n_layers * max_tokens * m->n_kv_heads * m->head_dim;
     struct {
         double **buffer;
         size_t n;
-    } wanted[] = {{&t->keys, n_cache},
+    } wanted[] = {{&t->angles, (size_t)max_tokens * m->rope_dim},
+                  {&t->keys, n_cache},
                   {&t->values, n_cache},
                   {&t->x, m->n_embd},
                   {&t->h, m->n_embd},
@@ -69,8 +87,10 @@ struct transformer *transformer_new(const struct model *m, uint32_t sinks, uint3
     bool ok = (t->kept = calloc(max_tokens, sizeof *t->kept)) != NULL;
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted && ok; i++)
         ok = (*wanted[i].buffer = calloc(wanted[i].n, sizeof(double))) != NULL;
-    if (ok)
+    if (ok) {
+        fill_angles(t);
         return t;
+    }
     transformer_free(t);
     error_set_memory(e, "the reference", n_cache * 2 * sizeof(double));
     return NULL;
@@ -80,9 +100,9 @@ void transformer_free(struct transformer *t)
 {
     if (!t)
         return;
-    double *buffers[] = {t->keys,          t->values, t->x,  t->h,         t->q,
-                         t->out,           t->gate,   t->up, t->rotated_q, t->rotated_k,
-                         t->probabilities, t->logits};
+    double *buffers[] = {t->angles,    t->keys,          t->values, t->x,  t->h,
+                         t->q,         t->out,           t->gate,   t->up, t->rotated_q,
+                         t->rotated_k, t->probabilities, t->logits};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         free(buffers[i]);
     free(t->kept);
@@ -116,18 +136,47 @@ static void matmul(double *out, const struct weight *w, const double *x, const f
     }
 }
 
-/* out = R(position) x, one head. */
-static void rotate(const struct model *m, double *out, const double *x, uint32_t position)
+enum direction { FORWARDS = 1, BACKWARDS = -1 };
+
+/* out = R(position) x, one head; BACKWARDS is the inverse. out may be x. */
+static void rotate(const struct transformer *t, double *out, const double *x, uint32_t position,
+                   enum direction direction)
 {
-    memcpy(out, x, m->head_dim * sizeof *out);
+    const struct model *m = t->model;
+    const double *angles = t->angles + (size_t)position * m->rope_dim;
+    memmove(out, x, m->head_dim * sizeof *out);
     for (uint32_t i = 0; i < m->rope_dim / 2; i++) {
-        double angle = position / m->rope_scale * pow(m->rope_base, -2.0 * i / m->rope_dim);
-        if (m->rope_factors)
-            angle /= (double)m->rope_factors[i];
         uint32_t a = m->rope_neox ? i : 2 * i, b = m->rope_neox ? i + m->rope_dim / 2 : 2 * i + 1;
-        out[a] = x[a] * cos(angle) - x[b] * sin(angle);
-        out[b] = x[a] * sin(angle) + x[b] * cos(angle);
+        double cosine = angles[2 * i], sine = direction * angles[2 * i + 1], xa = out[a],
+               xb = out[b];
+        out[a] = xa * cosine - xb * sine;
+        out[b] = xa * sine + xb * cosine;
     }
+}
+
+/* The nearest number of 11 significant bits, as IEEE binary16 has them, 2^-24 being the smallest
+ * step. No limit above: 65504 is far from any key. */
+static double round_to_f16(double x)
+{
+    int exponent; /* |x| = 0.5..1 * 2^exponent */
+    frexp(x, &exponent);
+    double step = ldexp(1, (exponent > -13 ? exponent : -13) - 11);
+    return nearbyint(x / step) * step;
+}
+
+/* What a cache that holds rotated keys and values in f16 would give back for this token. */
+static void store_as_f16(const struct transformer *t, double *keys, double *values,
+                         uint32_t position)
+{
+    uint32_t n_kv_heads = t->model->n_kv_heads, d = t->model->head_dim;
+    for (uint32_t h = 0; h < n_kv_heads; h++)
+        rotate(t, keys + (size_t)h * d, keys + (size_t)h * d, position, FORWARDS);
+    for (uint32_t i = 0; i < n_kv_heads * d; i++) {
+        keys[i] = round_to_f16(keys[i]);
+        values[i] = round_to_f16(values[i]);
+    }
+    for (uint32_t h = 0; h < n_kv_heads; h++)
+        rotate(t, keys + (size_t)h * d, keys + (size_t)h * d, position, BACKWARDS);
 }
 
 /* The set of slots that the query at `position` sees, by the definition. */
@@ -159,10 +208,11 @@ static void attend(struct transformer *t, uint32_t layer)
         uint32_t kv_head = head / group;
         size_t base = ((size_t)layer * t->max_tokens * m->n_kv_heads + kv_head) * d;
         size_t stride = (size_t)m->n_kv_heads * d;
-        rotate(m, t->rotated_q, t->q + (size_t)head * d, n - 1);
+        rotate(t, t->rotated_q, t->q + (size_t)head * d, n - 1, FORWARDS);
         if (head % group == 0) /* the heads of a group share their keys */
             for (uint32_t r = 0; r < n; r++)
-                rotate(m, t->rotated_k + (size_t)r * d, t->keys + base + t->kept[r] * stride, r);
+                rotate(t, t->rotated_k + (size_t)r * d, t->keys + base + t->kept[r] * stride, r,
+                       FORWARDS);
         for (uint32_t r = 0; r < n; r++) {
             double dot = 0;
             for (uint32_t i = 0; i < d; i++)
@@ -197,6 +247,8 @@ const double *transformer_step(struct transformer *t, int32_t token)
         matmul(t->values + at, &l->wv, t->h, l->bv);
         norm_heads(t->q, l->q_norm, m->n_heads, m->head_dim, eps);
         norm_heads(t->keys + at, l->k_norm, m->n_kv_heads, m->head_dim, eps);
+        if (t->storage == STORED_F16)
+            store_as_f16(t, t->keys + at, t->values + at, position);
         attend(t, layer);
         matmul(t->h, &l->wo, t->out, l->bo);
         for (uint32_t i = 0; i < m->n_embd; i++)

@@ -34,11 +34,17 @@
 
 struct transformer;
 
+/* What the cache does to keys and values. STORED_F16 rounds them as a cache of rotated keys in f16
+ * does: k becomes R(-p) f16(R(p) k). It tells what that storage costs from what is wrong: against
+ * STORED_DOUBLE the engine is off by the rounding, against STORED_F16 by its float arithmetic. */
+enum transformer_storage { STORED_DOUBLE, STORED_F16 };
+
 /* budget 0 = full; otherwise sinks < budget. Room for max_tokens tokens (evicted ones stay in
  * memory: only what a query sees changes). The model outlives it; all its matrices must be F32.
  * NULL: "invalid_model" or "out_of_memory". */
 struct transformer *transformer_new(const struct model *m, uint32_t sinks, uint32_t budget,
-                                    uint32_t max_tokens, struct error *e);
+                                    enum transformer_storage storage, uint32_t max_tokens,
+                                    struct error *e);
 void transformer_free(struct transformer *t);
 
 /* Feeds the next token. Returns the logits [n_vocab] that follow it, valid until the next call. */
