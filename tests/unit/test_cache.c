@@ -1,0 +1,347 @@
+/* The cache's arithmetic under random steps: sequences are opened, extended in batches and waves,
+ * forked and freed in a pool that is often empty. A toy backend (one number a slot) does what the
+ * real one does with page numbers, so a page written under somebody else's eyes shows. The audit
+ * runs after every operation. */
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cache/cache.h"
+
+enum { N_LAYERS = 2, N_KV_HEADS = 3, N_HEADS = N_LAYERS * N_KV_HEADS };
+enum { N_PAGES = 240, MOST_SEQUENCES = 8, MOST_TOKENS = 2000, MOST_ROWS = 100 };
+enum { MOST_WAVES = MOST_ROWS / PAGE_SLOTS + 1 };
+
+/* splitmix64, from a fixed seed: a failure can be repeated. */
+static uint64_t random_state;
+static uint32_t below(uint32_t n)
+{
+    uint64_t z = random_state += UINT64_C(0x9e3779b97f4a7c15);
+    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+    return (uint32_t)((z ^ z >> 31) % n);
+}
+
+struct slot {
+    int32_t position;
+    uint32_t content;
+};
+
+/* One sequence and what it was told. */
+struct shadow {
+    struct cache_sequence *s;
+    uint32_t n;
+    uint32_t contents[MOST_TOKENS]; /* a number of its own for every token */
+};
+
+static struct slot memory[N_PAGES][PAGE_SLOTS]; /* the toy backend's pool */
+static struct shadow shadows[MOST_SEQUENCES];
+static uint32_t next_content;
+
+static int32_t position_of(void *context, uint32_t page, uint32_t index)
+{
+    (void)context;
+    return memory[page][index].position;
+}
+
+static void check_audit(const struct cache *c)
+{
+    struct error e = {.message = ""};
+    ck_assert_msg(cache_audit(c, position_of, NULL, &e), "%s", e.message);
+}
+
+static void perform_copies(struct cache *c)
+{
+    const uint32_t *from, *to;
+    uint32_t n = cache_take_copies(c, &from, &to);
+    for (uint32_t i = 0; i < n; i++)
+        memcpy(memory[to[i]], memory[from[i]], sizeof memory[0]);
+}
+
+static struct plan plan_of(const char *preset, uint32_t sinks, uint32_t budget)
+{
+    struct plan plan;
+    plan_default(&plan, preset_find(preset));
+    plan.sinks = sinks;
+    plan.budget = budget;
+    return plan;
+}
+
+static struct plan random_plan(void)
+{
+    uint32_t sinks = below(40);
+    return below(3) ? plan_of("sink", sinks, sinks + 1 + below(120)) : plan_of("full", 0, 0);
+}
+
+/* Whether the query at position t sees p: the definition of POLICIES.md, not the cache's. */
+static bool sees(const struct plan *plan, uint32_t t, uint32_t p)
+{
+    return p <= t && (!plan->has_budget || p < plan->sinks || t - p < plan->budget - plan->sinks);
+}
+
+/* The query of position t finds every token that it should see once, with its own content. */
+static void check_query(const struct shadow *q, uint32_t t, uint32_t n_slots)
+{
+    const struct plan *plan = cache_sequence_plan(q->s);
+    uint32_t wanted = 0;
+    for (uint32_t p = 0; p <= t; p++)
+        wanted += sees(plan, t, p);
+    for (uint32_t h = 0; h < N_HEADS; h++) {
+        struct cache_view v = cache_view(q->s, h / N_KV_HEADS, h % N_KV_HEADS);
+        bool found[MOST_TOKENS] = {false};
+        uint32_t n_found = 0;
+        for (uint32_t i = 0; i < n_slots; i++) {
+            struct slot slot = memory[v.pages[i / PAGE_SLOTS]][i % PAGE_SLOTS];
+            uint32_t p = (uint32_t)slot.position;
+            if (p > t || (p >= v.n_sinks && t - p >= v.window))
+                continue;
+            if (!sees(plan, t, p)) /* ck_assert would write to a file each time */
+                ck_abort_msg("the query at %u sees %u", t, p);
+            if (slot.content != q->contents[p])
+                ck_abort_msg("position %u holds another's token", p);
+            if (found[p])
+                ck_abort_msg("position %u is there twice", p);
+            found[p] = true;
+            n_found++;
+        }
+        ck_assert_msg(n_found == wanted, "the query at %u sees %u tokens instead of %u", t, n_found,
+                      wanted);
+    }
+}
+
+/* Rows of one sequence in a step, as the batch holds them. */
+struct rows {
+    struct shadow *of;
+    uint32_t n, n_waves;
+    struct {
+        uint32_t first, n, n_slots;
+        uint32_t write_slots[N_HEADS * PAGE_SLOTS];
+    } waves[MOST_WAVES];
+};
+
+/* Appends n tokens in waves; false when the pool is short, and then nothing has changed. */
+static bool append(struct cache *c, struct rows *rows, struct shadow *to, uint32_t n)
+{
+    static uint32_t write_slots[N_HEADS * MOST_ROWS];
+    struct error e = {.message = ""};
+    struct cache_counts before = cache_counts(c);
+    uint64_t needed = cache_pages_to_append(to->s, n);
+    uint32_t at_once = cache_wave_rows(to->s) < PAGE_SLOTS ? cache_wave_rows(to->s) : PAGE_SLOTS;
+    *rows = (struct rows){.of = to, .n = n};
+    if (needed > before.free) {
+        if (n <= cache_wave_rows(to->s)) {
+            ck_assert(!cache_append(to->s, n, write_slots, &e));
+            ck_assert_str_eq(e.code, "kv_pool_empty");
+        }
+        ck_assert_uint_eq(cache_tokens_seen(to->s), to->n);
+        ck_assert_uint_eq(cache_counts(c).free, before.free);
+        return false;
+    }
+    for (uint32_t done = 0; done < n; rows->n_waves++) {
+        uint32_t w = rows->n_waves, wave = n - done < at_once ? n - done : at_once;
+        uint64_t exactly = cache_pages_to_append(to->s, wave);
+        uint32_t free_before = cache_counts(c).free;
+        ck_assert_msg(cache_append(to->s, wave, write_slots, &e), "%s", e.message);
+        ck_assert_uint_eq(free_before - cache_counts(c).free, exactly);
+        rows->waves[w].first = to->n;
+        rows->waves[w].n = wave;
+        rows->waves[w].n_slots = cache_view(to->s, 0, 0).n_slots;
+        memcpy(rows->waves[w].write_slots, write_slots, N_HEADS * wave * sizeof *write_slots);
+        for (uint32_t i = 0; i < wave; i++)
+            to->contents[to->n++] = next_content++;
+        done += wave;
+    }
+    ck_assert_uint_le(before.free - cache_counts(c).free, needed);
+    ck_assert_uint_eq(cache_tokens_seen(to->s), to->n);
+    return true;
+}
+
+static void write_wave(const struct rows *rows, uint32_t w)
+{
+    const struct shadow *of = rows->of;
+    uint32_t first = rows->waves[w].first, n = rows->waves[w].n;
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t h = 0; h < N_HEADS; h++) {
+            uint32_t l = h / N_KV_HEADS, head = h % N_KV_HEADS,
+                     slot = rows->waves[w].write_slots[(l * n + i) * N_KV_HEADS + head];
+            uint32_t page = cache_view(of->s, l, head).pages[slot / PAGE_SLOTS];
+            memory[page][slot % PAGE_SLOTS] =
+                (struct slot){(int32_t)(first + i), of->contents[first + i]};
+        }
+    check_query(of, first, rows->waves[w].n_slots);
+    check_query(of, first + n - 1, rows->waves[w].n_slots);
+}
+
+static void check_bound(const struct cache *c, const struct shadow *q)
+{
+    struct cache_sequence_counts counts = cache_sequence_counts(q->s);
+    const struct plan *plan = cache_sequence_plan(q->s);
+    ck_assert_uint_le(counts.pages, cache_bound_pages(c, plan, q->n));
+    ck_assert_uint_eq(counts.slots_kept_max,
+                      plan->has_budget && q->n > plan->budget ? plan->budget : q->n);
+    ck_assert_int_eq(counts.exact, !plan->has_budget || q->n <= plan->budget);
+}
+
+/* One step of the engine: several sequences, then the due copies, then the waves. */
+static void step(struct cache *c)
+{
+    static struct rows rows[MOST_SEQUENCES];
+    uint32_t n_rows = 0, n_waves = 0;
+    for (uint32_t i = 0; i < MOST_SEQUENCES; i++) {
+        struct shadow *q = &shadows[i];
+        uint32_t n = below(3) ? 1 : 1 + below(MOST_ROWS);
+        if (!q->s || below(2) || q->n + n > MOST_TOKENS)
+            continue;
+        if (append(c, &rows[n_rows], q, n)) {
+            uint32_t waves = rows[n_rows++].n_waves;
+            n_waves = waves > n_waves ? waves : n_waves;
+        }
+    }
+    perform_copies(c);
+    for (uint32_t w = 0; w < n_waves; w++)
+        for (uint32_t i = 0; i < n_rows; i++)
+            if (w < rows[i].n_waves)
+                write_wave(&rows[i], w);
+    for (uint32_t i = 0; i < n_rows; i++)
+        check_bound(c, rows[i].of);
+}
+
+static void open_or_fork(struct cache *c, struct shadow *q)
+{
+    struct error e;
+    struct shadow *of = &shadows[below(MOST_SEQUENCES)];
+    uint32_t used = cache_counts(c).used;
+    if (of->s) {
+        *q = *of;
+        q->s = cache_sequence_fork(of->s, &e);
+    } else {
+        struct plan plan = random_plan();
+        q->n = 0;
+        q->s = cache_sequence_new(c, &plan, &e);
+    }
+    ck_assert_ptr_nonnull(q->s);
+    ck_assert_uint_eq(cache_tokens_seen(q->s), q->n);
+    ck_assert_uint_eq(cache_counts(c).used, used);
+}
+
+static void free_one(struct shadow *q)
+{
+    cache_sequence_free(q->s);
+    q->s = NULL;
+}
+
+START_TEST(nobody_ever_sees_a_page_of_another)
+{
+    struct error e;
+    random_state = (uint64_t)_i + 1;
+    struct cache *c = cache_new(N_LAYERS, N_KV_HEADS, N_PAGES, &e);
+    ck_assert_ptr_nonnull(c);
+    for (uint32_t i = 0; i < 1500; i++) {
+        struct shadow *q = &shadows[below(MOST_SEQUENCES)];
+        uint32_t what = below(20);
+        if (what == 0 && q->s)
+            free_one(q);
+        else if (what < 4 && !q->s)
+            open_or_fork(c, q);
+        else
+            step(c);
+        check_audit(c);
+    }
+    for (uint32_t i = 0; i < MOST_SEQUENCES; i++) {
+        free_one(&shadows[i]);
+        check_audit(c);
+    }
+    ck_assert_uint_eq(cache_counts(c).used, 0);
+    ck_assert_uint_eq(cache_counts(c).free, N_PAGES);
+    cache_free(c);
+}
+END_TEST
+
+/* ---- one sequence */
+
+struct ranges {
+    int32_t first[3], last[3];
+    uint32_t n;
+};
+
+static void add_range(void *context, int32_t first, int32_t last)
+{
+    struct ranges *r = context;
+    ck_assert_uint_lt(r->n, 3);
+    r->first[r->n] = first;
+    r->last[r->n++] = last;
+}
+
+START_TEST(evicting_never_grows_the_table)
+{
+    struct error e;
+    struct cache *c = cache_new(N_LAYERS, N_KV_HEADS, N_PAGES, &e);
+    struct plan plan = plan_of("sink", 4, 128);
+    struct shadow *q = &shadows[0];
+    q->s = cache_sequence_new(c, &plan, &e);
+    for (uint32_t i = 0; i < MOST_TOKENS; i++) {
+        static struct rows rows;
+        ck_assert(append(c, &rows, q, 1));
+        write_wave(&rows, 0);
+        check_bound(c, q);
+        if (q->n >= 128 + PAGE_SLOTS)
+            ck_assert_uint_eq(cache_counts(c).used, N_HEADS * (128 + PAGE_SLOTS) / PAGE_SLOTS);
+    }
+    struct ranges kept = {.n = 0};
+    cache_kept_ranges(q->s, 1, 1, add_range, &kept);
+    ck_assert_uint_eq(kept.n, 2);
+    ck_assert_int_eq(kept.first[0], 0);
+    ck_assert_int_eq(kept.last[0], 3);
+    ck_assert_int_eq(kept.first[1], MOST_TOKENS - 124);
+    ck_assert_int_eq(kept.last[1], MOST_TOKENS - 1);
+    ck_assert_uint_eq(cache_counts(c).evicted_slots_total, (MOST_TOKENS - 128) * N_HEADS);
+    ck_assert_int_eq(cache_sink_query_position(q->s, 127), 127);
+    ck_assert_int_eq(cache_sink_query_position(q->s, 128), 127);
+    ck_assert_int_eq(cache_sink_query_position(q->s, 1999), 127);
+    free_one(q);
+    cache_free(c);
+}
+END_TEST
+
+/* An audit that cannot fail would prove nothing. */
+START_TEST(the_audit_sees_a_slot_that_holds_another_position)
+{
+    struct error e;
+    static struct rows rows;
+    struct cache *c = cache_new(N_LAYERS, N_KV_HEADS, N_PAGES, &e);
+    struct plan plan = plan_of("sink", 4, 64);
+    struct shadow *q = &shadows[0];
+    q->s = cache_sequence_new(c, &plan, &e);
+    for (uint32_t i = 0; i < 5; i++) {
+        ck_assert(append(c, &rows, q, 40));
+        for (uint32_t w = 0; w < rows.n_waves; w++)
+            write_wave(&rows, w);
+    }
+    check_audit(c);
+    int32_t *position = &memory[cache_view(q->s, 1, 2).pages[1]][5].position;
+    *position -= 1;
+    ck_assert(!cache_audit(c, position_of, NULL, &e));
+    ck_assert_str_eq(e.code, "internal_error");
+    *position += 1;
+    check_audit(c);
+    free_one(q);
+    cache_free(c);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("cache");
+    TCase *t = tcase_create("cache");
+    tcase_set_timeout(t, 300); /* for sanitizers on a loaded machine; normally seconds */
+    tcase_add_loop_test(t, nobody_ever_sees_a_page_of_another, 0, 8);
+    tcase_add_test(t, evicting_never_grows_the_table);
+    tcase_add_test(t, the_audit_sees_a_slot_that_holds_another_position);
+    suite_add_tcase(suite, t);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed;
+}
