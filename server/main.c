@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "config/version.h"
+#include "server/command_inspect.h"
 #include "server/command_run.h"
 #include "server/command_serve.h"
 #include "server/command_tokenize.h"
@@ -16,6 +17,7 @@ struct command {
 static const struct command commands[] = {
     {"serve", command_serve, "answer the OpenAI API over HTTP"},
     {"run", command_run, "continue one prompt on the terminal"},
+    {"inspect", command_inspect, "show what is in a model file"},
     {"tokenize", command_tokenize, "show a text's tokens"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };

@@ -2,6 +2,9 @@
  * has, cut into pieces for the threads. Opened by the main thread, called by the engine thread. */
 #include "engine/backend.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -236,11 +239,13 @@ static void cpu_close(void *self)
 }
 
 #if defined(__x86_64__)
-/* The builtins ask the CPU and whether the system saves the registers. */
+/* The builtins ask the CPU and whether the system saves the registers; clang's does not know f16c, whose registers are
+ * those of AVX. */
 static bool machine_has_avx2(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c");
+    unsigned a, b, c = 0, d;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) &&
+           (c & bit_F16C);
 }
 
 static bool machine_has_avx512(void)
