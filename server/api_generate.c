@@ -368,7 +368,8 @@ static bool write_event(struct job *j, json_t *value)
     return ok;
 }
 
-/* Chat: the role of every choice. Completions: the echoed prompt, if any. */
+/* Chat: the role of every choice. Completions: the echoed prompt, if any; with more choices than one a chunk for each, as
+ * their texts start in any order and clients build lists by rising index. */
 static bool start_stream(struct job *j)
 {
     bool ok = true;
@@ -380,8 +381,9 @@ static bool start_stream(struct job *j)
         if (j->kind == REQUEST_CHAT)
             ok = write_event(j, answer_chunk(j, (int32_t)i, json_pack("{s:s, s:s}", "role", "assistant", "content", ""),
                                              json_null(), false));
-        else if (echo->length)
-            ok = write_event(j, answer_chunk(j, (int32_t)i, json_text(echo->data, echo->length), json_null(), false));
+        else if (echo->length || j->n_choices > 1)
+            ok = write_event(j, answer_chunk(j, (int32_t)i, json_text(echo->data ? echo->data : "", echo->length),
+                                             json_null(), false));
     }
     return ok;
 }

@@ -92,7 +92,8 @@ static void begin_stop(struct server *s);
 
 static void fail(struct server *s, const struct error *e)
 {
-    log_line(LOG_ERROR, "%s", e->message);
+    bool named = !e->where[0] || strstr(e->message, e->where);
+    log_line(LOG_ERROR, "%s%s%s", named ? "" : e->where, named ? "" : ": ", e->message);
     s->exit_code = 1;
     begin_stop(s);
 }
@@ -137,6 +138,8 @@ static void close_handles(struct server *s)
     uv_close((uv_handle_t *)&s->watch, NULL);
     uv_close((uv_handle_t *)&s->on_term, NULL);
     uv_close((uv_handle_t *)&s->on_int, NULL);
+    signal(SIGTERM, SIG_IGN); /* closing gave them their default action back, and we are ending already */
+    signal(SIGINT, SIG_IGN);
     uv_close((uv_handle_t *)&s->loaded, NULL);
     api_close(s->api);
     transport_close(s->transport);

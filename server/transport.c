@@ -192,7 +192,9 @@ static int listen_tcp(struct listener *l, const char *host, uint32_t port, bool 
 static bool listener_open(struct listener *l, int fd, struct error *e)
 {
     struct transport *t = l->transport;
-    unsigned timeout = (unsigned)((t->config->http_timeout_ms + 999) / 1000);
+    /* libmicrohttpd's silent close comes after the sweep's 408, which has a second's grain */
+    uint64_t ms = t->config->http_timeout_ms;
+    unsigned timeout = ms ? (unsigned)((ms + 2999) / 1000) : 0;
     l->daemon = MHD_start_daemon(
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, accept_policy, l, transport_access, l,
         MHD_OPTION_EXTERNAL_LOGGER, log_from_daemon, NULL, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT,

@@ -20,8 +20,8 @@ PATIENCE = 10 if "san" in os.environ.get("BUILD", "") else 1
 class Server:
     """`with Server("--api-key", "k") as s:` gives s.url, s.log() and s.process."""
 
-    def __init__(self, *flags, model=STORIES, env=None, wait_ready=True):
-        self.flags, self.model, self.env, self.wait_ready = flags, model, env, wait_ready
+    def __init__(self, *flags, model=STORIES, env=None, wait_ready=True, prefix=""):
+        self.flags, self.model, self.env, self.wait_ready, self.prefix = flags, model, env, wait_ready, prefix
 
     def __enter__(self):
         self.log_file = tempfile.NamedTemporaryFile(mode="w+b", suffix=".log")
@@ -56,7 +56,7 @@ class Server:
         end = time.time() + 120 * PATIENCE
         while time.time() < end:
             try:
-                with urllib.request.urlopen(self.url + "/readyz", timeout=5):
+                with urllib.request.urlopen(self.url + self.prefix + "/readyz", timeout=5):
                     return
             except (urllib.error.URLError, OSError):
                 if self.process.poll() is not None:
