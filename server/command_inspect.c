@@ -196,7 +196,8 @@ int command_inspect(int argc, char **argv)
         return 2;
     }
     if (!inspect(path, &e)) {
-        fprintf(stderr, "winnow: %s\n", e.message);
+        bool named = strstr(e.message, path) != NULL;
+        fprintf(stderr, "winnow: %s%s%s\n", named ? "" : path, named ? "" : ": ", e.message);
         return 1;
     }
     return fflush(stdout) ? 1 : 0;

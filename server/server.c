@@ -65,7 +65,7 @@ static void load(void *context)
         .progress = on_progress,
         .progress_context = s,
     };
-    s->engine = engine_open(&options, &s->load_error);
+    s->loaded_engine = engine_open(&options, &s->load_error);
     uv_async_send(&s->loaded);
 }
 
@@ -106,6 +106,7 @@ static void on_loaded(uv_async_t *handle)
         return;
     uv_thread_join(&s->loader);
     s->loading = false;
+    s->engine = s->loaded_engine;
     if (s->stopping)
         return;
     if (!s->engine) {

@@ -20,6 +20,7 @@ struct server {
     uv_thread_t loader;
     bool loading; /* the loader thread is to be joined */
     struct engine *engine;
+    struct engine *loaded_engine; /* the loader's; the loop takes it when `loaded` tells */
     struct error load_error;
     _Atomic uint32_t load_permille;
     uv_async_t loaded;
