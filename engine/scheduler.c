@@ -507,18 +507,34 @@ static bool is_prefilling(const struct generation *g)
     return atomic_load(&g->place) == PLACE_PREFILL && !g->in_batch;
 }
 
+/* Rows that are left for the prompts behind g: what they need, at most an even share of the room. So a short prompt
+ * comes through beside a long one, and the long one takes what the short ones leave. */
+static uint32_t rows_for_those_behind(const struct scheduler *s, const struct generation *g, uint32_t n_behind)
+{
+    uint32_t share = (s->max_batched_tokens - batch_rows(s->batch)) / (n_behind + 1), left = 0;
+    for (const struct generation *b = running_after(s, &g->order); b && n_behind; b = running_after(s, &b->order)) {
+        uint64_t need = 0;
+        for (uint32_t i = 0; is_prefilling(b) && i < b->request.n_choices; i++)
+            if (!b->choices[i].done && b->choices[i].cache)
+                need += sequence_n_tokens(&b->choices[i]) - cache_tokens_seen(b->choices[i].cache);
+        left += need < share ? (uint32_t)need : share;
+    }
+    return left;
+}
+
 static void add_prefill_rows(struct scheduler *s, struct generation *g, uint32_t n_behind)
 {
+    uint32_t behind = rows_for_those_behind(s, g, n_behind);
     for (uint32_t i = 0; i < g->request.n_choices && !is_done(g); i++) {
         struct sequence *q = &g->choices[i];
         if (q->done || !q->cache)
             continue;
         uint32_t rows = batch_rows(s->batch), logits_room = batch_logits_room(s->batch);
-        if (rows >= s->max_batched_tokens)
+        if (rows + behind >= s->max_batched_tokens)
             return;
         /* A row each is left for the prompts behind, which may come to their end. */
         bool greedy = g->request.n_prompt_logprobs >= 0 && logits_room > n_behind;
-        add_chunk(s, q, s->max_batched_tokens - rows,
+        add_chunk(s, q, s->max_batched_tokens - rows - behind,
                   greedy ? logits_room - n_behind : logits_room);
     }
 }
