@@ -334,7 +334,8 @@ bool exchange_stream_write(struct exchange *x, const void *bytes, size_t length)
         return false;
     if (x->buffer_end + length > x->buffer_capacity) {
         size_t waiting = x->buffer_end - x->buffer_start;
-        memmove(x->buffer, x->buffer + x->buffer_start, waiting);
+        if (waiting)
+            memmove(x->buffer, x->buffer + x->buffer_start, waiting);
         x->buffer_start = 0;
         x->buffer_end = waiting;
         if (waiting + length > x->buffer_capacity) {
