@@ -4,9 +4,7 @@
 
 #include "cache/plan.h"
 
-#define COMMON                                                                                     \
-    .storage = STORAGE_F16, .has_budget = true,                  \
-    .budget_is_default = true, .budget = 1024
+#define COMMON .storage = STORAGE_F16, .has_budget = true, .budget_is_default = true, .budget = 1024
 
 static struct preset presets[] = {
     {"full",

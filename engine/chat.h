@@ -51,11 +51,12 @@ const char *chat_template_source(const struct chat_template *t);
  * Decided from the rendered text: it starts with bos_token, marked. */
 bool chat_text_starts_with(const struct chat_text *t, const char *token);
 
-/* Renders. A `developer` message is given as `system` unless the template's source says "developer"; a template
- * that refuses system messages is reported with its own text; `function` is given as `tool`. kwargs never replace
- * the other variables. Errors: "template_error" with the template's own text for raise_exception, or naming the
- * limit that was hit (steps, depth, output bytes); "invalid_value" for contradicting wishes; "out_of_memory". */
-bool chat_render(const struct chat_template *t, const struct chat_render_input *in, struct chat_text *out,
-                 struct error *e);
+/* Renders. A `developer` message is given as `system` unless the template's source says
+ * "developer"; a template that refuses system messages is reported with its own text; `function` is
+ * given as `tool`. kwargs never replace the other variables. Errors: "template_error" with the
+ * template's own text for raise_exception, or naming the limit that was hit (steps, depth, output
+ * bytes); "invalid_value" for contradicting wishes; "out_of_memory". */
+bool chat_render(const struct chat_template *t, const struct chat_render_input *in,
+                 struct chat_text *out, struct error *e);
 
 #endif

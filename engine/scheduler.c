@@ -507,12 +507,15 @@ static bool is_prefilling(const struct generation *g)
     return atomic_load(&g->place) == PLACE_PREFILL && !g->in_batch;
 }
 
-/* Rows that are left for the prompts behind g: what they need, at most an even share of the room. So a short prompt
- * comes through beside a long one, and the long one takes what the short ones leave. */
-static uint32_t rows_for_those_behind(const struct scheduler *s, const struct generation *g, uint32_t n_behind)
+/* Rows that are left for the prompts behind g: what they need, at most an even share of the room.
+ * So a short prompt comes through beside a long one, and the long one takes what the short ones
+ * leave. */
+static uint32_t rows_for_those_behind(const struct scheduler *s, const struct generation *g,
+                                      uint32_t n_behind)
 {
     uint32_t share = (s->max_batched_tokens - batch_rows(s->batch)) / (n_behind + 1), left = 0;
-    for (const struct generation *b = running_after(s, &g->order); b && n_behind; b = running_after(s, &b->order)) {
+    for (const struct generation *b = running_after(s, &g->order); b && n_behind;
+         b = running_after(s, &b->order)) {
         uint64_t need = 0;
         for (uint32_t i = 0; is_prefilling(b) && i < b->request.n_choices; i++)
             if (!b->choices[i].done && b->choices[i].cache)

@@ -35,14 +35,20 @@ void access_log(struct exchange *x, const char *how)
     count(x);
     struct log_field fields[16];
     uint32_t n = 0;
-#define TEXT(name, value) fields[n++] = (struct log_field){.key = name, .kind = LOG_FIELD_TEXT, .text = value}
-#define INT(name, value) fields[n++] = (struct log_field){.key = name, .kind = LOG_FIELD_INT, .integer = value}
+#define TEXT(name, value)                                                                          \
+    fields[n++] = (struct log_field){.key = name, .kind = LOG_FIELD_TEXT, .text = value}
+#define INT(name, value)                                                                           \
+    fields[n++] = (struct log_field)                                                               \
+    {                                                                                              \
+        .key = name, .kind = LOG_FIELD_INT, .integer = value                                       \
+    }
     TEXT("id", x->id);
     TEXT("method", x->method);
     TEXT("path", x->path);
     INT("status", x->status);
-    fields[n++] = (struct log_field){
-        .key = "ms", .kind = LOG_FIELD_NUMBER, .number = (double)(uv_hrtime() - x->started_ns) / 1e6};
+    fields[n++] = (struct log_field){.key = "ms",
+                                     .kind = LOG_FIELD_NUMBER,
+                                     .number = (double)(uv_hrtime() - x->started_ns) / 1e6};
     if (x->key)
         TEXT("key", c->api_keys[x->key - 1].name);
     if (x->has_tokens) {

@@ -9,7 +9,10 @@
 #include "config/version.h"
 #include "server/api_private.h"
 
-#define API(m, p, h, n) {.method = m, .path = p, .handler = h, .name = n, .needs_model = true}
+#define API(m, p, h, n)                                                                            \
+    {                                                                                              \
+        .method = m, .path = p, .handler = h, .name = n, .needs_model = true                       \
+    }
 const struct route api_routes[] = {
     API("POST", "/chat/completions", handle_chat, "chat_completions"),
     API("POST", "/completions", handle_completion, "completions"),
@@ -45,10 +48,11 @@ bool bytes_add(struct bytes *b, const void *data, size_t length)
     return true;
 }
 
-/* ---- policies --------------------------------------------------------------------------------------------- */
+/* ---- policies
+ * --------------------------------------------------------------------------------------------- */
 
-bool api_pick_plan(const struct api *a, const struct plan *body, const char *header, const char *suffix,
-                   struct plan *out, struct error *e)
+bool api_pick_plan(const struct api *a, const struct plan *body, const char *header,
+                   const char *suffix, struct plan *out, struct error *e)
 {
     *out = a->default_plan;
     out->source = SOURCE_DEFAULT;
@@ -81,15 +85,17 @@ bool api_resolve_plan(const struct api *a, struct plan *plan, uint32_t n_prompt,
     struct plan_limits limits = engine_plan_limits(a->engine);
     limits.max_budget = plan->source == SOURCE_DEFAULT ? 0 : c->kv_policy_max_budget;
     if (plan->source != SOURCE_DEFAULT && c->kv_policy_lock)
-        return error_set(e, "kv_policy_not_allowed", "kv_policy", "this server's cache policy is fixed to '%s'",
+        return error_set(e, "kv_policy_not_allowed", "kv_policy",
+                         "this server's cache policy is fixed to '%s'",
                          a->default_plan.preset->name);
     if (plan->source != SOURCE_DEFAULT && !is_allowed(c, plan->preset))
-        return error_set(e, "kv_policy_not_allowed", "kv_policy", "this server does not offer the cache policy '%s'",
-                         plan->preset->name);
+        return error_set(e, "kv_policy_not_allowed", "kv_policy",
+                         "this server does not offer the cache policy '%s'", plan->preset->name);
     return plan_resolve(plan, n_prompt, &limits, e);
 }
 
-/* ---- models --------------------------------------------------------------------------------------------- */
+/* ---- models
+ * --------------------------------------------------------------------------------------------- */
 
 const char *api_model_name(const struct api *a)
 {
@@ -102,7 +108,8 @@ bool api_model_fits(const struct api *a, const char *model, const char *suffix, 
     size_t n = suffix ? (size_t)(suffix - model) - 1 : strlen(model);
     if (!a->config->strict_model || n == 0 || (n == strlen(a->name) && !memcmp(model, a->name, n)))
         return true;
-    return error_set(e, "model_not_found", "model", "the model '%s' does not exist here; this server has '%s'",
+    return error_set(e, "model_not_found", "model",
+                     "the model '%s' does not exist here; this server has '%s'",
                      error_excerpt(shown, model, n), a->name);
 }
 
@@ -119,8 +126,9 @@ static const char *token_text(const struct tokenizer *t, int32_t token, char out
     return out;
 }
 
-bool api_encode_chat(const struct api *a, const json_t *messages, const json_t *kwargs, bool add_generation_prompt,
-                     bool continue_final_message, struct tokens *out, struct chat_text *shown, struct error *e)
+bool api_encode_chat(const struct api *a, const json_t *messages, const json_t *kwargs,
+                     bool add_generation_prompt, bool continue_final_message, struct tokens *out,
+                     struct chat_text *shown, struct error *e)
 {
     const struct tokenizer *t = engine_tokenizer(a->engine);
     char bos[128], eos[128];
@@ -135,7 +143,8 @@ bool api_encode_chat(const struct api *a, const json_t *messages, const json_t *
     if (!chat_render(engine_chat_template(a->engine), &in, &text, e))
         return false;
     bool ok = true;
-    if (tokenizer_adds_bos(t) && tokenizer_bos(t) >= 0 && !chat_text_starts_with(&text, in.bos_token))
+    if (tokenizer_adds_bos(t) && tokenizer_bos(t) >= 0 &&
+        !chat_text_starts_with(&text, in.bos_token))
         ok = tokens_push(out, tokenizer_bos(t)) || error_set_memory(e, "tokens", 4);
     ok = ok && tokenizer_encode(t, text.text, text.length, text.marks, out, e);
     if (shown && ok)
@@ -145,14 +154,16 @@ bool api_encode_chat(const struct api *a, const json_t *messages, const json_t *
     return ok;
 }
 
-/* ---- jobs --------------------------------------------------------------------------------------------- */
+/* ---- jobs
+ * --------------------------------------------------------------------------------------------- */
 
 void part_release(struct part *p)
 {
     struct api *a = p->job->api;
     if (!p->generation)
         return;
-    generation_release(p->generation); /* no notify after this, so it cannot come back to the list */
+    generation_release(
+        p->generation); /* no notify after this, so it cannot come back to the list */
     p->generation = NULL;
     pthread_mutex_lock(&a->ready_lock);
     for (struct part **at = &a->ready; *at; at = &(*at)->next_ready)
@@ -188,8 +199,8 @@ void job_fail(struct job *j, const struct error *e)
     }
     json_t *value = error_to_json(e);
     char *text = value ? json_dumps(value, JSON_COMPACT) : NULL;
-    bool told = text && exchange_stream_write(x, "data: ", 6) && exchange_stream_write(x, text, strlen(text)) &&
-                exchange_stream_write(x, "\n\n", 2);
+    bool told = text && exchange_stream_write(x, "data: ", 6) &&
+                exchange_stream_write(x, text, strlen(text)) && exchange_stream_write(x, "\n\n", 2);
     exchange_stream_end(x, told);
     free(text);
     json_decref(value);
@@ -212,7 +223,8 @@ static void on_wake(uv_async_t *handle)
     }
 }
 
-/* ---- life --------------------------------------------------------------------------------------------- */
+/* ---- life
+ * --------------------------------------------------------------------------------------------- */
 
 struct api *api_new(const struct config *c, uv_loop_t *loop, struct error *e)
 {
@@ -228,7 +240,8 @@ struct api *api_new(const struct config *c, uv_loop_t *loop, struct error *e)
     uv_async_init(loop, &a->wake, on_wake);
     a->wake.data = a;
     struct error bad;
-    bool ok = plan_parse_text(c->kv_policy, strlen(c->kv_policy), "--kv-policy", &a->default_plan, &bad);
+    bool ok =
+        plan_parse_text(c->kv_policy, strlen(c->kv_policy), "--kv-policy", &a->default_plan, &bad);
     for (uint32_t i = 0; ok && i < c->kv_policy_allow.count; i++)
         ok = preset_find(c->kv_policy_allow.items[i]) ||
              error_set(&bad, "invalid_value", "--kv-policy-allow", "there is no policy '%.40s'",
@@ -240,7 +253,8 @@ struct api *api_new(const struct config *c, uv_loop_t *loop, struct error *e)
         api_free(a);
         return NULL;
     }
-    a->default_sampling = (struct sampling){.temperature = 1, .top_p = 1, .typical_p = 1, .repetition_penalty = 1};
+    a->default_sampling =
+        (struct sampling){.temperature = 1, .top_p = 1, .typical_p = 1, .repetition_penalty = 1};
     return a;
 }
 
@@ -268,7 +282,8 @@ bool api_set_engine(struct api *a, struct engine *engine, struct error *e)
     a->engine = engine;
     a->created = time(NULL);
     snprintf(a->name, sizeof a->name, "%s", a->config->alias ? a->config->alias : m->name);
-    snprintf(a->fingerprint, sizeof a->fingerprint, "winnow-%s-%.8s", version_string(), m->fingerprint);
+    snprintf(a->fingerprint, sizeof a->fingerprint, "winnow-%s-%.8s", version_string(),
+             m->fingerprint);
     if (a->config->sampling_defaults && !strcmp(a->config->sampling_defaults, "model"))
         read_sampling(a);
     struct plan plan = a->default_plan;

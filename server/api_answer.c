@@ -1,5 +1,5 @@
-/* The JSON of generated answers: chat and completions, whole and in chunks (API.md sections 4, 5, 7.4 and 8.1). Loop
- * thread. */
+/* The JSON of generated answers: chat and completions, whole and in chunks (API.md sections 4,
+ * 5, 7.4 and 8.1). Loop thread. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -21,7 +21,8 @@ static json_t *choice_stop_reason(const struct job *j, const struct choice *c)
     return c->stop_token >= 0 ? json_integer(c->stop_token) : json_null();
 }
 
-/* ---- numbers --------------------------------------------------------------------------------------------- */
+/* ---- numbers
+ * --------------------------------------------------------------------------------------------- */
 
 static uint32_t prompt_tokens(const struct job *j)
 {
@@ -50,13 +51,15 @@ json_t *answer_kv_cache(const struct job *j)
     const struct generation_usage *u = &j->parts[0].usage;
     double held = (double)u->bytes_peak;
     return json_pack(
-        "{s:s, s:o, s:s, s:I, s:f, s:I, s:I, s:f, s:I, s:I, s:I, s:f, s:I, s:I, s:b, s:s, s:I}", "policy",
-        j->plan.preset->name, "budget", j->plan.has_budget ? json_integer(j->plan.budget) : json_null(), "source",
-        plan_source_name(j->plan.source), "tokens_seen", (json_int_t)u->tokens_seen, "slots_kept", u->slots_kept,
-        "slots_kept_min", (json_int_t)u->slots_kept_min, "slots_kept_max", (json_int_t)u->slots_kept_max, "evicted",
-        u->evicted, "bytes", (json_int_t)u->bytes, "bytes_peak", (json_int_t)u->bytes_peak, "bytes_full",
-        (json_int_t)u->bytes_full, "compression", held > 0 ? (double)u->bytes_full / held : 1.0, "pages",
-        (json_int_t)u->pages, "pages_returned", (json_int_t)u->pages_returned, "exact", u->exact, "reuse", "none",
+        "{s:s, s:o, s:s, s:I, s:f, s:I, s:I, s:f, s:I, s:I, s:I, s:f, s:I, s:I, s:b, s:s, s:I}",
+        "policy", j->plan.preset->name, "budget",
+        j->plan.has_budget ? json_integer(j->plan.budget) : json_null(), "source",
+        plan_source_name(j->plan.source), "tokens_seen", (json_int_t)u->tokens_seen, "slots_kept",
+        u->slots_kept, "slots_kept_min", (json_int_t)u->slots_kept_min, "slots_kept_max",
+        (json_int_t)u->slots_kept_max, "evicted", u->evicted, "bytes", (json_int_t)u->bytes,
+        "bytes_peak", (json_int_t)u->bytes_peak, "bytes_full", (json_int_t)u->bytes_full,
+        "compression", held > 0 ? (double)u->bytes_full / held : 1.0, "pages", (json_int_t)u->pages,
+        "pages_returned", (json_int_t)u->pages_returned, "exact", u->exact, "reuse", "none",
         "reused_slots", (json_int_t)0);
 }
 
@@ -66,11 +69,12 @@ json_t *answer_usage(const struct job *j)
     bool done = j->n_done == j->n_parts;
     for (uint32_t i = 0; i < j->n_parts; i++)
         cached += j->parts[i].usage.cached_tokens;
-    json_t *usage = json_pack("{s:I, s:I, s:I, s:{s:I, s:I}, s:{s:I}}", "prompt_tokens", (json_int_t)prompt,
-                              "completion_tokens", (json_int_t)completion, "total_tokens",
-                              (json_int_t)prompt + completion, "prompt_tokens_details", "cached_tokens",
-                              (json_int_t)cached, "cache_write_tokens", (json_int_t)0, "completion_tokens_details",
-                              "reasoning_tokens", (json_int_t)0);
+    json_t *usage =
+        json_pack("{s:I, s:I, s:I, s:{s:I, s:I}, s:{s:I}}", "prompt_tokens", (json_int_t)prompt,
+                  "completion_tokens", (json_int_t)completion, "total_tokens",
+                  (json_int_t)prompt + completion, "prompt_tokens_details", "cached_tokens",
+                  (json_int_t)cached, "cache_write_tokens", (json_int_t)0,
+                  "completion_tokens_details", "reasoning_tokens", (json_int_t)0);
     if (usage && done)
         json_object_set_new(usage, "kv_cache", answer_kv_cache(j));
     return usage;
@@ -85,14 +89,15 @@ json_t *answer_timings(const struct job *j)
         prompt_ms = fmax(prompt_ms, j->parts[i].usage.prompt_ms);
         predicted_ms = fmax(predicted_ms, j->parts[i].usage.predicted_ms);
     }
-    return json_pack("{s:i, s:I, s:f, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f}", "cache_n", (int)u->cached_tokens,
-                     "prompt_n", (json_int_t)prompt, "prompt_ms", prompt_ms, "prompt_per_token_ms",
-                     prompt > 0 ? prompt_ms / prompt : 0.0, "prompt_per_second",
-                     prompt_ms > 0 ? 1e3 * prompt / prompt_ms : 0.0, "predicted_n", (json_int_t)predicted,
-                     "predicted_ms", predicted_ms, "predicted_per_token_ms",
-                     predicted > 0 ? predicted_ms / predicted : 0.0, "predicted_per_second",
-                     predicted_ms > 0 ? 1e3 * predicted / predicted_ms : 0.0, "queue_ms", u->queue_ms, "ttft_ms",
-                     u->ttft_ms);
+    return json_pack("{s:i, s:I, s:f, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f}", "cache_n",
+                     (int)u->cached_tokens, "prompt_n", (json_int_t)prompt, "prompt_ms", prompt_ms,
+                     "prompt_per_token_ms", prompt > 0 ? prompt_ms / prompt : 0.0,
+                     "prompt_per_second", prompt_ms > 0 ? 1e3 * prompt / prompt_ms : 0.0,
+                     "predicted_n", (json_int_t)predicted, "predicted_ms", predicted_ms,
+                     "predicted_per_token_ms", predicted > 0 ? predicted_ms / predicted : 0.0,
+                     "predicted_per_second",
+                     predicted_ms > 0 ? 1e3 * predicted / predicted_ms : 0.0, "queue_ms",
+                     u->queue_ms, "ttft_ms", u->ttft_ms);
 }
 
 json_t *answer_kv_trace(const struct job *j)
@@ -105,11 +110,13 @@ json_t *answer_kv_trace(const struct job *j)
     return trace;
 }
 
-/* ---- log probabilities --------------------------------------------------------------------------------------------- */
+/* ---- log probabilities
+ * --------------------------------------------------------------------------------------------- */
 
 static const char *bytes_of(const struct job *j, int32_t token, size_t *length)
 {
-    return tokenizer_bytes(engine_tokenizer(j->api->engine), token, !j->r.skip_special_tokens, length);
+    return tokenizer_bytes(engine_tokenizer(j->api->engine), token, !j->r.skip_special_tokens,
+                           length);
 }
 
 static json_t *token_json(const struct job *j, int32_t token, float logprob)
@@ -119,7 +126,8 @@ static json_t *token_json(const struct job *j, int32_t token, float logprob)
     json_t *list = json_array();
     for (size_t i = 0; i < n; i++)
         json_array_append_new(list, json_integer((unsigned char)bytes[i]));
-    return json_pack("{s:o, s:f, s:o}", "token", json_text(bytes, n), "logprob", (double)logprob, "bytes", list);
+    return json_pack("{s:o, s:f, s:o}", "token", json_text(bytes, n), "logprob", (double)logprob,
+                     "bytes", list);
 }
 
 static json_t *chat_logprobs(const struct job *j, const struct generation_event *e)
@@ -144,9 +152,11 @@ static uint32_t n_characters(const char *bytes, size_t length)
     return n;
 }
 
-static json_t *completion_logprobs(const struct job *j, struct choice *c, const struct generation_event *e, bool prompt)
+static json_t *completion_logprobs(const struct job *j, struct choice *c,
+                                   const struct generation_event *e, bool prompt)
 {
-    json_t *tokens = json_array(), *logprobs = json_array(), *tops = json_array(), *offsets = json_array();
+    json_t *tokens = json_array(), *logprobs = json_array(), *tops = json_array(),
+           *offsets = json_array();
     for (uint32_t i = 0; i < e->n_tokens; i++) {
         const struct event_token *t = &e->tokens[i];
         size_t n;
@@ -167,16 +177,18 @@ static json_t *completion_logprobs(const struct job *j, struct choice *c, const 
             /* two tokens of one text: the likelier stands, as lists are sorted */
             if (key && json_string_length(key) == strlen(json_string_value(key)) &&
                 !json_object_get(top, json_string_value(key)))
-                json_object_set_new(top, json_string_value(key), json_real((double)t->top[k].logprob));
+                json_object_set_new(top, json_string_value(key),
+                                    json_real((double)t->top[k].logprob));
             json_decref(key);
         }
         json_array_append_new(tops, top);
     }
-    return json_pack("{s:o, s:o, s:o, s:o}", "tokens", tokens, "token_logprobs", logprobs, "top_logprobs", tops,
-                     "text_offset", offsets);
+    return json_pack("{s:o, s:o, s:o, s:o}", "tokens", tokens, "token_logprobs", logprobs,
+                     "top_logprobs", tops, "text_offset", offsets);
 }
 
-json_t *answer_logprobs(struct job *j, struct choice *c, const struct generation_event *e, bool prompt)
+json_t *answer_logprobs(struct job *j, struct choice *c, const struct generation_event *e,
+                        bool prompt)
 {
     if (j->r.n_logprobs < 0)
         return json_null();
@@ -197,19 +209,20 @@ bool answer_join_logprobs(json_t **all, json_t *more)
         return true;
     }
     bool ok = true;
-    json_object_foreach(more, key, list)
-        if (json_is_array(list))
-            ok = !json_array_extend(json_object_get(*all, key), list) && ok;
+    json_object_foreach(more, key, list) if (json_is_array(list)) ok =
+        !json_array_extend(json_object_get(*all, key), list) && ok;
     json_decref(more);
     return ok;
 }
 
-/* ---- answers --------------------------------------------------------------------------------------------- */
+/* ---- answers
+ * --------------------------------------------------------------------------------------------- */
 
 static json_t *answer_head(const struct job *j, const char *object)
 {
-    return json_pack("{s:s, s:s, s:I, s:o, s:s}", "id", j->id, "object", object, "created", (json_int_t)j->created,
-                     "model", json_string(*j->r.model ? j->r.model : j->api->name), "system_fingerprint",
+    return json_pack("{s:s, s:s, s:I, s:o, s:s}", "id", j->id, "object", object, "created",
+                     (json_int_t)j->created, "model",
+                     json_string(*j->r.model ? j->r.model : j->api->name), "system_fingerprint",
                      j->api->fingerprint);
 }
 
@@ -224,10 +237,12 @@ static json_t *token_ids(const struct tokens *list)
 static json_t *whole_choice(struct job *j, uint32_t index)
 {
     struct choice *c = &j->choices[index];
-    json_t *choice = json_pack("{s:i}", "index", (int)index), *text = json_text(c->text.data ? c->text.data : "", c->text.length);
+    json_t *choice = json_pack("{s:i}", "index", (int)index),
+           *text = json_text(c->text.data ? c->text.data : "", c->text.length);
     if (j->kind == REQUEST_CHAT)
-        json_object_set_new(choice, "message",
-                            json_pack("{s:s, s:o, s:n}", "role", "assistant", "content", text, "refusal"));
+        json_object_set_new(
+            choice, "message",
+            json_pack("{s:s, s:o, s:n}", "role", "assistant", "content", text, "refusal"));
     else
         json_object_set_new(choice, "text", text);
     json_object_set(choice, "logprobs", c->logprobs ? c->logprobs : json_null());
@@ -236,13 +251,15 @@ static json_t *whole_choice(struct job *j, uint32_t index)
     if (c->token_ids)
         json_object_set(choice, "token_ids", c->token_ids);
     if (j->r.return_token_ids && j->kind == REQUEST_COMPLETION)
-        json_object_set_new(choice, "prompt_token_ids", token_ids(&j->parts[index / j->r.n].tokens));
+        json_object_set_new(choice, "prompt_token_ids",
+                            token_ids(&j->parts[index / j->r.n].tokens));
     return choice;
 }
 
 json_t *answer_whole(struct job *j)
 {
-    json_t *answer = answer_head(j, j->kind == REQUEST_CHAT ? "chat.completion" : "text_completion");
+    json_t *answer =
+        answer_head(j, j->kind == REQUEST_CHAT ? "chat.completion" : "text_completion");
     json_t *choices = json_array();
     for (uint32_t i = 0; i < j->n_choices; i++)
         json_array_append_new(choices, whole_choice(j, i));
@@ -257,15 +274,18 @@ json_t *answer_whole(struct job *j)
     return answer;
 }
 
-json_t *answer_chunk(const struct job *j, int32_t index, json_t *delta, json_t *logprobs, bool finished)
+json_t *answer_chunk(const struct job *j, int32_t index, json_t *delta, json_t *logprobs,
+                     bool finished)
 {
-    json_t *chunk = answer_head(j, j->kind == REQUEST_CHAT ? "chat.completion.chunk" : "text_completion");
+    json_t *chunk =
+        answer_head(j, j->kind == REQUEST_CHAT ? "chat.completion.chunk" : "text_completion");
     json_t *choices = json_array();
     if (index >= 0) {
         const struct choice *c = &j->choices[index];
-        json_t *choice = json_pack("{s:i, s:o?, s:o?, s:o}", "index", (int)index,
-                                   j->kind == REQUEST_CHAT ? "delta" : "text", delta, "logprobs", logprobs,
-                                   "finish_reason", finished ? choice_finish(c) : json_null());
+        json_t *choice =
+            json_pack("{s:i, s:o?, s:o?, s:o}", "index", (int)index,
+                      j->kind == REQUEST_CHAT ? "delta" : "text", delta, "logprobs", logprobs,
+                      "finish_reason", finished ? choice_finish(c) : json_null());
         if (finished && choice)
             json_object_set_new(choice, "stop_reason", choice_stop_reason(j, c));
         json_array_append_new(choices, choice);

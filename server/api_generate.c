@@ -1,6 +1,8 @@
-/* POST /v1/chat/completions and /v1/completions: from a body to generations, and from their events to an answer.
+/* POST /v1/chat/completions and /v1/completions: from a body to generations, and from their events
+ * to an answer.
  *
- *   handler (loop) -> prepare (pool: JSON, template, tokenizer) -> submit (loop) -> pump (loop, at every wake)
+ *   handler (loop) -> prepare (pool: JSON, template, tokenizer) -> submit (loop) -> pump (loop, at
+ * every wake)
  *
  * Loop thread, except `prepare`. */
 #include <stdio.h>
@@ -10,7 +12,8 @@
 
 #include "server/api_private.h"
 
-/* ---- life of a job --------------------------------------------------------------------------------------------- */
+/* ---- life of a job
+ * --------------------------------------------------------------------------------------------- */
 
 void job_free(struct job *j)
 {
@@ -67,9 +70,11 @@ static uint64_t random_seed(void)
     return seed >> 11;
 }
 
-/* ---- pool: parse, template, tokenizer ------------------------------------------------------------------- */
+/* ---- pool: parse, template, tokenizer
+ * ------------------------------------------------------------------- */
 
-static bool take_token_list(const struct api *a, const json_t *list, struct tokens *out, struct error *e)
+static bool take_token_list(const struct api *a, const json_t *list, struct tokens *out,
+                            struct error *e)
 {
     size_t i;
     json_t *value;
@@ -98,7 +103,8 @@ static bool encode_prompts(struct job *j, struct error *e)
         else if (j->r.prompts[i].tokens)
             ok = take_token_list(j->api, j->r.prompts[i].tokens, &p->tokens, e);
         else
-            ok = tokenizer_encode_text(t, j->r.prompts[i].text, j->r.prompts[i].length, true, true, &p->tokens, e);
+            ok = tokenizer_encode_text(t, j->r.prompts[i].text, j->r.prompts[i].length, true, true,
+                                       &p->tokens, e);
         if (!ok)
             return false;
         if (p->tokens.count == 0)
@@ -117,7 +123,8 @@ static void prepare(void *context)
                               tokenizer_n_vocab(engine_tokenizer(j->api->engine)), &j->error);
     free(j->body);
     j->body = NULL;
-    if (!j->parsed || !api_model_fits(j->api, j->r.model, j->r.policy_suffix, &j->error) || !encode_prompts(j, &j->error))
+    if (!j->parsed || !api_model_fits(j->api, j->r.model, j->r.policy_suffix, &j->error) ||
+        !encode_prompts(j, &j->error))
         return;
     j->n_choices = 0;
     j->choices = calloc((size_t)j->n_parts * j->r.n, sizeof *j->choices);
@@ -128,7 +135,8 @@ static void prepare(void *context)
     j->n_choices = j->n_parts * j->r.n;
 }
 
-/* ---- submit --------------------------------------------------------------------------------------------- */
+/* ---- submit
+ * --------------------------------------------------------------------------------------------- */
 
 /* ENGINE thread. */
 static void on_notify(void *context)
@@ -196,21 +204,22 @@ static bool build(struct part *p, const struct plan *plan, struct generation_req
 {
     const struct job *j = p->job;
     const struct request *r = &j->r;
-    *g = (struct generation_request){.n_prompt = (uint32_t)p->tokens.count,
-                                     .plan = *plan,
-                                     .include_stop_string = r->include_stop_string,
-                                     .ignore_eos = r->ignore_eos,
-                                     .show_control = !r->skip_special_tokens,
-                                     .min_tokens = r->min_tokens,
-                                     .max_tokens = r->max_tokens,
-                                     .n_choices = r->n,
-                                     .n_logprobs = r->n_logprobs,
-                                     .n_prompt_logprobs = r->echo ? r->n_logprobs : -1,
-                                     .progress = r->stream && r->return_progress,
-                                     .timeout_ms = r->timeout_ms ? r->timeout_ms : j->api->config->request_timeout_ms,
-                                     .owner_key = j->key,
-                                     .notify = on_notify,
-                                     .notify_context = p};
+    *g = (struct generation_request){
+        .n_prompt = (uint32_t)p->tokens.count,
+        .plan = *plan,
+        .include_stop_string = r->include_stop_string,
+        .ignore_eos = r->ignore_eos,
+        .show_control = !r->skip_special_tokens,
+        .min_tokens = r->min_tokens,
+        .max_tokens = r->max_tokens,
+        .n_choices = r->n,
+        .n_logprobs = r->n_logprobs,
+        .n_prompt_logprobs = r->echo ? r->n_logprobs : -1,
+        .progress = r->stream && r->return_progress,
+        .timeout_ms = r->timeout_ms ? r->timeout_ms : j->api->config->request_timeout_ms,
+        .owner_key = j->key,
+        .notify = on_notify,
+        .notify_context = p};
     snprintf(g->id, sizeof g->id, "%s", j->id);
     g->prompt = malloc(p->tokens.count * sizeof *g->prompt);
     if (!g->prompt)
@@ -225,8 +234,10 @@ static void word_overflow(const struct job *j, struct error *e)
     struct error raw = *e;
     long long n = raw.n_prompt_tokens, room = raw.n_ctx;
     error_set(e, "context_length_exceeded", j->kind == REQUEST_CHAT ? "messages" : "prompt",
-              "The request (%lld tokens) exceeds the available context size (%lld tokens): this model's maximum context "
-              "length is %lld tokens. Please reduce the length of the messages, or use the cache policy \"sink\".",
+              "The request (%lld tokens) exceeds the available context size (%lld tokens): this "
+              "model's maximum context "
+              "length is %lld tokens. Please reduce the length of the messages, or use the cache "
+              "policy \"sink\".",
               n, room, room);
     e->n_prompt_tokens = n;
     e->n_ctx = room;
@@ -257,7 +268,8 @@ static bool key_has_room(struct job *j, struct error *e)
     struct api *a = j->api;
     uint32_t most = a->config->max_per_key;
     if (most && j->key && a->running_of_key[j->key] >= most) {
-        error_set(e, "rate_limit_exceeded", "", "this API key has %u requests running, as many as it may (--max-per-key)",
+        error_set(e, "rate_limit_exceeded", "",
+                  "this API key has %u requests running, as many as it may (--max-per-key)",
                   a->running_of_key[j->key]);
         e->retry_after_ms = 1000;
         return false;
@@ -270,8 +282,8 @@ static bool key_has_room(struct job *j, struct error *e)
 static bool submit(struct job *j, struct error *e)
 {
     struct api *a = j->api;
-    if (!key_has_room(j, e) || !api_pick_plan(a, j->r.has_policy ? &j->r.plan : NULL, j->policy_header,
-                                              j->r.policy_suffix, &j->plan, e))
+    if (!key_has_room(j, e) || !api_pick_plan(a, j->r.has_policy ? &j->r.plan : NULL,
+                                              j->policy_header, j->r.policy_suffix, &j->plan, e))
         return false;
     const struct plan asked = j->plan;
     struct plan first = asked;
@@ -298,9 +310,10 @@ static bool add_echo(struct job *j)
         const struct part *p = &j->parts[i / j->r.n];
         const struct request_prompt *prompt = &j->r.prompts[p->index];
         size_t length = prompt->length;
-        char *text = prompt->tokens ? tokenizer_decode(engine_tokenizer(j->api->engine), p->tokens.data, p->tokens.count,
-                                                       false, false, &length)
-                                    : NULL;
+        char *text = prompt->tokens
+                         ? tokenizer_decode(engine_tokenizer(j->api->engine), p->tokens.data,
+                                            p->tokens.count, false, false, &length)
+                         : NULL;
         if (prompt->tokens && !text)
             return false;
         bool ok = bytes_add(&j->choices[i].text, text ? text : prompt->text, length);
@@ -347,11 +360,13 @@ static void prepared(void *context)
     plan_describe(&j->plan, described, sizeof described);
     exchange_add_header(j->exchange, "X-KV-Policy", described);
     if (j->r.stream)
-        exchange_stream_start(j->exchange,
-                              j->r.has_sse_ping ? j->r.sse_ping_ms : j->api->config->sse_ping_interval_ms);
+        exchange_stream_start(j->exchange, j->r.has_sse_ping
+                                               ? j->r.sse_ping_ms
+                                               : j->api->config->sse_ping_interval_ms);
 }
 
-/* ---- writing --------------------------------------------------------------------------------------------- */
+/* ---- writing
+ * --------------------------------------------------------------------------------------------- */
 
 static bool write_event(struct job *j, json_t *value)
 {
@@ -359,7 +374,8 @@ static bool write_event(struct job *j, json_t *value)
     bool ok = false;
     if (text) {
         struct bytes line = {0};
-        ok = bytes_add(&line, "data: ", 6) && bytes_add(&line, text, strlen(text)) && bytes_add(&line, "\n\n", 2) &&
+        ok = bytes_add(&line, "data: ", 6) && bytes_add(&line, text, strlen(text)) &&
+             bytes_add(&line, "\n\n", 2) &&
              exchange_stream_write(j->exchange, line.data, line.length);
         free(line.data);
     }
@@ -368,8 +384,9 @@ static bool write_event(struct job *j, json_t *value)
     return ok;
 }
 
-/* Chat: the role of every choice. Completions: the echoed prompt, if any; with more choices than one a chunk for each, as
- * their texts start in any order and clients build lists by rising index. */
+/* Chat: the role of every choice. Completions: the echoed prompt, if any; with more choices than
+ * one a chunk for each, as their texts start in any order and clients build lists by rising index.
+ */
 static bool start_stream(struct job *j)
 {
     bool ok = true;
@@ -379,10 +396,13 @@ static bool start_stream(struct job *j)
     for (uint32_t i = 0; ok && i < j->n_choices; i++) {
         const struct bytes *echo = &j->choices[i].text;
         if (j->kind == REQUEST_CHAT)
-            ok = write_event(j, answer_chunk(j, (int32_t)i, json_pack("{s:s, s:s}", "role", "assistant", "content", ""),
-                                             json_null(), false));
+            ok = write_event(
+                j, answer_chunk(j, (int32_t)i,
+                                json_pack("{s:s, s:s}", "role", "assistant", "content", ""),
+                                json_null(), false));
         else if (echo->length || j->n_choices > 1)
-            ok = write_event(j, answer_chunk(j, (int32_t)i, json_text(echo->data ? echo->data : "", echo->length),
+            ok = write_event(j, answer_chunk(j, (int32_t)i,
+                                             json_text(echo->data ? echo->data : "", echo->length),
                                              json_null(), false));
     }
     return ok;
@@ -412,17 +432,20 @@ static bool take_text(struct job *j, uint32_t index, const struct generation_eve
     if (!j->r.stream) {
         if (j->r.return_token_ids && !add_ids(&c->token_ids, e))
             return false;
-        return answer_join_logprobs(&c->logprobs, logprobs) && bytes_add(&c->text, e->text, e->n_text);
+        return answer_join_logprobs(&c->logprobs, logprobs) &&
+               bytes_add(&c->text, e->text, e->n_text);
     }
     if (e->n_text == 0 && j->r.n_logprobs < 0 && !j->r.return_token_ids) {
         json_decref(logprobs);
         return true;
     }
-    json_t *chunk = answer_chunk(j, (int32_t)index, delta_of(j, e->text, e->n_text), logprobs, false);
+    json_t *chunk =
+        answer_chunk(j, (int32_t)index, delta_of(j, e->text, e->n_text), logprobs, false);
     if (chunk && j->r.return_token_ids) {
         json_t *ids = NULL;
         if (add_ids(&ids, e))
-            json_object_set_new(json_array_get(json_object_get(chunk, "choices"), 0), "token_ids", ids);
+            json_object_set_new(json_array_get(json_object_get(chunk, "choices"), 0), "token_ids",
+                                ids);
     }
     return start_stream(j) && write_event(j, chunk);
 }
@@ -435,7 +458,8 @@ static bool take_prompt_tokens(struct part *p, const struct generation_event *e)
         uint32_t index = p->index * j->r.n + k;
         struct choice *c = &j->choices[index];
         json_t *logprobs = answer_logprobs(j, c, e, true);
-        bool ok = j->r.stream ? start_stream(j) && write_event(j, answer_chunk(j, (int32_t)index, delta_of(j, "", 0),
+        bool ok = j->r.stream ? start_stream(j) && write_event(j, answer_chunk(j, (int32_t)index,
+                                                                               delta_of(j, "", 0),
                                                                                logprobs, false))
                               : answer_join_logprobs(&c->logprobs, logprobs);
         if (!ok)
@@ -446,7 +470,8 @@ static bool take_prompt_tokens(struct part *p, const struct generation_event *e)
 
 static json_t *finish_chunk(struct job *j, int32_t index)
 {
-    return answer_chunk(j, index, j->kind == REQUEST_CHAT ? json_object() : json_string(""), json_null(), true);
+    return answer_chunk(j, index, j->kind == REQUEST_CHAT ? json_object() : json_string(""),
+                        json_null(), true);
 }
 
 /* The last choice's finish chunk waits, as it may carry numbers that come with EVENT_DONE. */
@@ -530,8 +555,9 @@ static bool take_progress(struct part *p, const struct generation_event *e)
     json_t *chunk = answer_chunk(j, -1, NULL, NULL, false);
     if (chunk)
         json_object_set_new(chunk, "prompt_progress",
-                            json_pack("{s:I, s:i, s:I, s:f}", "total", (json_int_t)e->n_total, "cache", 0, "processed",
-                                      (json_int_t)e->n_done, "time_ms", e->time_ms));
+                            json_pack("{s:I, s:i, s:I, s:f}", "total", (json_int_t)e->n_total,
+                                      "cache", 0, "processed", (json_int_t)e->n_done, "time_ms",
+                                      e->time_ms));
     return start_stream(j) && write_event(j, chunk);
 }
 
@@ -540,12 +566,18 @@ static bool take(struct part *p, const struct generation_event *e)
     struct job *j = p->job;
     uint32_t index = p->index * j->r.n + e->choice;
     switch (e->kind) {
-    case EVENT_PROGRESS: return take_progress(p, e);
-    case EVENT_PROMPT_TOKENS: return take_prompt_tokens(p, e);
-    case EVENT_TEXT: return take_text(j, index, e);
-    case EVENT_CHOICE_END: return take_choice_end(j, index, e);
-    case EVENT_DONE: return take_done(p, e);
-    default: return true;
+    case EVENT_PROGRESS:
+        return take_progress(p, e);
+    case EVENT_PROMPT_TOKENS:
+        return take_prompt_tokens(p, e);
+    case EVENT_TEXT:
+        return take_text(j, index, e);
+    case EVENT_CHOICE_END:
+        return take_choice_end(j, index, e);
+    case EVENT_DONE:
+        return take_done(p, e);
+    default:
+        return true;
     }
 }
 
@@ -556,8 +588,8 @@ static void on_drain(void *context)
         job_pump(&j->parts[i]);
 }
 
-/* Takes what the engine has for a part, as far as the client keeps up: what stays in the engine's buffer pauses the
- * sequence there. */
+/* Takes what the engine has for a part, as far as the client keeps up: what stays in the engine's
+ * buffer pauses the sequence there. */
 void job_pump(struct part *p)
 {
     struct job *j = p->job;
@@ -586,7 +618,8 @@ void job_pump(struct part *p)
     }
 }
 
-/* ---- handlers --------------------------------------------------------------------------------------------- */
+/* ---- handlers
+ * --------------------------------------------------------------------------------------------- */
 
 static void handle(struct exchange *x, struct api *a, enum request_kind kind)
 {
@@ -604,8 +637,15 @@ static void handle(struct exchange *x, struct api *a, enum request_kind kind)
     }
     memcpy(copy, body, length);
     copy[length] = 0;
-    *j = (struct job){.api = a, .exchange = x, .kind = kind, .body = copy, .body_length = length, .key = exchange_key(x),
-                      .created = time(NULL), .last_choice = -1, .in_pool = true};
+    *j = (struct job){.api = a,
+                      .exchange = x,
+                      .kind = kind,
+                      .body = copy,
+                      .body_length = length,
+                      .key = exchange_key(x),
+                      .created = time(NULL),
+                      .last_choice = -1,
+                      .in_pool = true};
     j->policy_header = header && *header ? strdup(header) : NULL;
     uint64_t id[2];
     id[0] = random_seed();

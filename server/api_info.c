@@ -10,14 +10,15 @@ static json_t *model_row(const struct api *a, const char *suffix)
     const struct model *m = engine_model(a->engine);
     char id[320];
     snprintf(id, sizeof id, "%s%s%s", a->name, suffix ? "@" : "", suffix ? suffix : "");
-    return json_pack("{s:s, s:s, s:I, s:s, s:I, s:{s:I, s:I, s:I, s:I, s:I, s:s, s:I, s:I, s:I, s:s}}", "id", id,
-                     "object", "model", "created", (json_int_t)a->created, "owned_by", "winnow", "max_model_len",
-                     (json_int_t)engine_n_ctx(a->engine), "meta", "n_vocab", (json_int_t)m->n_vocab, "n_ctx_train",
-                     (json_int_t)m->n_ctx_train, "n_embd", (json_int_t)m->n_embd, "n_params",
-                     (json_int_t)m->n_parameters, "size", (json_int_t)m->size_bytes, "ftype", m->quantisation, "layers",
-                     (json_int_t)m->n_layers, "kv_heads", (json_int_t)m->n_kv_heads, "head_dim",
-                     (json_int_t)m->head_dim, "default_kv_policy",
-                     suffix ? suffix : a->default_plan.preset->name);
+    return json_pack(
+        "{s:s, s:s, s:I, s:s, s:I, s:{s:I, s:I, s:I, s:I, s:I, s:s, s:I, s:I, s:I, s:s}}", "id", id,
+        "object", "model", "created", (json_int_t)a->created, "owned_by", "winnow", "max_model_len",
+        (json_int_t)engine_n_ctx(a->engine), "meta", "n_vocab", (json_int_t)m->n_vocab,
+        "n_ctx_train", (json_int_t)m->n_ctx_train, "n_embd", (json_int_t)m->n_embd, "n_params",
+        (json_int_t)m->n_parameters, "size", (json_int_t)m->size_bytes, "ftype", m->quantisation,
+        "layers", (json_int_t)m->n_layers, "kv_heads", (json_int_t)m->n_kv_heads, "head_dim",
+        (json_int_t)m->head_dim, "default_kv_policy",
+        suffix ? suffix : a->default_plan.preset->name);
 }
 
 void handle_models(struct exchange *x, void *context)
@@ -42,11 +43,13 @@ void handle_model(struct exchange *x, void *context)
         return;
     }
     const struct preset *preset = at ? preset_find(at + 1) : NULL;
-    if (preset && preset->available && (size_t)(at - id) == strlen(a->name) && !strncmp(id, a->name, (size_t)(at - id))) {
+    if (preset && preset->available && (size_t)(at - id) == strlen(a->name) &&
+        !strncmp(id, a->name, (size_t)(at - id))) {
         exchange_reply_json(x, 200, model_row(a, preset->name));
         return;
     }
-    error_set(&e, "model_not_found", "model", "the model '%s' does not exist here; this server has '%s'",
+    error_set(&e, "model_not_found", "model",
+              "the model '%s' does not exist here; this server has '%s'",
               error_excerpt(shown, id, strlen(id)), a->name);
     exchange_reply_error(x, &e);
 }
@@ -54,7 +57,8 @@ void handle_model(struct exchange *x, void *context)
 void handle_version(struct exchange *x, void *context)
 {
     (void)context;
-    exchange_reply_json(x, 200, json_pack("{s:s, s:s}", "version", version_string(), "commit", version_commit()));
+    exchange_reply_json(
+        x, 200, json_pack("{s:s, s:s}", "version", version_string(), "commit", version_commit()));
 }
 
 void handle_props(struct exchange *x, void *context)
@@ -64,13 +68,16 @@ void handle_props(struct exchange *x, void *context)
     const struct sampling *s = &a->default_sampling;
     exchange_reply_json(
         x, 200,
-        json_pack("{s:s, s:s, s:s, s:I, s:{s:I, s:{s:f, s:f, s:i, s:f}}, s:I, s:o, s:{s:I, s:I, s:I, s:I}}", "model_alias",
-                  a->name, "build_info", version_string(), "chat_template",
-                  chat_template_source(engine_chat_template(a->engine)), "total_slots", (json_int_t)c->max_num_seqs,
-                  "default_generation_settings", "n_ctx", (json_int_t)engine_n_ctx(a->engine), "params", "temperature",
-                  s->temperature, "top_p", s->top_p, "top_k", (int)s->top_k, "min_p", s->min_p, "n_ctx",
-                  (json_int_t)engine_n_ctx(a->engine), "default_kv_policy", plan_to_json(&a->default_plan), "limits",
-                  "max_body", (json_int_t)c->max_body_bytes, "max_queue", (json_int_t)c->max_queue, "max_n",
+        json_pack("{s:s, s:s, s:s, s:I, s:{s:I, s:{s:f, s:f, s:i, s:f}}, s:I, s:o, s:{s:I, s:I, "
+                  "s:I, s:I}}",
+                  "model_alias", a->name, "build_info", version_string(), "chat_template",
+                  chat_template_source(engine_chat_template(a->engine)), "total_slots",
+                  (json_int_t)c->max_num_seqs, "default_generation_settings", "n_ctx",
+                  (json_int_t)engine_n_ctx(a->engine), "params", "temperature", s->temperature,
+                  "top_p", s->top_p, "top_k", (int)s->top_k, "min_p", s->min_p, "n_ctx",
+                  (json_int_t)engine_n_ctx(a->engine), "default_kv_policy",
+                  plan_to_json(&a->default_plan), "limits", "max_body",
+                  (json_int_t)c->max_body_bytes, "max_queue", (json_int_t)c->max_queue, "max_n",
                   (json_int_t)MAX_CHOICES, "max_kv_budget", (json_int_t)c->kv_policy_max_budget));
 }
 

@@ -1,4 +1,5 @@
-/* The cache, looked at from outside: /v1/kv/policies and its resolver, /v1/kv/stats. Loop thread. */
+/* The cache, looked at from outside: /v1/kv/policies and its resolver, /v1/kv/stats. Loop thread.
+ */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -20,28 +21,33 @@ void handle_stats(struct exchange *x, void *context)
         const struct engine_sequence_info *q = &s.sequences[i];
         bool mine = all || q->owner_key == exchange_key(x);
         json_array_append_new(
-            rows, json_pack("{s:o, s:s, s:s, s:I, s:f, s:I, s:I, s:f, s:f}", "id", mine ? json_string(q->id) : json_null(),
-                            "state", q->state, "policy", q->policy, "tokens_seen", (json_int_t)q->tokens_seen,
-                            "slots_kept", q->slots_kept, "slots_kept_max", (json_int_t)q->slots_kept_max, "pages",
-                            (json_int_t)q->pages, "share_kept", q->share_kept, "age_ms", q->age_ms));
+            rows,
+            json_pack("{s:o, s:s, s:s, s:I, s:f, s:I, s:I, s:f, s:f}", "id",
+                      mine ? json_string(q->id) : json_null(), "state", q->state, "policy",
+                      q->policy, "tokens_seen", (json_int_t)q->tokens_seen, "slots_kept",
+                      q->slots_kept, "slots_kept_max", (json_int_t)q->slots_kept_max, "pages",
+                      (json_int_t)q->pages, "share_kept", q->share_kept, "age_ms", q->age_ms));
     }
     const struct model *m = engine_model(a->engine);
     json_int_t page = (json_int_t)s.page_bytes;
     exchange_reply_json(
         x, 200,
-        json_pack("{s:{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}, s:I, s:I, s:s, s:o, s:{s:i, s:i}, s:{s:I, s:I, s:I}}",
-                  "pool", "page_slots", (json_int_t)32, "page_bytes", page, "pages_total", (json_int_t)s.pages_total,
-                  "pages_used", (json_int_t)s.pages_used, "pages_cached", (json_int_t)s.pages_cached, "pages_free",
-                  (json_int_t)s.pages_free, "bytes_total", page * s.pages_total, "bytes_used", page * s.pages_used,
-                  "layers", (json_int_t)m->n_layers, "kv_heads", (json_int_t)m->n_kv_heads, "storage", "f16",
+        json_pack("{s:{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}, s:I, s:I, s:s, s:o, s:{s:i, s:i}, "
+                  "s:{s:I, s:I, s:I}}",
+                  "pool", "page_slots", (json_int_t)32, "page_bytes", page, "pages_total",
+                  (json_int_t)s.pages_total, "pages_used", (json_int_t)s.pages_used, "pages_cached",
+                  (json_int_t)s.pages_cached, "pages_free", (json_int_t)s.pages_free, "bytes_total",
+                  page * s.pages_total, "bytes_used", page * s.pages_used, "layers",
+                  (json_int_t)m->n_layers, "kv_heads", (json_int_t)m->n_kv_heads, "storage", "f16",
                   "sequences", rows, "sessions", "count", 0, "pages", 0, "totals", "evicted_slots",
-                  (json_int_t)s.evicted_slots, "pages_returned", (json_int_t)s.pages_returned, "preemptions",
-                  (json_int_t)s.preemptions));
+                  (json_int_t)s.evicted_slots, "pages_returned", (json_int_t)s.pages_returned,
+                  "preemptions", (json_int_t)s.preemptions));
     engine_snapshot_clear(&s);
 }
 
 /* The plan as it would run for a prompt, and the most memory it would take. */
-static void reply_resolved(struct exchange *x, struct api *a, struct plan plan, uint32_t n_prompt, uint64_t n_total)
+static void reply_resolved(struct exchange *x, struct api *a, struct plan plan, uint32_t n_prompt,
+                           uint64_t n_total)
 {
     struct error e;
     if (!api_resolve_plan(a, &plan, n_prompt, &e)) {
@@ -49,30 +55,33 @@ static void reply_resolved(struct exchange *x, struct api *a, struct plan plan, 
         return;
     }
     uint64_t pages = engine_bound_pages(a->engine, &plan, n_total);
-    exchange_reply_json(x, 200, json_pack("{s:o, s:I, s:I, s:{s:I, s:I, s:I}}", "plan", plan_to_json(&plan),
-                                          "prompt_tokens", (json_int_t)n_prompt, "total_tokens", (json_int_t)n_total,
-                                          "bound", "pages", (json_int_t)pages, "bytes",
-                                          (json_int_t)(pages * engine_page_bytes(a->engine)), "pool_pages",
-                                          (json_int_t)engine_n_pages(a->engine)));
+    exchange_reply_json(x, 200,
+                        json_pack("{s:o, s:I, s:I, s:{s:I, s:I, s:I}}", "plan", plan_to_json(&plan),
+                                  "prompt_tokens", (json_int_t)n_prompt, "total_tokens",
+                                  (json_int_t)n_total, "bound", "pages", (json_int_t)pages, "bytes",
+                                  (json_int_t)(pages * engine_page_bytes(a->engine)), "pool_pages",
+                                  (json_int_t)engine_n_pages(a->engine)));
 }
 
 static json_t *policy_row(const struct preset *p)
 {
     struct plan plan;
     plan_default(&plan, p);
-    return json_pack("{s:s, s:s, s:s, s:b, s:b, s:o}", "name", p->name, "help", p->help, "source", p->source,
-                     "available", p->available, "multi_turn_safe", p->multi_turn_safe, "defaults", plan_to_json(&plan));
+    return json_pack("{s:s, s:s, s:s, s:b, s:b, s:o}", "name", p->name, "help", p->help, "source",
+                     p->source, "available", p->available, "multi_turn_safe", p->multi_turn_safe,
+                     "defaults", plan_to_json(&plan));
 }
 
-static bool query_number(const struct exchange *x, const char *name, uint64_t otherwise, uint64_t *out, struct error *e)
+static bool query_number(const struct exchange *x, const char *name, uint64_t otherwise,
+                         uint64_t *out, struct error *e)
 {
     const char *text = exchange_query(x, name);
     char shown[80];
     *out = otherwise;
     if (!text || whole_number_parse(text, 1, INT32_MAX, out))
         return true;
-    return error_set(e, "invalid_value", name, "%s is '%s'; it is a whole number from 1 to %d", name,
-                     error_excerpt(shown, text, strlen(text)), INT32_MAX);
+    return error_set(e, "invalid_value", name, "%s is '%s'; it is a whole number from 1 to %d",
+                     name, error_excerpt(shown, text, strlen(text)), INT32_MAX);
 }
 
 void handle_policies(struct exchange *x, void *context)
@@ -84,7 +93,8 @@ void handle_policies(struct exchange *x, void *context)
     if (dry_run) {
         uint64_t prompt, total;
         if (!plan_parse_text(dry_run, strlen(dry_run), "dry_run", &plan, &e) ||
-            !query_number(x, "prompt_tokens", 1024, &prompt, &e) || !query_number(x, "total_tokens", prompt, &total, &e)) {
+            !query_number(x, "prompt_tokens", 1024, &prompt, &e) ||
+            !query_number(x, "total_tokens", prompt, &total, &e)) {
             exchange_reply_error(x, &e);
             return;
         }
@@ -95,11 +105,13 @@ void handle_policies(struct exchange *x, void *context)
     json_t *rows = json_array();
     for (uint32_t i = 0; i < preset_count(); i++)
         json_array_append_new(rows, policy_row(preset_at(i)));
-    exchange_reply_json(x, 200, json_pack("{s:s, s:o, s:s, s:o}", "object", "list", "data", rows, "default",
-                                          a->default_plan.preset->name, "schema", plan_schema()));
+    exchange_reply_json(x, 200,
+                        json_pack("{s:s, s:o, s:s, s:o}", "object", "list", "data", rows, "default",
+                                  a->default_plan.preset->name, "schema", plan_schema()));
 }
 
-static bool body_number(const json_t *body, const char *name, uint64_t otherwise, uint64_t *out, struct error *e)
+static bool body_number(const json_t *body, const char *name, uint64_t otherwise, uint64_t *out,
+                        struct error *e)
 {
     const json_t *value = json_object_get(body, name);
     *out = otherwise;
@@ -127,7 +139,8 @@ void handle_resolve(struct exchange *x, void *context)
     bool ok = body != NULL;
     if (ok && !policy)
         ok = error_set(&e, "missing_required_parameter", "kv_policy", "kv_policy is missing");
-    ok = ok && plan_parse_json(policy, "kv_policy", &plan, &e) && body_number(body, "prompt_tokens", 1024, &prompt, &e) &&
+    ok = ok && plan_parse_json(policy, "kv_policy", &plan, &e) &&
+         body_number(body, "prompt_tokens", 1024, &prompt, &e) &&
          body_number(body, "total_tokens", prompt, &total, &e);
     json_decref(body);
     if (!ok) {

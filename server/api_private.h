@@ -1,5 +1,5 @@
-/* The inside of the API: its state, and a job, which is one request for generated text. Loop thread, except where it
- * says "pool". */
+/* The inside of the API: its state, and a job, which is one request for generated text. Loop
+ * thread, except where it says "pool". */
 #ifndef WINNOW_SERVER_API_PRIVATE_H
 #define WINNOW_SERVER_API_PRIVATE_H
 
@@ -38,10 +38,10 @@ struct bytes {
 bool bytes_add(struct bytes *b, const void *data, size_t length); /* false: out of memory */
 
 struct choice {
-    struct bytes text;   /* answers that are not streamed */
-    json_t *logprobs;    /* so far, or NULL */
-    json_t *token_ids;   /* so far, or NULL */
-    uint32_t n_offset;   /* characters before the next token, for text_offset */
+    struct bytes text; /* answers that are not streamed */
+    json_t *logprobs;  /* so far, or NULL */
+    json_t *token_ids; /* so far, or NULL */
+    uint32_t n_offset; /* characters before the next token, for text_offset */
     uint32_t n_tokens;
     bool ended;
     enum finish_reason finish;
@@ -88,18 +88,20 @@ struct job {
 };
 
 /* api.c */
-void job_fail(struct job *j, const struct error *e); /* an error answer or event; ends the job's work */
+void job_fail(struct job *j,
+              const struct error *e); /* an error answer or event; ends the job's work */
 void job_stop_work(struct job *j, bool client_left);
 void part_release(struct part *p); /* lets go of its generation */
 /* Which plan a request gets, before its shares are resolved. `body` may be NULL. */
-bool api_pick_plan(const struct api *a, const struct plan *body, const char *header, const char *suffix,
-                   struct plan *out, struct error *e);
+bool api_pick_plan(const struct api *a, const struct plan *body, const char *header,
+                   const char *suffix, struct plan *out, struct error *e);
 /* Checks the operator's rules and resolves for a prompt of n tokens. */
 bool api_resolve_plan(const struct api *a, struct plan *plan, uint32_t n_prompt, struct error *e);
 bool api_model_fits(const struct api *a, const char *model, const char *suffix, struct error *e);
 /* pool: the tokens of a chat, template and all; `text` may be NULL. */
-bool api_encode_chat(const struct api *a, const json_t *messages, const json_t *kwargs, bool add_generation_prompt,
-                     bool continue_final_message, struct tokens *out, struct chat_text *text, struct error *e);
+bool api_encode_chat(const struct api *a, const json_t *messages, const json_t *kwargs,
+                     bool add_generation_prompt, bool continue_final_message, struct tokens *out,
+                     struct chat_text *text, struct error *e);
 
 /* api_generate.c */
 void handle_chat(struct exchange *x, void *api);
@@ -112,11 +114,15 @@ json_t *answer_whole(struct job *j);
 json_t *answer_usage(const struct job *j);
 json_t *answer_kv_cache(const struct job *j);
 json_t *answer_timings(const struct job *j);
-/* A chunk with one choice (-1: none); takes `delta` (chat) or `text` (completion) and `logprobs`. */
-json_t *answer_chunk(const struct job *j, int32_t choice, json_t *delta, json_t *logprobs, bool finished);
+/* A chunk with one choice (-1: none); takes `delta` (chat) or `text` (completion) and `logprobs`.
+ */
+json_t *answer_chunk(const struct job *j, int32_t choice, json_t *delta, json_t *logprobs,
+                     bool finished);
 json_t *answer_kv_trace(const struct job *j);
-/* Of the tokens of an event: {"content":[...]} or the lists of completions; json_null() when not asked for. */
-json_t *answer_logprobs(struct job *j, struct choice *c, const struct generation_event *e, bool prompt);
+/* Of the tokens of an event: {"content":[...]} or the lists of completions; json_null() when not
+ * asked for. */
+json_t *answer_logprobs(struct job *j, struct choice *c, const struct generation_event *e,
+                        bool prompt);
 bool answer_join_logprobs(json_t **all, json_t *more); /* takes `more` */
 /* Bytes as JSON text: U+FFFD where they are not UTF-8. */
 json_t *json_text(const char *bytes, size_t length);

@@ -1,5 +1,6 @@
-/* Texts and tokens without generating: /tokenize, /detokenize, /apply-template, input_tokens, /tokenizer_info. The work
- * is done on the pool, so that a megabyte stalls nobody; the rest is the loop thread's. */
+/* Texts and tokens without generating: /tokenize, /detokenize, /apply-template, input_tokens,
+ * /tokenizer_info. The work is done on the pool, so that a megabyte stalls nobody; the rest is the
+ * loop thread's. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -53,7 +54,8 @@ static void chore_end(void *context, enum exchange_end end)
     c->exchange = NULL;
 }
 
-static void chore_start(struct exchange *x, struct api *a, bool (*work)(struct chore *, const json_t *, struct error *))
+static void chore_start(struct exchange *x, struct api *a,
+                        bool (*work)(struct chore *, const json_t *, struct error *))
 {
     size_t length;
     const char *body = exchange_body(x, &length);
@@ -75,9 +77,11 @@ static void chore_start(struct exchange *x, struct api *a, bool (*work)(struct c
     exchange_reply_error(x, &e);
 }
 
-/* ---- reading fields --------------------------------------------------------------------------------------------- */
+/* ---- reading fields
+ * --------------------------------------------------------------------------------------------- */
 
-static bool read_bool(const json_t *body, const char *name, bool otherwise, bool *out, struct error *e)
+static bool read_bool(const json_t *body, const char *name, bool otherwise, bool *out,
+                      struct error *e)
 {
     const json_t *value = json_object_get(body, name);
     *out = otherwise;
@@ -103,23 +107,27 @@ static json_t *pieces_json(const struct api *a, const struct tokens *list, bool 
     json_t *pieces = json_array();
     for (size_t i = 0; i < list->count; i++) {
         size_t n;
-        const char *bytes = texts ? tokenizer_text(t, list->data[i], &n) : tokenizer_bytes(t, list->data[i], true, &n);
+        const char *bytes = texts ? tokenizer_text(t, list->data[i], &n)
+                                  : tokenizer_bytes(t, list->data[i], true, &n);
         json_t *piece = json_text(bytes, n);
-        json_array_append_new(pieces, texts ? piece
-                                            : json_pack("{s:i, s:o}", "id", (int)list->data[i], "piece", piece));
+        json_array_append_new(
+            pieces,
+            texts ? piece : json_pack("{s:i, s:o}", "id", (int)list->data[i], "piece", piece));
     }
     return pieces;
 }
 
-/* ---- the work (pool) --------------------------------------------------------------------------------------------- */
+/* ---- the work (pool)
+ * --------------------------------------------------------------------------------------------- */
 
-static bool encode_body_chat(struct chore *c, const json_t *body, struct tokens *list, struct chat_text *text,
-                             struct error *e)
+static bool encode_body_chat(struct chore *c, const json_t *body, struct tokens *list,
+                             struct chat_text *text, struct error *e)
 {
     bool add, go_on;
     const json_t *kwargs = json_object_get(body, "chat_template_kwargs");
     if (kwargs && !json_is_null(kwargs) && !json_is_object(kwargs))
-        return error_set(e, "invalid_type", "chat_template_kwargs", "chat_template_kwargs must be an object");
+        return error_set(e, "invalid_type", "chat_template_kwargs",
+                         "chat_template_kwargs must be an object");
     if (!read_bool(body, "continue_final_message", false, &go_on, e) ||
         !read_bool(body, "add_generation_prompt", !go_on, &add, e))
         return false;
@@ -129,42 +137,49 @@ static bool encode_body_chat(struct chore *c, const json_t *body, struct tokens 
     json_t *messages = messages_parse(json_object_get(body, "messages"), e);
     if (!messages)
         return false;
-    bool ok = api_encode_chat(c->api, messages, json_is_object(kwargs) ? kwargs : NULL, add, go_on, list, text, e);
+    bool ok = api_encode_chat(c->api, messages, json_is_object(kwargs) ? kwargs : NULL, add, go_on,
+                              list, text, e);
     json_decref(messages);
     return ok;
 }
 
 /* llama-server's form: content, add_special, parse_special, with_pieces. */
-static bool tokenize_content(struct chore *c, const json_t *body, const json_t *content, struct error *e)
+static bool tokenize_content(struct chore *c, const json_t *body, const json_t *content,
+                             struct error *e)
 {
     bool add, parse, pieces;
     struct tokens list = {0};
-    if (!read_bool(body, "add_special", false, &add, e) || !read_bool(body, "parse_special", true, &parse, e) ||
+    if (!read_bool(body, "add_special", false, &add, e) ||
+        !read_bool(body, "parse_special", true, &parse, e) ||
         !read_bool(body, "with_pieces", false, &pieces, e) ||
-        !tokenizer_encode_text(engine_tokenizer(c->api->engine), json_string_value(content), json_string_length(content),
-                               parse, add, &list, e)) {
+        !tokenizer_encode_text(engine_tokenizer(c->api->engine), json_string_value(content),
+                               json_string_length(content), parse, add, &list, e)) {
         tokens_free(&list);
         return false;
     }
-    c->answer = json_pack("{s:o}", "tokens", pieces ? pieces_json(c->api, &list, false) : ids_json(&list));
+    c->answer =
+        json_pack("{s:o}", "tokens", pieces ? pieces_json(c->api, &list, false) : ids_json(&list));
     tokens_free(&list);
     return true;
 }
 
 /* vLLM's form: prompt or messages, add_special_tokens, return_token_strs. */
-static bool tokenize_prompt(struct chore *c, const json_t *body, const json_t *prompt, struct error *e)
+static bool tokenize_prompt(struct chore *c, const json_t *body, const json_t *prompt,
+                            struct error *e)
 {
     bool add, strings;
     struct tokens list = {0};
-    bool ok = read_bool(body, "add_special_tokens", true, &add, e) &&
-              read_bool(body, "return_token_strs", false, &strings, e) &&
-              (prompt ? tokenizer_encode_text(engine_tokenizer(c->api->engine), json_string_value(prompt),
-                                              json_string_length(prompt), true, add, &list, e)
-                      : encode_body_chat(c, body, &list, NULL, e));
+    bool ok =
+        read_bool(body, "add_special_tokens", true, &add, e) &&
+        read_bool(body, "return_token_strs", false, &strings, e) &&
+        (prompt ? tokenizer_encode_text(engine_tokenizer(c->api->engine), json_string_value(prompt),
+                                        json_string_length(prompt), true, add, &list, e)
+                : encode_body_chat(c, body, &list, NULL, e));
     if (ok) {
         c->answer = json_pack("{s:I, s:I, s:o}", "count", (json_int_t)list.count, "max_model_len",
                               (json_int_t)engine_n_ctx(c->api->engine), "tokens", ids_json(&list));
-        json_object_set_new(c->answer, "token_strs", strings ? pieces_json(c->api, &list, true) : json_null());
+        json_object_set_new(c->answer, "token_strs",
+                            strings ? pieces_json(c->api, &list, true) : json_null());
     }
     tokens_free(&list);
     return ok;
@@ -172,13 +187,16 @@ static bool tokenize_prompt(struct chore *c, const json_t *body, const json_t *p
 
 static bool tokenize(struct chore *c, const json_t *body, struct error *e)
 {
-    const json_t *content = json_object_get(body, "content"), *prompt = json_object_get(body, "prompt"),
+    const json_t *content = json_object_get(body, "content"),
+                 *prompt = json_object_get(body, "prompt"),
                  *messages = json_object_get(body, "messages");
     int given = (content != NULL) + (prompt != NULL) + (messages != NULL);
     if (given == 0)
-        return error_set(e, "missing_required_parameter", "content", "give one of content, prompt and messages");
+        return error_set(e, "missing_required_parameter", "content",
+                         "give one of content, prompt and messages");
     if (given > 1)
-        return error_set(e, "invalid_value", "content", "give only one of content, prompt and messages");
+        return error_set(e, "invalid_value", "content",
+                         "give only one of content, prompt and messages");
     const char *name = content ? "content" : "prompt";
     if (!messages && !json_is_string(content ? content : prompt))
         return error_set(e, "invalid_type", name, "%s must be a string", name);
@@ -192,8 +210,9 @@ static bool detokenize(struct chore *c, const json_t *body, struct error *e)
     struct tokens list = {0};
     size_t i, length;
     json_t *value;
-    bool ok = json_is_array(tokens) || error_set(e, tokens ? "invalid_type" : "missing_required_parameter", "tokens",
-                                                 "tokens must be an array of token ids");
+    bool ok = json_is_array(tokens) ||
+              error_set(e, tokens ? "invalid_type" : "missing_required_parameter", "tokens",
+                        "tokens must be an array of token ids");
     if (!ok)
         return false;
     json_array_foreach((json_t *)(uintptr_t)tokens, i, value)
@@ -226,7 +245,8 @@ static bool apply_template(struct chore *c, const json_t *body, struct error *e)
     struct chat_text text = {0};
     bool ok = encode_body_chat(c, body, &list, &text, e);
     if (ok)
-        c->answer = json_pack("{s:o, s:I}", "prompt", json_text(text.text, text.length), "tokens", (json_int_t)list.count);
+        c->answer = json_pack("{s:o, s:I}", "prompt", json_text(text.text, text.length), "tokens",
+                              (json_int_t)list.count);
     chat_text_free(&text);
     tokens_free(&list);
     return ok;
@@ -238,12 +258,14 @@ static bool input_tokens(struct chore *c, const json_t *body, struct error *e)
     bool ok = encode_body_chat(c, body, &list, NULL, e);
     if (ok)
         c->answer = json_pack("{s:s, s:I, s:I}", "object", "response.input_tokens", "input_tokens",
-                              (json_int_t)list.count, "max_context", (json_int_t)engine_n_ctx(c->api->engine));
+                              (json_int_t)list.count, "max_context",
+                              (json_int_t)engine_n_ctx(c->api->engine));
     tokens_free(&list);
     return ok;
 }
 
-/* ---- handlers --------------------------------------------------------------------------------------------- */
+/* ---- handlers
+ * --------------------------------------------------------------------------------------------- */
 
 void handle_tokenize(struct exchange *x, void *api)
 {
@@ -279,9 +301,11 @@ void handle_tokenizer_info(struct exchange *x, void *context)
     const struct api *a = context;
     const struct tokenizer *t = engine_tokenizer(a->engine);
     const char *template = chat_template_source(engine_chat_template(a->engine));
-    exchange_reply_json(x, 200, json_pack("{s:o, s:o, s:o, s:o, s:s}", "bos_token", token_json(t, tokenizer_bos(t)),
-                                          "eos_token", token_json(t, tokenizer_eos(t)), "pad_token",
-                                          token_json(t, tokenizer_pad(t)), "chat_template",
-                                          json_text(template, strlen(template)), "tokenizer_class",
-                                          strcmp(tokenizer_model_name(t), "llama") ? "GPT2Tokenizer" : "LlamaTokenizer"));
+    exchange_reply_json(
+        x, 200,
+        json_pack("{s:o, s:o, s:o, s:o, s:s}", "bos_token", token_json(t, tokenizer_bos(t)),
+                  "eos_token", token_json(t, tokenizer_eos(t)), "pad_token",
+                  token_json(t, tokenizer_pad(t)), "chat_template",
+                  json_text(template, strlen(template)), "tokenizer_class",
+                  strcmp(tokenizer_model_name(t), "llama") ? "GPT2Tokenizer" : "LlamaTokenizer"));
 }

@@ -47,8 +47,8 @@ json_t *body_parse(const char *text, size_t length, struct error *e)
     json_t *value = json_loadb(text, length, JSON_ALLOW_NUL, &wrong);
     if (!value) {
         char shown[80];
-        error_set(e, "invalid_json", "", "the body is not JSON: line %d, column %d: %s", wrong.line, wrong.column,
-                  error_excerpt(shown, wrong.text, strlen(wrong.text)));
+        error_set(e, "invalid_json", "", "the body is not JSON: line %d, column %d: %s", wrong.line,
+                  wrong.column, error_excerpt(shown, wrong.text, strlen(wrong.text)));
         return NULL;
     }
     if (!json_is_object(value)) {

@@ -1,5 +1,5 @@
-/* The `inspect` command: see command_inspect.h. Everything in the file is hostile: it is printed as printable UTF-8 or
- * not at all. */
+/* The `inspect` command: see command_inspect.h. Everything in the file is hostile: it is printed as
+ * printable UTF-8 or not at all. */
 #include "server/command_inspect.h"
 
 #include <inttypes.h>
@@ -13,11 +13,13 @@
 
 enum { MAX_TEXT = 200, MAX_ELEMENTS = 6 };
 
-static const char usage[] = "usage: winnow inspect MODEL\n"
-                            "  MODEL   a GGUF file (also -m FILE): prints its facts, its metadata and its tensors\n";
+static const char usage[] =
+    "usage: winnow inspect MODEL\n"
+    "  MODEL   a GGUF file (also -m FILE): prints its facts, its metadata and its tensors\n";
 
-static const char *const type_names[] = {"uint8",  "int8", "uint16", "int16", "uint32", "int32",  "float32",
-                                         "bool",   "string", "array", "uint64", "int64", "float64"};
+static const char *const type_names[] = {"uint8",  "int8",    "uint16", "int16",  "uint32",
+                                         "int32",  "float32", "bool",   "string", "array",
+                                         "uint64", "int64",   "float64"};
 
 static void print_text(struct gguf_string s, size_t most)
 {
@@ -44,7 +46,8 @@ static void print_element(const struct gguf *g, const char *key, enum gguf_type 
     struct gguf_string text;
     if (type == GGUF_STRING && gguf_array_string(g, key, i, &text))
         print_text(text, 40);
-    else if ((type == GGUF_FLOAT32 || type == GGUF_FLOAT64) && gguf_array_double(g, key, i, &number))
+    else if ((type == GGUF_FLOAT32 || type == GGUF_FLOAT64) &&
+             gguf_array_double(g, key, i, &number))
         printf("%g", number);
     else if (gguf_array_int(g, key, i, &whole))
         printf("%" PRId64, whole);
@@ -77,7 +80,8 @@ static void print_value(const struct gguf *g, const char *key)
         print_text(text, MAX_TEXT);
     else if (type == GGUF_BOOL && gguf_get_bool(g, key, &flag, &ignored))
         fputs(flag ? "true" : "false", stdout);
-    else if ((type == GGUF_FLOAT32 || type == GGUF_FLOAT64) && gguf_get_double(g, key, &number, &ignored))
+    else if ((type == GGUF_FLOAT32 || type == GGUF_FLOAT64) &&
+             gguf_get_double(g, key, &number, &ignored))
         printf("%g", number);
     else if (gguf_get_int(g, key, INT64_MIN, INT64_MAX, &whole, &ignored))
         printf("%" PRId64, whole);
@@ -122,11 +126,13 @@ static void print_model(const struct model *m)
     char size[32];
     uint64_t per_token = (uint64_t)m->n_layers * m->n_kv_heads * m->head_dim * 2 * 2;
     printf("architecture:   %s\n", m->architecture);
-    printf("parameters:     %.1f M, %s, mostly %s\n", (double)m->n_parameters / 1e6, size_format(size, m->size_bytes),
-           m->quantisation);
+    printf("parameters:     %.1f M, %s, mostly %s\n", (double)m->n_parameters / 1e6,
+           size_format(size, m->size_bytes), m->quantisation);
     printf("layers:         %u of width %u, feed-forward %u\n", m->n_layers, m->n_embd, m->n_ff);
-    printf("attention:      %u heads on %u KV heads of dimension %u\n", m->n_heads, m->n_kv_heads, m->head_dim);
-    printf("context:        %u tokens, RoPE base %g over %u dimensions\n", m->n_ctx_train, m->rope_base, m->rope_dim);
+    printf("attention:      %u heads on %u KV heads of dimension %u\n", m->n_heads, m->n_kv_heads,
+           m->head_dim);
+    printf("context:        %u tokens, RoPE base %g over %u dimensions\n", m->n_ctx_train,
+           m->rope_base, m->rope_dim);
     printf("KV cache:       %" PRIu64 " bytes a token (f16), %s for the whole context\n", per_token,
            size_format(size, per_token * m->n_ctx_train));
 }
@@ -137,8 +143,8 @@ static void print_tokenizer(const struct gguf *g)
     struct gguf_string template;
     struct tokenizer *t = tokenizer_new(g, &e);
     if (t)
-        printf("tokenizer:      %s, pre-tokenizer %s, %d tokens\n", tokenizer_model_name(t), tokenizer_pre_name(t),
-               tokenizer_n_vocab(t));
+        printf("tokenizer:      %s, pre-tokenizer %s, %d tokens\n", tokenizer_model_name(t),
+               tokenizer_pre_name(t), tokenizer_n_vocab(t));
     else
         printf("tokenizer:      not usable: %s\n", e.message);
     tokenizer_free(t);
@@ -154,7 +160,8 @@ static bool inspect(const char *path, struct error *e)
     struct gguf *g = gguf_open(path, e);
     if (!g)
         return false;
-    printf("file:           GGUF version %u, %s\n", gguf_version(g), size_format(size, gguf_file_bytes(g)));
+    printf("file:           GGUF version %u, %s\n", gguf_version(g),
+           size_format(size, gguf_file_bytes(g)));
     struct error why;
     struct gguf *again = gguf_open(path, &why); /* the model takes over its file */
     struct model *m = again ? model_from_gguf(again, "", &why) : NULL;
@@ -179,7 +186,9 @@ int command_inspect(int argc, char **argv)
             fputs(usage, stdout);
             return 0;
         }
-        if ((!strcmp(argv[i], "-m") || !strcmp(argv[i], "--model") || !strcmp(argv[i], "--model-path")) && i + 1 < argc)
+        if ((!strcmp(argv[i], "-m") || !strcmp(argv[i], "--model") ||
+             !strcmp(argv[i], "--model-path")) &&
+            i + 1 < argc)
             i++;
         else if (argv[i][0] == '-') {
             fprintf(stderr, "winnow: unknown option %s\n%s", argv[i], usage);

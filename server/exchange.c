@@ -1,8 +1,8 @@
 /* One request and its answer: see exchange.h. Loop thread.
  *
- *   reply:   the response is made, and queued from the access handler: at once when we are in it, else after the
- *            connection was resumed (libmicrohttpd then calls the handler again)
- *   stream:  writes go to the exchange's buffer, libmicrohttpd takes them from there through `read_stream`, which
+ *   reply:   the response is made, and queued from the access handler: at once when we are in it,
+ * else after the connection was resumed (libmicrohttpd then calls the handler again) stream: writes
+ * go to the exchange's buffer, libmicrohttpd takes them from there through `read_stream`, which
  *            suspends the connection when the buffer is empty; the next write resumes it */
 #include <stdio.h>
 #include <stdlib.h>
@@ -71,14 +71,15 @@ bool exchange_draining(const struct exchange *x)
     return x->transport->draining;
 }
 
-void exchange_set_context(struct exchange *x, void *context, void (*on_end)(void *, enum exchange_end))
+void exchange_set_context(struct exchange *x, void *context,
+                          void (*on_end)(void *, enum exchange_end))
 {
     x->context = context;
     x->on_end = on_end;
 }
 
-void exchange_log_tokens(struct exchange *x, uint32_t prompt_tokens, uint32_t completion_tokens, const char *policy,
-                         const char *finish)
+void exchange_log_tokens(struct exchange *x, uint32_t prompt_tokens, uint32_t completion_tokens,
+                         const char *policy, const char *finish)
 {
     x->prompt_tokens = prompt_tokens;
     x->completion_tokens = completion_tokens;
@@ -89,14 +90,16 @@ void exchange_log_tokens(struct exchange *x, uint32_t prompt_tokens, uint32_t co
 
 void exchange_add_header(struct exchange *x, const char *name, const char *value)
 {
-    if (x->answered || x->committed || x->n_headers == sizeof x->headers / sizeof *x->headers || strpbrk(value, "\r\n"))
+    if (x->answered || x->committed || x->n_headers == sizeof x->headers / sizeof *x->headers ||
+        strpbrk(value, "\r\n"))
         return;
     snprintf(x->headers[x->n_headers].name, sizeof x->headers[0].name, "%s", name);
     snprintf(x->headers[x->n_headers].value, sizeof x->headers[0].value, "%s", value);
     x->n_headers++;
 }
 
-/* ---- the end --------------------------------------------------------------------------------------------- */
+/* ---- the end
+ * --------------------------------------------------------------------------------------------- */
 
 static void free_timer(uv_handle_t *handle)
 {
@@ -152,7 +155,8 @@ void exchange_free(struct exchange *x)
     free(x);
 }
 
-/* ---- hang-up --------------------------------------------------------------------------------------------- */
+/* ---- hang-up
+ * --------------------------------------------------------------------------------------------- */
 
 static void on_hang_up(uv_poll_t *handle, int status, int events)
 {
@@ -165,8 +169,8 @@ static void on_hang_up(uv_poll_t *handle, int status, int events)
         exchange_hang_up(x, EXCHANGE_CLIENT_LEFT);
 }
 
-/* libmicrohttpd's epoll set does not hold a suspended connection, so ours does, from the first wait of a request to
- * its end. */
+/* libmicrohttpd's epoll set does not hold a suspended connection, so ours does, from the first wait
+ * of a request to its end. */
 void link_watch(struct link *k)
 {
     if (!k->watch) {
@@ -192,7 +196,8 @@ void link_close(struct link *k)
     k->watch = NULL;
 }
 
-/* ---- whole answers --------------------------------------------------------------------------------------------- */
+/* ---- whole answers
+ * --------------------------------------------------------------------------------------------- */
 
 static void add_common_headers(struct exchange *x, const char *content_type)
 {
@@ -202,7 +207,8 @@ static void add_common_headers(struct exchange *x, const char *content_type)
     MHD_add_response_header(r, "X-Request-Id", x->id);
     if (x->cors_origin) {
         MHD_add_response_header(r, "Access-Control-Allow-Origin", x->cors_origin);
-        MHD_add_response_header(r, "Access-Control-Expose-Headers", "X-Request-Id, X-KV-Policy, Retry-After");
+        MHD_add_response_header(r, "Access-Control-Expose-Headers",
+                                "X-Request-Id, X-KV-Policy, Retry-After");
         MHD_add_response_header(r, "Vary", "Origin");
     }
     for (uint32_t i = 0; i < x->n_headers; i++)
@@ -228,13 +234,15 @@ void exchange_send(struct exchange *x)
         resume(x);
 }
 
-void exchange_reply(struct exchange *x, unsigned status, const char *content_type, const void *body, size_t length)
+void exchange_reply(struct exchange *x, unsigned status, const char *content_type, const void *body,
+                    size_t length)
 {
     if (x->answered || x->committed || x->ended)
         return;
     x->streaming = false; /* a stream that never got to its first byte may still be refused */
     x->status = status;
-    x->response = MHD_create_response_from_buffer(length, (void *)(uintptr_t)body, MHD_RESPMEM_MUST_COPY);
+    x->response =
+        MHD_create_response_from_buffer(length, (void *)(uintptr_t)body, MHD_RESPMEM_MUST_COPY);
     if (!x->response) {
         exchange_hang_up(x, EXCHANGE_CLIENT_LEFT); /* no memory for any answer */
         return;
@@ -246,8 +254,9 @@ void exchange_reply(struct exchange *x, unsigned status, const char *content_typ
 
 void exchange_reply_json(struct exchange *x, unsigned status, json_t *value)
 {
-    static const char failure[] = "{\"error\":{\"message\":\"out of memory\",\"type\":\"server_error\",\"param\":null,"
-                                  "\"code\":\"internal_error\"}}";
+    static const char failure[] =
+        "{\"error\":{\"message\":\"out of memory\",\"type\":\"server_error\",\"param\":null,"
+        "\"code\":\"internal_error\"}}";
     char *text = value ? json_dumps(value, JSON_COMPACT) : NULL;
     if (text)
         exchange_reply(x, status, "application/json", text, strlen(text));
@@ -257,7 +266,8 @@ void exchange_reply_json(struct exchange *x, unsigned status, json_t *value)
     json_decref(value);
 }
 
-/* ---- streams --------------------------------------------------------------------------------------------- */
+/* ---- streams
+ * --------------------------------------------------------------------------------------------- */
 
 static ssize_t read_stream(void *context, uint64_t position, char *out, size_t room)
 {
@@ -268,7 +278,8 @@ static ssize_t read_stream(void *context, uint64_t position, char *out, size_t r
         return MHD_CONTENT_READER_END_WITH_ERROR;
     if (n == 0) {
         if (x->stream_ended)
-            return x->stream_clean ? MHD_CONTENT_READER_END_OF_STREAM : MHD_CONTENT_READER_END_WITH_ERROR;
+            return x->stream_clean ? MHD_CONTENT_READER_END_OF_STREAM
+                                   : MHD_CONTENT_READER_END_WITH_ERROR;
         x->suspended = true;
         MHD_suspend_connection(x->connection);
         return 0;
@@ -381,7 +392,8 @@ void exchange_stream_end(struct exchange *x, bool clean)
     exchange_send(x);
 }
 
-/* ---- the thread pool --------------------------------------------------------------------------------------------- */
+/* ---- the thread pool
+ * --------------------------------------------------------------------------------------------- */
 
 struct work {
     uv_work_t request;

@@ -1,4 +1,5 @@
-/* The rows of field.h: every field that OpenAI's, vLLM's and llama-server's clients send, with its range. */
+/* The rows of field.h: every field that OpenAI's, vLLM's and llama-server's clients send, with its
+ * range. */
 #include <math.h>
 
 #include "server/field.h"
@@ -7,11 +8,20 @@
 #define CHAT    .chat = true
 #define TEXT    .completion = true
 #define ANY_MAX HUGE_VAL
-#define REFUSED(n, f, h) {.name = n, .type = FIELD_ANY, .rule = FIELD_REFUSED, BOTH, .off = f, .help = h}
-#define IGNORED(n)       {.name = n, .type = FIELD_ANY, .rule = FIELD_IGNORED, BOTH}
-#define NEAR(n, h)       {.name = n, .type = FIELD_ANY, .rule = FIELD_NEAR_MISS, BOTH, .help = h}
-#define SAMPLER          "this sampler is not implemented"
-#define GRAMMAR          "constrained output is not implemented in this version"
+#define REFUSED(n, f, h)                                                                           \
+    {                                                                                              \
+        .name = n, .type = FIELD_ANY, .rule = FIELD_REFUSED, BOTH, .off = f, .help = h             \
+    }
+#define IGNORED(n)                                                                                 \
+    {                                                                                              \
+        .name = n, .type = FIELD_ANY, .rule = FIELD_IGNORED, BOTH                                  \
+    }
+#define NEAR(n, h)                                                                                 \
+    {                                                                                              \
+        .name = n, .type = FIELD_ANY, .rule = FIELD_NEAR_MISS, BOTH, .help = h                     \
+    }
+#define SAMPLER "this sampler is not implemented"
+#define GRAMMAR "constrained output is not implemented in this version"
 
 const struct field_row field_rows[] = {
     {"model", FIELD_STRING, 0, 256, .rule = FIELD_USED, BOTH},
@@ -63,7 +73,8 @@ const struct field_row field_rows[] = {
     REFUSED("tools", "[]", "tools are not implemented in this version"),
     REFUSED("tool_choice", "\"none\"|\"auto\"", "tools are not implemented in this version"),
     REFUSED("functions", "[]", "use `tools`, which is not implemented in this version either"),
-    REFUSED("function_call", "\"none\"|\"auto\"", "use `tools`, which is not implemented in this version either"),
+    REFUSED("function_call", "\"none\"|\"auto\"",
+            "use `tools`, which is not implemented in this version either"),
     REFUSED("session_id", "", "sessions are not implemented in this version"),
     REFUSED("suffix", "\"\"", "the model has no fill-in tokens"),
     REFUSED("prompt_logprobs", "", "use `echo` with `logprobs` on /v1/completions"),
@@ -85,7 +96,8 @@ const struct field_row field_rows[] = {
     REFUSED("guided_regex", "\"\"", GRAMMAR),
     REFUSED("guided_choice", "[]", GRAMMAR),
     REFUSED("guided_grammar", "\"\"", GRAMMAR),
-    REFUSED("bad_words", "[]", "banned words are not implemented; `logit_bias` of -100 bans a token"),
+    REFUSED("bad_words", "[]",
+            "banned words are not implemented; `logit_bias` of -100 bans a token"),
     REFUSED("allowed_token_ids", "[]", "not implemented; `logit_bias` weighs tokens"),
     REFUSED("prediction", "", "predicted outputs are not implemented"),
     REFUSED("modalities", "[\"text\"]", "winnow makes text only"),

@@ -1,7 +1,9 @@
-/* /health, /livez, /readyz: what load balancers and kubelets ask. Loop thread; never waits for the engine. */
+/* /health, /livez, /readyz: what load balancers and kubelets ask. Loop thread; never waits for the
+ * engine. */
 #include "server/server_state.h"
 
-static void not_ready(struct exchange *x, const char *code, const char *message, const char *status, double progress)
+static void not_ready(struct exchange *x, const char *code, const char *message, const char *status,
+                      double progress)
 {
     struct error e;
     error_set(&e, code, "", "%s", message);
@@ -18,11 +20,13 @@ void handle_ready(struct exchange *x, void *context)
 {
     const struct server *s = context;
     if (s->engine && !engine_alive(s->engine))
-        not_ready(x, "engine_fault", "the device has failed; the server is about to end", "failed", -1);
+        not_ready(x, "engine_fault", "the device has failed; the server is about to end", "failed",
+                  -1);
     else if (s->draining)
         not_ready(x, "draining", "the server is shutting down", "draining", -1);
     else if (!s->transport->ready)
-        not_ready(x, "model_loading", "the model is still loading", "loading", s->transport->loading);
+        not_ready(x, "model_loading", "the model is still loading", "loading",
+                  s->transport->loading);
     else
         exchange_reply_json(x, 200, json_pack("{s:s}", "status", "ok"));
 }
@@ -36,7 +40,8 @@ void handle_live(struct exchange *x, void *context)
 {
     const struct server *s = context;
     if (s->engine && !engine_alive(s->engine))
-        not_ready(x, "engine_fault", "the device has failed; the server is about to end", "failed", -1);
+        not_ready(x, "engine_fault", "the device has failed; the server is about to end", "failed",
+                  -1);
     else
         exchange_reply_json(x, 200, json_pack("{s:s}", "status", "ok"));
 }

@@ -14,7 +14,8 @@ static bool is_one_of(const char *text, const char *const *list)
 }
 
 /* One part of a content array, appended to `text`. */
-static bool add_part(const json_t *part, const char *role, const char *where, char **text, size_t *length, struct error *e)
+static bool add_part(const json_t *part, const char *role, const char *where, char **text,
+                     size_t *length, struct error *e)
 {
     char path[160], shown[80];
     const json_t *type = json_object_get(part, "type");
@@ -22,16 +23,18 @@ static bool add_part(const json_t *part, const char *role, const char *where, ch
         return error_set(e, "invalid_type", where, "%s must be an object", where);
     snprintf(path, sizeof path, "%s.type", where);
     if (!json_is_string(type))
-        return error_set(e, type ? "invalid_type" : "missing_required_parameter", path, "%s must be a string", path);
+        return error_set(e, type ? "invalid_type" : "missing_required_parameter", path,
+                         "%s must be a string", path);
     const char *name = json_string_value(type);
     bool refusal = !strcmp(name, "refusal") && !strcmp(role, "assistant");
     if (strcmp(name, "text") && !refusal)
-        return error_set(e, "unsupported_value", path, "%s is '%s'; this model takes text only", path,
-                         error_excerpt(shown, name, strlen(name)));
+        return error_set(e, "unsupported_value", path, "%s is '%s'; this model takes text only",
+                         path, error_excerpt(shown, name, strlen(name)));
     snprintf(path, sizeof path, "%s.%s", where, name);
     const json_t *value = json_object_get(part, name);
     if (!json_is_string(value))
-        return error_set(e, value ? "invalid_type" : "missing_required_parameter", path, "%s must be a string", path);
+        return error_set(e, value ? "invalid_type" : "missing_required_parameter", path,
+                         "%s must be a string", path);
     size_t n = json_string_length(value);
     char *grown = realloc(*text, *length + n + 1);
     if (!grown)
@@ -43,7 +46,8 @@ static bool add_part(const json_t *part, const char *role, const char *where, ch
 }
 
 /* The content as one string, or null where the role allows it. New reference. */
-static json_t *join_content(const json_t *message, const char *role, const char *where, struct error *e)
+static json_t *join_content(const json_t *message, const char *role, const char *where,
+                            struct error *e)
 {
     char path[96];
     const json_t *content = json_object_get(message, "content");
@@ -53,8 +57,8 @@ static json_t *join_content(const json_t *message, const char *role, const char 
     if (!content || json_is_null(content)) {
         if (!strcmp(role, "assistant") && json_array_size(json_object_get(message, "tool_calls")))
             return json_null();
-        error_set(e, content ? "invalid_type" : "missing_required_parameter", path, "%s must be a string or an array of parts",
-                  path);
+        error_set(e, content ? "invalid_type" : "missing_required_parameter", path,
+                  "%s must be a string or an array of parts", path);
         return NULL;
     }
     if (!json_is_array(content)) {
@@ -80,7 +84,8 @@ static json_t *join_content(const json_t *message, const char *role, const char 
     return joined;
 }
 
-/* Templates expect the arguments of a call as an object; clients send them as text. New reference. */
+/* Templates expect the arguments of a call as an object; clients send them as text. New reference.
+ */
 static json_t *open_tool_calls(const json_t *calls, const char *where, struct error *e)
 {
     char path[96];
@@ -93,15 +98,18 @@ static json_t *open_tool_calls(const json_t *calls, const char *where, struct er
     size_t i;
     json_array_foreach(copy, i, call)
     {
-        json_t *function = json_object_get(call, "function"), *arguments = json_object_get(function, "arguments");
+        json_t *function = json_object_get(call, "function"),
+               *arguments = json_object_get(function, "arguments");
         if (!json_is_object(function) || !json_is_string(json_object_get(function, "name"))) {
-            error_set(e, "invalid_value", path, "%s[%zu].function must be an object with a name", path, i);
+            error_set(e, "invalid_value", path, "%s[%zu].function must be an object with a name",
+                      path, i);
             json_decref(copy);
             return NULL;
         }
-        json_t *value = json_is_string(arguments) && json_string_length(arguments) < (1 << 20)
-                            ? body_parse(json_string_value(arguments), json_string_length(arguments), NULL)
-                            : NULL;
+        json_t *value =
+            json_is_string(arguments) && json_string_length(arguments) < (1 << 20)
+                ? body_parse(json_string_value(arguments), json_string_length(arguments), NULL)
+                : NULL;
         if (value)
             json_object_set_new(function, "arguments", value);
     }
@@ -112,7 +120,8 @@ static json_t *open_tool_calls(const json_t *calls, const char *where, struct er
 
 static bool copy_texts(const json_t *message, json_t *out, const char *where, struct error *e)
 {
-    static const char *const names[] = {"name", "tool_call_id", "reasoning_content", "reasoning", NULL};
+    static const char *const names[] = {"name", "tool_call_id", "reasoning_content", "reasoning",
+                                        NULL};
     char path[96];
     for (int i = 0; names[i]; i++) {
         json_t *value = json_object_get(message, names[i]);
@@ -129,7 +138,8 @@ static bool copy_texts(const json_t *message, json_t *out, const char *where, st
 
 static json_t *parse_message(const json_t *message, size_t index, struct error *e)
 {
-    static const char *const roles[] = {"system", "developer", "user", "assistant", "tool", "function", NULL};
+    static const char *const roles[] = {"system", "developer", "user", "assistant",
+                                        "tool",   "function",  NULL};
     char where[48], path[64], shown[80];
     snprintf(where, sizeof where, "messages[%zu]", index);
     snprintf(path, sizeof path, "%s.role", where);
@@ -139,20 +149,23 @@ static json_t *parse_message(const json_t *message, size_t index, struct error *
     }
     const json_t *role = json_object_get(message, "role");
     if (!json_is_string(role)) {
-        error_set(e, role ? "invalid_type" : "missing_required_parameter", path, "%s must be a string", path);
+        error_set(e, role ? "invalid_type" : "missing_required_parameter", path,
+                  "%s must be a string", path);
         return NULL;
     }
     const char *name = json_string_value(role);
     if (!is_one_of(name, roles)) {
-        error_set(e, "invalid_value", path, "%s is '%s'; it must be system, developer, user, assistant, tool or function", path,
-                  error_excerpt(shown, name, strlen(name)));
+        error_set(e, "invalid_value", path,
+                  "%s is '%s'; it must be system, developer, user, assistant, tool or function",
+                  path, error_excerpt(shown, name, strlen(name)));
         return NULL;
     }
     json_t *content = join_content(message, name, where, e), *out = NULL;
     const json_t *calls = json_object_get(message, "tool_calls");
     if (!content)
         return NULL;
-    out = json_pack("{s:s, s:o}", "role", strcmp(name, "function") ? name : "tool", "content", content);
+    out = json_pack("{s:s, s:o}", "role", strcmp(name, "function") ? name : "tool", "content",
+                    content);
     if (!out) {
         error_set_memory(e, "a message", 0);
         return NULL;
@@ -184,7 +197,8 @@ json_t *messages_parse(const json_t *messages, struct error *e)
         return NULL;
     }
     if (json_array_size(messages) == 0) {
-        error_set(e, "invalid_value", "messages", "messages is empty; it must have at least one message");
+        error_set(e, "invalid_value", "messages",
+                  "messages is empty; it must have at least one message");
         return NULL;
     }
     json_t *out = json_array();

@@ -1,5 +1,5 @@
-/* GET /metrics: the Prometheus text format 0.0.4, in one pass over counters that are atomics or the loop's own. Never
- * waits for the engine. Loop thread. */
+/* GET /metrics: the Prometheus text format 0.0.4, in one pass over counters that are atomics or the
+ * loop's own. Never waits for the engine. Loop thread. */
 #include <dirent.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -35,7 +35,8 @@ static void head(struct text *t, const char *name, const char *type, const char 
     put(t, "# HELP winnow_%s %s\n# TYPE winnow_%s %s\n", name, help, name, type);
 }
 
-static void single(struct text *t, const char *name, const char *type, const char *help, double value)
+static void single(struct text *t, const char *name, const char *type, const char *help,
+                   double value)
 {
     head(t, name, type, help);
     put(t, "winnow_%s %.17g\n", name, value);
@@ -58,7 +59,8 @@ static double count(const atomic_uint_fast64_t *value)
     return (double)atomic_load_explicit(value, memory_order_relaxed);
 }
 
-static void by_policy(struct text *t, const char *name, const char *help, const atomic_uint_fast64_t *values)
+static void by_policy(struct text *t, const char *name, const char *help,
+                      const atomic_uint_fast64_t *values)
 {
     head(t, name, "counter", help);
     for (uint32_t i = 0; i < preset_count(); i++)
@@ -94,45 +96,59 @@ static void histogram(struct text *t, const char *name, const char *help, const 
 static void put_requests(struct text *t, const struct server *s)
 {
     const struct transport_metrics *c = &s->transport->counts;
-    head(t, "requests_total", "counter", "HTTP requests by endpoint and status; 499: the client left first.");
+    head(t, "requests_total", "counter",
+         "HTTP requests by endpoint and status; 499: the client left first.");
     for (uint32_t i = 0; i < MAX_ENDPOINTS; i++)
         for (uint32_t k = 0; k < MAX_STATUSES && c->requests[i][k].status; k++)
             put(t, "winnow_requests_total{endpoint=\"%s\",code=\"%u\"} %llu\n",
                 i < s->n_routes ? s->routes[i].name : "other", c->requests[i][k].status,
                 (unsigned long long)c->requests[i][k].count);
     head(t, "rejected_total", "counter", "Requests refused, by error code.");
-    for (size_t i = 0; i < sizeof c->rejected / sizeof *c->rejected && c->rejected[i].reason[0]; i++)
+    for (size_t i = 0; i < sizeof c->rejected / sizeof *c->rejected && c->rejected[i].reason[0];
+         i++)
         put(t, "winnow_rejected_total{reason=\"%s\"} %llu\n", c->rejected[i].reason,
             (unsigned long long)c->rejected[i].count);
     single(t, "connections", "gauge", "Open client connections.", (double)c->connections_open);
     single(t, "connections_refused_total", "counter", "Connections over --max-connections.",
            (double)c->connections_refused);
     const struct api_metrics *a = api_metrics(s->api);
-    head(t, "kv_policy_requests_total", "counter", "Requests by the policy they got and where it came from.");
+    head(t, "kv_policy_requests_total", "counter",
+         "Requests by the policy they got and where it came from.");
     for (uint32_t i = 0; i < preset_count(); i++)
         for (uint32_t k = SOURCE_DEFAULT; k <= SOURCE_SESSION; k++)
             if (a->policy_requests[i][k])
-                put(t, "winnow_kv_policy_requests_total{policy=\"%s\",source=\"%s\"} %llu\n", preset_at(i)->name,
-                    plan_source_name(k), (unsigned long long)a->policy_requests[i][k]);
+                put(t, "winnow_kv_policy_requests_total{policy=\"%s\",source=\"%s\"} %llu\n",
+                    preset_at(i)->name, plan_source_name(k),
+                    (unsigned long long)a->policy_requests[i][k]);
 }
 
 static void put_cache(struct text *t, const struct server *s, const struct engine_metrics *m)
 {
     const struct model *model = engine_model(s->engine);
-    double pages = count(&m->kv_pages), used = count(&m->kv_pages_used), bytes = count(&m->page_bytes);
+    double pages = count(&m->kv_pages), used = count(&m->kv_pages_used),
+           bytes = count(&m->page_bytes);
     single(t, "kv_pages", "gauge", "Pages of the KV cache pool.", pages);
     single(t, "kv_pages_used", "gauge", "Pages that running requests hold.", used);
-    single(t, "kv_pages_cached", "gauge", "Pages of cached prefixes that can be dropped.", count(&m->kv_pages_cached));
-    single(t, "kv_usage_ratio", "gauge", "Share of the pool in use, 0 to 1.", pages > 0 ? used / pages : 0);
+    single(t, "kv_pages_cached", "gauge", "Pages of cached prefixes that can be dropped.",
+           count(&m->kv_pages_cached));
+    single(t, "kv_usage_ratio", "gauge", "Share of the pool in use, 0 to 1.",
+           pages > 0 ? used / pages : 0);
     single(t, "kv_bytes", "gauge", "Bytes of the pool.", pages * bytes);
     single(t, "kv_bytes_used", "gauge", "Bytes of pages in use.", used * bytes);
-    head(t, "kv_cache_info", "gauge", "The shape of the cache; blocks are pages over layers times KV heads.");
-    put(t, "winnow_kv_cache_info{page_slots=\"32\",pages=\"%.0f\",blocks=\"%.0f\",layers=\"%u\",kv_heads=\"%u\",storage=\"f16\"} 1\n",
-        pages, pages / ((double)model->n_layers * model->n_kv_heads), model->n_layers, model->n_kv_heads);
+    head(t, "kv_cache_info", "gauge",
+         "The shape of the cache; blocks are pages over layers times KV heads.");
+    put(t,
+        "winnow_kv_cache_info{page_slots=\"32\",pages=\"%.0f\",blocks=\"%.0f\",layers=\"%u\",kv_"
+        "heads=\"%u\",storage=\"f16\"} 1\n",
+        pages, pages / ((double)model->n_layers * model->n_kv_heads), model->n_layers,
+        model->n_kv_heads);
     by_policy(t, "kv_evicted_slots_total", "Slots evicted.", m->evicted_slots);
-    by_policy(t, "kv_pages_returned_total", "Pages given back to the pool while their request ran.", m->pages_returned);
-    by_policy(t, "kv_tokens_seen_total", "Tokens that finished requests had in all.", m->tokens_seen);
-    by_policy(t, "kv_slots_kept_total", "Slots that finished requests held at their end.", m->slots_kept);
+    by_policy(t, "kv_pages_returned_total", "Pages given back to the pool while their request ran.",
+              m->pages_returned);
+    by_policy(t, "kv_tokens_seen_total", "Tokens that finished requests had in all.",
+              m->tokens_seen);
+    by_policy(t, "kv_slots_kept_total", "Slots that finished requests held at their end.",
+              m->slots_kept);
     head(t, "page_lifetime_seconds", "histogram", "How long a page was held.");
     for (uint32_t i = 0; i < preset_count(); i++) {
         char labels[48];
@@ -148,25 +164,34 @@ static void put_engine(struct text *t, const struct server *s, struct engine_met
     static const char *const phases[] = {"queued", "prefill", "decode", "paused"};
     single(t, "requests_running", "gauge", "Requests in the batch.", count(&m->requests_running));
     single(t, "requests_waiting", "gauge", "Requests in the queue.", count(&m->requests_waiting));
-    single(t, "requests_paused", "gauge", "Requests whose reader is behind.", count(&m->requests_paused));
+    single(t, "requests_paused", "gauge", "Requests whose reader is behind.",
+           count(&m->requests_paused));
     head(t, "request_finished_total", "counter", "Generations by how they ended.");
     for (uint32_t f = 0; f < METRICS_FINISH_COUNT; f++)
         for (uint32_t i = 0; i < preset_count(); i++)
             if (preset_at(i)->available)
-                put(t, "winnow_request_finished_total{reason=\"%s\",policy=\"%s\"} %.17g\n", finishes[f],
-                    preset_at(i)->name, count(&m->finished[f][i]));
-    head(t, "client_disconnects_total", "counter", "Clients that left before their answer was complete.");
+                put(t, "winnow_request_finished_total{reason=\"%s\",policy=\"%s\"} %.17g\n",
+                    finishes[f], preset_at(i)->name, count(&m->finished[f][i]));
+    head(t, "client_disconnects_total", "counter",
+         "Clients that left before their answer was complete.");
     for (uint32_t i = 0; i < METRICS_PHASE_COUNT; i++)
-        put(t, "winnow_client_disconnects_total{phase=\"%s\"} %.17g\n", phases[i], count(&m->disconnects[i]));
-    single(t, "prompt_tokens_total", "counter", "Prompt tokens taken in.", count(&m->prompt_tokens));
-    single(t, "generation_tokens_total", "counter", "Tokens generated.", count(&m->generation_tokens));
-    single(t, "prefix_query_tokens_total", "counter", "Prompt tokens looked up in the prefix cache.",
-           count(&m->prefix_query_tokens));
-    single(t, "prefix_hit_tokens_total", "counter", "Prompt tokens found in the prefix cache.", count(&m->prefix_hit_tokens));
-    single(t, "preemptions_total", "counter", "Requests put back to make room.", count(&m->preemptions));
+        put(t, "winnow_client_disconnects_total{phase=\"%s\"} %.17g\n", phases[i],
+            count(&m->disconnects[i]));
+    single(t, "prompt_tokens_total", "counter", "Prompt tokens taken in.",
+           count(&m->prompt_tokens));
+    single(t, "generation_tokens_total", "counter", "Tokens generated.",
+           count(&m->generation_tokens));
+    single(t, "prefix_query_tokens_total", "counter",
+           "Prompt tokens looked up in the prefix cache.", count(&m->prefix_query_tokens));
+    single(t, "prefix_hit_tokens_total", "counter", "Prompt tokens found in the prefix cache.",
+           count(&m->prefix_hit_tokens));
+    single(t, "preemptions_total", "counter", "Requests put back to make room.",
+           count(&m->preemptions));
     put_cache(t, s, m);
-    histogram(t, "time_to_first_token_seconds", "From arrival to the first token.", &m->time_to_first_token);
-    histogram(t, "inter_token_latency_seconds", "Between tokens of one choice.", &m->inter_token_latency);
+    histogram(t, "time_to_first_token_seconds", "From arrival to the first token.",
+              &m->time_to_first_token);
+    histogram(t, "inter_token_latency_seconds", "Between tokens of one choice.",
+              &m->inter_token_latency);
     histogram(t, "request_duration_seconds", "From arrival to the end.", &m->request_duration);
     histogram(t, "queue_time_seconds", "Waiting for admission.", &m->queue_time);
     histogram(t, "prefill_time_seconds", "From admission to the first token.", &m->prefill_time);
@@ -174,25 +199,28 @@ static void put_engine(struct text *t, const struct server *s, struct engine_met
     histogram(t, "step_time_seconds", "One step of the batch.", &m->step_time);
     histogram(t, "policy_time_seconds", "Work of cache policies in a step.", &m->policy_time);
     histogram(t, "request_prompt_tokens", "Prompt tokens of a request.", &m->request_prompt_tokens);
-    histogram(t, "request_generation_tokens", "Generated tokens of a request.", &m->request_generation_tokens);
+    histogram(t, "request_generation_tokens", "Generated tokens of a request.",
+              &m->request_generation_tokens);
     histogram(t, "step_batch_tokens", "Tokens in a step.", &m->step_batch_tokens);
     char name[300];
     const struct model *model = engine_model(s->engine);
     label(name, sizeof name, api_model_name(s->api));
     head(t, "model_info", "gauge", "The model that is served.");
-    put(t, "winnow_model_info{model_name=\"%s\",arch=\"%s\",quant=\"%s\"} 1\n", name, model->architecture,
-        model->quantisation);
+    put(t, "winnow_model_info{model_name=\"%s\",arch=\"%s\",quant=\"%s\"} 1\n", name,
+        model->architecture, model->quantisation);
 }
 
 /* ---- vLLM's names, for dashboards and endpoint pickers that know them (--metrics-compat vllm) */
 
-static void twin(struct text *t, const char *name, const char *type, const char *model, double value)
+static void twin(struct text *t, const char *name, const char *type, const char *model,
+                 double value)
 {
     put(t, "# HELP vllm:%s As vLLM names it.\n# TYPE vllm:%s %s\n", name, name, type);
     put(t, "vllm:%s{model_name=\"%s\",engine=\"0\"} %.17g\n", name, model, value);
 }
 
-static void twin_histogram(struct text *t, const char *name, const char *model, const struct histogram *h)
+static void twin_histogram(struct text *t, const char *name, const char *model,
+                           const struct histogram *h)
 {
     char labels[360], full[96];
     snprintf(labels, sizeof labels, "model_name=\"%s\",engine=\"0\"", model);
@@ -218,19 +246,28 @@ static void put_vllm(struct text *t, const struct server *s, const struct engine
     twin(t, "prefix_cache_queries_total", "counter", model, count(&m->prefix_query_tokens));
     twin(t, "prefix_cache_hits_total", "counter", model, count(&m->prefix_hit_tokens));
     twin(t, "num_preemptions_total", "counter", model, count(&m->preemptions));
-    put(t, "# HELP vllm:request_success_total As vLLM names it.\n# TYPE vllm:request_success_total counter\n");
+    put(t, "# HELP vllm:request_success_total As vLLM names it.\n# TYPE vllm:request_success_total "
+           "counter\n");
     for (uint32_t f = 0; f < METRICS_FINISH_COUNT; f++) {
         double sum = 0;
         for (uint32_t i = 0; i < preset_count(); i++)
             sum += count(&m->finished[f][i]);
-        put(t, "vllm:request_success_total{model_name=\"%s\",engine=\"0\",finished_reason=\"%s\"} %.17g\n", model,
-            finishes[f], sum);
+        put(t,
+            "vllm:request_success_total{model_name=\"%s\",engine=\"0\",finished_reason=\"%s\"} "
+            "%.17g\n",
+            model, finishes[f], sum);
     }
-    put(t, "# HELP vllm:cache_config_info As vLLM names it.\n# TYPE vllm:cache_config_info gauge\n");
-    put(t, "vllm:cache_config_info{model_name=\"%s\",engine=\"0\",block_size=\"32\",num_gpu_blocks=\"%.0f\"} 1\n", model,
-        pages / ((double)shape->n_layers * shape->n_kv_heads));
-    put(t, "# HELP vllm:lora_requests_info As vLLM names it.\n# TYPE vllm:lora_requests_info gauge\n");
-    put(t, "vllm:lora_requests_info{max_lora=\"0\",running_lora_adapters=\"\",waiting_lora_adapters=\"\"} %lld\n",
+    put(t,
+        "# HELP vllm:cache_config_info As vLLM names it.\n# TYPE vllm:cache_config_info gauge\n");
+    put(t,
+        "vllm:cache_config_info{model_name=\"%s\",engine=\"0\",block_size=\"32\",num_gpu_blocks=\"%"
+        ".0f\"} 1\n",
+        model, pages / ((double)shape->n_layers * shape->n_kv_heads));
+    put(t,
+        "# HELP vllm:lora_requests_info As vLLM names it.\n# TYPE vllm:lora_requests_info gauge\n");
+    put(t,
+        "vllm:lora_requests_info{max_lora=\"0\",running_lora_adapters=\"\",waiting_lora_adapters="
+        "\"\"} %lld\n",
         (long long)time(NULL));
     twin_histogram(t, "time_to_first_token_seconds", model, &m->time_to_first_token);
     twin_histogram(t, "inter_token_latency_seconds", model, &m->inter_token_latency);
@@ -245,9 +282,11 @@ static void put_vllm(struct text *t, const struct server *s, const struct engine
 
 /* ---- the process, as client libraries name it */
 
-static void process_line(struct text *t, const char *name, const char *type, const char *help, double value)
+static void process_line(struct text *t, const char *name, const char *type, const char *help,
+                         double value)
 {
-    put(t, "# HELP process_%s %s\n# TYPE process_%s %s\nprocess_%s %.17g\n", name, help, name, type, name, value);
+    put(t, "# HELP process_%s %s\n# TYPE process_%s %s\nprocess_%s %.17g\n", name, help, name, type,
+        name, value);
 }
 
 static double start_time(void)
@@ -264,10 +303,14 @@ static double start_time(void)
         line[n] = 0;
         const char *rest = strrchr(line, ')'); /* the program's name may hold anything */
         if (rest)
-            sscanf(rest + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", &ticks);
+            sscanf(
+                rest + 1,
+                " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
+                &ticks);
         clock_gettime(CLOCK_REALTIME, &now);
         clock_gettime(CLOCK_BOOTTIME, &up);
-        started = (double)now.tv_sec - (double)up.tv_sec + (double)ticks / (double)sysconf(_SC_CLK_TCK);
+        started =
+            (double)now.tv_sec - (double)up.tv_sec + (double)ticks / (double)sysconf(_SC_CLK_TCK);
     }
     return started;
 }
@@ -295,10 +338,12 @@ static void put_process(struct text *t)
                      (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6);
     process_line(t, "resident_memory_bytes", "gauge", "Resident memory.", (double)resident * page);
     process_line(t, "virtual_memory_bytes", "gauge", "Virtual memory.", (double)size * page);
-    process_line(t, "open_fds", "gauge", "Open file descriptors.", fds > 3 ? fds - 3 : 0); /* . and .. and itself */
+    process_line(t, "open_fds", "gauge", "Open file descriptors.",
+                 fds > 3 ? fds - 3 : 0); /* . and .. and itself */
     if (!getrlimit(RLIMIT_NOFILE, &limit))
         process_line(t, "max_fds", "gauge", "Limit of file descriptors.", (double)limit.rlim_cur);
-    process_line(t, "start_time_seconds", "gauge", "When the process started, Unix time.", start_time());
+    process_line(t, "start_time_seconds", "gauge", "When the process started, Unix time.",
+                 start_time());
 }
 
 void handle_metrics(struct exchange *x, void *context)
@@ -307,8 +352,8 @@ void handle_metrics(struct exchange *x, void *context)
     const struct server *s = context;
     struct text t = {.bytes = page};
     head(&t, "build_info", "gauge", "What this binary is.");
-    put(&t, "winnow_build_info{version=\"%s\",commit=\"%s\",backend=\"%s\"} 1\n", version_string(), version_commit(),
-        s->engine ? engine_backend_description(s->engine) : "");
+    put(&t, "winnow_build_info{version=\"%s\",commit=\"%s\",backend=\"%s\"} 1\n", version_string(),
+        version_commit(), s->engine ? engine_backend_description(s->engine) : "");
     put_requests(&t, s);
     if (s->engine && s->transport->ready) {
         put_engine(&t, s, engine_metrics(s->engine));

@@ -1,5 +1,5 @@
-/* A body as one checked struct: see request.h. Types and ranges of single fields are field.c's; here is what they mean
- * together. Pure. */
+/* A body as one checked struct: see request.h. Types and ranges of single fields are field.c's;
+ * here is what they mean together. Pure. */
 #include "server/request.h"
 
 #include <errno.h>
@@ -12,7 +12,8 @@
 
 enum { MAX_STOP_BYTES = 256, MAX_BIAS = 1024 };
 
-/* ---- plain fields, known to be of their type --------------------------------------------------------------- */
+/* ---- plain fields, known to be of their type
+ * --------------------------------------------------------------- */
 
 static const json_t *field(const struct request *r, const char *name)
 {
@@ -34,13 +35,16 @@ static bool number(const struct request *r, const char *name, double *out)
     return value != NULL;
 }
 
-/* Values beyond int64 are cut to its ends: their fields have no upper bound, or the table has refused them. */
+/* Values beyond int64 are cut to its ends: their fields have no upper bound, or the table has
+ * refused them. */
 static int64_t whole(const json_t *value)
 {
     if (json_is_integer(value))
         return json_integer_value(value);
     double v = json_real_value(value);
-    return v >= 9223372036854775807.0 ? INT64_MAX : v <= -9223372036854775808.0 ? INT64_MIN : (int64_t)v;
+    return v >= 9223372036854775807.0    ? INT64_MAX
+           : v <= -9223372036854775808.0 ? INT64_MIN
+                                         : (int64_t)v;
 }
 
 static bool integer(const struct request *r, const char *name, int64_t *out)
@@ -51,11 +55,13 @@ static bool integer(const struct request *r, const char *name, int64_t *out)
     return value != NULL;
 }
 
-/* ---- tokens --------------------------------------------------------------------------------------------- */
+/* ---- tokens
+ * --------------------------------------------------------------------------------------------- */
 
 static bool is_whole(const json_t *value)
 {
-    return json_is_integer(value) || (json_is_real(value) && json_real_value(value) == floor(json_real_value(value)));
+    return json_is_integer(value) ||
+           (json_is_real(value) && json_real_value(value) == floor(json_real_value(value)));
 }
 
 static bool check_token(const json_t *value, const char *where, int32_t n_vocab, struct error *e)
@@ -64,8 +70,8 @@ static bool check_token(const json_t *value, const char *where, int32_t n_vocab,
         return error_set(e, "invalid_type", where, "%s must be a token id, an integer", where);
     int64_t id = whole(value);
     if (id < 0 || id > INT32_MAX || (n_vocab > 0 && id >= n_vocab))
-        return error_set(e, "invalid_value", where, "%s is %lld; token ids go from 0 to %d", where, (long long)id,
-                         n_vocab > 0 ? n_vocab - 1 : INT32_MAX);
+        return error_set(e, "invalid_value", where, "%s is %lld; token ids go from 0 to %d", where,
+                         (long long)id, n_vocab > 0 ? n_vocab - 1 : INT32_MAX);
     return true;
 }
 
@@ -83,9 +89,11 @@ static bool check_tokens(const json_t *list, const char *where, int32_t n_vocab,
     return true;
 }
 
-/* ---- prompts --------------------------------------------------------------------------------------------- */
+/* ---- prompts
+ * --------------------------------------------------------------------------------------------- */
 
-static bool add_prompt(struct request *r, const json_t *value, const char *where, int32_t n_vocab, struct error *e)
+static bool add_prompt(struct request *r, const json_t *value, const char *where, int32_t n_vocab,
+                       struct error *e)
 {
     struct request_prompt *p = &r->prompts[r->n_prompts];
     if (json_is_string(value)) {
@@ -98,7 +106,8 @@ static bool add_prompt(struct request *r, const json_t *value, const char *where
             return false;
         p->tokens = value;
     } else {
-        return error_set(e, "invalid_type", where, "%s must be a string or a list of token ids", where);
+        return error_set(e, "invalid_type", where, "%s must be a string or a list of token ids",
+                         where);
     }
     r->n_prompts++;
     return true;
@@ -112,13 +121,15 @@ static bool take_prompts(struct request *r, int32_t n_vocab, struct error *e)
     if (json_is_string(prompt))
         return add_prompt(r, prompt, "prompt", n_vocab, e);
     if (!json_is_array(prompt))
-        return error_set(e, "invalid_type", "prompt", "prompt must be a string, a list of strings, a list of token ids, or a "
-                                                      "list of such lists");
+        return error_set(e, "invalid_type", "prompt",
+                         "prompt must be a string, a list of strings, a list of token ids, or a "
+                         "list of such lists");
     size_t n = json_array_size(prompt);
     if (n && json_is_number(json_array_get(prompt, 0)))
         return add_prompt(r, prompt, "prompt", n_vocab, e);
     if (n < 1 || n > MAX_PROMPTS)
-        return error_set(e, "invalid_value", "prompt", "prompt has %zu entries; it must have 1 to %d", n, MAX_PROMPTS);
+        return error_set(e, "invalid_value", "prompt",
+                         "prompt has %zu entries; it must have 1 to %d", n, MAX_PROMPTS);
     for (size_t i = 0; i < n; i++) {
         char where[32];
         snprintf(where, sizeof where, "prompt[%zu]", i);
@@ -128,7 +139,8 @@ static bool take_prompts(struct request *r, int32_t n_vocab, struct error *e)
     return true;
 }
 
-/* ---- stops, bias --------------------------------------------------------------------------------------------- */
+/* ---- stops, bias
+ * --------------------------------------------------------------------------------------------- */
 
 static bool add_stop(struct request *r, const json_t *value, const char *where, struct error *e)
 {
@@ -136,7 +148,8 @@ static bool add_stop(struct request *r, const json_t *value, const char *where, 
         return error_set(e, "invalid_type", where, "%s must be a string", where);
     size_t n = json_string_length(value);
     if (n > MAX_STOP_BYTES)
-        return error_set(e, "invalid_value", where, "%s has %zu bytes; a stop string may have %d", where, n, MAX_STOP_BYTES);
+        return error_set(e, "invalid_value", where, "%s has %zu bytes; a stop string may have %d",
+                         where, n, MAX_STOP_BYTES);
     if (n == 0)
         return true; /* clients send empty ones and mean none */
     r->stops[r->n_stops].bytes = json_string_value(value);
@@ -150,7 +163,8 @@ static bool take_stops(struct request *r, int32_t n_vocab, struct error *e)
     if (json_is_array(stop)) {
         size_t n = json_array_size(stop);
         if (n > MAX_STOPS)
-            return error_set(e, "invalid_value", "stop", "stop has %zu strings; it may have %d", n, MAX_STOPS);
+            return error_set(e, "invalid_value", "stop", "stop has %zu strings; it may have %d", n,
+                             MAX_STOPS);
         for (size_t i = 0; i < n; i++) {
             char where[32];
             snprintf(where, sizeof where, "stop[%zu]", i);
@@ -194,19 +208,23 @@ static bool take_bias(struct request *r, int32_t n_vocab, struct error *e)
         error_excerpt(shown, key, strlen(key));
         snprintf(where, sizeof where, "logit_bias.%s", shown);
         if (!*key || *end || errno || id < 0 || id > INT32_MAX || (n_vocab > 0 && id >= n_vocab))
-            return error_set(e, "invalid_value", where, "logit_bias has the key '%s'; keys are token ids from 0 to %d", shown,
+            return error_set(e, "invalid_value", where,
+                             "logit_bias has the key '%s'; keys are token ids from 0 to %d", shown,
                              n_vocab > 0 ? n_vocab - 1 : INT32_MAX);
         if (!json_is_number(value))
             return error_set(e, "invalid_type", where, "%s must be a number", where);
         double bias = json_number_value(value);
         if (!(bias >= -100 && bias <= 100))
-            return error_set(e, "invalid_value", where, "%s is %g; it must be at least -100 and at most 100", where, bias);
-        r->sampling.bias[r->sampling.n_bias++] = (struct logit_bias){.token = (int32_t)id, .bias = (float)bias};
+            return error_set(e, "invalid_value", where,
+                             "%s is %g; it must be at least -100 and at most 100", where, bias);
+        r->sampling.bias[r->sampling.n_bias++] =
+            (struct logit_bias){.token = (int32_t)id, .bias = (float)bias};
     }
     return true;
 }
 
-/* ---- sampling and length --------------------------------------------------------------------------------------------- */
+/* ---- sampling and length
+ * --------------------------------------------------------------------------------------------- */
 
 static bool take_lengths(struct request *r, struct error *e)
 {
@@ -219,17 +237,20 @@ static bool take_lengths(struct request *r, struct error *e)
     if (integer(r, "min_tokens", &value))
         r->min_tokens = (uint32_t)value;
     if (r->max_tokens >= 0 && (int64_t)r->min_tokens > r->max_tokens)
-        return error_set(e, "invalid_value", "min_tokens", "min_tokens is %u, more than max_tokens, which is %lld",
-                         r->min_tokens, (long long)r->max_tokens);
+        return error_set(e, "invalid_value", "min_tokens",
+                         "min_tokens is %u, more than max_tokens, which is %lld", r->min_tokens,
+                         (long long)r->max_tokens);
     r->echo = !chat && flag(r, "echo", false);
     if (r->max_tokens == 0 && !r->echo)
-        return error_set(e, "invalid_value", "max_tokens", "max_tokens is 0; that needs `echo`, or it must be at least 1");
+        return error_set(e, "invalid_value", "max_tokens",
+                         "max_tokens is 0; that needs `echo`, or it must be at least 1");
     r->n = 1;
     if (integer(r, "n", &value))
         r->n = (uint32_t)value;
     if (!chat && integer(r, "best_of", &value) && value != r->n)
-        return error_set(e, "unsupported_value", "best_of", "best_of is %lld; only the same as n (%u) is supported",
-                         (long long)value, r->n);
+        return error_set(e, "unsupported_value", "best_of",
+                         "best_of is %lld; only the same as n (%u) is supported", (long long)value,
+                         r->n);
     return true;
 }
 
@@ -269,13 +290,15 @@ static bool take_logprobs(struct request *r, struct error *e)
     r->logprobs = flag(r, "logprobs", false);
     bool top = integer(r, "top_logprobs", &value);
     if (top && !r->logprobs && value > 0)
-        return error_set(e, "invalid_value", "top_logprobs", "top_logprobs needs logprobs to be true");
+        return error_set(e, "invalid_value", "top_logprobs",
+                         "top_logprobs needs logprobs to be true");
     if (r->logprobs)
         r->n_logprobs = top ? (int32_t)value : 0;
     return true;
 }
 
-/* ---- delivery --------------------------------------------------------------------------------------------- */
+/* ---- delivery
+ * --------------------------------------------------------------------------------------------- */
 
 static bool option(const json_t *options, const char *name, bool *out, struct error *e)
 {
@@ -298,7 +321,8 @@ static bool take_delivery(struct request *r, struct error *e)
     bool ignored;
     r->stream = flag(r, "stream", false);
     if (options && !r->stream)
-        return error_set(e, "invalid_value", "stream_options", "stream_options is only allowed when stream is true");
+        return error_set(e, "invalid_value", "stream_options",
+                         "stream_options is only allowed when stream is true");
     if (!option(options, "include_usage", &r->include_usage, e) ||
         !option(options, "continuous_usage_stats", &r->continuous_usage, e) ||
         !option(options, "include_obfuscation", &ignored, e))
@@ -331,15 +355,18 @@ static bool take_format(const struct request *r, struct error *e)
     if (!format)
         return true;
     if (!json_is_string(type))
-        return error_set(e, type ? "invalid_type" : "missing_required_parameter", "response_format.type",
-                         "response_format.type must be a string");
+        return error_set(e, type ? "invalid_type" : "missing_required_parameter",
+                         "response_format.type", "response_format.type must be a string");
     const char *name = json_string_value(type);
     if (!strcmp(name, "text"))
         return true;
     if (!strcmp(name, "json_object") || !strcmp(name, "json_schema"))
         return error_set(e, "unsupported_parameter", "response_format",
-                         "response_format '%s' is not supported: constrained output is not implemented in this version", name);
-    return error_set(e, "invalid_value", "response_format.type", "response_format.type is '%s'; it must be text",
+                         "response_format '%s' is not supported: constrained output is not "
+                         "implemented in this version",
+                         name);
+    return error_set(e, "invalid_value", "response_format.type",
+                     "response_format.type is '%s'; it must be text",
                      error_excerpt(shown, name, strlen(name)));
 }
 
@@ -365,8 +392,8 @@ static bool take_chat(struct request *r, struct error *e)
     return true;
 }
 
-bool request_parse(struct request *r, enum request_kind kind, const char *text, size_t length, int32_t n_vocab,
-                   struct error *e)
+bool request_parse(struct request *r, enum request_kind kind, const char *text, size_t length,
+                   int32_t n_vocab, struct error *e)
 {
     *r = (struct request){.kind = kind, .model = ""};
     r->body = body_parse(text, length, e);
@@ -382,9 +409,9 @@ bool request_parse(struct request *r, enum request_kind kind, const char *text, 
     r->ignore_eos = flag(r, "ignore_eos", false);
     r->skip_special_tokens = flag(r, "skip_special_tokens", true);
     r->return_token_ids = flag(r, "return_token_ids", false);
-    if (!(kind == REQUEST_CHAT ? take_chat(r, e) : take_prompts(r, n_vocab, e)) || !take_lengths(r, e) ||
-        !take_stops(r, n_vocab, e) || !take_bias(r, n_vocab, e) || !take_logprobs(r, e) || !take_delivery(r, e) ||
-        !take_format(r, e) || !take_policy(r, e))
+    if (!(kind == REQUEST_CHAT ? take_chat(r, e) : take_prompts(r, n_vocab, e)) ||
+        !take_lengths(r, e) || !take_stops(r, n_vocab, e) || !take_bias(r, n_vocab, e) ||
+        !take_logprobs(r, e) || !take_delivery(r, e) || !take_format(r, e) || !take_policy(r, e))
         goto fail;
     return true;
 fail:

@@ -1,5 +1,5 @@
-/* The front end's life: see server.h. One thread runs the loop; the model is loaded on another, so that probes are
- * answered meanwhile. */
+/* The front end's life: see server.h. One thread runs the loop; the model is loaded on another, so
+ * that probes are answered meanwhile. */
 #include "server/server.h"
 
 #include <signal.h>
@@ -15,12 +15,41 @@
 enum { WATCH_MS = 50, FLUSH_MS = 1000 };
 
 static const struct route own_routes[] = {
-    {.method = "GET", .path = "/", .handler = handle_page, .public = true, .plain_path_only = true, .name = "page"},
-    {.method = "GET", .path = "/page.js", .handler = handle_page_script, .public = true, .plain_path_only = true, .name = "page"},
-    {.method = "GET", .path = "/health", .handler = handle_health, .public = true, .name = "health"},
-    {.method = "GET", .path = "/livez", .handler = handle_live, .public = true, .plain_path_only = true, .name = "livez"},
-    {.method = "GET", .path = "/readyz", .handler = handle_ready, .public = true, .plain_path_only = true, .name = "readyz"},
-    {.method = "GET", .path = "/metrics", .handler = handle_metrics, .public = true, .plain_path_only = true, .name = "metrics"},
+    {.method = "GET",
+     .path = "/",
+     .handler = handle_page,
+     .public = true,
+     .plain_path_only = true,
+     .name = "page"},
+    {.method = "GET",
+     .path = "/page.js",
+     .handler = handle_page_script,
+     .public = true,
+     .plain_path_only = true,
+     .name = "page"},
+    {.method = "GET",
+     .path = "/health",
+     .handler = handle_health,
+     .public = true,
+     .name = "health"},
+    {.method = "GET",
+     .path = "/livez",
+     .handler = handle_live,
+     .public = true,
+     .plain_path_only = true,
+     .name = "livez"},
+    {.method = "GET",
+     .path = "/readyz",
+     .handler = handle_ready,
+     .public = true,
+     .plain_path_only = true,
+     .name = "readyz"},
+    {.method = "GET",
+     .path = "/metrics",
+     .handler = handle_metrics,
+     .public = true,
+     .plain_path_only = true,
+     .name = "metrics"},
 };
 
 static void add_routes(struct server *s)
@@ -35,7 +64,8 @@ static void add_routes(struct server *s)
     }
 }
 
-/* ---- loading --------------------------------------------------------------------------------------------- */
+/* ---- loading
+ * --------------------------------------------------------------------------------------------- */
 
 static void on_progress(void *context, const char *what, double share)
 {
@@ -76,13 +106,13 @@ static void print_facts(const struct server *s)
     uint64_t page = engine_page_bytes(s->engine), pages = engine_n_pages(s->engine);
     size_format(size, m->size_bytes);
     size_format(pool, page * pages);
-    log_line(LOG_INFO, "model: %s, %s, %s, %.1f M parameters, %s", api_model_name(s->api), m->architecture,
-             m->quantisation, (double)m->n_parameters / 1e6, size);
+    log_line(LOG_INFO, "model: %s, %s, %s, %.1f M parameters, %s", api_model_name(s->api),
+             m->architecture, m->quantisation, (double)m->n_parameters / 1e6, size);
     log_line(LOG_INFO, "device: %s", engine_backend_description(s->engine));
     log_line(LOG_INFO, "threads: %u", engine_n_threads(s->engine));
     log_line(LOG_INFO, "context: %u tokens (trained: %u)", engine_n_ctx(s->engine), m->n_ctx_train);
-    log_line(LOG_INFO, "pages: %llu of %llu bytes (%s), %llu tokens of full cache", (unsigned long long)pages,
-             (unsigned long long)page, pool,
+    log_line(LOG_INFO, "pages: %llu of %llu bytes (%s), %llu tokens of full cache",
+             (unsigned long long)pages, (unsigned long long)page, pool,
              (unsigned long long)(pages / ((uint64_t)m->n_layers * m->n_kv_heads) * 32));
     log_line(LOG_INFO, "policy: %s unless a request says otherwise", s->config->kv_policy);
     log_line(LOG_INFO, "ready at %s", transport_address(s->transport));
@@ -132,14 +162,16 @@ static void tell_loading(struct server *s)
     }
 }
 
-/* ---- ending --------------------------------------------------------------------------------------------- */
+/* ---- ending
+ * --------------------------------------------------------------------------------------------- */
 
 static void close_handles(struct server *s)
 {
     uv_close((uv_handle_t *)&s->watch, NULL);
     uv_close((uv_handle_t *)&s->on_term, NULL);
     uv_close((uv_handle_t *)&s->on_int, NULL);
-    signal(SIGTERM, SIG_IGN); /* closing gave them their default action back, and we are ending already */
+    signal(SIGTERM,
+           SIG_IGN); /* closing gave them their default action back, and we are ending already */
     signal(SIGINT, SIG_IGN);
     uv_close((uv_handle_t *)&s->loaded, NULL);
     api_close(s->api);
@@ -164,8 +196,8 @@ void server_drain(struct server *s)
     s->draining = true;
     transport_set_draining(s->transport);
     s->drain_end_ms = uv_now(&s->loop) + s->config->shutdown_timeout_ms;
-    log_line(LOG_INFO, "draining: %u requests run on, at most %.0f s", transport_running(s->transport),
-             (double)s->config->shutdown_timeout_ms / 1e3);
+    log_line(LOG_INFO, "draining: %u requests run on, at most %.0f s",
+             transport_running(s->transport), (double)s->config->shutdown_timeout_ms / 1e3);
 }
 
 static void on_signal(uv_signal_t *handle, int number)
@@ -223,7 +255,8 @@ static void warn_of_open_door(const struct server *s)
 {
     const struct transport *t = s->transport;
     if (!t->loopback && !t->unix_path[0] && s->config->n_api_keys == 0)
-        log_line(LOG_WARNING, "no --api-key is set: whoever reaches %s may use it", transport_address(t));
+        log_line(LOG_WARNING, "no --api-key is set: whoever reaches %s may use it",
+                 transport_address(t));
 }
 
 int server_run(const struct config *c)
@@ -244,8 +277,8 @@ int server_run(const struct config *c)
         free(s);
         return 1;
     }
-    log_line(LOG_INFO, "winnow %s (%s) listens at %s; loading %s", version_string(), version_commit(),
-             transport_address(s->transport), c->model);
+    log_line(LOG_INFO, "winnow %s (%s) listens at %s; loading %s", version_string(),
+             version_commit(), transport_address(s->transport), c->model);
     warn_of_open_door(s);
     s->loading = true;
     if (uv_thread_create(&s->loader, load, s)) {

@@ -1,4 +1,5 @@
-/* The inside of the front end, for the handlers that look at all of it (metrics, health, page). Loop thread. */
+/* The inside of the front end, for the handlers that look at all of it (metrics, health, page).
+ * Loop thread. */
 #ifndef WINNOW_SERVER_SERVER_STATE_H
 #define WINNOW_SERVER_SERVER_STATE_H
 

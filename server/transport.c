@@ -14,8 +14,8 @@
 #include <unistd.h>
 
 enum {
-    /* libmicrohttpd's pool of a connection holds the request's header block, which is limited to 16 KiB by request.c with
-     * an answer of ours, and the buffers for writing. */
+    /* libmicrohttpd's pool of a connection holds the request's header block, which is limited to 16
+     * KiB by request.c with an answer of ours, and the buffers for writing. */
     CONNECTION_MEMORY = 64 * 1024,
     BACKLOG = 511
 };
@@ -60,7 +60,8 @@ void listener_again(struct listener *l)
         uv_idle_start(&l->again, on_again);
 }
 
-static enum MHD_Result accept_policy(void *context, const struct sockaddr *address, socklen_t length)
+static enum MHD_Result accept_policy(void *context, const struct sockaddr *address,
+                                     socklen_t length)
 {
     struct listener *l = context;
     struct transport *t = l->transport;
@@ -83,13 +84,16 @@ static void log_from_daemon(void *context, const char *format, va_list arguments
     log_line(LOG_DEBUG, "libmicrohttpd: %s", line);
 }
 
-/* ---- sockets --------------------------------------------------------------------------------------------- */
+/* ---- sockets
+ * --------------------------------------------------------------------------------------------- */
 
 static bool cannot_listen(const char *address, struct error *e)
 {
     if (errno == EADDRINUSE)
-        return error_set(e, "address_in_use", "--port", "%s is in use by another program; choose another with --port", address);
-    return error_set(e, "address_error", "--host", "cannot listen on %s: %s", address, strerror(errno));
+        return error_set(e, "address_in_use", "--port",
+                         "%s is in use by another program; choose another with --port", address);
+    return error_set(e, "address_error", "--host", "cannot listen on %s: %s", address,
+                     strerror(errno));
 }
 
 /* A leftover socket file is removed, one that somebody answers on is not. */
@@ -137,9 +141,11 @@ fail:
 static bool is_loopback(const struct sockaddr *address)
 {
     if (address->sa_family == AF_INET)
-        return ntohl(((const struct sockaddr_in *)(const void *)address)->sin_addr.s_addr) >> 24 == 127;
+        return ntohl(((const struct sockaddr_in *)(const void *)address)->sin_addr.s_addr) >> 24 ==
+               127;
     if (address->sa_family == AF_INET6)
-        return IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)(const void *)address)->sin6_addr);
+        return IN6_IS_ADDR_LOOPBACK(
+            &((const struct sockaddr_in6 *)(const void *)address)->sin6_addr);
     return false;
 }
 
@@ -150,15 +156,20 @@ static void describe(int fd, struct listener *l, bool *loopback)
     socklen_t length = sizeof address;
     char host[64] = "?", port[16] = "?";
     getsockname(fd, (struct sockaddr *)&address, &length);
-    getnameinfo((struct sockaddr *)&address, length, host, sizeof host, port, sizeof port, NI_NUMERICHOST | NI_NUMERICSERV);
+    getnameinfo((struct sockaddr *)&address, length, host, sizeof host, port, sizeof port,
+                NI_NUMERICHOST | NI_NUMERICSERV);
     bool v6 = address.ss_family == AF_INET6;
-    snprintf(l->address, sizeof l->address, "http://%s%s%s:%s", v6 ? "[" : "", host, v6 ? "]" : "", port);
+    snprintf(l->address, sizeof l->address, "http://%s%s%s:%s", v6 ? "[" : "", host, v6 ? "]" : "",
+             port);
     *loopback = is_loopback((struct sockaddr *)&address);
 }
 
-static int listen_tcp(struct listener *l, const char *host, uint32_t port, bool *loopback, struct error *e)
+static int listen_tcp(struct listener *l, const char *host, uint32_t port, bool *loopback,
+                      struct error *e)
 {
-    struct addrinfo wanted = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
+    struct addrinfo wanted = {.ai_family = AF_UNSPEC,
+                              .ai_socktype = SOCK_STREAM,
+                              .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
     struct addrinfo *found = NULL;
     char service[16], shown[128];
     int one = 1, fd = -1;
@@ -171,7 +182,8 @@ static int listen_tcp(struct listener *l, const char *host, uint32_t port, bool 
         snprintf(name, sizeof name, "%.*s", (int)(n - 2), host + 1);
     int failure = getaddrinfo(name, service, &wanted, &found);
     if (failure) {
-        error_set(e, "address_error", "--host", "--host: '%.100s' is not an address or a known name (%s)", host,
+        error_set(e, "address_error", "--host",
+                  "--host: '%.100s' is not an address or a known name (%s)", host,
                   gai_strerror(failure));
         return -1;
     }
@@ -196,9 +208,10 @@ static bool listener_open(struct listener *l, int fd, struct error *e)
     uint64_t ms = t->config->http_timeout_ms;
     unsigned timeout = ms ? (unsigned)((ms + 2999) / 1000) : 0;
     l->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, accept_policy, l, transport_access, l,
-        MHD_OPTION_EXTERNAL_LOGGER, log_from_daemon, NULL, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT,
-        t->config->max_connections + 16, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, accept_policy, l,
+        transport_access, l, MHD_OPTION_EXTERNAL_LOGGER, log_from_daemon, NULL,
+        MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT, t->config->max_connections + 16,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
         MHD_OPTION_CONNECTION_TIMEOUT, timeout, MHD_OPTION_NOTIFY_COMPLETED, transport_completed, l,
         MHD_OPTION_NOTIFY_CONNECTION, transport_connection, l, MHD_OPTION_END);
     if (!l->daemon) {
@@ -215,15 +228,18 @@ static bool listener_open(struct listener *l, int fd, struct error *e)
     return true;
 }
 
-/* ---- the sweep --------------------------------------------------------------------------------------------- */
+/* ---- the sweep
+ * --------------------------------------------------------------------------------------------- */
 
-/* A request that does not arrive in time gets its 408 written past libmicrohttpd, which can answer only after it has read
- * the request; the socket is shut then, so that it sees the end. */
+/* A request that does not arrive in time gets its 408 written past libmicrohttpd, which can answer
+ * only after it has read the request; the socket is shut then, so that it sees the end. */
 static void end_slow_request(struct link *k)
 {
     static const char answer[] =
-        "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nContent-Length: 153\r\nConnection: close\r\n\r\n"
-        "{\"error\":{\"message\":\"the request did not arrive in time (--http-timeout)\",\"type\":\"timeout_error\",\"param\":null,"
+        "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nContent-Length: "
+        "153\r\nConnection: close\r\n\r\n"
+        "{\"error\":{\"message\":\"the request did not arrive in time "
+        "(--http-timeout)\",\"type\":\"timeout_error\",\"param\":null,"
         "\"code\":\"request_read_timeout\"}}     \n";
     k->reading = false;
     ssize_t written = send(k->fd, answer, sizeof answer - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -242,10 +258,12 @@ static void on_sweep(uv_timer_t *timer)
             end_slow_request(k);
 }
 
-/* ---- life ---------------------------------------------------------------------------------------------------- */
+/* ---- life
+ * ----------------------------------------------------------------------------------------------------
+ */
 
-struct transport *transport_new(const struct config *c, uv_loop_t *loop, const struct route *routes, uint32_t n_routes,
-                                struct error *e)
+struct transport *transport_new(const struct config *c, uv_loop_t *loop, const struct route *routes,
+                                uint32_t n_routes, struct error *e)
 {
     struct transport *t = calloc(1, sizeof *t);
     bool ignored;
@@ -268,8 +286,9 @@ struct transport *transport_new(const struct config *c, uv_loop_t *loop, const s
         return NULL;
     }
     const char *metrics_host = t->unix_path[0] ? "127.0.0.1" : c->host;
-    if (c->metrics_port && ((fd = listen_tcp(&t->metrics, metrics_host, c->metrics_port, &ignored, e)) < 0 ||
-                            !listener_open(&t->metrics, fd, e))) {
+    if (c->metrics_port &&
+        ((fd = listen_tcp(&t->metrics, metrics_host, c->metrics_port, &ignored, e)) < 0 ||
+         !listener_open(&t->metrics, fd, e))) {
         transport_close(t);
         uv_run(loop, UV_RUN_DEFAULT);
         return NULL;
@@ -360,7 +379,8 @@ void transport_count_rejected(struct transport *t, const char *reason)
 {
     for (size_t i = 0; i < sizeof t->counts.rejected / sizeof *t->counts.rejected; i++) {
         if (!t->counts.rejected[i].reason[0])
-            snprintf(t->counts.rejected[i].reason, sizeof t->counts.rejected[i].reason, "%s", reason);
+            snprintf(t->counts.rejected[i].reason, sizeof t->counts.rejected[i].reason, "%s",
+                     reason);
         if (!strcmp(t->counts.rejected[i].reason, reason)) {
             t->counts.rejected[i].count++;
             return;

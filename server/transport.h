@@ -65,7 +65,7 @@ struct link {
     uint64_t since_ns; /* start of the connection, or of the request being read */
     bool reading;      /* a request is being read: the sweep may end it with 408 */
     struct exchange *exchange;
-    uv_poll_t *watch;  /* tells of a hang-up while an exchange waits; NULL until the first does */
+    uv_poll_t *watch; /* tells of a hang-up while an exchange waits; NULL until the first does */
     struct link *previous, *next;
 };
 
@@ -74,7 +74,7 @@ struct exchange {
     struct link *link;
     struct MHD_Connection *connection;
     const struct route *route;
-    const char *method; /* libmicrohttpd's */
+    const char *method;   /* libmicrohttpd's */
     uint32_t route_index; /* n_routes: no route */
     char id[136];
     char *path, *tail;

@@ -1,4 +1,5 @@
-/* What libmicrohttpd calls while a request comes in: checks, the body, and the hand-over to a route. Loop thread. */
+/* What libmicrohttpd calls while a request comes in: checks, the body, and the hand-over to a
+ * route. Loop thread. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,7 +40,8 @@ static void set_id(struct exchange *x)
         at += (size_t)snprintf(x->id + at, sizeof x->id - at, "%02x", bytes[i]);
 }
 
-static enum MHD_Result add_size(void *context, enum MHD_ValueKind kind, const char *key, const char *value)
+static enum MHD_Result add_size(void *context, enum MHD_ValueKind kind, const char *key,
+                                const char *value)
 {
     size_t *bytes = context;
     (void)kind;
@@ -53,7 +55,8 @@ static bool headers_fit(struct exchange *x, const char *url)
     MHD_get_connection_values(x->connection, MHD_HEADER_KIND, add_size, &bytes);
     if (bytes <= MAX_HEADER_BYTES)
         return true;
-    return error_set(&x->refusal, "headers_too_large", "", "the request's headers have %zu bytes; at most %d are read", bytes,
+    return error_set(&x->refusal, "headers_too_large", "",
+                     "the request's headers have %zu bytes; at most %d are read", bytes,
                      MAX_HEADER_BYTES);
 }
 
@@ -63,13 +66,15 @@ static bool origin_fits(struct exchange *x)
     const char *host = header(x->connection, "Host"), *origin = header(x->connection, "Origin");
     char shown[80];
     if (!host_is_allowed(t->config, t->loopback, host))
-        return error_set(&x->refusal, "origin_not_allowed", "",
-                         "the Host '%s' is not one of this server's names; name it in --allowed-hosts",
-                         error_excerpt(shown, host, strlen(host)));
+        return error_set(
+            &x->refusal, "origin_not_allowed", "",
+            "the Host '%s' is not one of this server's names; name it in --allowed-hosts",
+            error_excerpt(shown, host, strlen(host)));
     if (!origin_is_allowed(t->config, origin, host))
-        return error_set(&x->refusal, "origin_not_allowed", "",
-                         "web pages of '%s' may not call this server; name the origin in --cors-origins",
-                         error_excerpt(shown, origin, strlen(origin)));
+        return error_set(
+            &x->refusal, "origin_not_allowed", "",
+            "web pages of '%s' may not call this server; name the origin in --cors-origins",
+            error_excerpt(shown, origin, strlen(origin)));
     if (origin && origin_is_listed(t->config, origin))
         x->cors_origin = strdup(origin);
     return true;
@@ -92,33 +97,40 @@ static bool route_fits(struct exchange *x, const char *method, bool had_v1)
     router_allow(t->routes, t->n_routes, x->path, had_v1, x->allow, sizeof x->allow);
     error_excerpt(shown, x->path, strlen(x->path));
     if (x->allow[0])
-        return error_set(&x->refusal, "method_not_allowed", "", "%s does not take %.20s; it takes %s", shown, method, x->allow);
-    return error_set(&x->refusal, "not_found", "", "there is no %s here%s%s", shown, hint ? ": " : "", hint ? hint : "");
+        return error_set(&x->refusal, "method_not_allowed", "",
+                         "%s does not take %.20s; it takes %s", shown, method, x->allow);
+    return error_set(&x->refusal, "not_found", "", "there is no %s here%s%s", shown,
+                     hint ? ": " : "", hint ? hint : "");
 }
 
 static bool key_fits(struct exchange *x)
 {
     const struct config *c = x->transport->config;
-    const char *key = auth_key_of(header(x->connection, "Authorization"), header(x->connection, "X-Api-Key"),
-                                  header(x->connection, "Api-Key"));
+    const char *key =
+        auth_key_of(header(x->connection, "Authorization"), header(x->connection, "X-Api-Key"),
+                    header(x->connection, "Api-Key"));
     x->key = auth_find(c, key, &x->admin);
     bool metrics = !strcmp(x->route->path, "/metrics");
     bool needed = metrics ? c->metrics_require_key : !x->route->public;
     if (!needed || c->n_api_keys == 0 || x->key || x->admin)
         return true;
     return error_set(&x->refusal, "invalid_api_key", "",
-                     key ? "the API key is wrong" : "the API key is missing: send it as 'Authorization: Bearer KEY'");
+                     key ? "the API key is wrong"
+                         : "the API key is missing: send it as 'Authorization: Bearer KEY'");
 }
 
 static bool type_fits(struct exchange *x)
 {
-    const char *type = header(x->connection, "Content-Type"), *encoding = header(x->connection, "Content-Encoding");
+    const char *type = header(x->connection, "Content-Type"),
+               *encoding = header(x->connection, "Content-Encoding");
     char shown[80];
     if (encoding && strcasecmp(encoding, "identity"))
-        return error_set(&x->refusal, "unsupported_media_type", "", "the body's Content-Encoding is '%s'; send it as it is",
+        return error_set(&x->refusal, "unsupported_media_type", "",
+                         "the body's Content-Encoding is '%s'; send it as it is",
                          error_excerpt(shown, encoding, strlen(encoding)));
     if (type && !strncasecmp(type, "multipart/", 10))
-        return error_set(&x->refusal, "unsupported_media_type", "", "the body is '%s'; send application/json",
+        return error_set(&x->refusal, "unsupported_media_type", "",
+                         "the body is '%s'; send application/json",
                          error_excerpt(shown, type, strlen(type)));
     return true;
 }
@@ -134,7 +146,8 @@ static bool state_fits(struct exchange *x)
         return false;
     }
     if (!t->ready) {
-        error_set(&x->refusal, "model_loading", "", "the model is still loading (%.0f %%)", t->loading * 100);
+        error_set(&x->refusal, "model_loading", "", "the model is still loading (%.0f %%)",
+                  t->loading * 100);
         x->refusal.retry_after_ms = 2000;
         return false;
     }
@@ -146,7 +159,8 @@ static bool body_fits(struct exchange *x, uint64_t length)
     uint64_t limit = x->transport->config->max_body_bytes;
     if (length <= limit)
         return true;
-    return error_set(&x->refusal, "body_too_large", "", "the body has %llu bytes; at most %llu are read (--max-body)",
+    return error_set(&x->refusal, "body_too_large", "",
+                     "the body has %llu bytes; at most %llu are read (--max-body)",
                      (unsigned long long)length, (unsigned long long)limit);
 }
 
@@ -178,7 +192,8 @@ static struct exchange *exchange_new(struct link *k, const char *url, const char
     set_id(x);
     x->path = router_normalise(url, t->config->api_prefix, &had_v1);
     if (!x->path) {
-        error_set(&x->refusal, "not_found", "", "nothing is served outside %s", t->config->api_prefix);
+        error_set(&x->refusal, "not_found", "", "nothing is served outside %s",
+                  t->config->api_prefix);
         return x;
     }
     if (!headers_fit(x, url) || !origin_fits(x))
@@ -187,11 +202,13 @@ static struct exchange *exchange_new(struct link *k, const char *url, const char
         router_allow(t->routes, t->n_routes, x->path, had_v1, x->allow, sizeof x->allow);
         return x;
     }
-    (void)(route_fits(x, method, had_v1) && key_fits(x) && type_fits(x) && state_fits(x) && length_fits(x));
+    (void)(route_fits(x, method, had_v1) && key_fits(x) && type_fits(x) && state_fits(x) &&
+           length_fits(x));
     return x;
 }
 
-/* Collects body bytes; after a refusal they are read and forgotten, so that the client gets to see the answer. */
+/* Collects body bytes; after a refusal they are read and forgotten, so that the client gets to see
+ * the answer. */
 static enum MHD_Result take_body(struct exchange *x, const char *bytes, size_t n)
 {
     uint64_t limit = x->transport->config->max_body_bytes;
@@ -203,7 +220,8 @@ static enum MHD_Result take_body(struct exchange *x, const char *bytes, size_t n
         return x->body_length > 2 * limit ? MHD_NO : MHD_YES;
     }
     if (x->body_length + n + 1 > x->body_capacity) {
-        size_t capacity = x->body_capacity * 2 > x->body_length + n + 1 ? x->body_capacity * 2 : x->body_length + n + 1;
+        size_t capacity = x->body_capacity * 2 > x->body_length + n + 1 ? x->body_capacity * 2
+                                                                        : x->body_length + n + 1;
         char *body = realloc(x->body, capacity);
         if (!body) {
             error_set_memory(&x->refusal, "the body", capacity);
@@ -260,8 +278,9 @@ static enum MHD_Result dispatch(struct exchange *x)
     return MHD_YES;
 }
 
-enum MHD_Result transport_access(void *context, struct MHD_Connection *connection, const char *url, const char *method,
-                                 const char *version, const char *upload, size_t *upload_size, void **slot)
+enum MHD_Result transport_access(void *context, struct MHD_Connection *connection, const char *url,
+                                 const char *method, const char *version, const char *upload,
+                                 size_t *upload_size, void **slot)
 {
     struct exchange *x = *slot;
     (void)context;
@@ -274,8 +293,9 @@ enum MHD_Result transport_access(void *context, struct MHD_Connection *connectio
         *slot = x;
         if (!x)
             return MHD_NO;
-        bool early = x->refusal.code[0] && (x->expects_continue || error_status(&x->refusal) == 413 ||
-                                            error_status(&x->refusal) == 431);
+        bool early =
+            x->refusal.code[0] && (x->expects_continue || error_status(&x->refusal) == 413 ||
+                                   error_status(&x->refusal) == 431);
         return early ? dispatch(x) : MHD_YES;
     }
     if (*upload_size) {
@@ -299,7 +319,7 @@ void transport_completed(void *context, struct MHD_Connection *connection, void 
     *slot = NULL;
     bool whole = code == MHD_REQUEST_TERMINATED_COMPLETED_OK && !x->gone;
     bool decided = x->streaming ? x->stream_ended : x->answered;
-    enum exchange_end end = whole || decided                          ? EXCHANGE_ANSWERED
+    enum exchange_end end = whole || decided                                 ? EXCHANGE_ANSWERED
                             : code == MHD_REQUEST_TERMINATED_DAEMON_SHUTDOWN ? EXCHANGE_STOPPED
                                                                              : EXCHANGE_CLIENT_LEFT;
     exchange_finish(x, end);

@@ -239,13 +239,13 @@ static void cpu_close(void *self)
 }
 
 #if defined(__x86_64__)
-/* The builtins ask the CPU and whether the system saves the registers; clang's does not know f16c, whose registers are
- * those of AVX. */
+/* The builtins ask the CPU and whether the system saves the registers; clang's does not know f16c,
+ * whose registers are those of AVX. */
 static bool machine_has_avx2(void)
 {
     unsigned a, b, c = 0, d;
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) &&
-           (c & bit_F16C);
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
 
 static bool machine_has_avx512(void)

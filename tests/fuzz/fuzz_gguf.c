@@ -1,5 +1,5 @@
-/* Any bytes as a GGUF file: opened, every key and tensor read, bound as a model and as a tokenizer. Must never crash,
- * overflow or leak. Seeds: `corpus/gguf`. */
+/* Any bytes as a GGUF file: opened, every key and tensor read, bound as a model and as a tokenizer.
+ * Must never crash, overflow or leak. Seeds: `corpus/gguf`. */
 #include <stdlib.h>
 #include <string.h>
 

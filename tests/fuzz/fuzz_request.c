@@ -1,5 +1,5 @@
-/* Any bytes as the body of a chat, of a completion and as a cache policy. Must never crash, overflow or leak. Seeds:
- * `corpus/request`. */
+/* Any bytes as the body of a chat, of a completion and as a cache policy. Must never crash,
+ * overflow or leak. Seeds: `corpus/request`. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,9 +10,10 @@ enum { N_VOCAB = 512 };
 /* What the parser lets through must be in range. */
 static void expect_sane(const struct request *r)
 {
-    bool sane = r->n >= 1 && r->n <= MAX_CHOICES && r->n_stops <= MAX_STOPS && r->n_prompts <= MAX_PROMPTS &&
-                r->sampling.temperature >= 0 && r->sampling.temperature <= 2 && r->sampling.top_p >= 0 &&
-                r->sampling.top_p <= 1 && r->n_logprobs >= -1 && r->n_logprobs <= 20 && r->max_tokens >= -1;
+    bool sane = r->n >= 1 && r->n <= MAX_CHOICES && r->n_stops <= MAX_STOPS &&
+                r->n_prompts <= MAX_PROMPTS && r->sampling.temperature >= 0 &&
+                r->sampling.temperature <= 2 && r->sampling.top_p >= 0 && r->sampling.top_p <= 1 &&
+                r->n_logprobs >= -1 && r->n_logprobs <= 20 && r->max_tokens >= -1;
     for (uint32_t i = 0; i < r->n_stop_tokens; i++)
         sane = sane && r->stop_tokens[i] >= 0 && r->stop_tokens[i] < N_VOCAB;
     for (uint32_t i = 0; i < r->sampling.n_bias; i++)
@@ -23,7 +24,8 @@ static void expect_sane(const struct request *r)
         struct plan plan = r->plan;
         struct plan_limits limits = {.n_ctx_train = 512, .storage = STORAGE_F16};
         struct error e;
-        if (plan_resolve(&plan, 100, &limits, &e) && plan.has_budget && (plan.budget < 1 || plan.budget > 16777216))
+        if (plan_resolve(&plan, 100, &limits, &e) && plan.has_budget &&
+            (plan.budget < 1 || plan.budget > 16777216))
             abort();
     }
 }

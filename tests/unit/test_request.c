@@ -1,4 +1,5 @@
-/* Bodies of requests: every row of the table of fields just inside and just outside, and what fields mean together. */
+/* Bodies of requests: every row of the table of fields just inside and just outside, and what
+ * fields mean together. */
 #include <check.h>
 #include <math.h>
 #include <stdio.h>
@@ -28,12 +29,15 @@ static void takes(enum request_kind kind, const char *text)
 static void refuses(enum request_kind kind, const char *text, const char *code, const char *where)
 {
     ck_assert_msg(!parse(kind, text), "%s was taken", text);
-    ck_assert_msg(!strcmp(e.code, code) && !strcmp(e.where, where), "%s: wanted %s at '%s', got %s at '%s': %s", text, code,
-                  where, e.code, e.where, e.message);
-    static const char *const overflow_words[] = {"exceeds the limit of", "token limit", "too many tokens", "context window",
-                                                 "prompt length", "maximum context length"};
+    ck_assert_msg(!strcmp(e.code, code) && !strcmp(e.where, where),
+                  "%s: wanted %s at '%s', got %s at '%s': %s", text, code, where, e.code, e.where,
+                  e.message);
+    static const char *const overflow_words[] = {"exceeds the limit of", "token limit",
+                                                 "too many tokens",      "context window",
+                                                 "prompt length",        "maximum context length"};
     for (size_t i = 0; i < sizeof overflow_words / sizeof *overflow_words; i++)
-        ck_assert_msg(!strstr(e.message, overflow_words[i]), "agents would compact on: %s", e.message);
+        ck_assert_msg(!strstr(e.message, overflow_words[i]), "agents would compact on: %s",
+                      e.message);
 }
 
 /* A whole body with one more field. */
@@ -73,7 +77,9 @@ static void check_numbers(bool chat, const struct field_row *row)
     double inside = row->min_open ? row->min + 0.5 : row->min;
     if (fabs(row->min) < 1e15) {
         expect(chat, row, whole ? json_integer((json_int_t)inside) : json_real(inside), NULL);
-        expect(chat, row, whole ? json_integer((json_int_t)row->min - 1) : json_real(row->min_open ? row->min : row->min - step),
+        expect(chat, row,
+               whole ? json_integer((json_int_t)row->min - 1)
+                     : json_real(row->min_open ? row->min : row->min - step),
                "invalid_value");
         expect(chat, row, json_integer(INT64_MIN), "invalid_value");
         expect(chat, row, json_real(-1e300), "invalid_value");
@@ -82,7 +88,8 @@ static void check_numbers(bool chat, const struct field_row *row)
         /* min_tokens may not be above max_tokens, which is 16 for completions */
         if (strcmp(row->name, "min_tokens") || chat)
             expect(chat, row, json_real(row->max), NULL);
-        expect(chat, row, json_real(row->max + (row->type == FIELD_INTEGER ? 1 : 1e-6)), "invalid_value");
+        expect(chat, row, json_real(row->max + (row->type == FIELD_INTEGER ? 1 : 1e-6)),
+               "invalid_value");
         expect(chat, row, json_integer(INT64_MAX), "invalid_value");
         expect(chat, row, json_real(1e300), "invalid_value");
     }
@@ -103,7 +110,9 @@ static json_t *repeated(size_t n)
 static void check_row(bool chat, const struct field_row *row)
 {
     switch (row->rule) {
-    case FIELD_NEAR_MISS: expect(chat, row, json_string("sink"), "unknown_parameter"); return;
+    case FIELD_NEAR_MISS:
+        expect(chat, row, json_string("sink"), "unknown_parameter");
+        return;
     case FIELD_IGNORED:
         expect(chat, row, json_string("x"), NULL);
         expect(chat, row, json_object(), NULL);
@@ -116,12 +125,17 @@ static void check_row(bool chat, const struct field_row *row)
             expect(chat, row, json_loads(first, JSON_DECODE_ANY, NULL), NULL);
         }
         return;
-    default: break;
+    default:
+        break;
     }
     switch (row->type) {
     case FIELD_INTEGER:
-    case FIELD_NUMBER: check_numbers(chat, row); return;
-    case FIELD_BOOLEAN: expect(chat, row, json_integer(1), "invalid_type"); return;
+    case FIELD_NUMBER:
+        check_numbers(chat, row);
+        return;
+    case FIELD_BOOLEAN:
+        expect(chat, row, json_integer(1), "invalid_type");
+        return;
     case FIELD_STRING: {
         expect(chat, row, json_integer(1), "invalid_type");
         char *text = malloc((size_t)row->max + 2);
@@ -140,8 +154,11 @@ static void check_row(bool chat, const struct field_row *row)
         if (isfinite(row->max))
             expect(chat, row, repeated((size_t)row->max + 1), "invalid_value");
         return;
-    case FIELD_OBJECT: expect(chat, row, json_array(), "invalid_type"); return;
-    default: return;
+    case FIELD_OBJECT:
+        expect(chat, row, json_array(), "invalid_type");
+        return;
+    default:
+        return;
     }
 }
 
@@ -172,7 +189,8 @@ START_TEST(bodies_that_are_not_json_say_where)
     strcpy(deep + 133, "}");
     refuses(REQUEST_CHAT, deep, "invalid_json", "");
     takes(REQUEST_COMPLETION, "\xEF\xBB\xBF{\"prompt\":\"a\"}");
-    takes(REQUEST_COMPLETION, "{\"prompt\":\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\"}");
+    takes(REQUEST_COMPLETION, "{\"prompt\":\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["
+                              "[[[[[[[[[[[[[[[[[[[[\"}");
 }
 END_TEST
 
@@ -189,30 +207,42 @@ END_TEST
 
 START_TEST(content_parts_are_joined_and_others_named)
 {
-    ck_assert(parse(REQUEST_CHAT, CHAT_OF("[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]")));
-    ck_assert_str_eq(json_string_value(json_object_get(json_array_get(r.messages, 0), "content")), "ab");
+    ck_assert(
+        parse(REQUEST_CHAT,
+              CHAT_OF("[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]")));
+    ck_assert_str_eq(json_string_value(json_object_get(json_array_get(r.messages, 0), "content")),
+                     "ab");
     request_clear(&r);
-    refuses(REQUEST_CHAT, CHAT_OF("[{\"type\":\"image_url\",\"image_url\":{}}]"), "unsupported_value",
-            "messages[0].content[0].type");
-    refuses(REQUEST_CHAT, CHAT_OF("[{\"type\":\"text\"}]"), "missing_required_parameter", "messages[0].content[0].text");
+    refuses(REQUEST_CHAT, CHAT_OF("[{\"type\":\"image_url\",\"image_url\":{}}]"),
+            "unsupported_value", "messages[0].content[0].type");
+    refuses(REQUEST_CHAT, CHAT_OF("[{\"type\":\"text\"}]"), "missing_required_parameter",
+            "messages[0].content[0].text");
     refuses(REQUEST_CHAT, CHAT_OF("5"), "invalid_type", "messages[0].content");
     refuses(REQUEST_CHAT, CHAT_OF("null"), "invalid_type", "messages[0].content");
     refuses(REQUEST_CHAT, "{\"messages\":[]}", "invalid_value", "messages");
     refuses(REQUEST_CHAT, "{}", "missing_required_parameter", "messages");
-    refuses(REQUEST_CHAT, "{\"messages\":[{\"role\":\"king\",\"content\":\"x\"}]}", "invalid_value", "messages[0].role");
-    refuses(REQUEST_CHAT, "{\"messages\":[{\"content\":\"x\"}]}", "missing_required_parameter", "messages[0].role");
+    refuses(REQUEST_CHAT, "{\"messages\":[{\"role\":\"king\",\"content\":\"x\"}]}", "invalid_value",
+            "messages[0].role");
+    refuses(REQUEST_CHAT, "{\"messages\":[{\"content\":\"x\"}]}", "missing_required_parameter",
+            "messages[0].role");
 }
 END_TEST
 
 START_TEST(arguments_of_calls_become_objects)
 {
-    ck_assert_msg(parse(REQUEST_CHAT, "{\"messages\":[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":\"c\","
-                                      "\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"{\\\"a\\\":1}\"}}]},"
-                                      "{\"role\":\"function\",\"name\":\"f\",\"content\":\"1\"}]}"),
-                  "%s", e.message);
-    const json_t *call = json_array_get(json_object_get(json_array_get(r.messages, 0), "tool_calls"), 0);
+    ck_assert_msg(
+        parse(
+            REQUEST_CHAT,
+            "{\"messages\":[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":\"c\","
+            "\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"{\\\"a\\\":1}\"}}]}"
+            ","
+            "{\"role\":\"function\",\"name\":\"f\",\"content\":\"1\"}]}"),
+        "%s", e.message);
+    const json_t *call =
+        json_array_get(json_object_get(json_array_get(r.messages, 0), "tool_calls"), 0);
     ck_assert(json_is_object(json_object_get(json_object_get(call, "function"), "arguments")));
-    ck_assert_str_eq(json_string_value(json_object_get(json_array_get(r.messages, 1), "role")), "tool");
+    ck_assert_str_eq(json_string_value(json_object_get(json_array_get(r.messages, 1), "role")),
+                     "tool");
     request_clear(&r);
 }
 END_TEST
@@ -225,7 +255,8 @@ START_TEST(prompts_come_in_four_shapes)
     takes(REQUEST_COMPLETION, "{\"prompt\":[[1],[2,3]]}");
     refuses(REQUEST_COMPLETION, "{\"prompt\":[1,512]}", "invalid_value", "prompt[1]");
     refuses(REQUEST_COMPLETION, "{\"prompt\":[1,-1]}", "invalid_value", "prompt[1]");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":[1,9223372036854775807]}", "invalid_value", "prompt[1]");
+    refuses(REQUEST_COMPLETION, "{\"prompt\":[1,9223372036854775807]}", "invalid_value",
+            "prompt[1]");
     refuses(REQUEST_COMPLETION, "{\"prompt\":[1,1e300]}", "invalid_value", "prompt[1]");
     refuses(REQUEST_COMPLETION, "{\"prompt\":[1,\"a\"]}", "invalid_type", "prompt[1]");
     refuses(REQUEST_COMPLETION, "{\"prompt\":[[1],[]]}", "invalid_value", "prompt[1]");
@@ -243,62 +274,78 @@ START_TEST(stops_are_bounded_and_empty_ones_dropped)
     refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"stop\":[\"x\",1]}", "invalid_type", "stop[1]");
     refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"stop\":1}", "invalid_type", "stop");
     refuses(REQUEST_COMPLETION,
-            "{\"prompt\":\"a\",\"stop\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"a\",\"b\",\"c\",\"d\",\"e\","
+            "{\"prompt\":\"a\",\"stop\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\","
+            "\"a\",\"b\",\"c\",\"d\",\"e\","
             "\"f\",\"g\",\"h\"]}",
             "invalid_value", "stop");
     char text[400] = "{\"prompt\":\"a\",\"stop\":\"";
     memset(text + strlen(text), 'x', 257);
     strcat(text, "\"}");
     refuses(REQUEST_COMPLETION, text, "invalid_value", "stop");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"stop_token_ids\":[512]}", "invalid_value", "stop_token_ids[0]");
+    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"stop_token_ids\":[512]}", "invalid_value",
+            "stop_token_ids[0]");
 }
 END_TEST
 
 START_TEST(bias_keys_are_tokens_of_the_vocabulary)
 {
     takes(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"logit_bias\":{\"0\":-100,\"511\":100}}");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"logit_bias\":{\"512\":1}}", "invalid_value", "logit_bias.512");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"logit_bias\":{\"-1\":1}}", "invalid_value", "logit_bias.-1");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"logit_bias\":{\"x\":1}}", "invalid_value", "logit_bias.x");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"logit_bias\":{\"1\":100.5}}", "invalid_value", "logit_bias.1");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"logit_bias\":{\"1\":\"1\"}}", "invalid_type", "logit_bias.1");
+    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"logit_bias\":{\"512\":1}}", "invalid_value",
+            "logit_bias.512");
+    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"logit_bias\":{\"-1\":1}}", "invalid_value",
+            "logit_bias.-1");
+    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"logit_bias\":{\"x\":1}}", "invalid_value",
+            "logit_bias.x");
+    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"logit_bias\":{\"1\":100.5}}", "invalid_value",
+            "logit_bias.1");
+    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"logit_bias\":{\"1\":\"1\"}}", "invalid_type",
+            "logit_bias.1");
 }
 END_TEST
 
 START_TEST(fields_that_contradict_each_other_are_refused)
 {
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"max_tokens\":0}", "invalid_value", "max_tokens");
+    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"max_tokens\":0}", "invalid_value",
+            "max_tokens");
     takes(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"max_tokens\":0,\"echo\":true}");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"max_tokens\":4,\"min_tokens\":5}", "invalid_value", "min_tokens");
+    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"max_tokens\":4,\"min_tokens\":5}",
+            "invalid_value", "min_tokens");
     refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"best_of\":2}", "unsupported_value", "best_of");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"stream_options\":{}}", "invalid_value", "stream_options");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"stream\":true,\"stream_options\":{\"include_usage\":1}}", "invalid_type",
-            "stream_options.include_usage");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"response_format\":{\"type\":\"json_object\"}}", "unsupported_parameter",
-            "response_format");
+    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"stream_options\":{}}", "invalid_value",
+            "stream_options");
+    refuses(REQUEST_COMPLETION,
+            "{\"prompt\":\"a\",\"stream\":true,\"stream_options\":{\"include_usage\":1}}",
+            "invalid_type", "stream_options.include_usage");
+    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"response_format\":{\"type\":\"json_object\"}}",
+            "unsupported_parameter", "response_format");
     refuses(REQUEST_CHAT,
-            "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"top_logprobs\":2}", "invalid_value", "top_logprobs");
+            "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"top_logprobs\":2}",
+            "invalid_value", "top_logprobs");
     refuses(REQUEST_CHAT,
-            "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"add_generation_prompt\":true,\"continue_final_message\":true}",
+            "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"add_generation_prompt\":true,"
+            "\"continue_final_message\":true}",
             "invalid_value", "continue_final_message");
 }
 END_TEST
 
 START_TEST(policies_are_checked_and_misspellings_found)
 {
-    ck_assert(parse(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"kv_policy\":{\"name\":\"sink\",\"budget\":64}}"));
+    ck_assert(parse(REQUEST_COMPLETION,
+                    "{\"prompt\":\"a\",\"kv_policy\":{\"name\":\"sink\",\"budget\":64}}"));
     ck_assert(r.has_policy);
     ck_assert_uint_eq(r.plan.budget, 64);
     request_clear(&r);
     /* CVE-2026-21869 was a negative number of tokens to evict */
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"kv_policy\":{\"name\":\"sink\",\"budget\":-1}}", "invalid_kv_policy",
-            "kv_policy.budget");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"kv_policy\":{\"name\":\"sink\",\"sinks\":-1}}", "invalid_kv_policy",
-            "kv_policy.sinks");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"kv_policy\":{\"name\":\"sink\",\"budget\":16777217}}",
+    refuses(REQUEST_COMPLETION,
+            "{\"prompt\":\"a\",\"kv_policy\":{\"name\":\"sink\",\"budget\":-1}}",
             "invalid_kv_policy", "kv_policy.budget");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"extra_body\":{\"kv_policy\":\"sink\"}}", "unknown_parameter",
-            "extra_body");
+    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"kv_policy\":{\"name\":\"sink\",\"sinks\":-1}}",
+            "invalid_kv_policy", "kv_policy.sinks");
+    refuses(REQUEST_COMPLETION,
+            "{\"prompt\":\"a\",\"kv_policy\":{\"name\":\"sink\",\"budget\":16777217}}",
+            "invalid_kv_policy", "kv_policy.budget");
+    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"extra_body\":{\"kv_policy\":\"sink\"}}",
+            "unknown_parameter", "extra_body");
     takes(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"extra_body\":{\"x\":1},\"nobody_knows\":[1]}");
 }
 END_TEST
