@@ -40,6 +40,7 @@ float logprobs_of(const float *logits, uint32_t n_vocab, int32_t token, uint32_t
     double sum = 0;
     for (uint32_t i = 0; i < n_vocab; i++)
         sum += exp((double)logits[i] - (double)best);
+    // cppcheck-suppress invalidFunctionArg ; the best logit adds exp(0) = 1
     double base = (double)best + log(sum);
 
     uint32_t used = find_top(logits, n_vocab, n_top, top);

@@ -583,7 +583,7 @@ static int32_t stored_position(void *context, uint32_t page, uint32_t index)
 
 static void audit(struct scheduler *s)
 {
-    struct error e;
+    struct error e = {0};
     if (cache_audit(s->cache, stored_position, s, &e))
         return;
     fprintf(stderr, "winnow: the cache is broken: %s\n", e.message);

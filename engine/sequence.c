@@ -62,9 +62,11 @@ static bool reserve_waiting(struct sequence *s, uint32_t room)
         struct top_logprob *tops = realloc(s->waiting_tops, (size_t)room * TOPS * sizeof *tops);
         s->waiting_tops = tops ? tops : s->waiting_tops;
         reserved &= tops != NULL;
+        // cppcheck-suppress memleak ; the sequence owns what it was given above
     }
     if (reserved)
         s->waiting_room = room;
+    // cppcheck-suppress memleak ; the sequence owns what it was given above
     return reserved;
 }
 

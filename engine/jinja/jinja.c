@@ -139,7 +139,7 @@ static bool give_output(struct runtime *r, struct jinja_output *out)
 bool jinja_render(const struct jinja_program *p, const struct jinja_input *in,
                   struct jinja_output *out, struct error *e)
 {
-    struct error ignored;
+    struct error ignored = {0};
     struct runtime r = {
         .program = &p->program, .now_unix = in->now_unix, .error = e ? e : &ignored, .line = 1};
     size_t input = json_bytes(in->more, 0);
