@@ -21,10 +21,13 @@
 
 struct cache;
 struct cache_sequence;
+struct head_profile;
 
 /* NULL: "out_of_memory". n_pages >= 1. */
 struct cache *cache_new(uint32_t n_layers, uint32_t n_kv_heads, uint32_t n_pages, struct error *e);
 void cache_free(struct cache *c); /* no sequence may be left */
+/* The heads of plans with allocation `profile`; borrowed, outlives the cache. NULL = none. */
+void cache_set_profile(struct cache *c, const struct head_profile *profile);
 
 /* A new empty sequence under a resolved plan. Holds no page yet. NULL: "out_of_memory". */
 struct cache_sequence *cache_sequence_new(struct cache *c, const struct plan *plan,
@@ -33,6 +36,12 @@ struct cache_sequence *cache_sequence_new(struct cache *c, const struct plan *pl
 struct cache_sequence *cache_sequence_fork(struct cache_sequence *of, struct error *e);
 /* Gives its pages back. NULL is allowed. */
 void cache_sequence_free(struct cache_sequence *s);
+
+/* Tokens before position `end` belong to the prompt: they are prefilled, and when the step that
+ * runs the last of them is done the plan's end-of-prefill happens (POLICIES.md). Tokens from `end`
+ * on are decode steps. A later, larger `end` continues the sequence with a new prompt. Without a
+ * call every token is of the prompt and nothing is ever compressed. */
+void cache_sequence_set_prompt(struct cache_sequence *s, uint32_t end);
 
 const struct plan *cache_sequence_plan(const struct cache_sequence *s);
 uint32_t

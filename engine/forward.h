@@ -35,6 +35,12 @@ struct forward *forward_new(const struct backend *backend, struct model *model, 
                             uint32_t max_logits, struct error *e);
 void forward_free(struct forward *f);
 
+/* For calibration and evaluation: called after the rotation of every layer with its queries
+ * [n_rows][n_heads][head_dim] (host memory, valid during the call). NULL = nobody. */
+typedef void forward_observer(void *context, uint32_t layer, const float *q, uint32_t n_rows);
+bool forward_set_observer(struct forward *f, forward_observer *observe, void *context,
+                          struct error *e); /* false: "out_of_memory" */
+
 /* Computes the step. Returns logits [n_logits][n_vocab] in host memory, owned by the forward and
  * overwritten by the next step; NULL with "engine_fault" when the device fails. With no logits
  * asked for returns a non-NULL pointer. */
