@@ -52,7 +52,7 @@ struct plan {
                         heads differently the mean. Set by plan_resolve when a share */
     uint32_t sinks, recent, min_window;
     uint32_t window, kernel; /* window_attention: queries that vote, slots that are pooled */
-    uint32_t interval; /* slots that one eviction drops; 0 = half the budget. Resolved: >= 1 */
+    uint32_t interval; /* slots that one eviction drops; 0 = the scorer's habit. Resolved: >= 1 */
     uint32_t window_budget; /* resolved, allocation profile: slots of a head that is not whole */
     double sparsity;        /* allocation profile: share of heads that are not whole, of patterns */
     int64_t seed;           /* scorer random */

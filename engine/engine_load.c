@@ -188,7 +188,7 @@ static bool open_scheduler(struct engine *e, struct error *error)
     s->queue_timeout_ns = o->queue_timeout_ms * 1000000u;
     s->page_bytes = e->page_bytes;
     s->audit = o->audit;
-    s->cache = cache_new(e->model->n_layers, e->model->n_kv_heads, e->n_pages, error);
+    s->cache = cache_new(e->model->n_layers, e->model->n_kv_heads, e->model->head_dim, e->n_pages, error);
     if (!s->cache)
         return false;
     s->batch = batch_new(s->cache, e->model, o->max_batched_tokens, n_logits, error);

@@ -179,7 +179,6 @@ const float *forward_run(struct forward *f, struct batch *b, struct error *e)
     void *self = be->self;
     uint32_t n = b->n_rows, n_q = m->n_heads * m->head_dim;
     const uint32_t *from, *to;
-    (void)e; /* the CPU cannot fail here; a device can */
 
     uint32_t n_copies = cache_take_copies(b->cache, &from, &to);
     if (n_copies)
@@ -220,6 +219,8 @@ const float *forward_run(struct forward *f, struct batch *b, struct error *e)
                          m->head_dim);
             be->attention(self, f->out, f->q, b->sink_query ? f->q_sink : NULL, b->positions,
                           b->wave, n_segments, m->n_heads, m->n_kv_heads, m->head_dim);
+            if (!batch_drop(b, be, i, wave, e))
+                return NULL;
         }
         be->matmul(self, f->h, &l->wo, f->out, n, v->bo);
         be->add(self, f->x, f->h, (size_t)n * m->n_embd);
