@@ -65,6 +65,7 @@ static struct plan plan_of(const char *preset, uint32_t sinks, uint32_t budget)
     plan_default(&plan, preset_find(preset));
     plan.sinks = sinks;
     plan.budget = budget;
+    plan.recent = budget - sinks;
     return plan;
 }
 
@@ -177,7 +178,7 @@ static void check_bound(const struct cache *c, const struct shadow *q)
 {
     struct cache_sequence_counts counts = cache_sequence_counts(q->s);
     const struct plan *plan = cache_sequence_plan(q->s);
-    ck_assert_uint_le(counts.pages, cache_bound_pages(c, plan, q->n));
+    ck_assert_uint_le(counts.pages, cache_bound_pages(c, plan, q->n, q->n));
     ck_assert_uint_eq(counts.slots_kept_max,
                       plan->has_budget && q->n > plan->budget ? plan->budget : q->n);
     ck_assert_int_eq(counts.exact, !plan->has_budget || q->n <= plan->budget);
