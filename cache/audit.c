@@ -18,11 +18,12 @@ static bool broken(struct audit *a, const char *what, uint64_t got, uint64_t wan
                      (unsigned long long)got, (unsigned long long)wanted);
 }
 
-static bool audit_positions(struct audit *a, const struct cache_sequence *s, const struct table *t)
+static bool audit_ring(struct audit *a, const struct cache_sequence *s, const struct table *t)
 {
-    for (uint32_t slot = 0; slot < t->n_slots; slot++) {
-        uint32_t wanted = placement_position(&s->placement, slot, s->n_tokens);
-        int32_t got = a->position_of(a->context, t->pages[slot / PAGE_SLOTS], slot % PAGE_SLOTS);
+    for (uint32_t slot = 0; slot < t->state.n_slots; slot++) {
+        uint32_t wanted = placement_position(&t->placement, slot, s->n_tokens);
+        int32_t got =
+            a->position_of(a->context, t->state.pages[slot / PAGE_SLOTS], slot % PAGE_SLOTS);
         if (got < 0 || (uint32_t)got != wanted)
             return broken(a, "a slot holds another position than its plan says", (uint64_t)got,
                           wanted);
@@ -30,20 +31,54 @@ static bool audit_positions(struct audit *a, const struct cache_sequence *s, con
     return true;
 }
 
+/* Each token at most once, none that was not seen, the protected among them. */
+static bool audit_set(struct audit *a, const struct cache_sequence *s, const struct table *t)
+{
+    uint32_t n = s->n_tokens, held = head_n_held(s, t), seen = 0, holes = 0;
+    uint8_t *there = calloc(n ? n : 1, 1);
+    bool ok = there || error_set_memory(a->e, "the audit", n);
+    for (uint32_t slot = 0; slot < t->state.n_slots && ok; slot++) {
+        int32_t p =
+            a->position_of(a->context, t->state.pages[slot / PAGE_SLOTS], slot % PAGE_SLOTS);
+        if (p == HOLE)
+            holes++;
+        else if (p < 0 || (uint32_t)p >= n)
+            ok = broken(a, "a position, not below the tokens seen", (uint64_t)p, n);
+        else if (there[p]++)
+            ok = broken(a, "slots of one position", 2, 1);
+        else
+            seen++;
+    }
+    if (ok && holes != t->state.n_holes)
+        ok = broken(a, "holes in a head", holes, t->state.n_holes);
+    if (ok && seen != held)
+        ok = broken(a, "positions in a head", seen, held);
+    uint32_t recent = held < n ? budget_recent(&s->plan, n) : n;
+    for (uint32_t p = 0; p < n && ok; p++)
+        if ((p < s->plan.sinks || n - p <= recent) && !there[p] && s->n_tokens >= s->prompt_end)
+            ok = broken(a, "a protected position that is gone", p, p);
+    free(there);
+    return ok;
+}
+
 static bool audit_table(struct audit *a, const struct cache_sequence *s, const struct table *t)
 {
-    uint32_t wanted = placement_slots_used(&s->placement, s->n_tokens);
-    if (t->n_slots != wanted)
-        return broken(a, "used slots of a head", t->n_slots, wanted);
-    if (t->n_pages != (t->n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS)
-        return broken(a, "pages of a head", t->n_pages, (t->n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS);
-    for (uint32_t i = 0; i < t->n_pages; i++) {
-        if (t->pages[i] >= a->cache->pool.n_pages)
-            return broken(a, "a page number, not below the pool's size", t->pages[i],
+    const struct head_state *head = &t->state;
+    uint32_t wanted = placement_slots_used(&t->placement, s->n_tokens);
+    if (t->placement.ring && head->n_slots != wanted)
+        return broken(a, "used slots of a head", head->n_slots, wanted);
+    if (head->n_slots - head->n_holes_due > s->n_tokens)
+        return broken(a, "slots of a head, more than tokens", head->n_slots, s->n_tokens);
+    if (head->n_pages != (head->n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS)
+        return broken(a, "pages of a head", head->n_pages,
+                      (head->n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS);
+    for (uint32_t i = 0; i < head->n_pages; i++) {
+        if (head->pages[i] >= a->cache->pool.n_pages)
+            return broken(a, "a page number, not below the pool's size", head->pages[i],
                           a->cache->pool.n_pages);
-        a->counted[t->pages[i]]++;
+        a->counted[head->pages[i]]++;
     }
-    return !a->position_of || audit_positions(a, s, t);
+    return !a->position_of || (t->placement.ring ? audit_ring(a, s, t) : audit_set(a, s, t));
 }
 
 static bool audit_pool(struct audit *a)
@@ -63,9 +98,8 @@ static bool audit_pool(struct audit *a)
     return true;
 }
 
-bool cache_audit(const struct cache *c,
-                 int32_t (*position_of)(void *context, uint32_t page, uint32_t index),
-                 void *context, struct error *e)
+bool cache_audit(const struct cache *c, cache_position_reader *position_of, void *context,
+                 struct error *e)
 {
     struct audit a = {c, calloc(c->pool.n_pages, sizeof(uint32_t)), position_of, context, e};
     if (!a.counted)
@@ -75,7 +109,7 @@ bool cache_audit(const struct cache *c,
         uint64_t pages = 0;
         for (uint32_t h = 0; h < c->n_layers * c->n_kv_heads && ok; h++) {
             ok = audit_table(&a, s, &s->tables[h]);
-            pages += s->tables[h].n_pages;
+            pages += s->tables[h].state.n_pages;
         }
         if (ok && pages != s->n_pages)
             ok = broken(&a, "pages of a sequence", s->n_pages, pages);

@@ -12,7 +12,8 @@ struct span {
     uint32_t first, end;
 };
 
-struct cache *cache_new(uint32_t n_layers, uint32_t n_kv_heads, uint32_t n_pages, struct error *e)
+struct cache *cache_new(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim,
+                        uint32_t n_pages, struct error *e)
 {
     struct cache *c = calloc(1, sizeof *c);
     if (!c) {
@@ -21,6 +22,7 @@ struct cache *cache_new(uint32_t n_layers, uint32_t n_kv_heads, uint32_t n_pages
     }
     c->n_layers = n_layers;
     c->n_kv_heads = n_kv_heads;
+    c->head_dim = head_dim;
     if (!pool_init(&c->pool, n_pages, e)) {
         free(c);
         return NULL;
@@ -39,52 +41,61 @@ void cache_free(struct cache *c)
     free(c);
 }
 
+void cache_set_profile(struct cache *c, const struct head_profile *profile)
+{
+    c->profile = profile;
+}
+
+void cache_set_reader(struct cache *c, cache_position_reader *position_of, void *context)
+{
+    c->position_of = position_of;
+    c->reader_context = context;
+}
+
 static uint32_t n_heads(const struct cache *c)
 {
     return c->n_layers * c->n_kv_heads;
 }
 
-static struct placement placement_of(const struct plan *plan)
+/* ---- sequences */
+
+static void forget_slots(struct head_state *head, uint32_t first, uint32_t n)
 {
-    if (plan->decode == DECODE_GROW)
-        return (struct placement){0};
-    uint32_t window = plan->budget - plan->sinks;
-    return (struct placement){plan->sinks, window, window + PAGE_SLOTS};
+    if (head->scores)
+        memset(head->scores + first, 0, n * sizeof *head->scores);
+    if (head->history)
+        memset(head->history + (size_t)first * HISTORY_WORDS, 0,
+               (size_t)n * HISTORY_WORDS * sizeof *head->history);
 }
+
 
 struct cache_sequence *cache_sequence_new(struct cache *c, const struct plan *plan, struct error *e)
 {
     struct cache_sequence *s = calloc(1, sizeof *s);
-    struct table *tables = calloc(n_heads(c), sizeof *tables);
-    if (!s || !tables) {
-        free(s);
-        free(tables);
-        error_set_memory(e, "a sequence", n_heads(c) * sizeof *tables);
+    if (!s) {
+        error_set_memory(e, "a sequence", sizeof *s);
         return NULL;
     }
     s->cache = c;
     s->plan = *plan;
-    s->placement = placement_of(plan);
-    s->tables = tables;
+    s->prompt_end = UINT32_MAX;
     s->next = c->first;
     if (c->first)
         c->first->previous = s;
     c->first = s;
-    return s;
+    if (heads_init(s, e))
+        return s;
+    cache_sequence_free(s);
+    return NULL;
 }
 
-/* Room for n page numbers; false leaves the table as it was. */
-static bool table_reserve(struct table *t, uint32_t n)
+void cache_sequence_set_prompt(struct cache_sequence *s, uint32_t end)
 {
-    if (n <= t->capacity)
-        return true;
-    uint32_t capacity = t->capacity * 2 > n ? t->capacity * 2 : n;
-    uint32_t *pages = realloc(t->pages, (size_t)capacity * sizeof *pages);
-    if (!pages)
-        return false;
-    t->pages = pages;
-    t->capacity = capacity;
-    return true;
+    s->prompt_from = s->n_tokens;
+    s->prompt_end = end;
+    /* Another window votes on its own. */
+    for (uint32_t h = 0; s->plan.scorer == SCORER_WINDOW_ATTENTION && h < n_heads(s->cache); h++)
+        forget_slots(&s->tables[h].state, 0, s->tables[h].state.n_slots);
 }
 
 struct cache_sequence *cache_sequence_fork(struct cache_sequence *of, struct error *e)
@@ -93,23 +104,22 @@ struct cache_sequence *cache_sequence_fork(struct cache_sequence *of, struct err
     struct cache_sequence *s = cache_sequence_new(c, &of->plan, e);
     if (!s)
         return NULL;
+    if (!heads_copy(s, of, e)) {
+        for (uint32_t h = 0; h < n_heads(c); h++) /* it holds nothing yet */
+            s->tables[h].state.n_pages = 0;
+        cache_sequence_free(s);
+        return NULL;
+    }
     for (uint32_t h = 0; h < n_heads(c); h++) {
-        const struct table *from = &of->tables[h];
-        struct table *to = &s->tables[h];
-        if (!table_reserve(to, from->n_pages)) {
-            cache_sequence_free(s);
-            error_set_memory(e, "a page table", from->n_pages * sizeof *from->pages);
-            return NULL;
-        }
-        for (uint32_t i = 0; i < from->n_pages; i++) {
-            to->pages[i] = from->pages[i];
-            pool_share(&c->pool, to->pages[i]);
-        }
-        to->n_pages = from->n_pages;
-        to->n_slots = from->n_slots;
-        s->n_pages += to->n_pages;
+        const struct head_state *head = &s->tables[h].state;
+        for (uint32_t i = 0; i < head->n_pages; i++)
+            pool_share(&c->pool, head->pages[i]);
+        s->n_pages += head->n_pages;
     }
     s->n_tokens = of->n_tokens;
+    s->prompt_end = of->prompt_end;
+    s->prompt_from = of->prompt_from;
+    s->compressed = of->compressed;
     s->n_pages_peak = s->n_pages;
     return s;
 }
@@ -119,18 +129,16 @@ void cache_sequence_free(struct cache_sequence *s)
     if (!s)
         return;
     struct cache *c = s->cache;
-    for (uint32_t h = 0; h < n_heads(c); h++) {
-        for (uint32_t i = 0; i < s->tables[h].n_pages; i++)
-            pool_drop(&c->pool, s->tables[h].pages[i]);
-        free(s->tables[h].pages);
-    }
+    for (uint32_t h = 0; s->tables && h < n_heads(c); h++)
+        for (uint32_t i = 0; i < s->tables[h].state.n_pages; i++)
+            pool_drop(&c->pool, s->tables[h].state.pages[i]);
+    heads_clear(s);
     if (s->previous)
         s->previous->next = s->next;
     else
         c->first = s->next;
     if (s->next)
         s->next->previous = s->previous;
-    free(s->tables);
     free(s);
 }
 
@@ -144,34 +152,42 @@ uint32_t cache_tokens_seen(const struct cache_sequence *s)
     return s->n_tokens;
 }
 
-static uint64_t pages_of_slots(uint64_t n_slots)
+struct head_state *cache_head(struct cache_sequence *s, uint32_t layer, uint32_t kv_head)
 {
-    return (n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
+    return &s->tables[layer * s->cache->n_kv_heads + kv_head].state;
 }
 
-uint64_t cache_bound_pages(const struct cache *c, const struct plan *plan, uint64_t n_tokens)
+/* ---- appending */
+
+/* Whether the next tokens are decode steps that may each drop others. */
+static bool evicts_now(const struct cache_sequence *s)
 {
-    struct placement p = placement_of(plan);
-    uint64_t slots = n_tokens;
-    if (p.ring && slots > (uint64_t)p.sinks + p.ring)
-        slots = (uint64_t)p.sinks + p.ring;
-    return pages_of_slots(slots) * n_heads(c);
+    return s->n_tokens >= s->prompt_end && plan_evicts(&s->plan) &&
+           s->plan.decode == DECODE_EVICT && s->plan.prefill == PREFILL_FULL;
 }
 
 uint32_t cache_wave_rows(const struct cache_sequence *s)
 {
-    return s->placement.ring ? PAGE_SLOTS : UINT32_MAX;
+    return s->has_ring ? PAGE_SLOTS : evicts_now(s) ? 1 : UINT32_MAX;
 }
 
-/* The slots of n new tokens as at most three runs: sinks, the ring up to its end, the ring from its
- * start. */
-static unsigned spans_of(const struct cache_sequence *s, uint32_t n, struct span out[3])
+uint32_t cache_rows_of_prompt(const struct cache_sequence *s)
 {
-    const struct placement *p = &s->placement;
+    return s->n_tokens < s->prompt_end ? s->prompt_end - s->n_tokens : UINT32_MAX;
+}
+
+/* The slots of n new tokens of a head as at most three runs. Of a ring: sinks, the ring up to its
+ * end, the ring from its start. Of a head that drops: all its slots, for anyone may become a hole.
+ */
+static unsigned spans_of(const struct cache_sequence *s, const struct table *t, uint32_t n,
+                         struct span out[3])
+{
+    const struct placement *p = &t->placement;
     uint32_t from = s->n_tokens, to = s->n_tokens + n;
     unsigned count = 0;
     if (p->ring == 0) {
-        out[0] = (struct span){from, to};
+        bool drops = evicts_now(s) && t->state.budget != UINT32_MAX;
+        out[0] = (struct span){drops ? 0 : t->state.n_slots, t->state.n_slots + n};
         return 1;
     }
     if (from < p->sinks) {
@@ -198,17 +214,39 @@ static bool met_before(const struct span *spans, unsigned current, uint32_t page
     return false;
 }
 
-/* Held pages of the table that the spans write to and that others hold too, each counted once. */
-static uint32_t shared_pages(const struct cache_sequence *s, const struct table *t,
+/* Held pages of the head that the spans write to and that others hold too, each counted once. */
+static uint32_t shared_pages(const struct cache_sequence *s, const struct head_state *head,
                              const struct span *spans, unsigned n_spans)
 {
     uint32_t shared = 0;
     for (unsigned i = 0; i < n_spans; i++)
         for (uint32_t page = spans[i].first / PAGE_SLOTS;
-             page <= (spans[i].end - 1) / PAGE_SLOTS && page < t->n_pages; page++)
+             page <= (spans[i].end - 1) / PAGE_SLOTS && page < head->n_pages; page++)
             if (!met_before(spans, i, page))
-                shared += s->cache->pool.refs[t->pages[page]] > 1;
+                shared += s->cache->pool.refs[head->pages[page]] > 1;
     return shared;
+}
+
+/* Slots that a head uses once n more tokens are there. Holes are filled first, by tokens that come
+ * one at a time. */
+static uint32_t slots_after(const struct cache_sequence *s, const struct table *t, uint32_t n)
+{
+    if (t->placement.ring)
+        return placement_slots_used(&t->placement, s->n_tokens + n);
+    if (!evicts_now(s) || t->state.budget == UINT32_MAX)
+        return t->state.n_slots + n;
+    /* Several steps ahead: it grows up to its budget and one more, and not beyond. */
+    uint32_t holes = t->state.n_holes_due, grown = t->state.n_slots + (n > holes ? n - holes : 0);
+    uint32_t budget = budget_recent(&s->plan, s->n_tokens + n) != s->plan.recent
+                          ? s->plan.sinks + budget_recent(&s->plan, s->n_tokens + n)
+                          : t->state.budget;
+    uint32_t most = budget + 1 > t->state.n_slots ? budget + 1 : t->state.n_slots;
+    return n == 1 || grown < most ? grown : most;
+}
+
+static uint32_t pages_of_slots(uint32_t n_slots)
+{
+    return (n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
 }
 
 uint64_t cache_pages_to_append(const struct cache_sequence *s, uint32_t n)
@@ -216,23 +254,22 @@ uint64_t cache_pages_to_append(const struct cache_sequence *s, uint32_t n)
     if (n == 0)
         return 0;
     struct span spans[3];
-    uint32_t within = s->placement.ring && n > PAGE_SLOTS ? PAGE_SLOTS : n;
-    unsigned n_spans = spans_of(s, within, spans);
     uint64_t pages = 0;
-    uint32_t after = (uint32_t)pages_of_slots(placement_slots_used(&s->placement, s->n_tokens + n));
     for (uint32_t h = 0; h < n_heads(s->cache); h++) {
         const struct table *t = &s->tables[h];
-        pages += after - t->n_pages + shared_pages(s, t, spans, n_spans);
+        uint32_t within = t->placement.ring && n > PAGE_SLOTS ? PAGE_SLOTS : n;
+        unsigned n_spans = spans_of(s, t, within, spans);
+        uint32_t after = pages_of_slots(slots_after(s, t, n));
+        pages += after > t->state.n_pages ? after - t->state.n_pages : 0;
+        pages += shared_pages(s, &t->state, spans, n_spans);
+        /* More than a wave over shared pages may come to write any of them. */
+        for (uint32_t i = 0; within < n && i < t->state.n_pages; i++)
+            pages += s->cache->pool.refs[t->state.pages[i]] > 1;
     }
-    /* More than a wave over shared pages may come to write any of them. */
-    if (within < n)
-        for (uint32_t h = 0; h < n_heads(s->cache); h++)
-            for (uint32_t i = 0; i < s->tables[h].n_pages; i++)
-                pages += s->cache->pool.refs[s->tables[h].pages[i]] > 1;
     return pages;
 }
 
-static bool copies_reserve(struct cache *c, uint64_t more)
+bool copies_reserve(struct cache *c, uint64_t more)
 {
     uint64_t wanted = c->n_copies + more;
     if (wanted <= c->copies_capacity)
@@ -249,72 +286,111 @@ static bool copies_reserve(struct cache *c, uint64_t more)
     return true;
 }
 
-/* Gives the table pages of its own where the spans write, and new ones up to `after`. The pool has
+void page_make_own(struct cache *c, struct head_state *head, uint32_t index)
+{
+    uint32_t held = head->pages[index], own = pool_take(&c->pool);
+    c->copy_from[c->n_copies] = held;
+    c->copy_to[c->n_copies++] = own;
+    pool_drop(&c->pool, held);
+    head->pages[index] = own;
+}
+
+/* Gives the head pages of its own where the spans write, and new ones up to `after`. The pool has
  * enough. */
-static void table_prepare(struct cache_sequence *s, struct table *t, const struct span *spans,
-                          unsigned n_spans, uint32_t after)
+static void table_prepare(struct cache_sequence *s, struct head_state *head,
+                          const struct span *spans, unsigned n_spans, uint32_t after)
 {
     struct cache *c = s->cache;
     for (unsigned i = 0; i < n_spans; i++)
         for (uint32_t page = spans[i].first / PAGE_SLOTS;
-             page <= (spans[i].end - 1) / PAGE_SLOTS && page < t->n_pages; page++) {
-            uint32_t held = t->pages[page];
-            if (c->pool.refs[held] < 2)
-                continue;
-            uint32_t own = pool_take(&c->pool);
-            c->copy_from[c->n_copies] = held;
-            c->copy_to[c->n_copies++] = own;
-            pool_drop(&c->pool, held);
-            t->pages[page] = own;
-        }
-    while (t->n_pages < after) {
-        t->pages[t->n_pages++] = pool_take(&c->pool);
+             page <= (spans[i].end - 1) / PAGE_SLOTS && page < head->n_pages; page++)
+            if (c->pool.refs[head->pages[page]] > 1)
+                page_make_own(c, head, page);
+    while (head->n_pages < after) {
+        head->pages[head->n_pages++] = pool_take(&c->pool);
         s->n_pages++;
     }
+}
+
+uint32_t head_n_held(const struct cache_sequence *s, const struct table *t)
+{
+    if (t->placement.ring)
+        return s->n_tokens - placement_evicted(&t->placement, s->n_tokens);
+    return t->state.n_slots - t->state.n_holes_due;
+}
+
+static void append_to_head(struct cache_sequence *s, uint32_t index, uint32_t n, bool evicting,
+                           uint32_t *write_slots)
+{
+    struct cache *c = s->cache;
+    struct table *t = &s->tables[index];
+    struct head_state *head = &t->state;
+    uint32_t layer = index / c->n_kv_heads, used = slots_after(s, t, n);
+    uint32_t *to = write_slots + (size_t)layer * n * c->n_kv_heads + index % c->n_kv_heads;
+    if (t->placement.ring) {
+        for (uint32_t i = 0; i < n; i++)
+            to[(size_t)i * c->n_kv_heads] = placement_slot(&t->placement, s->n_tokens + i);
+        c->evicted_slots += placement_evicted(&t->placement, s->n_tokens + n) -
+                            placement_evicted(&t->placement, s->n_tokens);
+    } else if (evicting && head->budget != UINT32_MAX && head->n_holes_due > 0) {
+        to[0] = SLOT_OF_HOLE; /* n is 1 */
+        head->n_holes_due--;
+    } else {
+        for (uint32_t i = 0; i < n; i++)
+            to[(size_t)i * c->n_kv_heads] = head->n_slots + i;
+        forget_slots(head, head->n_slots, n);
+    }
+    head->n_slots = used;
 }
 
 bool cache_append(struct cache_sequence *s, uint32_t n, uint32_t *write_slots, struct error *e)
 {
     struct cache *c = s->cache;
     struct span spans[3];
-    assert(n > 0 && n <= cache_wave_rows(s));
-    unsigned n_spans = spans_of(s, n, spans);
+    assert(n > 0 && n <= cache_wave_rows(s) && n <= cache_rows_of_prompt(s));
+    bool evicting = evicts_now(s);
     uint64_t needed = cache_pages_to_append(s, n);
-    uint32_t used = placement_slots_used(&s->placement, s->n_tokens + n),
-             after = (uint32_t)pages_of_slots(used);
     if (needed > c->pool.n_free)
         return error_set(e, "kv_pool_empty", "", "%llu pages are needed and %u are free",
                          (unsigned long long)needed, c->pool.n_free);
     bool room = copies_reserve(c, needed);
     for (uint32_t h = 0; h < n_heads(c) && room; h++)
-        room = table_reserve(&s->tables[h], after);
+        room = heads_reserve(s, &s->tables[h].state,
+                             pages_of_slots(slots_after(s, &s->tables[h], n)));
     if (!room)
-        return error_set_memory(e, "page tables", needed * sizeof *s->tables->pages);
+        return error_set_memory(e, "page tables", needed * sizeof(uint32_t));
     for (uint32_t h = 0; h < n_heads(c); h++) {
-        table_prepare(s, &s->tables[h], spans, n_spans, after);
-        s->tables[h].n_slots = used;
+        struct table *t = &s->tables[h];
+        unsigned n_spans = spans_of(s, t, n, spans);
+        table_prepare(s, &t->state, spans, n_spans, pages_of_slots(slots_after(s, t, n)));
+        append_to_head(s, h, n, evicting, write_slots);
     }
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t slot = placement_slot(&s->placement, s->n_tokens + i);
-        for (uint32_t l = 0; l < c->n_layers; l++)
-            for (uint32_t h = 0; h < c->n_kv_heads; h++)
-                write_slots[((size_t)l * n + i) * c->n_kv_heads + h] = slot;
-    }
-    uint32_t evicted = placement_evicted(&s->placement, s->n_tokens + n) -
-                       placement_evicted(&s->placement, s->n_tokens);
-    c->evicted_slots += (uint64_t)evicted * n_heads(c);
     s->n_tokens += n;
+    for (uint32_t h = 0; evicting && h < n_heads(c); h++)
+        foresee_eviction(s, &s->tables[h]);
     if (s->n_pages > s->n_pages_peak)
         s->n_pages_peak = s->n_pages;
     return true;
 }
 
+uint32_t cache_take_hole(struct cache_sequence *s, uint32_t layer, uint32_t kv_head)
+{
+    struct head_state *head = cache_head(s, layer, kv_head);
+    assert(head->n_holes > 0);
+    uint32_t slot = head->holes[--head->n_holes];
+    forget_slots(head, slot, 1);
+    return slot;
+}
+
+/* ---- looking */
+
 struct cache_view cache_view(const struct cache_sequence *s, uint32_t layer, uint32_t kv_head)
 {
     const struct table *t = &s->tables[layer * s->cache->n_kv_heads + kv_head];
-    if (s->placement.ring == 0)
-        return (struct cache_view){t->pages, t->n_slots, 0, UINT32_MAX};
-    return (struct cache_view){t->pages, t->n_slots, s->placement.sinks, s->placement.window};
+    if (t->placement.ring == 0)
+        return (struct cache_view){t->state.pages, t->state.n_slots, 0, UINT32_MAX};
+    return (struct cache_view){t->state.pages, t->state.n_slots, t->placement.sinks,
+                               t->placement.window};
 }
 
 bool cache_uses_sink_query(const struct cache_sequence *s)
@@ -348,33 +424,76 @@ struct cache_counts cache_counts(const struct cache *c)
 
 struct cache_sequence_counts cache_sequence_counts(const struct cache_sequence *s)
 {
-    uint32_t evicted = placement_evicted(&s->placement, s->n_tokens), kept = s->n_tokens - evicted;
-    return (struct cache_sequence_counts){.tokens_seen = s->n_tokens,
-                                          .slots_kept = kept,
-                                          .slots_kept_min = kept,
-                                          .slots_kept_max = kept,
-                                          .pages = s->n_pages,
-                                          .pages_peak = s->n_pages_peak,
-                                          .pages_full =
-                                              pages_of_slots(s->n_tokens) * n_heads(s->cache),
-                                          .exact = evicted == 0};
+    uint32_t n = n_heads(s->cache);
+    uint64_t kept = 0;
+    struct cache_sequence_counts out = {.tokens_seen = s->n_tokens,
+                                        .slots_kept_min = UINT32_MAX,
+                                        .pages = s->n_pages,
+                                        .pages_peak = s->n_pages_peak,
+                                        .pages_full = (uint64_t)pages_of_slots(s->n_tokens) * n,
+                                        .pages_returned = s->n_pages_returned};
+    for (uint32_t h = 0; h < n; h++) {
+        uint32_t held = head_n_held(s, &s->tables[h]);
+        kept += held;
+        out.slots_kept_min = held < out.slots_kept_min ? held : out.slots_kept_min;
+        out.slots_kept_max = held > out.slots_kept_max ? held : out.slots_kept_max;
+    }
+    out.slots_kept = (double)kept / n;
+    out.exact = kept == (uint64_t)s->n_tokens * n;
+    return out;
+}
+
+/* ---- positions */
+
+static int by_number(const void *a, const void *b)
+{
+    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Positions that lie in the pages of a head, ascending, holes left out; malloc'ed. */
+static int32_t *read_positions(const struct cache_sequence *s, const struct head_state *head,
+                               uint32_t *n)
+{
+    const struct cache *c = s->cache;
+    int32_t *positions = malloc((head->n_slots ? head->n_slots : 1) * sizeof *positions);
+    *n = 0;
+    for (uint32_t i = 0; positions && i < head->n_slots; i++) {
+        int32_t p = c->position_of(c->reader_context, head->pages[i / PAGE_SLOTS], i % PAGE_SLOTS);
+        if (p != HOLE)
+            positions[(*n)++] = p;
+    }
+    if (positions)
+        qsort(positions, *n, sizeof *positions, by_number);
+    return positions;
 }
 
 void cache_kept_ranges(const struct cache_sequence *s, uint32_t layer, uint32_t kv_head,
                        void (*range)(void *context, int32_t first, int32_t last), void *context)
 {
-    (void)layer; /* every head keeps the same under the plans of this version */
-    (void)kv_head;
-    uint32_t n = s->n_tokens;
+    const struct table *t = &s->tables[layer * s->cache->n_kv_heads + kv_head];
+    uint32_t n = s->n_tokens, n_read;
     if (n == 0)
         return;
-    if (placement_evicted(&s->placement, n) == 0) {
+    if (head_n_held(s, t) == n) {
         range(context, 0, (int32_t)n - 1);
         return;
     }
-    if (s->placement.sinks)
-        range(context, 0, (int32_t)s->placement.sinks - 1);
-    range(context, (int32_t)(n - s->placement.window), (int32_t)n - 1);
+    if (t->placement.ring) {
+        if (t->placement.sinks)
+            range(context, 0, (int32_t)t->placement.sinks - 1);
+        range(context, (int32_t)(n - t->placement.window), (int32_t)n - 1);
+        return;
+    }
+    if (!s->cache->position_of)
+        return;
+    int32_t *positions = read_positions(s, &t->state, &n_read);
+    for (uint32_t i = 0, first = 0; positions && i < n_read; i++)
+        if (i + 1 == n_read || positions[i + 1] != positions[i] + 1) {
+            range(context, positions[first], positions[i]);
+            first = i + 1;
+        }
+    free(positions);
 }
 
 uint32_t cache_n_layers(const struct cache *c)

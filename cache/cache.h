@@ -13,18 +13,22 @@
 #ifndef WINNOW_CACHE_CACHE_H
 #define WINNOW_CACHE_CACHE_H
 
+#include "cache/head_state.h"
 #include "cache/plan.h"
-
-#ifndef PAGE_SLOTS
-#define PAGE_SLOTS 32
-#endif
 
 struct cache;
 struct cache_sequence;
+struct head_profile;
 
-/* NULL: "out_of_memory". n_pages >= 1. */
-struct cache *cache_new(uint32_t n_layers, uint32_t n_kv_heads, uint32_t n_pages, struct error *e);
+/* NULL: "out_of_memory". n_pages >= 1. head_dim sizes what policies remember of keys. */
+struct cache *cache_new(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim,
+                        uint32_t n_pages, struct error *e);
 void cache_free(struct cache *c); /* no sequence may be left */
+/* The heads of plans with allocation `profile`; borrowed, outlives the cache. NULL = none. */
+void cache_set_profile(struct cache *c, const struct head_profile *profile);
+/* Reads a stored position back (the backend's kv_read); needed for what policies of scores keep. */
+typedef int32_t cache_position_reader(void *context, uint32_t page, uint32_t index);
+void cache_set_reader(struct cache *c, cache_position_reader *position_of, void *context);
 
 /* A new empty sequence under a resolved plan. Holds no page yet. NULL: "out_of_memory". */
 struct cache_sequence *cache_sequence_new(struct cache *c, const struct plan *plan,
@@ -34,27 +38,72 @@ struct cache_sequence *cache_sequence_fork(struct cache_sequence *of, struct err
 /* Gives its pages back. NULL is allowed. */
 void cache_sequence_free(struct cache_sequence *s);
 
+/* Tokens before position `end` belong to the prompt: they are prefilled, and when the step that
+ * runs the last of them is done the plan's end-of-prefill happens (POLICIES.md). Tokens from `end`
+ * on are decode steps. A later, larger `end` continues the sequence with a new prompt. Without a
+ * call every token is of the prompt and nothing is ever compressed. */
+void cache_sequence_set_prompt(struct cache_sequence *s, uint32_t end);
+
 const struct plan *cache_sequence_plan(const struct cache_sequence *s);
 uint32_t
 cache_tokens_seen(const struct cache_sequence *s); /* N: tokens appended so far = next position */
 
-/* The most pages a sequence of n_tokens under `plan` can ever hold (DESIGN: min(n, B + PAGE_SLOTS)
- * per head). */
-uint64_t cache_bound_pages(const struct cache *c, const struct plan *plan, uint64_t n_tokens);
+/* Pages of a sequence whose prompt has n_prompt tokens: the most it ever holds until n_tokens, and
+ * what it can come to hold after its prompt, when compression has given the rest back. */
+uint64_t cache_bound_pages(const struct cache *c, const struct plan *plan, uint64_t n_prompt,
+                           uint64_t n_tokens);
+uint64_t cache_settled_pages(const struct cache *c, const struct plan *plan, uint64_t n_prompt,
+                             uint64_t n_tokens);
 /* Pages that appending n more tokens would take from the pool now, copies of shared pages included.
  */
 uint64_t cache_pages_to_append(const struct cache_sequence *s, uint32_t n);
 
-/* Rows of one sequence that may be written before they attend: n_rows_max at once for this plan
- * (UINT32_MAX for full; PAGE_SLOTS for stream plans, whose ring has that many spare slots). */
+/* The slot of a token that goes where an evicted one was: which one the backend decides. */
+#define SLOT_OF_HOLE UINT32_MAX
+
+/* Rows of one sequence that may be written before they attend: UINT32_MAX for plans that only grow
+ * or that compress at the end of the prompt (up to that end), PAGE_SLOTS for stream plans, whose
+ * ring has that many spare slots, 1 where every token evicts another. */
 uint32_t cache_wave_rows(const struct cache_sequence *s);
+/* Tokens until the end of the prompt, UINT32_MAX without one: no wave crosses it. */
+uint32_t cache_rows_of_prompt(const struct cache_sequence *s);
 
 /* Takes pages for n more tokens (n <= cache_wave_rows) and advances N. On success, for every layer
- * l, KV head h: write_slots[(l * n + i) * n_kv_heads + h] = slot of the i-th new token; views: see
+ * l, KV head h: write_slots[(l * n + i) * n_kv_heads + h] = slot of the i-th new token or
+ * SLOT_OF_HOLE (cache_take_hole tells, once the rows before have run); views: see
  * cache_view, valid until the next call on this sequence. Copies of shared pages that must be made
  * before writing are appended to the cache's copy list (cache_take_copies). False: the pool is
  * short ("kv_pool_empty"), nothing has changed. */
 bool cache_append(struct cache_sequence *s, uint32_t n, uint32_t *write_slots, struct error *e);
+uint32_t cache_take_hole(struct cache_sequence *s, uint32_t layer, uint32_t kv_head);
+
+/* What the policy wants done after the rows [first, first + n) have attended in a layer. */
+enum cache_score {
+    CACHE_SCORE_NONE,
+    CACHE_SCORE_SUM,    /* add the mean over the group */
+    CACHE_SCORE_LAST,   /* the newest query's replaces all others */
+    CACHE_SCORE_HISTORY /* a bit in the history */
+};
+enum cache_step { CACHE_STEP_NONE, CACHE_STEP_COMPRESS, CACHE_STEP_EVICT };
+struct cache_work {
+    enum cache_score score;
+    uint32_t first_scored; /* rows before this one (of the n) leave no score */
+    enum cache_step step;  /* after scoring */
+};
+struct cache_work cache_work(const struct cache_sequence *s, uint32_t first, uint32_t n);
+/* Of one head, which uses n_slots when n_tokens were seen: what backend.evict and backend.compress
+ * get. */
+struct select_job;
+void cache_select_job(struct cache_sequence *s, uint32_t layer, uint32_t kv_head, uint32_t n_tokens,
+                      uint32_t n_slots, struct select_job *out);
+/* Before a compression: pages that others hold and that survivors move to are replaced by own
+ * ones, their copies put on the copy list. False: the pool is short or memory is. */
+bool cache_begin_compress(struct cache_sequence *s, uint32_t layer, struct error *e);
+/* After it: head h of the layer holds n_kept[h] slots; the pages behind go back. */
+void cache_end_compress(struct cache_sequence *s, uint32_t layer, const uint32_t *n_kept);
+/* Pages of the pool taken minus given back by compressions since the last call. */
+int64_t cache_take_balance(struct cache_sequence *s);
+struct head_state *cache_head(struct cache_sequence *s, uint32_t layer, uint32_t kv_head);
 
 /* The table of one head as the attention will see it: pages (owned by the sequence; stays valid
  * until the next cache_append or free of this sequence), used slots, and the plan's visibility. */
@@ -93,16 +142,17 @@ struct cache_sequence_counts {
 struct cache_sequence_counts cache_sequence_counts(const struct cache_sequence *s);
 
 /* The original positions still held, for kv_trace: ascending inclusive ranges of one head. Calls
- * range(context, first, last) for each; the positions come from the plan's arithmetic. */
+ * range(context, first, last) for each. Where scores decided, positions are read from the pages
+ * (cache_set_reader). */
 void cache_kept_ranges(const struct cache_sequence *s, uint32_t layer, uint32_t kv_head,
                        void (*range)(void *context, int32_t first, int32_t last), void *context);
 
 /* Checks every invariant of DESIGN.md over all sequences (page counts, slots, free list). False
  * with "internal_error" and what is broken. position_of may be NULL; else it reads a stored
- * position and positions are compared with the plan's. Linear in pages: for tests and --audit. */
-bool cache_audit(const struct cache *c,
-                 int32_t (*position_of)(void *context, uint32_t page, uint32_t index),
-                 void *context, struct error *e);
+ * position, and positions are compared with the plan's, or, where scores decided, checked to be
+ * unique, seen and to hold the protected. Linear in slots: for tests and --audit. */
+bool cache_audit(const struct cache *c, cache_position_reader *position_of, void *context,
+                 struct error *e);
 
 uint32_t cache_n_layers(const struct cache *c);
 uint32_t cache_n_kv_heads(const struct cache *c);

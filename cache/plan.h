@@ -10,6 +10,7 @@
 #include <jansson.h>
 #include <stdint.h>
 
+#include "cache/head_profile.h"
 #include "config/error.h"
 
 enum plan_scorer {
@@ -34,6 +35,8 @@ enum plan_prefill { PREFILL_FULL, PREFILL_STREAM };
 enum plan_decode { DECODE_GROW, DECODE_EVICT };
 enum plan_remnant { REMNANT_NONE, REMNANT_MEAN };
 enum plan_positions { POSITIONS_ORIGINAL, POSITIONS_CACHE };
+enum plan_pool { POOL_AVG, POOL_MAX, POOL_NONE };
+enum plan_share { SHARE_HEAD, SHARE_LAYER };
 enum plan_storage { STORAGE_F16, STORAGE_BF16, STORAGE_Q8, STORAGE_Q4 };
 enum plan_source { SOURCE_DEFAULT, SOURCE_REQUEST, SOURCE_HEADER, SOURCE_MODEL, SOURCE_SESSION };
 
@@ -42,13 +45,17 @@ struct preset; /* see below */
 struct plan {
     const struct preset *preset;
     enum plan_source source;
-    bool has_budget;     /* false for `full` */
-    double budget_share; /* 0 < share < 1 as asked for; 0: `budget` was given as a number or by
-                            default */
-    bool budget_is_default;
-    uint32_t
-        budget; /* slots per head, sinks and recent included; set by plan_resolve when a share */
+    bool has_budget;     /* false: `full`, and profiles whose windows have a size of their own */
+    double budget_share; /* 0 < share < 1 as asked for; 0: `budget` is a number or the default */
+    bool budget_is_default, recent_is_half, recent_is_default;
+    uint32_t budget; /* slots per head, sinks and recent included; under allocations that treat
+                        heads differently the mean. Set by plan_resolve when a share */
     uint32_t sinks, recent, min_window;
+    uint32_t window, kernel; /* window_attention: queries that vote, slots that are pooled */
+    uint32_t interval; /* slots that one eviction drops; 0 = the scorer's habit. Resolved: >= 1 */
+    uint32_t window_budget; /* resolved, allocation profile: slots of a head that is not whole */
+    double sparsity;        /* allocation profile: share of heads that are not whole, of patterns */
+    int64_t seed;           /* scorer random */
     enum plan_scorer scorer;
     enum plan_allocation allocation;
     enum plan_prefill prefill;
@@ -56,7 +63,10 @@ struct plan {
     enum plan_remnant remnant;
     enum plan_positions positions;
     enum plan_storage storage;
+    enum plan_pool pool;
+    enum plan_share share;
     bool trace;
+    uint32_t given; /* bit i: the request set key i of plan_parse.c's table */
 };
 
 /* One row of POLICIES.md's table. */
@@ -65,8 +75,6 @@ struct preset {
     const char *help;   /* one line for a person */
     const char *source; /* "StreamingLLM" */
     bool multi_turn_safe;
-    bool available;       /* false: known name that this build does not serve yet (refused with a
-                             sentence) */
     struct plan defaults; /* its `preset` is filled by plan_default */
 };
 uint32_t preset_count(void);
@@ -80,6 +88,7 @@ void plan_default(struct plan *out, const struct preset *preset);
 struct plan_limits {
     uint32_t n_ctx_train;      /* cache-relative positions may not exceed it */
     uint32_t max_budget;       /* --kv-policy-max-budget, 0 = none */
+    const struct head_profile *profile; /* --head-profile, NULL = none */
     enum plan_storage storage; /* the pool's */
 };
 
@@ -110,8 +119,15 @@ const char *plan_prefill_name(enum plan_prefill v);
 const char *plan_decode_name(enum plan_decode v);
 const char *plan_remnant_name(enum plan_remnant v);
 const char *plan_positions_name(enum plan_positions v);
+const char *plan_pool_name(enum plan_pool v);
+const char *plan_share_name(enum plan_share v);
 const char *plan_storage_name(enum plan_storage v);
 const char *plan_source_name(enum plan_source v);
+
+/* Whether a key of the object ("window") was set by the request. */
+bool plan_was_given(const struct plan *plan, const char *key);
+/* Whether the plan ever drops anything. */
+bool plan_evicts(const struct plan *plan);
 
 /* The resolved axes as a JSON object (new reference, NULL: out of memory), and the JSON schema of
  * API.md 7.3. */

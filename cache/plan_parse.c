@@ -12,20 +12,26 @@
 enum { LARGEST_BUDGET = 1 << 24, LONGEST_TEXT = 2048 };
 
 /* What one key of the object means. */
-enum key_kind { KEY_NAME, KEY_BUDGET, KEY_NUMBER, KEY_CHOICE, KEY_STORAGE, KEY_TRACE, KEY_LATER };
+enum key_kind {
+    KEY_NAME,
+    KEY_BUDGET,
+    KEY_NUMBER, /* uint32_t */
+    KEY_CHOICE, /* an enum */
+    KEY_SHARE,  /* double from 0 to 1 */
+    KEY_SEED,   /* int64_t */
+    KEY_TRACE
+};
 
 struct key_row {
     const char *name;
     enum key_kind kind;
     size_t offset;       /* in struct plan */
-    int64_t min, max;    /* KEY_NUMBER, and numbers of KEY_LATER */
+    int64_t min, max;    /* KEY_NUMBER */
     const char *choices; /* KEY_CHOICE, separated by '|', in the order of the enum */
 };
 
 #define AT(field) offsetof(struct plan, field)
 
-/* KEY_LATER: keys of policies that this version does not serve; typed like the others, then
- * refused. */
 static const struct key_row key_rows[] = {
     {"name", KEY_NAME, 0, 0, 0, NULL},
     {"budget", KEY_BUDGET, 0, 0, 0, NULL},
@@ -39,16 +45,16 @@ static const struct key_row key_rows[] = {
     {"decode", KEY_CHOICE, AT(decode), 0, 0, "grow|evict"},
     {"remnant", KEY_CHOICE, AT(remnant), 0, 0, "none|mean"},
     {"positions", KEY_CHOICE, AT(positions), 0, 0, "original|cache"},
-    {"storage", KEY_STORAGE, AT(storage), 0, 0, "f16|bf16|q8|q4"},
+    {"storage", KEY_CHOICE, AT(storage), 0, 0, "f16|bf16|q8|q4"},
     {"trace", KEY_TRACE, AT(trace), 0, 0, NULL},
-    {"min_window", KEY_LATER, 0, 1, LARGEST_BUDGET, NULL},
-    {"window", KEY_LATER, 0, 1, 1024, NULL},
-    {"kernel", KEY_LATER, 0, 1, 63, NULL},
-    {"interval", KEY_LATER, 0, 1, 4096, NULL},
-    {"pool", KEY_LATER, 0, 0, 0, "avg|max|none"},
-    {"share", KEY_LATER, 0, 0, 0, "head|layer"},
-    {"sparsity", KEY_LATER, 0, 0, 1, NULL},
-    {"seed", KEY_LATER, 0, INT64_MIN, INT64_MAX, NULL},
+    {"min_window", KEY_NUMBER, AT(min_window), 1, LARGEST_BUDGET, NULL},
+    {"window", KEY_NUMBER, AT(window), 1, 1024, NULL},
+    {"kernel", KEY_NUMBER, AT(kernel), 1, 63, NULL},
+    {"interval", KEY_NUMBER, AT(interval), 1, 4096, NULL},
+    {"pool", KEY_CHOICE, AT(pool), 0, 0, "avg|max|none"},
+    {"share", KEY_CHOICE, AT(share), 0, 0, "head|layer"},
+    {"sparsity", KEY_SHARE, AT(sparsity), 0, 1, NULL},
+    {"seed", KEY_SEED, AT(seed), INT64_MIN, INT64_MAX, NULL},
 };
 enum { N_KEYS = sizeof key_rows / sizeof *key_rows };
 
@@ -117,6 +123,7 @@ static bool parse_budget(struct parse *p, const json_t *value, struct plan *out)
     int64_t slots;
     const char *wanted =
         "a whole number of slots from 2 to 16777216, or a share of the prompt between 0 and 1";
+    out->has_budget = true;
     out->budget_is_default = false;
     out->budget_share = 0;
     if (json_is_number(value) && json_number_value(value) == 1)
@@ -170,60 +177,64 @@ static bool parse_choice(struct parse *p, const struct key_row *row, const json_
     return refuse(p, row->name, value, wanted);
 }
 
-static bool parse_later(struct parse *p, const struct key_row *row, const json_t *value,
-                        const struct plan *out)
+static bool keeps_everything(const struct plan *plan)
 {
-    unsigned choice;
-    int64_t number;
-    char wanted[80];
-    if (row->choices) {
-        if (!parse_choice(p, row, value, &choice))
-            return false;
-    } else if (!strcmp(row->name, "sparsity")) {
-        if (!json_is_number(value) || json_number_value(value) < 0 || json_number_value(value) > 1)
-            return refuse(p, row->name, value, "a number from 0 to 1");
-    } else {
-        snprintf(wanted, sizeof wanted, "a whole number from %lld to %lld", (long long)row->min,
-                 (long long)row->max);
-        if (!whole(value, &number) || number < row->min || number > row->max)
-            return refuse(p, row->name, value, wanted);
-    }
-    const char *path = path_of(p, row->name);
-    return error_set(p->e, "invalid_kv_policy", path, "%s means nothing to the policy '%s'", path,
-                     out->preset->name);
+    return !strcmp(plan->preset->name, "full");
 }
 
 static bool parse_key(struct parse *p, const struct key_row *row, const json_t *value,
                       struct plan *out)
 {
-    unsigned choice;
+    unsigned choice = 0;
+    bool free_of_policy = row->kind == KEY_NAME || row->kind == KEY_TRACE ||
+                          row->offset == AT(storage);
+    void *field = (char *)out + row->offset;
+    out->given |= UINT32_C(1) << (row - key_rows);
     switch (row->kind) {
     case KEY_NAME:
         return true;
     case KEY_BUDGET:
-        if (!out->has_budget && out->preset->available)
-            return refuse(p, "budget", value, "left out: the policy 'full' keeps everything");
-        return parse_budget(p, value, out);
-    case KEY_NUMBER:
-        if (!parse_number(p, row, value, (uint32_t *)((char *)out + row->offset)))
+        if (!keeps_everything(out) && !parse_budget(p, value, out))
             return false;
-        if (!out->has_budget && out->preset->available)
-            return refuse(p, row->name, value, "left out: the policy 'full' keeps everything");
-        return true;
+        break;
+    case KEY_NUMBER:
+        if (!parse_number(p, row, value, field))
+            return false;
+        if (row->offset == AT(kernel) && out->kernel % 2 == 0)
+            return refuse(p, "kernel", value, "odd, so that it has a middle");
+        out->recent_is_default &= row->offset != AT(recent);
+        break;
     case KEY_CHOICE:
-    case KEY_STORAGE:
         if (!parse_choice(p, row, value, &choice))
             return false;
-        *(unsigned *)((char *)out + row->offset) = choice;
-        return true;
+        *(unsigned *)field = choice;
+        break;
+    case KEY_SHARE:
+        if (!json_is_number(value) ||
+            !(json_number_value(value) >= 0 && json_number_value(value) <= 1))
+            return refuse(p, row->name, value, "a number from 0 to 1");
+        *(double *)field = json_number_value(value);
+        break;
+    case KEY_SEED:
+        if (!whole(value, field))
+            return refuse(p, row->name, value, "a whole number");
+        break;
     case KEY_TRACE:
         if (!json_is_boolean(value))
             return refuse(p, "trace", value, "true or false");
         out->trace = json_is_true(value);
-        return true;
-    case KEY_LATER:
-        return parse_later(p, row, value, out);
+        break;
     }
+    if (keeps_everything(out) && !free_of_policy)
+        return refuse(p, row->name, value, "left out: the policy 'full' keeps everything");
+    return true;
+}
+
+bool plan_was_given(const struct plan *plan, const char *key)
+{
+    for (unsigned i = 0; i < N_KEYS; i++)
+        if (!strcmp(key, key_rows[i].name))
+            return plan->given >> i & 1;
     return false;
 }
 
@@ -282,15 +293,9 @@ static bool parse_name(struct parse *p, const char *name, size_t length, struct 
     error_excerpt(text, name, length);
     if (!preset) {
         const char *near = nearest(text, preset_name, preset_count());
-        return error_set(p->e, "invalid_kv_policy", p->where,
-                         "there is no policy '%s'%s%s; this version serves full and sink", text,
+        return error_set(p->e, "invalid_kv_policy", p->where, "there is no policy '%s'%s%s", text,
                          near ? "; did you mean " : "", near ? near : "");
     }
-    if (!preset->available)
-        return error_set(
-            p->e, "invalid_kv_policy", p->where,
-            "kv_policy '%s' is a known name, but this version serves only full and sink",
-            preset->name);
     plan_default(out, preset);
     return true;
 }

@@ -38,6 +38,7 @@ struct config {
     struct string_list kv_policy_allow; /* empty = all */
     bool kv_policy_lock;
     char *chat_template;
+    char *head_profile;      /* NULL = none */
     char *sampling_defaults; /* "openai" or "model" */
     bool strict_model, list_policy_models;
     bool prefix_cache; /* accepted; see --help */

@@ -41,6 +41,9 @@ const struct option_row option_rows[] = {
      "policies that requests may name (default: all)"},
     {"Cache", "kv-policy-lock", "", OPTION_SWITCH, AT(kv_policy_lock), 0, 0, NULL, NULL,
      "refuse requests that name a policy"},
+    {"Cache", "head-profile", "", OPTION_TEXT, AT(head_profile), 0, 0, NULL, "FILE",
+     "which heads keep everything under razor and duo: made by `winnow calibrate`, or "
+     "DuoAttention's"},
     {"Cache", "no-prefix-cache", "", OPTION_UNSWITCH, AT(prefix_cache), 0, 0, NULL, NULL,
      "do not reuse prompts (this version never does)"},
     {"Cache", "audit", "", OPTION_SWITCH, AT(audit), 0, 0, NULL, NULL,
@@ -106,8 +109,6 @@ const struct option_row option_rows[] = {
     {NULL, "metrics", "", OPTION_IGNORED, 0, 0, 0, NULL, NULL, "metrics are always on"},
     {NULL, "n-gpu-layers", "-ngl --gpu-layers", OPTION_WARNED, 0, 0, 0, NULL, "N",
      "ignored: the whole model runs on one device"},
-    {NULL, "head-profile", "", OPTION_REFUSED, 0, 0, 0, NULL, "FILE",
-     "no policy of this version uses head profiles"},
     {NULL, "tls-cert", "--ssl-cert-file --ssl-certfile", OPTION_REFUSED, 0, 0, 0, NULL, "FILE",
      "this version does not speak TLS; put a proxy such as nginx or HAProxy in front"},
     {NULL, "tls-key", "--ssl-key-file --ssl-keyfile", OPTION_REFUSED, 0, 0, 0, NULL, "FILE",

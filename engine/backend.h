@@ -14,10 +14,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cache/cache.h"
+#include "cache/select_job.h"
 #include "config/error.h"
 #include "engine/tensor_type.h"
-
-#define PAGE_SLOTS 32
 
 /* A weight matrix [rows][cols]: row r starts at data + r * cols / block_values * block_bytes. Bound
  * from the model file (host memory, mapped); `prepared` is the backend's own form of it, made once
@@ -52,10 +52,13 @@ struct kv_segment {
     const uint32_t
         *write_slots; /* [n_rows][n_kv_heads] slot each row's K and V go to, layer at hand */
     bool sink_query;  /* slots with p < n_sinks use q_sink instead of q */
+    struct head_state *const *states; /* [n_kv_heads] scores, summaries, sums; layer at hand */
+    enum cache_score score;           /* what attention leaves in the states ... */
+    uint32_t first_scored;            /* ... for rows [first_scored, n_rows) */
 };
 
-/* A page: K and V rows of PAGE_SLOTS slots of one (layer, KV head), the positions, and an fp32
- * score a slot. Its inner layout is private to the backend. Pages are numbered from 0 and lie at
+/* A page: K and V rows of PAGE_SLOTS slots of one (layer, KV head), and their positions. Its inner
+ * layout is private to the backend. Pages are numbered from 0 and lie at
  * kv_base + number * page_bytes. */
 struct backend {
     const char *name;      /* "cpu" */
@@ -110,7 +113,8 @@ struct backend {
     void (*kv_copy)(void *self, const uint32_t *from, const uint32_t *to, uint32_t n);
 
     /* Writes k, v [n_rows][n_kv_heads][head_dim] (rows of the whole batch) as f16 into the slots of
-     * the segments, with positions[row]. K comes rotated. */
+     * the segments, with positions[row]. K comes rotated. Adds k / |k| to the key sums of states that have one, in order
+     * of rows, from the keys as stored. */
     void (*kv_write)(void *self, const float *k, const float *v, const int32_t *positions,
                      const struct kv_segment *segments, uint32_t n_segments, uint32_t n_kv_heads,
                      uint32_t head_dim);
@@ -119,11 +123,25 @@ struct backend {
      * the rows of the segments; q and q_sink [n_rows][n_heads][head_dim] (q_sink may be NULL when
      * no segment asks for it). Slots are walked page by page in slot order with a running maximum,
      * so the result is independent of chunking. n_heads is a multiple of n_kv_heads; query head g
-     * uses KV head g / (n_heads / n_kv_heads). */
+     * uses KV head g / (n_heads / n_kv_heads). A summary of n tokens counts as one more slot whose
+     * logit has log n added.
+     *
+     * Then, for segments that ask: m[slot] = mean over the query heads of the group of their
+     * probabilities; in rising order of rows, SUM adds it to the slot's score, LAST replaces the
+     * score, HISTORY sets bit position % HISTORY_QUERIES of the slot to m > 1 / (slots seen). */
     void (*attention)(void *self, float *out, const float *q, const float *q_sink,
                       const int32_t *positions, const struct kv_segment *segments,
                       uint32_t n_segments, uint32_t n_heads, uint32_t n_kv_heads,
                       uint32_t head_dim);
+
+    /* Drops job.n_drop slots of every head: the worst by score become holes (position HOLE, listed
+     * in head->holes), and join the summary where there is one. n_layer_jobs consecutive jobs are
+     * the heads of one layer of one sequence; n_jobs is a multiple. False: "out_of_memory". */
+    bool (*evict)(void *self, struct select_job *jobs, uint32_t n_jobs, uint32_t n_layer_jobs,
+                  struct error *e);
+    /* The heads of one layer keep at most job.budget slots each, moved to the front; fills
+     * job.n_kept. Jobs of budget UINT32_MAX stay as they are. False: "out_of_memory". */
+    bool (*compress)(void *self, struct select_job *jobs, uint32_t n_jobs, struct error *e);
 
     /* Reads one slot back as floats (tests, audit, trace): k, v [head_dim] may be NULL. Returns its
      * position. */

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/metrics.h"
+
 struct batch *batch_new(struct cache *cache, const struct model *model, uint32_t max_rows,
                         uint32_t max_logits, struct error *e)
 {
@@ -28,8 +30,11 @@ struct batch *batch_new(struct cache *cache, const struct model *model, uint32_t
     b->write_slots = malloc(b->slots_capacity * sizeof *b->write_slots);
     b->views = malloc(heads * b->max_segments * sizeof *b->views);
     b->wave = malloc(b->max_segments * sizeof *b->wave);
+    b->states = malloc((size_t)b->max_segments * model->n_kv_heads * sizeof *b->states);
+    b->jobs = malloc((size_t)b->max_segments * model->n_kv_heads * sizeof *b->jobs);
+    b->n_kept = malloc(model->n_kv_heads * sizeof *b->n_kept);
     if (b->tokens && b->positions && b->angles && b->sink_angles && b->logit_rows && b->segments &&
-        b->write_slots && b->views && b->wave)
+        b->write_slots && b->views && b->wave && b->states && b->jobs && b->n_kept)
         return b;
 fail:
     batch_free(b);
@@ -51,6 +56,9 @@ void batch_free(struct batch *b)
     free(b->write_slots);
     free(b->views);
     free(b->wave);
+    free(b->states);
+    free(b->jobs);
+    free(b->n_kept);
     free(b);
 }
 
@@ -59,6 +67,7 @@ void batch_clear(struct batch *b)
     b->n_rows = b->n_logits = b->n_segments = b->n_waves = 0;
     b->n_slots = 0;
     b->sink_query = false;
+    b->policy_ns = 0;
 }
 
 uint32_t batch_rows(const struct batch *b)
@@ -125,6 +134,8 @@ bool batch_add(struct batch *b, struct cache_sequence *s, const int32_t *tokens,
     if (pages > free_pages)
         return error_set(e, "kv_pool_empty", "", "%llu pages are needed and %llu are free",
                          (unsigned long long)pages, (unsigned long long)free_pages);
+    /* The end of a prompt gives slots back, so what follows waits for the next step. */
+    assert(n <= cache_rows_of_prompt(s));
     uint32_t wave_rows = cache_wave_rows(s);
     for (uint32_t done = 0, wave = 0; done < n; wave++) {
         uint32_t rows = n - done < wave_rows ? n - done : wave_rows;
@@ -140,6 +151,21 @@ bool batch_add(struct batch *b, struct cache_sequence *s, const int32_t *tokens,
     return true;
 }
 
+/* What the segment's heads need in this layer; tokens that replace others get their slots. */
+static void fill_heads(struct batch *b, const struct batch_segment *segment, uint32_t layer,
+                       struct head_view *heads, struct head_state **states, uint32_t *write_slots)
+{
+    uint32_t n_kv_heads = b->model->n_kv_heads;
+    for (uint32_t h = 0; h < n_kv_heads; h++) {
+        states[h] = cache_head(segment->sequence, layer, h);
+        /* A later wave of the same sequence may have moved its page list. */
+        heads[h].pages = states[h]->pages;
+        for (uint32_t i = 0; i < segment->n_rows; i++)
+            if (write_slots[i * n_kv_heads + h] == SLOT_OF_HOLE)
+                write_slots[i * n_kv_heads + h] = cache_take_hole(segment->sequence, layer, h);
+    }
+}
+
 uint32_t batch_wave(struct batch *b, uint32_t layer, uint32_t wave)
 {
     uint32_t n = 0, n_kv_heads = b->model->n_kv_heads;
@@ -148,16 +174,80 @@ uint32_t batch_wave(struct batch *b, uint32_t layer, uint32_t wave)
         if (segment->wave != wave)
             continue;
         struct head_view *heads = &b->views[segment->first_view + (size_t)layer * n_kv_heads];
-        /* A later wave of the same sequence may have moved its page list. */
-        for (uint32_t h = 0; h < n_kv_heads; h++)
-            heads[h].pages = cache_view(segment->sequence, layer, h).pages;
-        b->wave[n++] =
-            (struct kv_segment){.first_row = segment->first_row,
-                                .n_rows = segment->n_rows,
-                                .heads = heads,
-                                .write_slots = b->write_slots + segment->first_slot +
-                                               (size_t)layer * segment->n_rows * n_kv_heads,
-                                .sink_query = cache_uses_sink_query(segment->sequence)};
+        struct head_state **states = b->states + (size_t)n * n_kv_heads;
+        uint32_t *write_slots =
+            b->write_slots + segment->first_slot + (size_t)layer * segment->n_rows * n_kv_heads;
+        struct cache_work work = cache_work(
+            segment->sequence, (uint32_t)b->positions[segment->first_row], segment->n_rows);
+        fill_heads(b, segment, layer, heads, states, write_slots);
+        b->wave[n++] = (struct kv_segment){.first_row = segment->first_row,
+                                           .n_rows = segment->n_rows,
+                                           .heads = heads,
+                                           .write_slots = write_slots,
+                                           .sink_query = cache_uses_sink_query(segment->sequence),
+                                           .states = states,
+                                           .score = work.score,
+                                           .first_scored = work.first_scored};
     }
     return n;
+}
+
+/* ---- dropping */
+
+static bool compress(struct batch *b, const struct backend *backend, struct cache_sequence *s,
+                     uint32_t layer, uint32_t n_tokens, struct error *e)
+{
+    const uint32_t *from, *to;
+    uint32_t n_kv_heads = b->model->n_kv_heads;
+    if (!cache_begin_compress(s, layer, e))
+        return false;
+    uint32_t n_copies = cache_take_copies(b->cache, &from, &to);
+    if (n_copies)
+        backend->kv_copy(backend->self, from, to, n_copies);
+    struct select_job *jobs = b->jobs;
+    for (uint32_t h = 0; h < n_kv_heads; h++)
+        cache_select_job(s, layer, h, n_tokens, cache_head(s, layer, h)->n_slots, &jobs[h]);
+    if (!backend->compress(backend->self, jobs, n_kv_heads, e))
+        return false;
+    for (uint32_t h = 0; h < n_kv_heads; h++)
+        b->n_kept[h] = jobs[h].n_kept;
+    cache_end_compress(s, layer, b->n_kept);
+    return true;
+}
+
+static bool drop(struct batch *b, const struct backend *backend, uint32_t layer, uint32_t wave,
+                 struct error *e)
+{
+    uint32_t n_kv_heads = b->model->n_kv_heads, n_jobs = 0;
+    for (uint32_t pass = 0; pass < 2; pass++) /* compressions use the same jobs: first them */
+        for (uint32_t i = 0; i < b->n_segments; i++) {
+            const struct batch_segment *segment = &b->segments[i];
+            struct cache_sequence *s = segment->sequence;
+            uint32_t first = (uint32_t)b->positions[segment->first_row], n = segment->n_rows;
+            enum cache_step step =
+                segment->wave == wave ? cache_work(s, first, n).step : CACHE_STEP_NONE;
+            if (pass == 0 && step == CACHE_STEP_COMPRESS && !compress(b, backend, s, layer, first + n, e))
+                return false;
+            if (pass == 0 || step != CACHE_STEP_EVICT)
+                continue;
+            const struct head_view *heads =
+                &b->views[segment->first_view + (size_t)layer * n_kv_heads];
+            for (uint32_t h = 0; h < n_kv_heads; h++)
+                cache_select_job(s, layer, h, first + n, heads[h].n_slots, &b->jobs[n_jobs++]);
+        }
+    return n_jobs == 0 || backend->evict(backend->self, b->jobs, n_jobs, n_kv_heads, e);
+}
+
+bool batch_drop(struct batch *b, const struct backend *backend, uint32_t layer, uint32_t wave,
+                struct error *e)
+{
+    uint64_t start_ns = clock_ns();
+    bool ok = drop(b, backend, layer, wave, e);
+    b->policy_ns += clock_ns() - start_ns;
+    return ok;
+}
+
+uint64_t batch_policy_ns(const struct batch *b)
+{
+    return b->policy_ns;
 }

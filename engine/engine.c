@@ -200,24 +200,47 @@ static bool resolve_length(const struct engine *e, struct generation *g, struct 
     return true;
 }
 
+/* Generated tokens that a plan which grows after its prompt reserves pages for; what is longer
+ * takes its chance like `full`, or no long answer would ever be let in. */
+enum { GROWTH_RESERVED = 256 };
+
+/* Plans whose pages are bounded, and so set aside at admission. */
+static bool is_bounded(const struct plan *plan)
+{
+    return plan->has_budget && plan->allocation != ALLOCATION_PROFILE;
+}
+
+static uint64_t settled_pages(const struct engine *e, const struct generation *g,
+                              const struct plan *plan)
+{
+    const struct generation_request *r = &g->request;
+    uint64_t n = g->max_new;
+    if (plan->decode == DECODE_GROW && n > GROWTH_RESERVED)
+        n = GROWTH_RESERVED;
+    return cache_settled_pages(e->scheduler.cache, plan, r->n_prompt, r->n_prompt + n) *
+           r->n_choices;
+}
+
 /* Pages of the whole request under `plan`. */
 static uint64_t needed_pages(const struct engine *e, const struct generation *g,
                              const struct plan *plan)
 {
     const struct generation_request *r = &g->request;
     const struct cache *cache = e->scheduler.cache;
-    if (!plan->has_budget)
+    if (!is_bounded(plan))
         return scheduler_growing_pages(cache, plan, r->n_prompt, r->n_choices);
-    return cache_bound_pages(cache, plan, (uint64_t)r->n_prompt + g->max_new) * r->n_choices;
+    uint64_t settled = settled_pages(e, g, plan),
+             prompt = cache_bound_pages(cache, plan, r->n_prompt, r->n_prompt);
+    return settled > prompt ? settled : prompt;
 }
 
-/* The largest budget with which the request would fit: of its own plan, or of `sink` when it has
- * none. 0 when no budget does. */
+/* The largest budget with which the request would fit: of its own plan when that streams, else of
+ * `sink`, for the others hold the whole prompt once. 0 when no budget does. */
 static uint32_t largest_budget(const struct engine *e, const struct generation *g)
 {
     struct plan plan = g->request.plan;
-    if (!plan.has_budget) {
-        const struct preset *sink = preset_find("sink");
+    const struct preset *sink = preset_find("sink");
+    if (plan.prefill != PREFILL_STREAM || !is_bounded(&plan)) {
         if (!sink)
             return 0;
         plan = sink->defaults;
@@ -226,6 +249,7 @@ static uint32_t largest_budget(const struct engine *e, const struct generation *
     while (low < high) {
         uint32_t middle = low + (high - low + 1) / 2;
         plan.budget = middle;
+        plan.recent = middle > plan.sinks ? middle - plan.sinks : 1;
         if (needed_pages(e, g, &plan) <= e->n_pages)
             low = middle;
         else
@@ -238,8 +262,10 @@ static bool check_memory(const struct engine *e, struct generation *g, struct er
 {
     const struct plan *plan = &g->request.plan;
     uint64_t needed = needed_pages(e, g, plan);
-    if (plan->has_budget)
+    if (is_bounded(plan)) {
         g->reserve_pages = needed;
+        g->settled_pages = settled_pages(e, g, plan);
+    }
     if (needed <= e->n_pages)
         return true;
     uint32_t budget = largest_budget(e, g);
@@ -363,7 +389,9 @@ uint32_t engine_n_ctx(const struct engine *e)
 
 struct plan_limits engine_plan_limits(const struct engine *e)
 {
-    return (struct plan_limits){.n_ctx_train = e->model->n_ctx_train, .storage = STORAGE_F16};
+    return (struct plan_limits){.n_ctx_train = e->model->n_ctx_train,
+                                .profile = e->profile,
+                                .storage = STORAGE_F16};
 }
 
 uint32_t engine_n_threads(const struct engine *e)
@@ -381,9 +409,10 @@ uint32_t engine_n_pages(const struct engine *e)
     return e->n_pages;
 }
 
-uint64_t engine_bound_pages(const struct engine *e, const struct plan *plan, uint64_t n_tokens)
+uint64_t engine_bound_pages(const struct engine *e, const struct plan *plan, uint64_t n_prompt,
+                            uint64_t n_tokens)
 {
-    return cache_bound_pages(e->scheduler.cache, plan, n_tokens);
+    return cache_bound_pages(e->scheduler.cache, plan, n_prompt, n_tokens);
 }
 
 struct engine_metrics *engine_metrics(struct engine *e)

@@ -29,6 +29,7 @@ struct engine_options {
     uint64_t kv_memory_bytes;  /* 0 = use kv_memory_share */
     double kv_memory_share;    /* of the memory that is free after loading, 0..1; 0 and 0 bytes = a
                                   default */
+    const char *head_profile;  /* a file of `winnow calibrate` or DuoAttention, NULL = none */
     const char *chat_template; /* a file, a built-in name, or NULL = the model's own or a guess */
     bool audit; /* run cache_audit after every step; a failure aborts with what broke */
     uint64_t queue_timeout_ms; /* 0 = off */
@@ -54,8 +55,9 @@ struct plan_limits engine_plan_limits(const struct engine *e);
 uint32_t engine_n_threads(const struct engine *e);
 uint64_t engine_page_bytes(const struct engine *e);
 uint32_t engine_n_pages(const struct engine *e);
-/* Most pages a plan would hold for n_tokens (API 7.3 resolve). */
-uint64_t engine_bound_pages(const struct engine *e, const struct plan *plan, uint64_t n_tokens);
+/* Most pages a plan would hold for a prompt of n_prompt tokens until n_tokens (API 7.3 resolve). */
+uint64_t engine_bound_pages(const struct engine *e, const struct plan *plan, uint64_t n_prompt,
+                            uint64_t n_tokens);
 struct engine_metrics *engine_metrics(struct engine *e); /* atomics, any thread */
 /* False once the device has failed: nothing is taken any more ("engine_fault"). Any thread. */
 bool engine_alive(const struct engine *e);

@@ -6,6 +6,7 @@
 
 #include "config/log.h"
 #include "engine/engine_private.h"
+#include "engine/model_hash.h"
 #include "engine/machine.h"
 
 enum { LOGITS_PER_STEP = 64, MAX_TEMPLATE_BYTES = 1024 * 1024 };
@@ -188,14 +189,27 @@ static bool open_scheduler(struct engine *e, struct error *error)
     s->queue_timeout_ns = o->queue_timeout_ms * 1000000u;
     s->page_bytes = e->page_bytes;
     s->audit = o->audit;
-    s->cache = cache_new(e->model->n_layers, e->model->n_kv_heads, e->n_pages, error);
+    s->cache =
+        cache_new(e->model->n_layers, e->model->n_kv_heads, e->model->head_dim, e->n_pages, error);
     if (!s->cache)
         return false;
+    cache_set_profile(s->cache, e->profile);
     s->batch = batch_new(s->cache, e->model, o->max_batched_tokens, n_logits, error);
     if (!s->batch)
         return false;
     s->forward = forward_new(&e->backend, e->model, o->max_batched_tokens, n_logits, error);
     return s->forward && scheduler_init(s, error);
+}
+
+static bool load_profile(struct engine *e, const char *path, struct error *error)
+{
+    char hash[65];
+    const struct model *m = e->model;
+    if (!path || !*path)
+        return true;
+    e->profile = head_profile_load(path, error);
+    return e->profile && model_hash(m, hash, error) &&
+           head_profile_check(e->profile, m->n_layers, m->n_kv_heads, hash, error);
 }
 
 static bool list_end_tokens(struct engine *e, struct error *error)
@@ -229,7 +243,8 @@ bool engine_load(struct engine *e, const struct engine_options *options, struct 
                          tokenizer_n_vocab(e->tokenizer), e->model->n_vocab);
     report(options, "tokenizer");
     if (!list_end_tokens(e, error) || !load_template(e, options->chat_template, error) ||
-        !open_backend(e, error) || !size_pool(e, error) || !open_scheduler(e, error))
+        !load_profile(e, options->head_profile, error) || !open_backend(e, error) ||
+        !size_pool(e, error) || !open_scheduler(e, error))
         return false;
     report(options, "memory");
     atomic_store(&e->metrics.kv_pages, e->n_pages);
@@ -252,5 +267,6 @@ void engine_unload(struct engine *e)
     chat_template_free(e->chat_template);
     tokenizer_free(e->tokenizer);
     free(e->end_tokens);
+    head_profile_free(e->profile);
     model_close(e->model);
 }

@@ -50,7 +50,7 @@ static void record_pages(const struct scheduler *s, struct generation *g,
     u->bytes_peak = c->pages_peak * s->page_bytes;
     u->bytes_full = c->pages_full * s->page_bytes;
     u->exact = c->exact;
-    u->budget = g->request.plan.has_budget ? g->request.plan.budget : 0;
+    u->budget = plan_evicts(&g->request.plan) ? g->request.plan.budget : 0;
 }
 
 /* The choice's cache goes; what it held is counted first. */
@@ -278,6 +278,8 @@ static bool fork_choices(struct scheduler *s, struct generation *g, struct seque
 static void end_prompt(struct scheduler *s, struct generation *g, struct sequence *leader,
                        const float *logits)
 {
+    if (!generation_is_growing(g))
+        g->reserved_pages = g->settled_pages; /* the prompt was compressed in this step */
     if (g->max_new == 0) {
         atomic_fetch_add(&s->metrics->prompt_tokens, g->request.n_prompt);
         for (uint32_t i = 0; i < g->request.n_choices && !is_done(g); i++)

@@ -12,6 +12,7 @@ struct engine {
     struct model *model;
     struct tokenizer *tokenizer;
     struct chat_template *chat_template;
+    struct head_profile *profile; /* NULL = none */
     struct backend backend;
     char description[200];
     uint32_t n_ctx, n_threads, n_pages;

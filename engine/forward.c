@@ -26,6 +26,9 @@ struct forward {
     float *x, *h, *q, *q_sink, *k, *v, *out, *gate, *up, *angles, *sink_angles;
     float *logit_x, *logits; /* [max_logits][n_embd], [max_logits][n_vocab] */
     float *host_logits;      /* [max_logits][n_vocab] */
+    forward_observer *observe;
+    void *observe_context;
+    float *observed; /* [max_rows][n_heads * head_dim] host copy of q, while somebody observes */
 };
 
 /* The weights one after the other, so that preparing and releasing walk the same list. NULL after
@@ -154,7 +157,19 @@ void forward_free(struct forward *f)
     free(f->layers);
     free(f->host_logits);
     free(f->all_rows);
+    free(f->observed);
     free(f);
+}
+
+bool forward_set_observer(struct forward *f, forward_observer *observe, void *context,
+                          struct error *e)
+{
+    size_t n = (size_t)f->max_rows * f->model->n_heads * f->model->head_dim;
+    if (observe && !f->observed && !(f->observed = malloc(n * sizeof *f->observed)))
+        return error_set_memory(e, "observed queries", n * sizeof *f->observed);
+    f->observe = observe;
+    f->observe_context = context;
+    return true;
 }
 
 const float *forward_run(struct forward *f, struct batch *b, struct error *e)
@@ -164,7 +179,6 @@ const float *forward_run(struct forward *f, struct batch *b, struct error *e)
     void *self = be->self;
     uint32_t n = b->n_rows, n_q = m->n_heads * m->head_dim;
     const uint32_t *from, *to;
-    (void)e; /* the CPU cannot fail here; a device can */
 
     uint32_t n_copies = cache_take_copies(b->cache, &from, &to);
     if (n_copies)
@@ -195,12 +209,18 @@ const float *forward_run(struct forward *f, struct batch *b, struct error *e)
         }
         be->rope(self, f->q, f->angles, n, m->n_heads, m->head_dim, m->rope_dim, m->rope_neox);
         be->rope(self, f->k, f->angles, n, m->n_kv_heads, m->head_dim, m->rope_dim, m->rope_neox);
+        if (f->observe) {
+            be->download(self, f->observed, f->q, (size_t)n * n_q);
+            f->observe(f->observe_context, i, f->observed, n);
+        }
         for (uint32_t wave = 0; wave < b->n_waves; wave++) {
             uint32_t n_segments = batch_wave(b, i, wave);
             be->kv_write(self, f->k, f->v, b->positions, b->wave, n_segments, m->n_kv_heads,
                          m->head_dim);
             be->attention(self, f->out, f->q, b->sink_query ? f->q_sink : NULL, b->positions,
                           b->wave, n_segments, m->n_heads, m->n_kv_heads, m->head_dim);
+            if (!batch_drop(b, be, i, wave, e))
+                return NULL;
         }
         be->matmul(self, f->h, &l->wo, f->out, n, v->bo);
         be->add(self, f->x, f->h, (size_t)n * m->n_embd);

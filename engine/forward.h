@@ -21,10 +21,13 @@ void batch_clear(struct batch *b);
 uint32_t batch_rows(const struct batch *b); /* rows added */
 uint32_t batch_room(const struct batch *b); /* rows that still fit */
 uint32_t batch_logits_room(const struct batch *b);
+/* Nanoseconds that choosing and dropping slots took in the last forward_run. */
+uint64_t batch_policy_ns(const struct batch *b);
 
 /* Appends n tokens of sequence s (positions follow cache_tokens_seen) and takes their pages, in
  * waves where the plan needs it. Logits are computed for the last n_logits of these rows;
- * *logits_row gets the index of the first of them. A sequence may be added once per step. False:
+ * *logits_row gets the index of the first of them. A sequence may be added once per step,
+ * and not beyond the end of its prompt (cache_rows_of_prompt): what follows is another step's. False:
  * "kv_pool_empty" (nothing changed) or "out_of_memory". Room is the caller's to check (assert). */
 bool batch_add(struct batch *b, struct cache_sequence *s, const int32_t *tokens, uint32_t n,
                uint32_t n_logits, uint32_t *logits_row, struct error *e);
@@ -34,6 +37,12 @@ struct forward;
 struct forward *forward_new(const struct backend *backend, struct model *model, uint32_t max_rows,
                             uint32_t max_logits, struct error *e);
 void forward_free(struct forward *f);
+
+/* For calibration and evaluation: called after the rotation of every layer with its queries
+ * [n_rows][n_heads][head_dim] (host memory, valid during the call). NULL = nobody. */
+typedef void forward_observer(void *context, uint32_t layer, const float *q, uint32_t n_rows);
+bool forward_set_observer(struct forward *f, forward_observer *observe, void *context,
+                          struct error *e); /* false: "out_of_memory" */
 
 /* Computes the step. Returns logits [n_logits][n_vocab] in host memory, owned by the forward and
  * overwritten by the next step; NULL with "engine_fault" when the device fails. With no logits

@@ -20,7 +20,8 @@ struct generation {
     int32_t *ends; /* [n_ends] tokens that end a choice: the model's and the request's */
     uint32_t n_ends;
     uint32_t max_new;       /* most tokens a choice may generate */
-    uint64_t reserve_pages; /* evicting plans: what all choices can ever hold; 0 for growing ones */
+    uint64_t reserve_pages; /* plans with a budget: what all choices can hold; 0 for growing ones */
+    uint64_t settled_pages; /* likewise, once the prompt was compressed */
     uint32_t policy;        /* index of the preset, for metrics */
     uint64_t order;         /* by submission; the higher, the younger */
     uint64_t submitted_ns, deadline_ns; /* 0 = no deadline */

@@ -4,16 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "config/log.h"
-
-uint64_t clock_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 /* ---- lists */
 
@@ -46,10 +38,17 @@ static void insert_by_age(struct generation_list *list, struct generation *g)
 
 /* ---- life */
 
+static int32_t stored_position(void *context, uint32_t page, uint32_t index)
+{
+    const struct scheduler *s = context;
+    return s->backend->kv_read(s->backend->self, page, index, s->model->head_dim, NULL, NULL);
+}
+
 bool scheduler_init(struct scheduler *s, struct error *e)
 {
     uint32_t n_vocab = s->model->n_vocab;
     s->n_heads = cache_n_layers(s->cache) * cache_n_kv_heads(s->cache);
+    cache_set_reader(s->cache, stored_position, s);
     for (uint32_t i = 0; i < n_vocab; i++) {
         size_t length;
         tokenizer_bytes(s->tokenizer, (int32_t)i, true, &length);
@@ -195,7 +194,8 @@ uint64_t scheduler_growing_pages(const struct cache *cache, const struct plan *p
                                  uint32_t n_tokens, uint32_t n_choices)
 {
     uint64_t n_heads = (uint64_t)cache_n_layers(cache) * cache_n_kv_heads(cache);
-    return cache_bound_pages(cache, plan, (uint64_t)n_tokens + 1) + (n_choices - 1) * n_heads;
+    return cache_bound_pages(cache, plan, n_tokens, (uint64_t)n_tokens + 1) +
+           (n_choices - 1) * n_heads;
 }
 
 /* What admission sets aside: the bound, or all known tokens of every choice and one more. */
@@ -206,11 +206,12 @@ static uint64_t pages_to_admit(const struct scheduler *s, const struct generatio
     const struct generation_request *r = &g->request;
     uint64_t need =
         scheduler_growing_pages(s->cache, &r->plan, r->n_prompt, generation_n_living(g));
-    uint64_t prompt = cache_bound_pages(s->cache, &r->plan, r->n_prompt);
+    uint64_t prompt = cache_bound_pages(s->cache, &r->plan, r->n_prompt, r->n_prompt);
     for (uint32_t i = 0; g->choices && i < r->n_choices; i++)
         if (!g->choices[i].done)
-            need +=
-                cache_bound_pages(s->cache, &r->plan, sequence_n_tokens(&g->choices[i])) - prompt;
+            need += cache_bound_pages(s->cache, &r->plan, r->n_prompt,
+                                      sequence_n_tokens(&g->choices[i])) -
+                    prompt;
     return need;
 }
 
@@ -398,6 +399,8 @@ static void start(struct scheduler *s, struct generation *g, uint64_t need, uint
     memset(&leader->counted, 0, sizeof leader->counted);
     if (!leader->cache)
         output_fail(s, g);
+    else
+        cache_sequence_set_prompt(leader->cache, g->request.n_prompt);
 }
 
 /* From the head only: whoever is first gets the next pages, however small the others are. Beside
@@ -575,12 +578,6 @@ static void plan_batch(struct scheduler *s)
 
 /* ---- the step */
 
-static int32_t stored_position(void *context, uint32_t page, uint32_t index)
-{
-    const struct scheduler *s = context;
-    return s->backend->kv_read(s->backend->self, page, index, s->model->head_dim, NULL, NULL);
-}
-
 static void audit(struct scheduler *s)
 {
     struct error e = {0};
@@ -590,6 +587,15 @@ static void audit(struct scheduler *s)
     abort();
 }
 
+/* What compression gave back is no longer held. */
+static void settle_pages(struct scheduler *s)
+{
+    for (uint32_t i = 0; i < s->n_rows; i++) {
+        struct sequence *q = s->rows[i].sequence;
+        q->owner->held_pages += (uint64_t)cache_take_balance(q->cache); /* wraps as it should */
+    }
+}
+
 static void run(struct scheduler *s)
 {
     struct error e;
@@ -597,6 +603,7 @@ static void run(struct scheduler *s)
     const float *logits = forward_run(s->forward, s->batch, &e);
     if (logits) {
         histogram_observe(&s->metrics->step_batch_tokens, batch_rows(s->batch));
+        settle_pages(s);
         output_rows(s, logits);
     } else {
         log_line(LOG_ERROR, "the device has failed: %s", e.message);
@@ -617,8 +624,10 @@ bool scheduler_step(struct scheduler *s, uint64_t *wake_ns)
     uint64_t planned_ns = clock_ns();
     plan_batch(s);
     if (s->n_rows > 0) {
-        histogram_observe(&s->metrics->policy_time, (double)(clock_ns() - planned_ns) / 1e9);
+        planned_ns = clock_ns() - planned_ns;
         run(s);
+        histogram_observe(&s->metrics->policy_time,
+                          (double)(planned_ns + batch_policy_ns(s->batch)) / 1e9);
     }
     bool moved = s->n_rows > 0 || s->ended;
     bury(s);

@@ -8,7 +8,7 @@
  * sample; tell the owners.
  *
  * Pages. Every running generation has `reserved` (what it was promised) and `held` (what it took).
- * An evicting plan reserves its bound for life. A growing one reserves its prompt until it decodes,
+ * A plan with a budget reserves its bound: the prompt's until that is compressed, then its own. A growing one reserves its prompt until it decodes,
  * then nothing; when it needs a page that nobody else was promised, the youngest running generation
  * is preempted: its pages go, its tokens stay, and it is computed again later. */
 #ifndef WINNOW_ENGINE_SCHEDULER_H
@@ -76,7 +76,6 @@ int64_t scheduler_retry_after_ms(const struct scheduler *s, uint32_t n_waiting);
 /* Any thread: pages that a growing request needs to get going. */
 uint64_t scheduler_growing_pages(const struct cache *cache, const struct plan *plan,
                                  uint32_t n_tokens, uint32_t n_choices);
-uint64_t clock_ns(void);
 
 /* ---- engine_output.c: what a step's rows mean */
 

@@ -53,7 +53,7 @@ json_t *answer_kv_cache(const struct job *j)
     return json_pack(
         "{s:s, s:o, s:s, s:I, s:f, s:I, s:I, s:f, s:I, s:I, s:I, s:f, s:I, s:I, s:b, s:s, s:I}",
         "policy", j->plan.preset->name, "budget",
-        j->plan.has_budget ? json_integer(j->plan.budget) : json_null(), "source",
+        plan_evicts(&j->plan) ? json_integer(j->plan.budget) : json_null(), "source",
         plan_source_name(j->plan.source), "tokens_seen", (json_int_t)u->tokens_seen, "slots_kept",
         u->slots_kept, "slots_kept_min", (json_int_t)u->slots_kept_min, "slots_kept_max",
         (json_int_t)u->slots_kept_max, "evicted", u->evicted, "bytes", (json_int_t)u->bytes,

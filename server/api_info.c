@@ -27,8 +27,7 @@ void handle_models(struct exchange *x, void *context)
     json_t *rows = json_array();
     json_array_append_new(rows, model_row(a, NULL));
     for (uint32_t i = 0; a->config->list_policy_models && i < preset_count(); i++)
-        if (preset_at(i)->available)
-            json_array_append_new(rows, model_row(a, preset_at(i)->name));
+        json_array_append_new(rows, model_row(a, preset_at(i)->name));
     exchange_reply_json(x, 200, json_pack("{s:s, s:o}", "object", "list", "data", rows));
 }
 
@@ -43,7 +42,7 @@ void handle_model(struct exchange *x, void *context)
         return;
     }
     const struct preset *preset = at ? preset_find(at + 1) : NULL;
-    if (preset && preset->available && (size_t)(at - id) == strlen(a->name) &&
+    if (preset && (size_t)(at - id) == strlen(a->name) &&
         !strncmp(id, a->name, (size_t)(at - id))) {
         exchange_reply_json(x, 200, model_row(a, preset->name));
         return;

@@ -54,7 +54,7 @@ static void reply_resolved(struct exchange *x, struct api *a, struct plan plan, 
         exchange_reply_error(x, &e);
         return;
     }
-    uint64_t pages = engine_bound_pages(a->engine, &plan, n_total);
+    uint64_t pages = engine_bound_pages(a->engine, &plan, n_prompt, n_total);
     exchange_reply_json(x, 200,
                         json_pack("{s:o, s:I, s:I, s:{s:I, s:I, s:I}}", "plan", plan_to_json(&plan),
                                   "prompt_tokens", (json_int_t)n_prompt, "total_tokens",
@@ -63,12 +63,13 @@ static void reply_resolved(struct exchange *x, struct api *a, struct plan plan, 
                                   (json_int_t)engine_n_pages(a->engine)));
 }
 
-static json_t *policy_row(const struct preset *p)
+static json_t *policy_row(const struct api *a, const struct preset *p)
 {
     struct plan plan;
     plan_default(&plan, p);
+    bool available = plan.allocation != ALLOCATION_PROFILE || engine_plan_limits(a->engine).profile;
     return json_pack("{s:s, s:s, s:s, s:b, s:b, s:o}", "name", p->name, "help", p->help, "source",
-                     p->source, "available", p->available, "multi_turn_safe", p->multi_turn_safe,
+                     p->source, "available", available, "multi_turn_safe", p->multi_turn_safe,
                      "defaults", plan_to_json(&plan));
 }
 
@@ -104,7 +105,7 @@ void handle_policies(struct exchange *x, void *context)
     }
     json_t *rows = json_array();
     for (uint32_t i = 0; i < preset_count(); i++)
-        json_array_append_new(rows, policy_row(preset_at(i)));
+        json_array_append_new(rows, policy_row(a, preset_at(i)));
     exchange_reply_json(x, 200,
                         json_pack("{s:s, s:o, s:s, s:o}", "object", "list", "data", rows, "default",
                                   a->default_plan.preset->name, "schema", plan_schema()));

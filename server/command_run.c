@@ -40,6 +40,7 @@ static const char usage[] =
     "      --temp T            temperature, 0 to 2 (default 1; 0: always the likeliest)\n"
     "      --top-p P, --top-k K, --min-p P, --repeat-penalty R, --seed N\n"
     "      --kv-policy NAME|JSON  how the KV cache is compressed (default full)\n"
+    "      --head-profile FILE which heads keep everything under razor and duo\n"
     "      --kv-memory SIZE    memory of the KV cache (default: what the context needs)\n"
     "  -c, --ctx-size N        context (default: as trained)\n"
     "  -t, --threads N         threads (default: physical cores)\n"
@@ -86,7 +87,8 @@ enum flag {
     FLAG_KV_POLICY,
     FLAG_KV_MEMORY,
     FLAG_ISA,
-    FLAG_TEMPLATE
+    FLAG_TEMPLATE,
+    FLAG_HEAD_PROFILE
 };
 
 static const struct option long_options[] = {
@@ -115,6 +117,7 @@ static const struct option long_options[] = {
     {"kv-memory", required_argument, NULL, FLAG_KV_MEMORY},
     {"isa", required_argument, NULL, FLAG_ISA},
     {"chat-template", required_argument, NULL, FLAG_TEMPLATE},
+    {"head-profile", required_argument, NULL, FLAG_HEAD_PROFILE},
     {NULL, 0, NULL, 0}};
 
 static bool parse_memory(struct arguments *a, const char *text, struct error *e)
@@ -163,6 +166,9 @@ static bool parse_flag(struct arguments *a, int flag, const char *text, struct e
         break;
     case FLAG_TEMPLATE:
         a->engine.chat_template = text;
+        break;
+    case FLAG_HEAD_PROFILE:
+        a->engine.head_profile = text;
         break;
     case FLAG_KV_MEMORY:
         return parse_memory(a, text, e);

@@ -64,8 +64,7 @@ static void by_policy(struct text *t, const char *name, const char *help,
 {
     head(t, name, "counter", help);
     for (uint32_t i = 0; i < preset_count(); i++)
-        if (preset_at(i)->available)
-            put(t, "winnow_%s{policy=\"%s\"} %.17g\n", name, preset_at(i)->name, count(&values[i]));
+        put(t, "winnow_%s{policy=\"%s\"} %.17g\n", name, preset_at(i)->name, count(&values[i]));
 }
 
 /* Bucket lines of one series; `labels` is "" or `policy="sink"`. */
@@ -153,8 +152,7 @@ static void put_cache(struct text *t, const struct server *s, const struct engin
     for (uint32_t i = 0; i < preset_count(); i++) {
         char labels[48];
         snprintf(labels, sizeof labels, "policy=\"%s\"", preset_at(i)->name);
-        if (preset_at(i)->available)
-            buckets(t, "winnow_page_lifetime_seconds", labels, &m->page_lifetime[i]);
+        buckets(t, "winnow_page_lifetime_seconds", labels, &m->page_lifetime[i]);
     }
 }
 
@@ -169,8 +167,7 @@ static void put_engine(struct text *t, const struct server *s, struct engine_met
     head(t, "request_finished_total", "counter", "Generations by how they ended.");
     for (uint32_t f = 0; f < METRICS_FINISH_COUNT; f++)
         for (uint32_t i = 0; i < preset_count(); i++)
-            if (preset_at(i)->available)
-                put(t, "winnow_request_finished_total{reason=\"%s\",policy=\"%s\"} %.17g\n",
+            put(t, "winnow_request_finished_total{reason=\"%s\",policy=\"%s\"} %.17g\n",
                     finishes[f], preset_at(i)->name, count(&m->finished[f][i]));
     head(t, "client_disconnects_total", "counter",
          "Clients that left before their answer was complete.");

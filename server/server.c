@@ -90,6 +90,7 @@ static void load(void *context)
         .kv_memory_bytes = c->kv_memory_bytes,
         .kv_memory_share = c->kv_memory_share,
         .chat_template = c->chat_template,
+        .head_profile = c->head_profile,
         .audit = c->audit,
         .queue_timeout_ms = c->queue_timeout_ms,
         .progress = on_progress,

@@ -235,6 +235,8 @@ static void cpu_close(void *self)
     cpu_kv_free(c);
     threads_free(c->threads);
     free(c->scratch);
+    free(c->softmax);
+    free(c->select);
     free(c);
 }
 
@@ -321,6 +323,8 @@ bool backend_cpu_open(struct backend *b, uint32_t n_threads, const char *isa, st
         .kv_copy = cpu_kv_copy,
         .kv_write = cpu_kv_write,
         .attention = cpu_attention,
+        .evict = cpu_evict,
+        .compress = cpu_compress,
         .kv_read = cpu_kv_read,
         .close = cpu_close,
     };

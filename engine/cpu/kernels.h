@@ -23,13 +23,12 @@
  *     K      f16   [D][PAGE_SLOTS]   transposed: the logits of 32 slots are lanes
  *     V      f16   [PAGE_SLOTS][D]
  *     pos    int32 [PAGE_SLOTS]
- *     score  f32   [PAGE_SLOTS]
  *
- * 128 D + 256 bytes, so that every page starts on a cache line. */
+ * 128 D + 128 bytes, so that every page starts on a cache line. */
 static inline size_t page_bytes_of(uint32_t head_dim)
 {
     return (size_t)head_dim * PAGE_SLOTS * 2 * sizeof(uint16_t) +
-           PAGE_SLOTS * (sizeof(int32_t) + sizeof(float));
+           PAGE_SLOTS * sizeof(int32_t);
 }
 
 static inline uint16_t *page_k(uint8_t *page)
@@ -66,6 +65,9 @@ struct attention_job {
     float *out; /* [row][n_heads][head_dim] */
     uint8_t *pool;
     size_t page_bytes;
+    /* What scoring needs of attention; NULL when no segment is scored. */
+    float *softmax;   /* [row][n_heads][2] largest logit, 1 / sum of e^(logit - largest) */
+    uint32_t *n_seen; /* [row][n_kv_heads] slots that the query saw */
 };
 
 struct cpu_kernels {
@@ -88,6 +90,14 @@ struct cpu_kernels {
      * heads of its group. n * group <= ATTEND_QUERIES, or n == 1. */
     void (*attend)(const struct attention_job *job, const struct kv_segment *segment,
                    uint32_t kv_head, uint32_t first, uint32_t n, float *scratch);
+    /* Scores of the slots in pages [first, first + n) of one KV head, from the scored rows of a
+     * segment that has attended. */
+    void (*score)(const struct attention_job *job, const struct kv_segment *segment,
+                  uint32_t kv_head, uint32_t first, uint32_t n, float *scratch);
+    /* dots[slot] = k . x, squares[slot] = k . k of the slots of a page; x [head_dim] may be NULL:
+     * no dots then. */
+    void (*key_dots)(uint8_t *page, uint32_t head_dim, const float *x, float *dots, float *squares,
+                     float *scratch);
 };
 
 extern const struct cpu_kernels cpu_kernels_plain;
@@ -103,13 +113,33 @@ struct cpu {
     uint8_t *pool;
     size_t pool_bytes, page_bytes;
     uint32_t n_pages, head_dim;
+
+    float *softmax; /* [softmax_room] of attention_job, with n_seen behind */
+    size_t softmax_room;
+    void *select; /* [select_room] bytes, see policy.c */
+    size_t select_room;
 };
+
+static inline uint8_t *cpu_page(const struct cpu *c, uint32_t number)
+{
+    return c->pool + number * c->page_bytes;
+}
 
 /* A thread's part of the scratch. */
 static inline float *cpu_scratch(const struct cpu *c, uint32_t thread)
 {
     return c->scratch + (size_t)thread * SCRATCH_FLOATS;
 }
+
+/* kv.c: one slot as floats, and from place to place with its position. k, v may be NULL. */
+void kv_read_slot(struct cpu *c, uint32_t page, uint32_t index, float *k, float *v);
+void kv_move_slot(struct cpu *c, uint32_t to_page, uint32_t to_index, uint32_t from_page,
+                  uint32_t from_index);
+
+/* policy.c */
+bool cpu_evict(void *self, struct select_job *jobs, uint32_t n_jobs, uint32_t n_layer_jobs,
+               struct error *e);
+bool cpu_compress(void *self, struct select_job *jobs, uint32_t n_jobs, struct error *e);
 
 /* kv.c: the functions of struct backend with the same names. */
 size_t cpu_page_bytes(void *self, uint32_t head_dim);

@@ -2,7 +2,9 @@
  * cut into pieces for the threads. Layout of a page: kernels.h. Engine thread. */
 #include "engine/cpu/kernels.h"
 
+#include <math.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -15,11 +17,6 @@ size_t cpu_page_bytes(void *self, uint32_t head_dim)
 {
     (void)self;
     return page_bytes_of(head_dim);
-}
-
-static uint8_t *page_at(const struct cpu *c, uint32_t number)
-{
-    return c->pool + number * c->page_bytes;
 }
 
 bool cpu_kv_alloc(void *self, uint32_t n_pages, uint32_t head_dim, struct error *e)
@@ -61,13 +58,13 @@ void cpu_kv_copy(void *self, const uint32_t *from, const uint32_t *to, uint32_t 
 {
     struct cpu *c = self;
     for (uint32_t i = 0; i < n; i++)
-        memcpy(page_at(c, to[i]), page_at(c, from[i]), c->page_bytes);
+        memcpy(cpu_page(c, to[i]), cpu_page(c, from[i]), c->page_bytes);
 }
 
 static void write_slot(struct cpu *c, uint32_t page_number, uint32_t index, const float *k,
                        const float *v, int32_t position)
 {
-    uint8_t *page = page_at(c, page_number);
+    uint8_t *page = cpu_page(c, page_number);
     const uint32_t d = c->head_dim;
     uint16_t column[HEAD_DIM_MAX], *to = page_k(page) + index;
     c->kernels->to_half(column, k, d);
@@ -75,6 +72,41 @@ static void write_slot(struct cpu *c, uint32_t page_number, uint32_t index, cons
         to[i * PAGE_SLOTS] = column[i];
     c->kernels->to_half(page_v(page, d) + index * d, v, d);
     page_positions(page, d)[index] = position;
+}
+
+void kv_read_slot(struct cpu *c, uint32_t page_number, uint32_t index, float *k, float *v)
+{
+    uint8_t *page = cpu_page(c, page_number);
+    const uint32_t d = c->head_dim;
+    for (uint32_t i = 0; i < d; i++) {
+        if (k != NULL)
+            k[i] = half_to_float(page_k(page)[i * PAGE_SLOTS + index]);
+        if (v != NULL)
+            v[i] = half_to_float(page_v(page, d)[index * d + i]);
+    }
+}
+
+void kv_move_slot(struct cpu *c, uint32_t to_page, uint32_t to_index, uint32_t from_page,
+                  uint32_t from_index)
+{
+    uint8_t *to = cpu_page(c, to_page), *from = cpu_page(c, from_page);
+    const uint32_t d = c->head_dim;
+    for (uint32_t i = 0; i < d; i++)
+        page_k(to)[i * PAGE_SLOTS + to_index] = page_k(from)[i * PAGE_SLOTS + from_index];
+    memcpy(page_v(to, d) + to_index * d, page_v(from, d) + from_index * d, d * sizeof(uint16_t));
+    page_positions(to, d)[to_index] = page_positions(from, d)[from_index];
+}
+
+/* KeyDiff's mean: of the key as it was stored, so that pages alone tell it again. */
+static void add_key(struct cpu *c, double *sum, uint32_t page, uint32_t index)
+{
+    float k[HEAD_DIM_MAX];
+    double squares = 0;
+    kv_read_slot(c, page, index, k, NULL);
+    for (uint32_t i = 0; i < c->head_dim; i++)
+        squares += (double)k[i] * (double)k[i];
+    for (uint32_t i = 0; squares > 0 && i < c->head_dim; i++)
+        sum[i] += (double)k[i] / sqrt(squares);
 }
 
 void cpu_kv_write(void *self, const float *k, const float *v, const int32_t *positions,
@@ -87,9 +119,11 @@ void cpu_kv_write(void *self, const float *k, const float *v, const int32_t *pos
             uint32_t row = s->first_row + i;
             for (uint32_t h = 0; h < n_kv_heads; h++) {
                 uint32_t slot = s->write_slots[(size_t)i * n_kv_heads + h];
+                uint32_t page = s->heads[h].pages[slot / PAGE_SLOTS];
                 size_t at = ((size_t)row * n_kv_heads + h) * head_dim;
-                write_slot(c, s->heads[h].pages[slot / PAGE_SLOTS], slot % PAGE_SLOTS, k + at,
-                           v + at, positions[row]);
+                write_slot(c, page, slot % PAGE_SLOTS, k + at, v + at, positions[row]);
+                if (s->states && s->states[h]->key_sum)
+                    add_key(c, s->states[h]->key_sum, page, slot % PAGE_SLOTS);
             }
         }
     }
@@ -98,14 +132,9 @@ void cpu_kv_write(void *self, const float *k, const float *v, const int32_t *pos
 int32_t cpu_kv_read(void *self, uint32_t page_number, uint32_t index, uint32_t head_dim, float *k,
                     float *v)
 {
-    uint8_t *page = page_at(self, page_number);
-    for (uint32_t i = 0; i < head_dim; i++) {
-        if (k != NULL)
-            k[i] = half_to_float(page_k(page)[i * PAGE_SLOTS + index]);
-        if (v != NULL)
-            v[i] = half_to_float(page_v(page, head_dim)[index * head_dim + i]);
-    }
-    return page_positions(page, head_dim)[index];
+    if (k != NULL || v != NULL)
+        kv_read_slot(self, page_number, index, k, v);
+    return page_positions(cpu_page(self, page_number), head_dim)[index];
 }
 
 /* Attention in pieces of (segment, KV head, some rows), handed out by a counter. */
@@ -141,6 +170,69 @@ static void attention_thread(void *context, uint32_t thread)
     }
 }
 
+/* Scoring in pieces of (segment, KV head, some pages): every slot is one thread's, so its sum has
+ * one order. */
+enum { SCORE_PAGES = 8 };
+
+static uint32_t score_pieces(const struct kv_segment *s, uint32_t kv_head)
+{
+    if (s->score == CACHE_SCORE_NONE || s->first_scored >= s->n_rows || !s->states ||
+        (!s->states[kv_head]->scores && !s->states[kv_head]->history))
+        return 0;
+    uint32_t n_pages = (s->heads[kv_head].n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
+    return (n_pages + SCORE_PAGES - 1) / SCORE_PAGES;
+}
+
+static void score_thread(void *context, uint32_t thread)
+{
+    struct attention_work *w = context;
+    const struct attention_job *job = &w->job;
+    uint32_t before = 0, piece = atomic_fetch_add_explicit(&w->next, 1, memory_order_relaxed);
+    for (uint32_t i = 0; i < job->n_segments; i++)
+        for (uint32_t h = 0; h < job->n_kv_heads; h++) {
+            const struct kv_segment *s = &job->segments[i];
+            uint32_t n = score_pieces(s, h),
+                     n_pages = (s->heads[h].n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
+            for (; piece - before < n;
+                 piece = atomic_fetch_add_explicit(&w->next, 1, memory_order_relaxed)) {
+                uint32_t first = (piece - before) * SCORE_PAGES, left = n_pages - first;
+                w->cpu->kernels->score(job, s, h, first, left < SCORE_PAGES ? left : SCORE_PAGES,
+                                       cpu_scratch(w->cpu, thread));
+            }
+            before += n;
+        }
+}
+
+static bool wants_scores(const struct kv_segment *segments, uint32_t n_segments,
+                         uint32_t n_kv_heads)
+{
+    for (uint32_t i = 0; i < n_segments; i++)
+        for (uint32_t h = 0; h < n_kv_heads; h++)
+            if (score_pieces(&segments[i], h) > 0)
+                return true;
+    return false;
+}
+
+static bool reserve_softmax(struct cpu *c, struct attention_job *job)
+{
+    size_t rows = 0;
+    for (uint32_t i = 0; i < job->n_segments; i++) {
+        size_t end = (size_t)job->segments[i].first_row + job->segments[i].n_rows;
+        rows = end > rows ? end : rows;
+    }
+    size_t n = rows * ((size_t)job->n_heads * 2 + job->n_kv_heads);
+    if (n > c->softmax_room) {
+        float *softmax = realloc(c->softmax, n * sizeof *softmax);
+        if (softmax == NULL)
+            return false;
+        c->softmax = softmax;
+        c->softmax_room = n;
+    }
+    job->softmax = c->softmax;
+    job->n_seen = (uint32_t *)(c->softmax + rows * job->n_heads * 2);
+    return true;
+}
+
 /* A single decode row has only its KV heads to share out; cutting its pages as well would need the
  * partial results merged in a fixed order. */
 void cpu_attention(void *self, float *out, const float *q, const float *q_sink,
@@ -168,8 +260,16 @@ void cpu_attention(void *self, float *out, const float *q, const float *q_sink,
     for (uint32_t i = 0; i < n_segments; i++)
         for (uint32_t h = 0; h < n_kv_heads; h++)
             work += (uint64_t)segments[i].n_rows * segments[i].heads[h].n_slots * group * head_dim;
+    bool scored = wants_scores(segments, n_segments, n_kv_heads) && reserve_softmax(c, &w.job);
     if (work < WORTH_THREADS)
         attention_thread(&w, 0);
     else
         threads_run(c->threads, attention_thread, &w);
+    if (!scored)
+        return;
+    atomic_store(&w.next, 0);
+    if (work < WORTH_THREADS)
+        score_thread(&w, 0);
+    else
+        threads_run(c->threads, score_thread, &w);
 }

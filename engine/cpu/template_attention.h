@@ -22,6 +22,7 @@ struct attend {
     uint32_t n_active;
     uint32_t active[ATTEND_QUERIES]; /* queries that see any of it */
     float maximum[ATTEND_QUERIES], sum[ATTEND_QUERIES];
+    uint32_t n_seen[ATTEND_QUERIES]; /* slots seen so far */
     float *k;       /* [head_dim][PAGE_SLOTS] */
     float *v;       /* [PAGE_SLOTS][width] */
     float *weights; /* [n][PAGE_SLOTS] logits, then e^(logit - maximum) */
@@ -58,11 +59,17 @@ ALWAYS uint32_t sink_slots(const int32_t *positions, uint32_t n_sinks)
     return bits;
 }
 
+static void widen_keys(float *to, uint8_t *page, uint32_t head_dim)
+{
+    const uint16_t *k = page_k(page);
+    for (uint32_t i = 0; i < head_dim * PAGE_SLOTS; i += LANES)
+        v_store(to + i, v_from_half(k + i));
+}
+
 static void widen_page(struct attend *a, uint8_t *page)
 {
-    const uint16_t *k = page_k(page), *v = page_v(page, a->head_dim);
-    for (uint32_t i = 0; i < a->head_dim * PAGE_SLOTS; i += LANES)
-        v_store(a->k + i, v_from_half(k + i));
+    const uint16_t *v = page_v(page, a->head_dim);
+    widen_keys(a->k, page, a->head_dim);
     const uint32_t whole = a->head_dim / LANES * LANES, rest = a->head_dim - whole;
     for (uint32_t s = 0; s < PAGE_SLOTS; s++, v += a->head_dim) {
         float *to = a->v + s * a->width;
@@ -289,6 +296,7 @@ static void attend_queries(const struct attention_job *job, const struct kv_segm
     for (uint32_t i = 0; i < a->n; i++) {
         a->maximum[i] = -__builtin_inff();
         a->sum[i] = 0;
+        a->n_seen[i] = 0;
     }
     for (uint32_t first = 0; first < view->n_slots; first += PAGE_SLOTS) {
         uint8_t *page = job->pool + view->pages[first / PAGE_SLOTS] * job->page_bytes;
@@ -301,12 +309,38 @@ static void attend_queries(const struct attention_job *job, const struct kv_segm
             any |= bits;
             for (uint32_t i = row * n_heads; bits != 0 && i < (row + 1) * n_heads; i++) {
                 a->visible[i] = bits;
+                a->n_seen[i] += (uint32_t)__builtin_popcount(bits);
                 a->active[a->n_active++] = i;
             }
         }
         if (any != 0)
             attend_page(a, page,
                         segment->sink_query ? any & sink_slots(positions, view->n_sinks) : 0);
+    }
+}
+
+/* What was dropped, as one slot that stands for n (RazorAttention's compensation token). */
+static void attend_summary(struct attend *a, const float *summary, uint32_t n_summary)
+{
+    const float *v = summary + a->head_dim;
+    const float bonus = __builtin_logf((float)n_summary);
+    for (uint32_t query = 0; query < a->n; query++) {
+        float dot = 0;
+        for (uint32_t d = 0; d < a->head_dim; d++)
+            dot = __builtin_fmaf(a->q[query][d], summary[d], dot);
+        float logit = dot * a->scale + bonus, factor[LANES], weight[LANES];
+        float *to = a->values + query * a->width;
+        if (logit > a->maximum[query]) {
+            v_store(factor, v_exp(v_set1(a->maximum[query] - logit)));
+            a->maximum[query] = logit;
+            a->sum[query] *= factor[0];
+            for (uint32_t d = 0; d < a->width; d += LANES)
+                v_store(to + d, v_mul(v_load(to + d), v_load(factor)));
+        }
+        v_store(weight, v_exp(v_set1(logit - a->maximum[query])));
+        a->sum[query] += weight[0];
+        for (uint32_t d = 0; d < a->head_dim; d++)
+            to[d] = __builtin_fmaf(weight[0], v[d], to[d]);
     }
 }
 
@@ -331,6 +365,15 @@ static void attend(const struct attention_job *job, const struct kv_segment *seg
             a.q_sink[i] = segment->sink_query ? job->q_sink + query * a.head_dim : NULL;
         }
         attend_queries(job, segment, &segment->heads[kv_head], row0, n, n_heads, &a);
+        const struct head_state *state = segment->states ? segment->states[kv_head] : NULL;
+        if (state && state->n_summary > 0)
+            attend_summary(&a, state->summary, state->n_summary);
+        for (uint32_t i = 0; job->softmax && i < a.n; i++) {
+            size_t query = (size_t)(a.q[i] - job->q) / a.head_dim;
+            job->softmax[2 * query] = a.maximum[i];
+            job->softmax[2 * query + 1] = 1 / a.sum[i];
+            job->n_seen[(row0 + i / n_heads) * job->n_kv_heads + kv_head] = a.n_seen[i];
+        }
         for (uint32_t i = 0; i < a.n; i++) {
             float *out = job->out + (a.q[i] - job->q);
             const float *sums = a.values + i * a.width;

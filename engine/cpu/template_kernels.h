@@ -28,6 +28,7 @@
 #include "engine/cpu/template_matmul.h"
 #include "engine/cpu/template_rows.h"
 #include "engine/cpu/template_attention.h"
+#include "engine/cpu/template_score.h"
 
 const struct cpu_kernels KERNELS = {
     .isa = KERNELS_ISA,
@@ -40,4 +41,6 @@ const struct cpu_kernels KERNELS = {
     .swiglu = swiglu,
     .to_half = to_half,
     .attend = attend,
+    .score = score,
+    .key_dots = key_dots,
 };

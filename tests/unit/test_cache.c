@@ -65,6 +65,7 @@ static struct plan plan_of(const char *preset, uint32_t sinks, uint32_t budget)
     plan_default(&plan, preset_find(preset));
     plan.sinks = sinks;
     plan.budget = budget;
+    plan.recent = budget - sinks;
     return plan;
 }
 
@@ -177,7 +178,7 @@ static void check_bound(const struct cache *c, const struct shadow *q)
 {
     struct cache_sequence_counts counts = cache_sequence_counts(q->s);
     const struct plan *plan = cache_sequence_plan(q->s);
-    ck_assert_uint_le(counts.pages, cache_bound_pages(c, plan, q->n));
+    ck_assert_uint_le(counts.pages, cache_bound_pages(c, plan, q->n, q->n));
     ck_assert_uint_eq(counts.slots_kept_max,
                       plan->has_budget && q->n > plan->budget ? plan->budget : q->n);
     ck_assert_int_eq(counts.exact, !plan->has_budget || q->n <= plan->budget);
@@ -235,7 +236,7 @@ START_TEST(nobody_ever_sees_a_page_of_another)
 {
     struct error e;
     random_state = (uint64_t)_i + 1;
-    struct cache *c = cache_new(N_LAYERS, N_KV_HEADS, N_PAGES, &e);
+    struct cache *c = cache_new(N_LAYERS, N_KV_HEADS, 4, N_PAGES, &e);
     ck_assert_ptr_nonnull(c);
     for (uint32_t i = 0; i < 1500; i++) {
         struct shadow *q = &shadows[below(MOST_SEQUENCES)];
@@ -276,7 +277,7 @@ static void add_range(void *context, int32_t first, int32_t last)
 START_TEST(evicting_never_grows_the_table)
 {
     struct error e;
-    struct cache *c = cache_new(N_LAYERS, N_KV_HEADS, N_PAGES, &e);
+    struct cache *c = cache_new(N_LAYERS, N_KV_HEADS, 4, N_PAGES, &e);
     struct plan plan = plan_of("sink", 4, 128);
     struct shadow *q = &shadows[0];
     q->s = cache_sequence_new(c, &plan, &e);
@@ -309,7 +310,7 @@ START_TEST(the_audit_sees_a_slot_that_holds_another_position)
 {
     struct error e;
     static struct rows rows;
-    struct cache *c = cache_new(N_LAYERS, N_KV_HEADS, N_PAGES, &e);
+    struct cache *c = cache_new(N_LAYERS, N_KV_HEADS, 4, N_PAGES, &e);
     struct plan plan = plan_of("sink", 4, 64);
     struct shadow *q = &shadows[0];
     q->s = cache_sequence_new(c, &plan, &e);

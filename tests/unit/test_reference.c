@@ -338,7 +338,7 @@ START_TEST(sink_streams_20000_tokens_in_constant_memory)
     static int32_t prompt[] = {1, 403, 407, 261, 378};
     struct run run = {.prompt = prompt, .n_prompt = 5};
     struct generation_request r = greedy(engine, &run, "sink:128", 20000);
-    uint64_t bound = engine_bound_pages(engine, &r.plan, 20000);
+    uint64_t bound = engine_bound_pages(engine, &r.plan, r.n_prompt, 20000);
     r.sampling.temperature = 1;
     r.sampling.seed = 20000;
     generate(engine, &run, &r, 128 + PAGE_SLOTS);

@@ -1,0 +1,44 @@
+/* What a sequence keeps of one (layer, KV head): its pages, and what its policy has to remember.
+ * The cache owns it; a backend reads it and writes what is marked so. Engine thread, and the
+ * backend's threads inside a call.
+ *
+ *   slot s is in pages[s / PAGE_SLOTS] at index s % PAGE_SLOTS
+ *   a dropped slot is a hole: its position is HOLE, its number waits in `holes` for the next token
+ *
+ * Scores lie here and not in the pages, so that pages which several sequences share are never
+ * written by scoring. */
+#ifndef WINNOW_CACHE_HEAD_STATE_H
+#define WINNOW_CACHE_HEAD_STATE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifndef PAGE_SLOTS
+#define PAGE_SLOTS 32
+#endif
+
+/* The position of a hole: later than every query, so nobody sees it. */
+#define HOLE INT32_MAX
+
+/* Scissorhands' window of queries, and the words of a slot's history: bit t % HISTORY_QUERIES. */
+#define HISTORY_QUERIES 400
+#define HISTORY_WORDS   ((HISTORY_QUERIES + 31) / 32)
+
+struct head_state {
+    uint32_t *pages; /* [capacity] */
+    uint32_t n_pages, capacity;
+    uint32_t n_slots; /* used, holes included */
+    uint32_t budget;  /* slots that stay; UINT32_MAX = all */
+
+    uint32_t *holes;      /* [n_holes] the last is filled next. Written by backend.evict */
+    uint32_t n_holes;     /* holes that exist. Written by backend.evict */
+    uint32_t n_holes_due; /* holes once all rows that were appended have run: the host's count */
+
+    float *scores;     /* [capacity * PAGE_SLOTS] NULL: the plan needs none. Written by scoring */
+    uint32_t *history; /* [capacity * PAGE_SLOTS][HISTORY_WORDS] persistence only. Likewise */
+    double *key_sum;   /* [head_dim] of k / |k| over all tokens; key_diff only. By kv_write */
+    float *summary;    /* [2][head_dim] mean K, mean V of what was dropped; NULL without remnant */
+    uint32_t n_summary; /* tokens in it. Both written by backend.evict and compress */
+};
+
+#endif

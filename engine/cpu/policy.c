@@ -1,0 +1,335 @@
+/* Dropping slots on the CPU: scores of what a plan asks for, choosing (cache/select.c), holes in
+ * decode, compaction at the end of a prompt. Engine thread; compaction uses the others. */
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cache/select.h"
+#include "engine/cpu/kernels.h"
+
+/* Working memory of one head, cut from cpu.select. */
+struct bench {
+    int32_t *positions; /* [n_slots] and up to the end of the page */
+    float *scores;      /* [n_slots] and up to the end of the page */
+    float *pooled;      /* [n_slots] and up to the end of the page */
+    uint32_t *order;    /* [n_slots] and up to the end of the page */
+    uint64_t *keys;     /* [n_slots] and up to the end of the page */
+    bool *keep;         /* [n_slots] */
+};
+
+static uint32_t whole_pages(uint32_t n_slots)
+{
+    return (n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS * PAGE_SLOTS;
+}
+
+/* Benches for n heads, laid out in cpu.select; NULL when memory is short. `keep` arrays follow one
+ * another without gaps, as select_adaptive wants them, so all of one kind lie together. */
+static struct bench *set_benches(struct cpu *c, const struct select_job *jobs, uint32_t n,
+                                 struct error *e)
+{
+    size_t room = 0, bytes_a_slot = sizeof(int32_t) + 2 * sizeof(float) + sizeof(uint32_t) +
+                                    sizeof(uint64_t) + sizeof(bool);
+    for (uint32_t i = 0; i < n; i++)
+        room += whole_pages(jobs[i].n_slots);
+    size_t bytes = n * sizeof(struct bench) + room * bytes_a_slot;
+    if (bytes > c->select_room) {
+        void *bigger = realloc(c->select, bytes);
+        if (bigger == NULL) {
+            error_set_memory(e, "choosing slots", bytes);
+            return NULL;
+        }
+        c->select = bigger;
+        c->select_room = bytes;
+    }
+    struct bench *benches = c->select;
+    uint64_t *keys = (uint64_t *)(benches + n);
+    int32_t *positions = (int32_t *)(keys + room);
+    float *scores = (float *)(positions + room), *pooled = scores + room;
+    uint32_t *order = (uint32_t *)(pooled + room);
+    bool *keep = (bool *)(order + room);
+    size_t at = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        benches[i] = (struct bench){.positions = positions + at,
+                                    .scores = scores + at,
+                                    .pooled = pooled + at,
+                                    .order = order + at,
+                                    .keys = keys + at,
+                                    .keep = keep};
+        at += whole_pages(jobs[i].n_slots);
+        keep += jobs[i].n_slots;
+    }
+    return benches;
+}
+
+static void read_positions(const struct cpu *c, const struct select_job *job, struct bench *b)
+{
+    for (uint32_t i = 0; i < job->n_slots; i += PAGE_SLOTS)
+        memcpy(b->positions + i,
+               page_positions(cpu_page(c, job->head->pages[i / PAGE_SLOTS]), c->head_dim),
+               PAGE_SLOTS * sizeof *b->positions);
+}
+
+/* Minus the norm, or minus the cosine with the mean direction. */
+static void score_keys(struct cpu *c, const struct select_job *job, struct bench *b, float *scratch)
+{
+    float mean[HEAD_DIM_MAX], dots[PAGE_SLOTS], squares[PAGE_SLOTS];
+    bool angles = job->scorer == SCORER_KEY_DIFF;
+    double length = 0;
+    for (uint32_t d = 0; angles && d < c->head_dim; d++)
+        length += job->head->key_sum[d] * job->head->key_sum[d];
+    length = sqrt(length);
+    for (uint32_t d = 0; angles && d < c->head_dim; d++)
+        mean[d] = length > 0 ? (float)(job->head->key_sum[d] / length) : 0;
+    for (uint32_t i = 0; i < job->n_slots; i += PAGE_SLOTS) {
+        c->kernels->key_dots(cpu_page(c, job->head->pages[i / PAGE_SLOTS]), c->head_dim,
+                             angles ? mean : NULL, dots, squares, scratch);
+        for (uint32_t s = 0; s < PAGE_SLOTS; s++)
+            b->scores[i + s] = !angles          ? -sqrtf(squares[s])
+                               : squares[s] > 0 ? -dots[s] / sqrtf(squares[s])
+                                                : 0;
+    }
+}
+
+static float history_count(const struct head_state *head, uint32_t slot)
+{
+    uint32_t n = 0;
+    for (uint32_t w = 0; w < HISTORY_WORDS; w++)
+        n += (uint32_t)__builtin_popcount(head->history[(size_t)slot * HISTORY_WORDS + w]);
+    return (float)n;
+}
+
+/* positions and scores of a head as its plan values them. */
+static void appraise(struct cpu *c, const struct select_job *job, struct bench *b, float *scratch)
+{
+    const struct head_state *head = job->head;
+    read_positions(c, job, b);
+    if (job->scorer == SCORER_KEY_NORM || job->scorer == SCORER_KEY_DIFF) {
+        score_keys(c, job, b, scratch);
+        return;
+    }
+    for (uint32_t i = 0; i < job->n_slots; i++) {
+        int32_t p = b->positions[i];
+        switch (job->scorer) {
+        case SCORER_ATTENTION_SUM:
+        case SCORER_LAST_QUERY:
+            b->scores[i] = head->scores[i];
+            break;
+        case SCORER_ATTENTION_MEAN:
+            b->scores[i] = head->scores[i] / (float)(job->n_tokens - (uint32_t)p);
+            break;
+        case SCORER_WINDOW_ATTENTION:
+            b->scores[i] = head->scores[i] / (float)job->window;
+            break;
+        case SCORER_PERSISTENCE:
+            b->scores[i] = history_count(head, i);
+            break;
+        case SCORER_RANDOM:
+            b->scores[i] = select_random(job->seed, job->layer, job->kv_head, p);
+            break;
+        default:
+            b->scores[i] = (float)p;
+        }
+    }
+    if (job->scorer == SCORER_WINDOW_ATTENTION) {
+        struct select_view v = {b->positions, b->scores,  job->n_slots,
+                                job->n_tokens, job->sinks, job->recent};
+        uint32_t before = job->n_tokens > job->window ? job->n_tokens - job->window : 0;
+        select_pool(&v, job->pool, job->kernel, before, b->pooled, b->order);
+        memcpy(b->scores, b->pooled, job->n_slots * sizeof *b->scores);
+    }
+}
+
+/* TOVA's own rule: the heads of a layer, which hold the same tokens in the same slots, decide
+ * together. */
+static void share_scores(const struct select_job *jobs, const struct bench *benches,
+                         uint32_t n)
+{
+    for (uint32_t i = 0; i < jobs[0].n_slots; i++) {
+        float sum = 0;
+        for (uint32_t h = 0; h < n; h++)
+            sum += benches[h].scores[i];
+        for (uint32_t h = 0; h < n; h++)
+            benches[h].scores[i] = sum / (float)n;
+    }
+}
+
+static struct select_view view_of(const struct select_job *job, const struct bench *b)
+{
+    return (struct select_view){b->positions,  b->scores,  job->n_slots,
+                                job->n_tokens, job->sinks, job->recent};
+}
+
+/* mean <- mean + (k - mean) / n, for K and V. */
+static void summarise(struct cpu *c, struct head_state *head, uint32_t slot)
+{
+    float k[HEAD_DIM_MAX], v[HEAD_DIM_MAX];
+    kv_read_slot(c, head->pages[slot / PAGE_SLOTS], slot % PAGE_SLOTS, k, v);
+    float n = (float)++head->n_summary, *mean_k = head->summary,
+          *mean_v = head->summary + c->head_dim;
+    for (uint32_t d = 0; d < c->head_dim; d++) {
+        mean_k[d] += (k[d] - mean_k[d]) / n;
+        mean_v[d] += (v[d] - mean_v[d]) / n;
+    }
+}
+
+/* ---- decode */
+
+static void make_holes(struct cpu *c, const struct select_job *job, const struct bench *b)
+{
+    struct select_view v = view_of(job, b);
+    struct head_state *head = job->head;
+    uint32_t *victims = head->holes + head->n_holes, n = select_victims(&v, job->n_drop, victims);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t slot = victims[i];
+        if (job->remnant)
+            summarise(c, head, slot);
+        page_positions(cpu_page(c, head->pages[slot / PAGE_SLOTS]),
+                       c->head_dim)[slot % PAGE_SLOTS] = HOLE;
+    }
+    head->n_holes += n;
+}
+
+bool cpu_evict(void *self, struct select_job *jobs, uint32_t n_jobs, uint32_t n_layer_jobs,
+               struct error *e)
+{
+    struct cpu *c = self;
+    for (uint32_t first = 0; first < n_jobs; first += n_layer_jobs) {
+        uint32_t n_dropping = 0;
+        for (uint32_t i = 0; i < n_layer_jobs; i++)
+            n_dropping += jobs[first + i].n_drop > 0;
+        if (n_dropping == 0)
+            continue;
+        struct bench *benches = set_benches(c, jobs + first, n_layer_jobs, e);
+        if (benches == NULL)
+            return false;
+        bool shared = jobs[first].share == SHARE_LAYER;
+        for (uint32_t i = 0; i < n_layer_jobs; i++)
+            if (jobs[first + i].n_drop > 0 || shared)
+                appraise(c, &jobs[first + i], &benches[i], c->scratch);
+        if (shared)
+            share_scores(jobs + first, benches, n_layer_jobs);
+        for (uint32_t i = 0; i < n_layer_jobs; i++)
+            if (jobs[first + i].n_drop > 0)
+                make_holes(c, &jobs[first + i], &benches[i]);
+    }
+    return true;
+}
+
+/* ---- end of a prompt */
+
+static void move_slot(struct cpu *c, struct head_state *head, uint32_t to, uint32_t from)
+{
+    kv_move_slot(c, head->pages[to / PAGE_SLOTS], to % PAGE_SLOTS, head->pages[from / PAGE_SLOTS],
+                 from % PAGE_SLOTS);
+    if (head->scores)
+        head->scores[to] = head->scores[from];
+    if (head->history)
+        memcpy(head->history + (size_t)to * HISTORY_WORDS,
+               head->history + (size_t)from * HISTORY_WORDS,
+               HISTORY_WORDS * sizeof *head->history);
+}
+
+/* Survivors behind the first n_kept slots move into the gaps before, each once. */
+static void compact(struct cpu *c, const struct select_job *job, const struct bench *b)
+{
+    struct head_state *head = job->head;
+    for (uint32_t i = 0; job->remnant && i < job->n_slots; i++)
+        if (!b->keep[i] && b->positions[i] != HOLE)
+            summarise(c, head, i);
+    uint32_t to = 0;
+    for (uint32_t from = job->n_kept; from < job->n_slots; from++) {
+        if (!b->keep[from])
+            continue;
+        while (b->keep[to])
+            to++;
+        move_slot(c, head, to++, from);
+    }
+}
+
+struct compress_work {
+    struct cpu *cpu;
+    struct select_job *jobs;
+    struct bench *benches;
+    uint32_t n;
+    void (*part)(struct cpu *c, struct select_job *job, struct bench *b, float *scratch);
+    _Atomic uint32_t next;
+};
+
+static void compress_thread(void *context, uint32_t thread)
+{
+    struct compress_work *w = context;
+    uint32_t i;
+    while ((i = atomic_fetch_add_explicit(&w->next, 1, memory_order_relaxed)) < w->n)
+        if (w->jobs[i].budget != UINT32_MAX)
+            w->part(w->cpu, &w->jobs[i], &w->benches[i], cpu_scratch(w->cpu, thread));
+}
+
+static void on_threads(struct compress_work *w,
+                       void (*part)(struct cpu *, struct select_job *, struct bench *, float *))
+{
+    w->part = part;
+    atomic_store(&w->next, 0);
+    threads_run(w->cpu->threads, compress_thread, w);
+}
+
+static void appraise_part(struct cpu *c, struct select_job *job, struct bench *b, float *scratch)
+{
+    appraise(c, job, b, scratch);
+}
+
+static void choose_part(struct cpu *c, struct select_job *job, struct bench *b, float *scratch)
+{
+    (void)c;
+    (void)scratch;
+    struct select_view v = view_of(job, b);
+    job->n_kept = select_survivors(&v, job->budget, b->keep, b->keys);
+}
+
+static void compact_part(struct cpu *c, struct select_job *job, struct bench *b, float *scratch)
+{
+    (void)scratch;
+    compact(c, job, b);
+}
+
+static bool choose_together(struct select_job *jobs, const struct bench *benches, uint32_t n,
+                            struct error *e)
+{
+    struct select_view *views = malloc(n * sizeof *views);
+    uint32_t *n_kept = malloc(n * sizeof *n_kept);
+    bool ok = views && n_kept;
+    for (uint32_t i = 0; ok && i < n; i++)
+        views[i] = view_of(&jobs[i], &benches[i]);
+    ok = ok && select_adaptive(views, n, jobs[0].budget, 0.2, benches[0].keep, benches[0].keys,
+                               n_kept);
+    for (uint32_t i = 0; ok && i < n; i++)
+        jobs[i].n_kept = n_kept[i];
+    free(views);
+    free(n_kept);
+    return ok || error_set_memory(e, "choosing slots", n * sizeof *views);
+}
+
+bool cpu_compress(void *self, struct select_job *jobs, uint32_t n_jobs, struct error *e)
+{
+    struct cpu *c = self;
+    uint32_t n_active = 0;
+    for (uint32_t i = 0; i < n_jobs; i++) {
+        jobs[i].n_kept = jobs[i].n_slots - jobs[i].head->n_holes;
+        n_active += jobs[i].budget != UINT32_MAX;
+    }
+    if (n_active == 0)
+        return true;
+    struct bench *benches = set_benches(c, jobs, n_jobs, e);
+    if (benches == NULL)
+        return false;
+    struct compress_work w = {.cpu = c, .jobs = jobs, .benches = benches, .n = n_jobs};
+    on_threads(&w, appraise_part);
+    if (jobs[0].share == SHARE_LAYER)
+        share_scores(jobs, benches, n_jobs);
+    if (!jobs[0].adaptive)
+        on_threads(&w, choose_part);
+    else if (!choose_together(jobs, benches, n_jobs, e))
+        return false;
+    on_threads(&w, compact_part);
+    return true;
+}
