@@ -63,6 +63,16 @@ const char *plan_storage_name(enum plan_storage v)
     return storages[v];
 }
 
+bool plan_storage_parse(const char *name, enum plan_storage *out)
+{
+    for (unsigned i = 0; i < sizeof storages / sizeof *storages; i++)
+        if (!strcmp(name, storages[i])) {
+            *out = (enum plan_storage)i;
+            return true;
+        }
+    return false;
+}
+
 const char *plan_source_name(enum plan_source v)
 {
     return sources[v];
@@ -122,23 +132,28 @@ static bool check_axes(const struct plan *p, const struct plan_limits *limits, s
                          "'recency', not '%s'",
                          plan_scorer_name(p->scorer));
     if (p->prefill == PREFILL_STREAM && p->decode != DECODE_EVICT)
-        return refuse(e, "decode", "after prefill 'stream' the window goes on sliding: decode must "
-                                   "be 'evict'");
+        return refuse(e, "decode",
+                      "after prefill 'stream' the window goes on sliding: decode must "
+                      "be 'evict'");
     if (p->prefill == PREFILL_STREAM && p->remnant != REMNANT_NONE)
-        return refuse(e, "remnant", "prefill 'stream' drops tokens before anybody could average "
-                                    "them: remnant must be 'none', or prefill 'full'");
+        return refuse(e, "remnant",
+                      "prefill 'stream' drops tokens before anybody could average "
+                      "them: remnant must be 'none', or prefill 'full'");
     if (p->prefill == PREFILL_STREAM && p->allocation != ALLOCATION_UNIFORM &&
         p->allocation != ALLOCATION_PROFILE)
-        return refuse(e, "allocation", "prefill 'stream' gives every head the same window, or "
-                                       "treats them by 'profile'");
+        return refuse(e, "allocation",
+                      "prefill 'stream' gives every head the same window, or "
+                      "treats them by 'profile'");
     if (p->positions == POSITIONS_CACHE &&
         (p->prefill != PREFILL_STREAM || p->allocation != ALLOCATION_UNIFORM))
-        return refuse(e, "positions", "positions 'cache' need prefill 'stream' and allocation "
-                                      "'uniform': only there are kept tokens in two runs, sinks "
-                                      "and window");
+        return refuse(e, "positions",
+                      "positions 'cache' need prefill 'stream' and allocation "
+                      "'uniform': only there are kept tokens in two runs, sinks "
+                      "and window");
     if (p->allocation == ALLOCATION_ADAPTIVE && p->scorer == SCORER_RECENCY)
-        return refuse(e, "allocation", "under the scorer 'recency' all heads score alike, so "
-                                       "'adaptive' has nothing to adapt to; use 'uniform'");
+        return refuse(e, "allocation",
+                      "under the scorer 'recency' all heads score alike, so "
+                      "'adaptive' has nothing to adapt to; use 'uniform'");
     if (p->allocation == ALLOCATION_PROFILE && !limits->profile)
         return error_set(e, "invalid_kv_policy", "kv_policy.name",
                          "policy '%s' decides by head, which needs a head profile: make one with "
@@ -146,8 +161,9 @@ static bool check_axes(const struct plan *p, const struct plan_limits *limits, s
                          p->preset->name);
     if (p->share == SHARE_LAYER &&
         (p->allocation != ALLOCATION_UNIFORM || p->prefill != PREFILL_FULL))
-        return refuse(e, "share", "share 'layer' makes one choice for all heads of a layer, which "
-                                  "needs allocation 'uniform' and prefill 'full'");
+        return refuse(e, "share",
+                      "share 'layer' makes one choice for all heads of a layer, which "
+                      "needs allocation 'uniform' and prefill 'full'");
     return check_given(p, e);
 }
 
@@ -233,9 +249,8 @@ static bool resolve_profile(struct plan *p, uint32_t n_prompt, const struct plan
     double n_heads = (double)profile->n_layers * profile->n_kv_heads,
            n_whole = head_profile_n_whole(profile, p->sparsity),
            whole = n_prompt < p->budget ? p->budget : n_prompt,
-           left = n_heads > n_whole
-                      ? (p->budget * n_heads - whole * n_whole) / (n_heads - n_whole)
-                      : p->budget;
+           left = n_heads > n_whole ? (p->budget * n_heads - whole * n_whole) / (n_heads - n_whole)
+                                    : p->budget;
     if (left < p->sinks + 1.0)
         return error_set(e, "invalid_kv_policy", "kv_policy.budget",
                          "budget %u is too small: %.0f of %.0f heads keep all %u prompt tokens, "

@@ -86,10 +86,10 @@ void plan_default(struct plan *out, const struct preset *preset);
 
 /* Facts about the model and server that a plan is checked against. */
 struct plan_limits {
-    uint32_t n_ctx_train;      /* cache-relative positions may not exceed it */
-    uint32_t max_budget;       /* --kv-policy-max-budget, 0 = none */
+    uint32_t n_ctx_train;               /* cache-relative positions may not exceed it */
+    uint32_t max_budget;                /* --kv-policy-max-budget, 0 = none */
     const struct head_profile *profile; /* --head-profile, NULL = none */
-    enum plan_storage storage; /* the pool's */
+    enum plan_storage storage;          /* the pool's */
 };
 
 /* Parses a request's value: a JSON string or object, checked key by key (types, ranges, unknown
@@ -122,6 +122,8 @@ const char *plan_positions_name(enum plan_positions v);
 const char *plan_pool_name(enum plan_pool v);
 const char *plan_share_name(enum plan_share v);
 const char *plan_storage_name(enum plan_storage v);
+/* "q8" -> STORAGE_Q8; false when there is no such name. */
+bool plan_storage_parse(const char *name, enum plan_storage *out);
 const char *plan_source_name(enum plan_source v);
 
 /* Whether a key of the object ("window") was set by the request. */

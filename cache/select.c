@@ -130,8 +130,8 @@ bool select_adaptive(const struct select_view *views, uint32_t n_heads, uint32_t
         places += free_choice - safe;
         for (uint32_t i = 0; i < v->n; i++)
             if (v->positions[i] != HOLE && !keep[at + i])
-                rivals[n_rivals++] =
-                    (struct rival){select_key(v->scores[i], v->positions[i]), h, (uint32_t)(at + i)};
+                rivals[n_rivals++] = (struct rival){select_key(v->scores[i], v->positions[i]), h,
+                                                    (uint32_t)(at + i)};
     }
     qsort(rivals, n_rivals, sizeof *rivals, by_rank);
     for (size_t i = 0; i < n_rivals && i < places; i++) {
@@ -184,8 +184,8 @@ static uint32_t sort_by_position(const struct select_view *v, uint32_t before, u
     return n;
 }
 
-void select_pool(const struct select_view *v, enum plan_pool pool, uint32_t kernel,
-                 uint32_t before, float *pooled, uint32_t *order)
+void select_pool(const struct select_view *v, enum plan_pool pool, uint32_t kernel, uint32_t before,
+                 float *pooled, uint32_t *order)
 {
     memcpy(pooled, v->scores, v->n * sizeof *pooled);
     if (pool == POOL_NONE || kernel <= 1)
@@ -235,6 +235,6 @@ uint32_t select_pyramid_budget(uint32_t layer, uint32_t n_layers, uint32_t budge
     double before = 0, step = (last - first) / (n_layers - 1);
     for (uint32_t l = 0; l < layer; l++)
         before += first + step * l;
-    double after = before + first + step * layer;
+    double after = before + (first + step * layer); /* the same sum as the next layer's before */
     return n_protected + (uint32_t)(floor(after + 0.5) - floor(before + 0.5));
 }

@@ -32,7 +32,7 @@ struct config {
     uint32_t threads, ctx_size, max_num_seqs, max_batched_tokens, max_generate;
     uint64_t kv_memory_bytes;
     double kv_memory_share;
-    char *kv_storage;                   /* "f16" */
+    char *kv_storage;                   /* "f16", "bf16", "q8" or "q4" */
     char *kv_policy;                    /* text for plan_parse_text; default "full" */
     uint32_t kv_policy_max_budget;      /* 0 = none */
     struct string_list kv_policy_allow; /* empty = all */

@@ -31,8 +31,8 @@ const struct option_row option_rows[] = {
      "SIZE|SHARE",
      "memory for the KV cache: 4G, or 0.5 of what is free (default: four full contexts, at most "
      "half of it)"},
-    {"Cache", "kv-storage", "--kv-cache-dtype", OPTION_CHOICE, AT(kv_storage), 0, 0, "f16", "f16",
-     "number format of cached keys and values"},
+    {"Cache", "kv-storage", "--kv-cache-dtype", OPTION_CHOICE, AT(kv_storage), 0, 0, "f16",
+     "f16|bf16|q8|q4", "number format of cached keys and values"},
     {"Cache", "kv-policy", "", OPTION_TEXT, AT(kv_policy), 0, 0, "full", "NAME|JSON",
      "cache policy of requests that name none"},
     {"Cache", "kv-policy-max-budget", "", OPTION_NUMBER, AT(kv_policy_max_budget), 0, 1u << 24, "0",

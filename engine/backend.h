@@ -105,16 +105,18 @@ struct backend {
     void (*gather)(void *self, float *out, const float *x, const uint32_t *rows, uint32_t n,
                    uint32_t width);
 
-    /* The pool: one allocation at start. page_bytes is a function of head_dim only. */
+    /* The pool: one allocation at start. kv_set_storage (before; f16 without it) says as what K and
+     * V are stored; page_bytes is a function of head_dim and that. */
+    void (*kv_set_storage)(void *self, enum plan_storage storage);
     size_t (*page_bytes)(void *self, uint32_t head_dim);
     bool (*kv_alloc)(void *self, uint32_t n_pages, uint32_t head_dim, struct error *e);
     void (*kv_free)(void *self);
     /* Copies whole pages (copy on write). */
     void (*kv_copy)(void *self, const uint32_t *from, const uint32_t *to, uint32_t n);
 
-    /* Writes k, v [n_rows][n_kv_heads][head_dim] (rows of the whole batch) as f16 into the slots of
-     * the segments, with positions[row]. K comes rotated. Adds k / |k| to the key sums of states that have one, in order
-     * of rows, from the keys as stored. */
+    /* Writes k, v [n_rows][n_kv_heads][head_dim] (rows of the whole batch) into the slots of
+     * the segments, with positions[row]. K comes rotated. Adds k / |k| to the key sums of states
+     * that have one, in order of rows, from the keys as stored. */
     void (*kv_write)(void *self, const float *k, const float *v, const int32_t *positions,
                      const struct kv_segment *segments, uint32_t n_segments, uint32_t n_kv_heads,
                      uint32_t head_dim);

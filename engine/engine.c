@@ -391,7 +391,7 @@ struct plan_limits engine_plan_limits(const struct engine *e)
 {
     return (struct plan_limits){.n_ctx_train = e->model->n_ctx_train,
                                 .profile = e->profile,
-                                .storage = STORAGE_F16};
+                                .storage = e->options.kv_storage};
 }
 
 uint32_t engine_n_threads(const struct engine *e)

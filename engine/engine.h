@@ -25,11 +25,12 @@ struct engine_options {
     uint32_t max_num_seqs;       /* 64 */
     uint32_t max_batched_tokens; /* 256 */
     uint32_t max_queue;          /* 256 waiting requests */
-    uint32_t max_generate;     /* 16384: length of unbounded plans when the request says nothing */
-    uint64_t kv_memory_bytes;  /* 0 = use kv_memory_share */
-    double kv_memory_share;    /* of the memory that is free after loading, 0..1; 0 and 0 bytes = a
-                                  default */
-    const char *head_profile;  /* a file of `winnow calibrate` or DuoAttention, NULL = none */
+    uint32_t max_generate;    /* 16384: length of unbounded plans when the request says nothing */
+    uint64_t kv_memory_bytes; /* 0 = use kv_memory_share */
+    double kv_memory_share;   /* of the memory that is free after loading, 0..1; 0 and 0 bytes = a
+                                 default */
+    enum plan_storage kv_storage; /* of cached keys and values */
+    const char *head_profile;     /* a file of `winnow calibrate` or DuoAttention, NULL = none */
     const char *chat_template; /* a file, a built-in name, or NULL = the model's own or a guess */
     bool audit; /* run cache_audit after every step; a failure aborts with what broke */
     uint64_t queue_timeout_ms; /* 0 = off */

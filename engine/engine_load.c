@@ -134,6 +134,7 @@ static uint64_t tokens_to_pages(const struct model *m, uint64_t n_tokens)
 static bool size_pool(struct engine *e, struct error *error)
 {
     const struct engine_options *o = &e->options;
+    e->backend.kv_set_storage(e->backend.self, o->kv_storage);
     e->page_bytes = e->backend.page_bytes(e->backend.self, e->model->head_dim);
     uint64_t available = machine_available_bytes(""), bytes = o->kv_memory_bytes;
     if (bytes == 0 && o->kv_memory_share > 0 && available == 0)

@@ -38,8 +38,9 @@ void handle_stats(struct exchange *x, void *context)
                   (json_int_t)s.pages_total, "pages_used", (json_int_t)s.pages_used, "pages_cached",
                   (json_int_t)s.pages_cached, "pages_free", (json_int_t)s.pages_free, "bytes_total",
                   page * s.pages_total, "bytes_used", page * s.pages_used, "layers",
-                  (json_int_t)m->n_layers, "kv_heads", (json_int_t)m->n_kv_heads, "storage", "f16",
-                  "sequences", rows, "sessions", "count", 0, "pages", 0, "totals", "evicted_slots",
+                  (json_int_t)m->n_layers, "kv_heads", (json_int_t)m->n_kv_heads, "storage",
+                  plan_storage_name(engine_plan_limits(a->engine).storage), "sequences", rows,
+                  "sessions", "count", 0, "pages", 0, "totals", "evicted_slots",
                   (json_int_t)s.evicted_slots, "pages_returned", (json_int_t)s.pages_returned,
                   "preemptions", (json_int_t)s.preemptions));
     engine_snapshot_clear(&s);

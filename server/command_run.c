@@ -41,6 +41,7 @@ static const char usage[] =
     "      --top-p P, --top-k K, --min-p P, --repeat-penalty R, --seed N\n"
     "      --kv-policy NAME|JSON  how the KV cache is compressed (default full)\n"
     "      --head-profile FILE which heads keep everything under razor and duo\n"
+    "      --kv-storage TYPE   f16, bf16, q8 or q4 (default f16)\n"
     "      --kv-memory SIZE    memory of the KV cache (default: what the context needs)\n"
     "  -c, --ctx-size N        context (default: as trained)\n"
     "  -t, --threads N         threads (default: physical cores)\n"
@@ -88,7 +89,8 @@ enum flag {
     FLAG_KV_MEMORY,
     FLAG_ISA,
     FLAG_TEMPLATE,
-    FLAG_HEAD_PROFILE
+    FLAG_HEAD_PROFILE,
+    FLAG_KV_STORAGE
 };
 
 static const struct option long_options[] = {
@@ -118,6 +120,7 @@ static const struct option long_options[] = {
     {"isa", required_argument, NULL, FLAG_ISA},
     {"chat-template", required_argument, NULL, FLAG_TEMPLATE},
     {"head-profile", required_argument, NULL, FLAG_HEAD_PROFILE},
+    {"kv-storage", required_argument, NULL, FLAG_KV_STORAGE},
     {NULL, 0, NULL, 0}};
 
 static bool parse_memory(struct arguments *a, const char *text, struct error *e)
@@ -170,6 +173,11 @@ static bool parse_flag(struct arguments *a, int flag, const char *text, struct e
     case FLAG_HEAD_PROFILE:
         a->engine.head_profile = text;
         break;
+    case FLAG_KV_STORAGE:
+        if (plan_storage_parse(text, &a->engine.kv_storage))
+            break;
+        return error_set(e, "invalid_value", "--kv-storage",
+                         "--kv-storage: '%.40s' is not one of f16, bf16, q8, q4", text);
     case FLAG_KV_MEMORY:
         return parse_memory(a, text, e);
     case FLAG_TEMP:

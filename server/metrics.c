@@ -138,9 +138,9 @@ static void put_cache(struct text *t, const struct server *s, const struct engin
          "The shape of the cache; blocks are pages over layers times KV heads.");
     put(t,
         "winnow_kv_cache_info{page_slots=\"32\",pages=\"%.0f\",blocks=\"%.0f\",layers=\"%u\",kv_"
-        "heads=\"%u\",storage=\"f16\"} 1\n",
+        "heads=\"%u\",storage=\"%s\"} 1\n",
         pages, pages / ((double)model->n_layers * model->n_kv_heads), model->n_layers,
-        model->n_kv_heads);
+        model->n_kv_heads, plan_storage_name(engine_plan_limits(s->engine).storage));
     by_policy(t, "kv_evicted_slots_total", "Slots evicted.", m->evicted_slots);
     by_policy(t, "kv_pages_returned_total", "Pages given back to the pool while their request ran.",
               m->pages_returned);
@@ -168,7 +168,7 @@ static void put_engine(struct text *t, const struct server *s, struct engine_met
     for (uint32_t f = 0; f < METRICS_FINISH_COUNT; f++)
         for (uint32_t i = 0; i < preset_count(); i++)
             put(t, "winnow_request_finished_total{reason=\"%s\",policy=\"%s\"} %.17g\n",
-                    finishes[f], preset_at(i)->name, count(&m->finished[f][i]));
+                finishes[f], preset_at(i)->name, count(&m->finished[f][i]));
     head(t, "client_disconnects_total", "counter",
          "Clients that left before their answer was complete.");
     for (uint32_t i = 0; i < METRICS_PHASE_COUNT; i++)

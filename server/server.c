@@ -96,6 +96,7 @@ static void load(void *context)
         .progress = on_progress,
         .progress_context = s,
     };
+    plan_storage_parse(c->kv_storage, &options.kv_storage); /* the option table knows the names */
     s->loaded_engine = engine_open(&options, &s->load_error);
     uv_async_send(&s->loaded);
 }

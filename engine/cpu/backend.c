@@ -317,6 +317,7 @@ bool backend_cpu_open(struct backend *b, uint32_t n_threads, const char *isa, st
         .add = cpu_add,
         .swiglu = cpu_swiglu,
         .gather = cpu_gather,
+        .kv_set_storage = cpu_kv_set_storage,
         .page_bytes = cpu_page_bytes,
         .kv_alloc = cpu_kv_alloc,
         .kv_free = cpu_kv_free,

@@ -7,6 +7,7 @@
 #define WINNOW_ENGINE_CPU_KERNELS_H
 
 #include "engine/backend.h"
+#include "engine/cpu/page.h"
 #include "engine/cpu/threads.h"
 
 /* Each thread's scratch: a panel of weight rows as floats, or one page of K and V as floats and the
@@ -17,34 +18,6 @@
 
 /* Queries (rows x heads of a group) that walk the pages together. */
 #define ATTEND_QUERIES 48
-
-/* A page of head_dim D:
- *
- *     K      f16   [D][PAGE_SLOTS]   transposed: the logits of 32 slots are lanes
- *     V      f16   [PAGE_SLOTS][D]
- *     pos    int32 [PAGE_SLOTS]
- *
- * 128 D + 128 bytes, so that every page starts on a cache line. */
-static inline size_t page_bytes_of(uint32_t head_dim)
-{
-    return (size_t)head_dim * PAGE_SLOTS * 2 * sizeof(uint16_t) +
-           PAGE_SLOTS * sizeof(int32_t);
-}
-
-static inline uint16_t *page_k(uint8_t *page)
-{
-    return (uint16_t *)page;
-}
-
-static inline uint16_t *page_v(uint8_t *page, uint32_t head_dim)
-{
-    return (uint16_t *)page + (size_t)head_dim * PAGE_SLOTS;
-}
-
-static inline int32_t *page_positions(uint8_t *page, uint32_t head_dim)
-{
-    return (int32_t *)((uint16_t *)page + 2 * (size_t)head_dim * PAGE_SLOTS);
-}
 
 /* The arguments of backend.matmul, as all threads read them. */
 struct matmul_job {
@@ -64,7 +37,7 @@ struct attention_job {
     uint32_t n_segments, n_heads, n_kv_heads, head_dim;
     float *out; /* [row][n_heads][head_dim] */
     uint8_t *pool;
-    size_t page_bytes;
+    const struct page_shape *shape;
     /* What scoring needs of attention; NULL when no segment is scored. */
     float *softmax;   /* [row][n_heads][2] largest logit, 1 / sum of e^(logit - largest) */
     uint32_t *n_seen; /* [row][n_kv_heads] slots that the query saw */
@@ -96,8 +69,8 @@ struct cpu_kernels {
                   uint32_t kv_head, uint32_t first, uint32_t n, float *scratch);
     /* dots[slot] = k . x, squares[slot] = k . k of the slots of a page; x [head_dim] may be NULL:
      * no dots then. */
-    void (*key_dots)(uint8_t *page, uint32_t head_dim, const float *x, float *dots, float *squares,
-                     float *scratch);
+    void (*key_dots)(const struct page_shape *shape, const uint8_t *page, const float *x,
+                     float *dots, float *squares, float *scratch);
 };
 
 extern const struct cpu_kernels cpu_kernels_plain;
@@ -111,7 +84,9 @@ struct cpu {
     float *scratch; /* [n_threads][SCRATCH_FLOATS] */
 
     uint8_t *pool;
-    size_t pool_bytes, page_bytes;
+    size_t pool_bytes;
+    enum plan_storage storage; /* of the next kv_alloc */
+    struct page_shape shape;
     uint32_t n_pages, head_dim;
 
     float *softmax; /* [softmax_room] of attention_job, with n_seen behind */
@@ -122,7 +97,7 @@ struct cpu {
 
 static inline uint8_t *cpu_page(const struct cpu *c, uint32_t number)
 {
-    return c->pool + number * c->page_bytes;
+    return c->pool + number * c->shape.bytes;
 }
 
 /* A thread's part of the scratch. */
@@ -131,17 +106,13 @@ static inline float *cpu_scratch(const struct cpu *c, uint32_t thread)
     return c->scratch + (size_t)thread * SCRATCH_FLOATS;
 }
 
-/* kv.c: one slot as floats, and from place to place with its position. k, v may be NULL. */
-void kv_read_slot(struct cpu *c, uint32_t page, uint32_t index, float *k, float *v);
-void kv_move_slot(struct cpu *c, uint32_t to_page, uint32_t to_index, uint32_t from_page,
-                  uint32_t from_index);
-
 /* policy.c */
 bool cpu_evict(void *self, struct select_job *jobs, uint32_t n_jobs, uint32_t n_layer_jobs,
                struct error *e);
 bool cpu_compress(void *self, struct select_job *jobs, uint32_t n_jobs, struct error *e);
 
 /* kv.c: the functions of struct backend with the same names. */
+void cpu_kv_set_storage(void *self, enum plan_storage storage);
 size_t cpu_page_bytes(void *self, uint32_t head_dim);
 bool cpu_kv_alloc(void *self, uint32_t n_pages, uint32_t head_dim, struct error *e);
 void cpu_kv_free(void *self);

@@ -8,15 +8,19 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "engine/cpu/half.h"
-
 /* Fewer multiplications than this are not worth waking the workers. */
 #define WORTH_THREADS 16384
 
+void cpu_kv_set_storage(void *self, enum plan_storage storage)
+{
+    struct cpu *c = self;
+    c->storage = storage;
+}
+
 size_t cpu_page_bytes(void *self, uint32_t head_dim)
 {
-    (void)self;
-    return page_bytes_of(head_dim);
+    const struct cpu *c = self;
+    return page_shape_of(head_dim, c->storage).bytes;
 }
 
 bool cpu_kv_alloc(void *self, uint32_t n_pages, uint32_t head_dim, struct error *e)
@@ -27,8 +31,9 @@ bool cpu_kv_alloc(void *self, uint32_t n_pages, uint32_t head_dim, struct error 
                          "a head has %u dimensions; the CPU backend can do 1 to %d", head_dim,
                          HEAD_DIM_MAX);
     cpu_kv_free(c);
-    size_t page_bytes = page_bytes_of(head_dim), bytes;
-    if (__builtin_mul_overflow(page_bytes, (size_t)n_pages, &bytes))
+    struct page_shape shape = page_shape_of(head_dim, c->storage);
+    size_t bytes;
+    if (__builtin_mul_overflow(shape.bytes, (size_t)n_pages, &bytes))
         return error_set_memory(e, "the KV pool", UINT64_MAX);
     if (bytes == 0)
         return error_set(e, "invalid_value", "--kv-memory", "the KV pool has no page");
@@ -39,7 +44,7 @@ bool cpu_kv_alloc(void *self, uint32_t n_pages, uint32_t head_dim, struct error 
         return error_set_memory(e, "the KV pool", bytes);
     c->pool = pool;
     c->pool_bytes = bytes;
-    c->page_bytes = page_bytes;
+    c->shape = shape;
     c->n_pages = n_pages;
     c->head_dim = head_dim;
     return true;
@@ -58,43 +63,20 @@ void cpu_kv_copy(void *self, const uint32_t *from, const uint32_t *to, uint32_t 
 {
     struct cpu *c = self;
     for (uint32_t i = 0; i < n; i++)
-        memcpy(cpu_page(c, to[i]), cpu_page(c, from[i]), c->page_bytes);
+        memcpy(cpu_page(c, to[i]), cpu_page(c, from[i]), c->shape.bytes);
 }
 
-static void write_slot(struct cpu *c, uint32_t page_number, uint32_t index, const float *k,
-                       const float *v, int32_t position)
+/* page_write for f16, vectorised: the format of nearly everybody. */
+static void write_halves(const struct cpu *c, uint8_t *page, uint32_t index, const float *k,
+                         const float *v, int32_t position)
 {
-    uint8_t *page = cpu_page(c, page_number);
     const uint32_t d = c->head_dim;
-    uint16_t column[HEAD_DIM_MAX], *to = page_k(page) + index;
+    uint16_t column[HEAD_DIM_MAX], *to = (uint16_t *)(page + c->shape.k_at) + index;
     c->kernels->to_half(column, k, d);
     for (uint32_t i = 0; i < d; i++)
         to[i * PAGE_SLOTS] = column[i];
-    c->kernels->to_half(page_v(page, d) + index * d, v, d);
-    page_positions(page, d)[index] = position;
-}
-
-void kv_read_slot(struct cpu *c, uint32_t page_number, uint32_t index, float *k, float *v)
-{
-    uint8_t *page = cpu_page(c, page_number);
-    const uint32_t d = c->head_dim;
-    for (uint32_t i = 0; i < d; i++) {
-        if (k != NULL)
-            k[i] = half_to_float(page_k(page)[i * PAGE_SLOTS + index]);
-        if (v != NULL)
-            v[i] = half_to_float(page_v(page, d)[index * d + i]);
-    }
-}
-
-void kv_move_slot(struct cpu *c, uint32_t to_page, uint32_t to_index, uint32_t from_page,
-                  uint32_t from_index)
-{
-    uint8_t *to = cpu_page(c, to_page), *from = cpu_page(c, from_page);
-    const uint32_t d = c->head_dim;
-    for (uint32_t i = 0; i < d; i++)
-        page_k(to)[i * PAGE_SLOTS + to_index] = page_k(from)[i * PAGE_SLOTS + from_index];
-    memcpy(page_v(to, d) + to_index * d, page_v(from, d) + from_index * d, d * sizeof(uint16_t));
-    page_positions(to, d)[to_index] = page_positions(from, d)[from_index];
+    c->kernels->to_half((uint16_t *)(page + c->shape.v_at) + index * d, v, d);
+    page_positions(page)[index] = position;
 }
 
 /* KeyDiff's mean: of the key as it was stored, so that pages alone tell it again. */
@@ -102,7 +84,7 @@ static void add_key(struct cpu *c, double *sum, uint32_t page, uint32_t index)
 {
     float k[HEAD_DIM_MAX];
     double squares = 0;
-    kv_read_slot(c, page, index, k, NULL);
+    page_read(&c->shape, cpu_page(c, page), index, k, NULL);
     for (uint32_t i = 0; i < c->head_dim; i++)
         squares += (double)k[i] * (double)k[i];
     for (uint32_t i = 0; squares > 0 && i < c->head_dim; i++)
@@ -121,7 +103,12 @@ void cpu_kv_write(void *self, const float *k, const float *v, const int32_t *pos
                 uint32_t slot = s->write_slots[(size_t)i * n_kv_heads + h];
                 uint32_t page = s->heads[h].pages[slot / PAGE_SLOTS];
                 size_t at = ((size_t)row * n_kv_heads + h) * head_dim;
-                write_slot(c, page, slot % PAGE_SLOTS, k + at, v + at, positions[row]);
+                if (c->storage == STORAGE_F16)
+                    write_halves(c, cpu_page(c, page), slot % PAGE_SLOTS, k + at, v + at,
+                                 positions[row]);
+                else
+                    page_write(&c->shape, cpu_page(c, page), slot % PAGE_SLOTS, k + at, v + at,
+                               positions[row]);
                 if (s->states && s->states[h]->key_sum)
                     add_key(c, s->states[h]->key_sum, page, slot % PAGE_SLOTS);
             }
@@ -132,9 +119,11 @@ void cpu_kv_write(void *self, const float *k, const float *v, const int32_t *pos
 int32_t cpu_kv_read(void *self, uint32_t page_number, uint32_t index, uint32_t head_dim, float *k,
                     float *v)
 {
-    if (k != NULL || v != NULL)
-        kv_read_slot(self, page_number, index, k, v);
-    return page_positions(cpu_page(self, page_number), head_dim)[index];
+    struct cpu *c = self;
+    uint8_t *page = cpu_page(c, page_number);
+    (void)head_dim; /* that of kv_alloc */
+    page_read(&c->shape, page, index, k, v);
+    return page_positions(page)[index];
 }
 
 /* Attention in pieces of (segment, KV head, some rows), handed out by a counter. */
@@ -253,7 +242,7 @@ void cpu_attention(void *self, float *out, const float *q, const float *q_sink,
                 .head_dim = head_dim,
                 .out = out,
                 .pool = c->pool,
-                .page_bytes = c->page_bytes},
+                .shape = &c->shape},
         .rows_at_once = group < ATTEND_QUERIES ? ATTEND_QUERIES / group : 1,
     };
     uint64_t work = 0;

@@ -65,8 +65,7 @@ static struct bench *set_benches(struct cpu *c, const struct select_job *jobs, u
 static void read_positions(const struct cpu *c, const struct select_job *job, struct bench *b)
 {
     for (uint32_t i = 0; i < job->n_slots; i += PAGE_SLOTS)
-        memcpy(b->positions + i,
-               page_positions(cpu_page(c, job->head->pages[i / PAGE_SLOTS]), c->head_dim),
+        memcpy(b->positions + i, page_positions(cpu_page(c, job->head->pages[i / PAGE_SLOTS])),
                PAGE_SLOTS * sizeof *b->positions);
 }
 
@@ -82,7 +81,7 @@ static void score_keys(struct cpu *c, const struct select_job *job, struct bench
     for (uint32_t d = 0; angles && d < c->head_dim; d++)
         mean[d] = length > 0 ? (float)(job->head->key_sum[d] / length) : 0;
     for (uint32_t i = 0; i < job->n_slots; i += PAGE_SLOTS) {
-        c->kernels->key_dots(cpu_page(c, job->head->pages[i / PAGE_SLOTS]), c->head_dim,
+        c->kernels->key_dots(&c->shape, cpu_page(c, job->head->pages[i / PAGE_SLOTS]),
                              angles ? mean : NULL, dots, squares, scratch);
         for (uint32_t s = 0; s < PAGE_SLOTS; s++)
             b->scores[i + s] = !angles          ? -sqrtf(squares[s])
@@ -132,7 +131,7 @@ static void appraise(struct cpu *c, const struct select_job *job, struct bench *
         }
     }
     if (job->scorer == SCORER_WINDOW_ATTENTION) {
-        struct select_view v = {b->positions, b->scores,  job->n_slots,
+        struct select_view v = {b->positions,  b->scores,  job->n_slots,
                                 job->n_tokens, job->sinks, job->recent};
         uint32_t before = job->n_tokens > job->window ? job->n_tokens - job->window : 0;
         select_pool(&v, job->pool, job->kernel, before, b->pooled, b->order);
@@ -142,8 +141,7 @@ static void appraise(struct cpu *c, const struct select_job *job, struct bench *
 
 /* TOVA's own rule: the heads of a layer, which hold the same tokens in the same slots, decide
  * together. */
-static void share_scores(const struct select_job *jobs, const struct bench *benches,
-                         uint32_t n)
+static void share_scores(const struct select_job *jobs, const struct bench *benches, uint32_t n)
 {
     for (uint32_t i = 0; i < jobs[0].n_slots; i++) {
         float sum = 0;
@@ -164,7 +162,7 @@ static struct select_view view_of(const struct select_job *job, const struct ben
 static void summarise(struct cpu *c, struct head_state *head, uint32_t slot)
 {
     float k[HEAD_DIM_MAX], v[HEAD_DIM_MAX];
-    kv_read_slot(c, head->pages[slot / PAGE_SLOTS], slot % PAGE_SLOTS, k, v);
+    page_read(&c->shape, cpu_page(c, head->pages[slot / PAGE_SLOTS]), slot % PAGE_SLOTS, k, v);
     float n = (float)++head->n_summary, *mean_k = head->summary,
           *mean_v = head->summary + c->head_dim;
     for (uint32_t d = 0; d < c->head_dim; d++) {
@@ -184,8 +182,7 @@ static void make_holes(struct cpu *c, const struct select_job *job, const struct
         uint32_t slot = victims[i];
         if (job->remnant)
             summarise(c, head, slot);
-        page_positions(cpu_page(c, head->pages[slot / PAGE_SLOTS]),
-                       c->head_dim)[slot % PAGE_SLOTS] = HOLE;
+        page_positions(cpu_page(c, head->pages[slot / PAGE_SLOTS]))[slot % PAGE_SLOTS] = HOLE;
     }
     head->n_holes += n;
 }
@@ -220,14 +217,13 @@ bool cpu_evict(void *self, struct select_job *jobs, uint32_t n_jobs, uint32_t n_
 
 static void move_slot(struct cpu *c, struct head_state *head, uint32_t to, uint32_t from)
 {
-    kv_move_slot(c, head->pages[to / PAGE_SLOTS], to % PAGE_SLOTS, head->pages[from / PAGE_SLOTS],
-                 from % PAGE_SLOTS);
+    page_move(&c->shape, cpu_page(c, head->pages[to / PAGE_SLOTS]), to % PAGE_SLOTS,
+              cpu_page(c, head->pages[from / PAGE_SLOTS]), from % PAGE_SLOTS);
     if (head->scores)
         head->scores[to] = head->scores[from];
     if (head->history)
         memcpy(head->history + (size_t)to * HISTORY_WORDS,
-               head->history + (size_t)from * HISTORY_WORDS,
-               HISTORY_WORDS * sizeof *head->history);
+               head->history + (size_t)from * HISTORY_WORDS, HISTORY_WORDS * sizeof *head->history);
 }
 
 /* Survivors behind the first n_kept slots move into the gaps before, each once. */
@@ -300,8 +296,8 @@ static bool choose_together(struct select_job *jobs, const struct bench *benches
     bool ok = views && n_kept;
     for (uint32_t i = 0; ok && i < n; i++)
         views[i] = view_of(&jobs[i], &benches[i]);
-    ok = ok && select_adaptive(views, n, jobs[0].budget, 0.2, benches[0].keep, benches[0].keys,
-                               n_kept);
+    ok = ok &&
+         select_adaptive(views, n, jobs[0].budget, 0.2, benches[0].keep, benches[0].keys, n_kept);
     for (uint32_t i = 0; ok && i < n; i++)
         jobs[i].n_kept = n_kept[i];
     free(views);

@@ -23,10 +23,10 @@ struct attend {
     uint32_t active[ATTEND_QUERIES]; /* queries that see any of it */
     float maximum[ATTEND_QUERIES], sum[ATTEND_QUERIES];
     uint32_t n_seen[ATTEND_QUERIES]; /* slots seen so far */
-    float *k;       /* [head_dim][PAGE_SLOTS] */
-    float *v;       /* [PAGE_SLOTS][width] */
-    float *weights; /* [n][PAGE_SLOTS] logits, then e^(logit - maximum) */
-    float *values;  /* [n][width] weighted sums */
+    float *k;                        /* [head_dim][PAGE_SLOTS] */
+    float *v;                        /* [PAGE_SLOTS][width] */
+    float *weights;                  /* [n][PAGE_SLOTS] logits, then e^(logit - maximum) */
+    float *values;                   /* [n][width] weighted sums */
 };
 
 _Static_assert(2 * PAGE_SLOTS * HEAD_DIM_MAX + ATTEND_QUERIES * (HEAD_DIM_MAX + PAGE_SLOTS) <=
@@ -57,30 +57,6 @@ ALWAYS uint32_t sink_slots(const int32_t *positions, uint32_t n_sinks)
     for (int i = 0; i < SLOT_VECTORS; i++)
         bits |= vi_below(vi_load(positions + i * LANES), vi_set1(n_sinks)) << i * LANES;
     return bits;
-}
-
-static void widen_keys(float *to, uint8_t *page, uint32_t head_dim)
-{
-    const uint16_t *k = page_k(page);
-    for (uint32_t i = 0; i < head_dim * PAGE_SLOTS; i += LANES)
-        v_store(to + i, v_from_half(k + i));
-}
-
-static void widen_page(struct attend *a, uint8_t *page)
-{
-    const uint16_t *v = page_v(page, a->head_dim);
-    widen_keys(a->k, page, a->head_dim);
-    const uint32_t whole = a->head_dim / LANES * LANES, rest = a->head_dim - whole;
-    for (uint32_t s = 0; s < PAGE_SLOTS; s++, v += a->head_dim) {
-        float *to = a->v + s * a->width;
-        for (uint32_t d = 0; d < whole; d += LANES)
-            v_store(to + d, v_from_half(v + d));
-        if (rest > 0) {
-            uint16_t last[LANES] = {0};
-            memcpy(last, v + whole, rest * sizeof *last);
-            v_store(to + whole, v_from_half(last));
-        }
-    }
 }
 
 ALWAYS void logits_tile(const struct attend *a, const float *const *queries, const uint32_t *which,
@@ -274,9 +250,11 @@ static void values(const struct attend *a)
     }
 }
 
-static void attend_page(struct attend *a, uint8_t *page, uint32_t sinks)
+static void attend_page(struct attend *a, const struct page_shape *shape, uint8_t *page,
+                        uint32_t sinks)
 {
-    widen_page(a, page);
+    widen_keys(a->k, shape, page);
+    widen_values(a->v, a->width, shape, page);
     if (sinks != 0)
         logits_with_sinks(a, sinks);
     else
@@ -299,8 +277,8 @@ static void attend_queries(const struct attention_job *job, const struct kv_segm
         a->n_seen[i] = 0;
     }
     for (uint32_t first = 0; first < view->n_slots; first += PAGE_SLOTS) {
-        uint8_t *page = job->pool + view->pages[first / PAGE_SLOTS] * job->page_bytes;
-        const int32_t *positions = page_positions(page, a->head_dim);
+        uint8_t *page = job->pool + view->pages[first / PAGE_SLOTS] * job->shape->bytes;
+        const int32_t *positions = page_positions(page);
         uint32_t any = 0;
         a->n_active = 0;
         for (uint32_t row = 0; row < n; row++) {
@@ -314,7 +292,7 @@ static void attend_queries(const struct attention_job *job, const struct kv_segm
             }
         }
         if (any != 0)
-            attend_page(a, page,
+            attend_page(a, job->shape, page,
                         segment->sink_query ? any & sink_slots(positions, view->n_sinks) : 0);
     }
 }

@@ -27,6 +27,7 @@
 #include "engine/cpu/template_decode.h"
 #include "engine/cpu/template_matmul.h"
 #include "engine/cpu/template_rows.h"
+#include "engine/cpu/template_pages.h"
 #include "engine/cpu/template_attention.h"
 #include "engine/cpu/template_score.h"
 

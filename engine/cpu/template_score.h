@@ -15,8 +15,8 @@ ALWAYS void mean_probability(const struct attend *a, uint32_t first, uint32_t n_
         vf maximum = v_set1(a->maximum[j]), share = v_set1(a->sum[j]);
         UNROLL
         for (int i = 0; i < SLOT_VECTORS; i++)
-            mean[i] = v_add(
-                mean[i], v_mul(v_exp(v_sub(v_load(logit + i * LANES), maximum)), share));
+            mean[i] =
+                v_add(mean[i], v_mul(v_exp(v_sub(v_load(logit + i * LANES), maximum)), share));
     }
     UNROLL
     for (int i = 0; i < SLOT_VECTORS; i++)
@@ -115,24 +115,24 @@ static void score(const struct attention_job *job, const struct kv_segment *segm
     a.k = scratch;
     a.weights = a.k + a.head_dim * PAGE_SLOTS;
     for (uint32_t p = first; p < first + n; p++) {
-        uint8_t *page = job->pool + view->pages[p] * job->page_bytes;
-        widen_keys(a.k, page, a.head_dim);
+        uint8_t *page = job->pool + view->pages[p] * job->shape->bytes;
+        widen_keys(a.k, job->shape, page);
         for (uint32_t row = segment->first_scored; row < segment->n_rows; row += rows) {
             uint32_t left = segment->n_rows - row;
             score_rows(job, segment, kv_head, row, left < rows ? left : rows, p * PAGE_SLOTS,
-                       page_positions(page, a.head_dim), &a);
+                       page_positions(page), &a);
         }
     }
 }
 
-static void key_dots(uint8_t *page, uint32_t head_dim, const float *x, float *dots, float *squares,
-                     float *scratch)
+static void key_dots(const struct page_shape *shape, const uint8_t *page, const float *x,
+                     float *dots, float *squares, float *scratch)
 {
-    widen_keys(scratch, page, head_dim);
+    widen_keys(scratch, shape, page);
     UNROLL
     for (int i = 0; i < SLOT_VECTORS; i++) {
         vf dot = v_zero(), square = v_zero();
-        for (uint32_t d = 0; d < head_dim; d++) {
+        for (uint32_t d = 0; d < shape->head_dim; d++) {
             vf k = v_load(scratch + d * PAGE_SLOTS + i * LANES);
             square = v_fma(k, k, square);
             if (x)

@@ -109,6 +109,7 @@ static bool scene_open(struct scene *s, int isa, uint32_t n_threads, struct shap
     s->head_dim = shape.head_dim;
     s->sink_query = shape.sink_query;
     const uint32_t n_pages = shape.n_sequences * shape.n_kv_heads * 8;
+    s->b.kv_set_storage(s->b.self, (enum plan_storage)random_below(4)); /* read back as stored */
     ck_assert(s->b.kv_alloc(s->b.self, n_pages, s->head_dim, &e));
     poison(&s->b);
     uint32_t *order = shuffled(n_pages), next_page = 0;
