@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "config/version.h"
+#include "server/command_calibrate.h"
 #include "server/command_inspect.h"
 #include "server/command_run.h"
 #include "server/command_serve.h"
@@ -17,6 +18,7 @@ struct command {
 static const struct command commands[] = {
     {"serve", command_serve, "answer the OpenAI API over HTTP"},
     {"run", command_run, "continue one prompt on the terminal"},
+    {"calibrate", command_calibrate, "find the retrieval heads of a model"},
     {"inspect", command_inspect, "show what is in a model file"},
     {"tokenize", command_tokenize, "show a text's tokens"},
 };

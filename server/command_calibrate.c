@@ -1,0 +1,250 @@
+/* `winnow calibrate`: see command_calibrate.h. The profile is written beside its place and renamed
+ * when it is whole, so that an interrupt never leaves half of one. */
+#include "server/command_calibrate.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "config/size.h"
+#include "engine/calibrate.h"
+#include "engine/machine.h"
+
+struct arguments {
+    const char *model_path, *profile_path;
+    struct calibration_settings settings;
+    bool help;
+};
+
+static const char usage[] =
+    "usage: winnow calibrate MODEL -o PROFILE.json [options]\n"
+    "\n"
+    "Finds the attention heads that look things up, by reading random tokens several times over,\n"
+    "and writes the profile for --head-profile.\n"
+    "\n"
+    "  -m, --model FILE        the model (or as the first argument)\n"
+    "  -o, --output FILE       where the profile goes\n"
+    "      --length N          random tokens, read 4 times or as often as the trained context\n"
+    "                          takes, at least twice (default 2500, or half the context)\n"
+    "      --seed N            of the random tokens (default 0)\n"
+    "  -t, --threads N         threads (default: physical cores)\n"
+    "      --isa NAME          plain, avx2 or avx512 (default: the best there is)\n";
+
+/* ---- the command line */
+
+enum flag { FLAG_LENGTH = 256, FLAG_SEED, FLAG_ISA };
+
+static const struct option long_options[] = {{"model", required_argument, NULL, 'm'},
+                                             {"model-path", required_argument, NULL, 'm'},
+                                             {"output", required_argument, NULL, 'o'},
+                                             {"length", required_argument, NULL, FLAG_LENGTH},
+                                             {"seed", required_argument, NULL, FLAG_SEED},
+                                             {"threads", required_argument, NULL, 't'},
+                                             {"isa", required_argument, NULL, FLAG_ISA},
+                                             {"help", no_argument, NULL, 'h'},
+                                             {NULL, 0, NULL, 0}};
+
+static bool parse_whole(const char *flag, const char *text, uint64_t min, uint64_t max,
+                        uint64_t *out, struct error *e)
+{
+    char shown[80];
+    return whole_number_parse(text, min, max, out) ||
+           error_set(e, "invalid_value", flag, "\"%s\" is not an integer in %llu to %llu",
+                     error_excerpt(shown, text, strlen(text)), (unsigned long long)min,
+                     (unsigned long long)max);
+}
+
+static bool parse_flag(struct arguments *a, int flag, const char *text, struct error *e)
+{
+    uint64_t number = 0;
+    bool good = true;
+    switch (flag) {
+    case 'm':
+        a->model_path = text;
+        break;
+    case 'o':
+        a->profile_path = text;
+        break;
+    case 'h':
+        a->help = true;
+        break;
+    case FLAG_ISA:
+        a->settings.isa = text;
+        break;
+    case FLAG_LENGTH:
+        good = parse_whole("--length", text, 8, INT32_MAX, &number, e);
+        a->settings.length = (uint32_t)number;
+        break;
+    case FLAG_SEED:
+        return parse_whole("--seed", text, 0, INT64_MAX, &a->settings.seed, e);
+    case 't':
+        good = parse_whole("--threads", text, 1, 1024, &number, e);
+        a->settings.n_threads = (uint32_t)number;
+        break;
+    default:
+        return error_set(e, "invalid_value", "", "unknown option or missing value");
+    }
+    return good;
+}
+
+static bool parse_arguments(struct arguments *a, int argc, char **argv, struct error *e)
+{
+    int flag;
+    optind = 1;
+    while ((flag = getopt_long(argc, argv, "m:o:t:h", long_options, NULL)) != -1)
+        if (!parse_flag(a, flag, optarg, e))
+            return false;
+    if (optind < argc && !a->model_path)
+        a->model_path = argv[optind++];
+    if (a->help)
+        return true;
+    if (optind < argc)
+        return error_set(e, "invalid_value", "", "\"%.80s\" is one argument too many",
+                         argv[optind]);
+    if (!a->model_path)
+        return error_set(e, "invalid_value", "", "no model file was named");
+    if (!a->profile_path)
+        return error_set(e, "invalid_value", "-o", "no file for the profile was named");
+    return true;
+}
+
+/* ---- progress on stderr */
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int number)
+{
+    (void)number;
+    interrupted = 1;
+}
+
+struct progress {
+    double started, shown;
+    bool terminal;
+};
+
+static double seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+/* A line that overwrites itself on a terminal; elsewhere one every ten seconds. */
+static bool show_progress(void *context, uint32_t n_done, uint32_t n_total)
+{
+    struct progress *p = context;
+    double now = seconds();
+    if (n_done < n_total && now - p->shown >= (p->terminal ? 0 : 10)) {
+        fprintf(stderr,
+                p->terminal ? "\rcalibrating: %u of %u tokens, %.0f s"
+                            : "calibrating: %u of %u tokens, %.0f s\n",
+                n_done, n_total, now - p->started);
+        p->shown = now;
+    }
+    if (p->terminal && (n_done == n_total || interrupted))
+        fputs("\r\033[K", stderr);
+    return !interrupted;
+}
+
+/* ---- the outcome */
+
+static void print_heads(const struct calibration *c, const char *path, double took)
+{
+    uint32_t n = c->n_layers * c->n_kv_heads, n_whole = 0;
+    printf("layer  KV head  induction    echo\n");
+    for (uint32_t i = 0; i < n; i++)
+        if (c->whole[i]) {
+            n_whole++;
+            printf("%5u  %7u  %9.4f  %6.4f\n", i / c->n_kv_heads, i % c->n_kv_heads,
+                   c->induction[i], c->echo[i]);
+        }
+    printf("%u of %u KV heads are retrieval heads (%u tokens read %u times, %.1f s): %s\n", n_whole,
+           n, c->length, c->repeats, took, path);
+}
+
+static int fail(const struct error *e)
+{
+    fprintf(stderr, "winnow calibrate: %s%s%s\n", e->where, e->where[0] ? ": " : "", e->message);
+    return strcmp(e->code, "cancelled") ? 1 : 130;
+}
+
+static bool write_profile(const struct calibration *c, FILE *file, const char *partial,
+                          const char *path, struct error *e)
+{
+    if (!calibration_write(c, file, e))
+        return false;
+    if (fflush(file) || ferror(file) || fsync(fileno(file)))
+        return error_set(e, "file_error", partial, "the profile cannot be written: %s",
+                         strerror(errno));
+    if (rename(partial, path))
+        return error_set(e, "file_error", path, "the profile cannot be put there: %s",
+                         strerror(errno));
+    return true;
+}
+
+/* The file is opened first: a place where it cannot go shows before minutes of work. */
+static int run(const struct arguments *a, const char *partial)
+{
+    struct error e;
+    struct progress progress = {.started = seconds(), .terminal = isatty(STDERR_FILENO) == 1};
+    struct calibration_settings settings = a->settings;
+    settings.progress = show_progress;
+    settings.progress_context = &progress;
+    struct model *model = model_open(a->model_path, NULL, NULL, &e);
+    if (!model)
+        return fail(&e);
+    struct calibration *c = NULL;
+    bool done = false;
+    FILE *file = fopen(partial, "we");
+    if (!file)
+        error_set(&e, "file_error", partial, "the profile cannot be written: %s", strerror(errno));
+    else if ((c = calibrate(model, &settings, &e)))
+        done = write_profile(c, file, partial, a->profile_path, &e);
+    if (file) {
+        fclose(file);
+        if (!done)
+            unlink(partial);
+    }
+    if (done)
+        print_heads(c, a->profile_path, seconds() - progress.started);
+    calibration_free(c);
+    model_close(model);
+    if (!done)
+        return fail(&e);
+    return fflush(stdout) ? 1 : 0;
+}
+
+int command_calibrate(int argc, char **argv)
+{
+    struct arguments a = {0};
+    struct error e;
+    if (!parse_arguments(&a, argc, argv, &e)) {
+        fprintf(stderr, "winnow calibrate: %s%s%s\n%s", e.where, e.where[0] ? ": " : "", e.message,
+                usage);
+        return 2;
+    }
+    if (a.help) {
+        fputs(usage, stdout);
+        return 0;
+    }
+    if (!a.settings.n_threads)
+        a.settings.n_threads = machine_cores("");
+    /* A second signal ends the program at once. */
+    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    char *partial;
+    if (asprintf(&partial, "%s.partial", a.profile_path) < 0) {
+        error_set_memory(&e, "a file name", strlen(a.profile_path) + sizeof ".partial");
+        return fail(&e);
+    }
+    int status = run(&a, partial);
+    free(partial);
+    return status;
+}
