@@ -84,12 +84,16 @@ static bool audit_table(struct audit *a, const struct cache_sequence *s, const s
 static bool audit_pool(struct audit *a)
 {
     const struct pool *p = &a->cache->pool;
-    uint32_t held = 0;
+    uint32_t held = 0, idle = 0;
     for (uint32_t i = 0; i < p->n_pages; i++) {
+        a->counted[i] += p->listed[i];
+        idle += p->listed[i] && p->refs[i] == 1;
         if (a->counted[i] != p->refs[i])
             return broken(a, "holders of a page against its count", a->counted[i], p->refs[i]);
         held += p->refs[i] > 0;
     }
+    if (idle != p->n_idle)
+        return broken(a, "pages that only cached prefixes hold", p->n_idle, idle);
     if (held + p->n_free != p->n_pages)
         return broken(a, "free and used pages together", held + p->n_free, p->n_pages);
     for (uint32_t i = 0; i < p->n_free; i++)

@@ -12,8 +12,8 @@ struct span {
     uint32_t first, end;
 };
 
-struct cache *cache_new(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim,
-                        uint32_t n_pages, struct error *e)
+struct cache *cache_new(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint32_t n_pages,
+                        struct error *e)
 {
     struct cache *c = calloc(1, sizeof *c);
     if (!c) {
@@ -35,6 +35,7 @@ void cache_free(struct cache *c)
     if (!c)
         return;
     assert(!c->first);
+    prefix_clear(c);
     pool_clear(&c->pool);
     free(c->copy_from);
     free(c->copy_to);
@@ -58,16 +59,6 @@ static uint32_t n_heads(const struct cache *c)
 }
 
 /* ---- sequences */
-
-static void forget_slots(struct head_state *head, uint32_t first, uint32_t n)
-{
-    if (head->scores)
-        memset(head->scores + first, 0, n * sizeof *head->scores);
-    if (head->history)
-        memset(head->history + (size_t)first * HISTORY_WORDS, 0,
-               (size_t)n * HISTORY_WORDS * sizeof *head->history);
-}
-
 
 struct cache_sequence *cache_sequence_new(struct cache *c, const struct plan *plan, struct error *e)
 {
@@ -95,7 +86,7 @@ void cache_sequence_set_prompt(struct cache_sequence *s, uint32_t end)
     s->prompt_end = end;
     /* Another window votes on its own. */
     for (uint32_t h = 0; s->plan.scorer == SCORER_WINDOW_ATTENTION && h < n_heads(s->cache); h++)
-        forget_slots(&s->tables[h].state, 0, s->tables[h].state.n_slots);
+        heads_forget(&s->tables[h].state, 0, s->tables[h].state.n_slots);
 }
 
 struct cache_sequence *cache_sequence_fork(struct cache_sequence *of, struct error *e)
@@ -117,6 +108,7 @@ struct cache_sequence *cache_sequence_fork(struct cache_sequence *of, struct err
         s->n_pages += head->n_pages;
     }
     s->n_tokens = of->n_tokens;
+    s->starved = of->starved;
     s->prompt_end = of->prompt_end;
     s->prompt_from = of->prompt_from;
     s->compressed = of->compressed;
@@ -338,7 +330,7 @@ static void append_to_head(struct cache_sequence *s, uint32_t index, uint32_t n,
     } else {
         for (uint32_t i = 0; i < n; i++)
             to[(size_t)i * c->n_kv_heads] = head->n_slots + i;
-        forget_slots(head, head->n_slots, n);
+        heads_forget(head, head->n_slots, n);
     }
     head->n_slots = used;
 }
@@ -355,8 +347,8 @@ bool cache_append(struct cache_sequence *s, uint32_t n, uint32_t *write_slots, s
                          (unsigned long long)needed, c->pool.n_free);
     bool room = copies_reserve(c, needed);
     for (uint32_t h = 0; h < n_heads(c) && room; h++)
-        room = heads_reserve(s, &s->tables[h].state,
-                             pages_of_slots(slots_after(s, &s->tables[h], n)));
+        room =
+            heads_reserve(s, &s->tables[h].state, pages_of_slots(slots_after(s, &s->tables[h], n)));
     if (!room)
         return error_set_memory(e, "page tables", needed * sizeof(uint32_t));
     for (uint32_t h = 0; h < n_heads(c); h++) {
@@ -378,7 +370,7 @@ uint32_t cache_take_hole(struct cache_sequence *s, uint32_t layer, uint32_t kv_h
     struct head_state *head = cache_head(s, layer, kv_head);
     assert(head->n_holes > 0);
     uint32_t slot = head->holes[--head->n_holes];
-    forget_slots(head, slot, 1);
+    heads_forget(head, slot, 1);
     return slot;
 }
 
@@ -416,7 +408,8 @@ uint32_t cache_take_copies(struct cache *c, const uint32_t **from, const uint32_
 struct cache_counts cache_counts(const struct cache *c)
 {
     return (struct cache_counts){.n_pages = c->pool.n_pages,
-                                 .used = c->pool.n_pages - c->pool.n_free,
+                                 .used = c->pool.n_pages - c->pool.n_free - c->pool.n_idle,
+                                 .cached = c->pool.n_idle,
                                  .free = c->pool.n_free,
                                  .pages_returned_total = c->pages_returned,
                                  .evicted_slots_total = c->evicted_slots};

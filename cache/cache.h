@@ -21,8 +21,8 @@ struct cache_sequence;
 struct head_profile;
 
 /* NULL: "out_of_memory". n_pages >= 1. head_dim sizes what policies remember of keys. */
-struct cache *cache_new(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim,
-                        uint32_t n_pages, struct error *e);
+struct cache *cache_new(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint32_t n_pages,
+                        struct error *e);
 void cache_free(struct cache *c); /* no sequence may be left */
 /* The heads of plans with allocation `profile`; borrowed, outlives the cache. NULL = none. */
 void cache_set_profile(struct cache *c, const struct head_profile *profile);
@@ -101,6 +101,9 @@ void cache_select_job(struct cache_sequence *s, uint32_t layer, uint32_t kv_head
 bool cache_begin_compress(struct cache_sequence *s, uint32_t layer, struct error *e);
 /* After it: head h of the layer holds n_kept[h] slots; the pages behind go back. */
 void cache_end_compress(struct cache_sequence *s, uint32_t layer, const uint32_t *n_kept);
+/* Whether a compression of the last step found no page for a copy: what the sequence holds is of no
+ * use any more, it must be freed and computed again. */
+bool cache_is_starved(const struct cache_sequence *s);
 /* Pages of the pool taken minus given back by compressions since the last call. */
 int64_t cache_take_balance(struct cache_sequence *s);
 struct head_state *cache_head(struct cache_sequence *s, uint32_t layer, uint32_t kv_head);
@@ -122,7 +125,8 @@ uint32_t cache_take_copies(struct cache *c, const uint32_t **from, const uint32_
 
 /* Numbers. */
 struct cache_counts {
-    uint32_t n_pages, used, free; /* used + free = n_pages */
+    uint32_t n_pages, used, cached, free; /* used + cached + free = n_pages; cached: prefixes that
+                                             nobody uses now */
     uint64_t
         pages_returned_total; /* pages given back by sequences that went on running (evictions) */
     uint64_t evicted_slots_total; /* slots overwritten or dropped, summed over layers and heads */

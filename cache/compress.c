@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "cache/prefix.h"
 #include "cache/sequence_tables.h"
 
 /* After the prompt the window has voted; what decides from then on is the sum. */
@@ -111,8 +112,7 @@ void cache_select_job(struct cache_sequence *s, uint32_t layer, uint32_t kv_head
                                .budget = UINT32_MAX};
     if (!at_end)
         out->n_drop = n_to_drop(s, t, n_tokens, n_slots, t->state.n_holes);
-    else if (!t->placement.ring && !t->whole &&
-             budget_is_exceeded(p, n_tokens))
+    else if (!t->placement.ring && !t->whole && budget_is_exceeded(p, n_tokens))
         out->budget = budget_of_head(s->cache, p, layer, n_tokens);
 }
 
@@ -125,10 +125,17 @@ static uint32_t most_kept(const struct cache_sequence *s, const struct select_jo
     return most < job->head->n_slots ? (uint32_t)most : job->head->n_slots;
 }
 
+/* Pages that sequences hold: what the scheduler's accounts are about. */
+static int64_t n_used(const struct cache *c)
+{
+    return (int64_t)c->pool.n_pages - c->pool.n_free - c->pool.n_idle;
+}
+
 bool cache_begin_compress(struct cache_sequence *s, uint32_t layer, struct error *e)
 {
     struct cache *c = s->cache;
     uint64_t needed = 0;
+    int64_t before = n_used(c);
     for (uint32_t pass = 0; pass < 2; pass++) {
         for (uint32_t h = 0; h < c->n_kv_heads; h++) {
             struct select_job job;
@@ -145,13 +152,20 @@ bool cache_begin_compress(struct cache_sequence *s, uint32_t layer, struct error
                     page_make_own(c, head, i);
             }
         }
-        if (pass == 0 && needed > c->pool.n_free)
+        /* Prefixes in the way go; where they were the other holder, there is nothing to copy. */
+        if (pass == 0 && needed > c->pool.n_free && c->prefixes.oldest) {
+            if (prefix_give_up(c, (uint32_t)(needed - c->pool.n_free)) == 0)
+                prefix_clear(c);
+            return cache_begin_compress(s, layer, e);
+        }
+        s->starved |= pass == 0 && needed > c->pool.n_free;
+        if (s->starved)
             return error_set(e, "kv_pool_empty", "", "%llu pages are needed and %u are free",
                              (unsigned long long)needed, c->pool.n_free);
         if (pass == 0 && !copies_reserve(c, needed))
             return error_set_memory(e, "page copies", needed * sizeof(uint32_t));
     }
-    s->balance += (int64_t)needed;
+    s->balance += n_used(c) - before;
     return true;
 }
 
@@ -167,7 +181,8 @@ void cache_end_compress(struct cache_sequence *s, uint32_t layer, const uint32_t
             memset(head->scores, 0, head->n_slots * sizeof *head->scores);
         if (job.budget == UINT32_MAX)
             continue;
-        uint32_t held = head->n_slots - head->n_holes_due, n_free = c->pool.n_free;
+        uint32_t held = head->n_slots - head->n_holes_due;
+        int64_t before = n_used(c);
         assert(n_kept[h] <= held);
         c->evicted_slots += held - n_kept[h];
         s->compressed |= held > n_kept[h];
@@ -182,8 +197,13 @@ void cache_end_compress(struct cache_sequence *s, uint32_t layer, const uint32_t
             s->n_pages_returned++;
             c->pages_returned++;
         }
-        s->balance -= (int64_t)(c->pool.n_free - n_free);
+        s->balance += n_used(c) - before;
     }
+}
+
+bool cache_is_starved(const struct cache_sequence *s)
+{
+    return s->starved;
 }
 
 int64_t cache_take_balance(struct cache_sequence *s)

@@ -9,7 +9,8 @@ bool pool_init(struct pool *p, uint32_t n_pages, struct error *e)
     *p = (struct pool){.n_pages = n_pages, .n_free = n_pages};
     p->free = malloc((size_t)n_pages * sizeof *p->free);
     p->refs = calloc(n_pages, sizeof *p->refs);
-    if (!p->free || !p->refs) {
+    p->listed = calloc(n_pages, sizeof *p->listed);
+    if (!p->free || !p->refs || !p->listed) {
         pool_clear(p);
         return error_set_memory(e, "the page pool", (uint64_t)n_pages * 8);
     }
@@ -22,6 +23,7 @@ void pool_clear(struct pool *p)
 {
     free(p->free);
     free(p->refs);
+    free(p->listed);
     *p = (struct pool){0};
 }
 
@@ -37,7 +39,23 @@ uint32_t pool_take(struct pool *p)
 void pool_share(struct pool *p, uint32_t page)
 {
     assert(p->refs[page] > 0);
+    p->n_idle -= p->listed[page] && p->refs[page] == 1;
     p->refs[page]++;
+}
+
+void pool_list(struct pool *p, uint32_t page)
+{
+    assert(p->refs[page] > 0 && !p->listed[page]);
+    p->refs[page]++;
+    p->listed[page] = true;
+}
+
+void pool_unlist(struct pool *p, uint32_t page)
+{
+    assert(p->listed[page]);
+    p->n_idle -= p->refs[page] == 1;
+    p->listed[page] = false;
+    pool_drop(p, page);
 }
 
 void pool_drop(struct pool *p, uint32_t page)
@@ -45,4 +63,6 @@ void pool_drop(struct pool *p, uint32_t page)
     assert(p->refs[page] > 0);
     if (--p->refs[page] == 0)
         p->free[p->n_free++] = page;
+    else
+        p->n_idle += p->listed[page] && p->refs[page] == 1;
 }

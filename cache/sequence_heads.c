@@ -69,8 +69,8 @@ bool heads_reserve(struct cache_sequence *s, struct head_state *head, uint32_t n
 {
     if (n <= head->capacity)
         return true;
-    uint32_t capacity = head->capacity + head->capacity / 2 > n ? head->capacity + head->capacity / 2
-                                                                : n;
+    uint32_t capacity =
+        head->capacity + head->capacity / 2 > n ? head->capacity + head->capacity / 2 : n;
     uint32_t *pages = realloc(head->pages, (size_t)capacity * sizeof *pages);
     if (!pages)
         return false;
@@ -121,4 +121,13 @@ bool heads_copy(struct cache_sequence *to, const struct cache_sequence *from, st
         b->n_summary = a->n_summary;
     }
     return true;
+}
+
+void heads_forget(struct head_state *head, uint32_t first, uint32_t n)
+{
+    if (head->scores)
+        memset(head->scores + first, 0, n * sizeof *head->scores);
+    if (head->history)
+        memset(head->history + (size_t)first * HISTORY_WORDS, 0,
+               (size_t)n * HISTORY_WORDS * sizeof *head->history);
 }

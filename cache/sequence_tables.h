@@ -30,14 +30,23 @@ struct cache_sequence {
     uint32_t prompt_from; /* tokens seen when this prompt began */
     bool compressed;      /* something was dropped at the end of a prompt, or since */
     bool has_ring;        /* some head streams */
+    bool starved;         /* a compression found no page; see cache_is_starved */
     uint32_t n_pages, n_pages_peak, n_pages_returned;
-    int64_t balance;      /* see cache_take_balance */
-    struct table *tables; /* [n_layers][n_kv_heads] */
+    int64_t balance;                        /* see cache_take_balance */
+    struct table *tables;                   /* [n_layers][n_kv_heads] */
     struct cache_sequence *previous, *next; /* all sequences of the cache */
+};
+
+/* See prefix.h. */
+struct prefix_index {
+    struct prefix_block **buckets; /* [n_buckets] a power of two */
+    uint32_t n_buckets, n_blocks;
+    struct prefix_block *newest, *oldest;
 };
 
 struct cache {
     struct pool pool;
+    struct prefix_index prefixes;
     uint32_t n_layers, n_kv_heads, head_dim;
     const struct head_profile *profile;
     cache_position_reader *position_of;
@@ -75,6 +84,12 @@ bool heads_copy(struct cache_sequence *to, const struct cache_sequence *from, st
 void heads_clear(struct cache_sequence *s);
 /* Room for n pages and the scores of their slots; false leaves the head as it was. */
 bool heads_reserve(struct cache_sequence *s, struct head_state *head, uint32_t n);
+
+/* Slots that hold another token now: their scores begin at nothing. */
+void heads_forget(struct head_state *head, uint32_t first, uint32_t n);
+
+/* prefix.c */
+void prefix_clear(struct cache *c);
 
 /* cache.c, for compress.c */
 bool copies_reserve(struct cache *c, uint64_t more);

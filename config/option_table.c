@@ -45,7 +45,9 @@ const struct option_row option_rows[] = {
      "which heads keep everything under razor and duo: made by `winnow calibrate`, or "
      "DuoAttention's"},
     {"Cache", "no-prefix-cache", "", OPTION_UNSWITCH, AT(prefix_cache), 0, 0, NULL, NULL,
-     "do not reuse prompts (this version never does)"},
+     "compute every prompt anew, also where one began like an earlier one"},
+    {"Cache", "prefix-scope", "", OPTION_CHOICE, AT(prefix_scope), 0, 0, "key", "key|server",
+     "who shares computed prompts: callers of one API key, or everybody"},
     {"Cache", "audit", "", OPTION_SWITCH, AT(audit), 0, 0, NULL, NULL,
      "check the cache's invariants after every step (slow)"},
 
@@ -115,8 +117,6 @@ const struct option_row option_rows[] = {
      "this version does not speak TLS; put a proxy such as nginx or HAProxy in front"},
     {NULL, "session-ttl", "", OPTION_REFUSED, 0, 0, 0, NULL, "SECONDS",
      "this version keeps no sessions"},
-    {NULL, "prefix-scope", "", OPTION_REFUSED, 0, 0, 0, NULL, "key|server",
-     "this version does not reuse prompts"},
     {NULL, "timeout", "-to", OPTION_REFUSED, 0, 0, 0, NULL, "SECONDS",
      "write --http-timeout (socket) or --request-timeout (whole request)"},
 };

@@ -199,8 +199,10 @@ static bool compress(struct batch *b, const struct backend *backend, struct cach
 {
     const uint32_t *from, *to;
     uint32_t n_kv_heads = b->model->n_kv_heads;
+    if (cache_is_starved(s))
+        return true; /* it will be computed again */
     if (!cache_begin_compress(s, layer, e))
-        return false;
+        return cache_is_starved(s);
     uint32_t n_copies = cache_take_copies(b->cache, &from, &to);
     if (n_copies)
         backend->kv_copy(backend->self, from, to, n_copies);
@@ -226,7 +228,8 @@ static bool drop(struct batch *b, const struct backend *backend, uint32_t layer,
             uint32_t first = (uint32_t)b->positions[segment->first_row], n = segment->n_rows;
             enum cache_step step =
                 segment->wave == wave ? cache_work(s, first, n).step : CACHE_STEP_NONE;
-            if (pass == 0 && step == CACHE_STEP_COMPRESS && !compress(b, backend, s, layer, first + n, e))
+            if (pass == 0 && step == CACHE_STEP_COMPRESS &&
+                !compress(b, backend, s, layer, first + n, e))
                 return false;
             if (pass == 0 || step != CACHE_STEP_EVICT)
                 continue;

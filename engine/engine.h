@@ -8,6 +8,7 @@
 #define WINNOW_ENGINE_ENGINE_H
 
 #include "cache/plan.h"
+#include "cache/prefix.h"
 #include "engine/chat.h"
 #include "engine/metrics.h"
 #include "engine/model.h"
@@ -85,7 +86,9 @@ struct generation_request {
     int32_t n_prompt_logprobs; /* -1 = none; 0..20 for prompt tokens (echo) */
     bool progress;             /* EVENT_PROGRESS wanted */
     uint64_t timeout_ms;       /* 0 = none; queue time included */
-    uint32_t owner_key;        /* index of the API key, 0 = none: who may see it in /v1/kv/stats */
+    bool reuse_prefix;         /* take over computed prompts of the same root, and leave this one */
+    struct prefix_name prefix_root; /* who may share them */
+    uint32_t owner_key; /* index of the API key, 0 = none: who may see it in /v1/kv/stats */
     /* Called on the ENGINE thread whenever the event buffer turned from empty to not empty
      * (uv_async_send inside). Must not call back into the engine. */
     void (*notify)(void *context);
@@ -128,7 +131,8 @@ enum event_kind {
 
 struct generation_usage {
     uint32_t prompt_tokens, completion_tokens; /* completion: all choices */
-    uint32_t cached_tokens;
+    uint32_t cached_tokens,
+        cache_write_tokens; /* prompt tokens taken over, tokens left for others */
     /* kv cache, summed or maximised over choices as API.md 7.4 words it (of choice 0) */
     uint32_t tokens_seen;
     double slots_kept;

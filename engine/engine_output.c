@@ -53,6 +53,22 @@ static void record_pages(const struct scheduler *s, struct generation *g,
     u->budget = plan_evicts(&g->request.plan) ? g->request.plan.budget : 0;
 }
 
+/* The answer too may be the beginning of the next prompt, where every token still sees all. */
+static void list_answer(struct sequence *q)
+{
+    struct generation *g = q->owner;
+    uint32_t n = cache_tokens_seen(q->cache), n_prompt = g->request.n_prompt;
+    if (!g->request.reuse_prefix || q->index != 0 || g->n_chained + PAGE_SLOTS > n ||
+        n <= n_prompt || plan_evicts(&g->request.plan))
+        return;
+    int32_t *tokens = malloc(n * sizeof *tokens);
+    for (uint32_t i = 0; tokens && i < n; i++)
+        tokens[i] = sequence_token(q, i);
+    if (tokens)
+        g->usage.cache_write_tokens += prefix_list(q->cache, &g->chain, &g->n_chained, tokens, n);
+    free(tokens);
+}
+
 /* The choice's cache goes; what it held is counted first. */
 static void drop_cache(struct scheduler *s, struct sequence *q)
 {
@@ -69,6 +85,7 @@ static void drop_cache(struct scheduler *s, struct sequence *q)
     atomic_fetch_add(&s->metrics->tokens_seen[g->policy], counts.tokens_seen);
     atomic_fetch_add(&s->metrics->slots_kept[g->policy], (uint64_t)llround(counts.slots_kept));
     uint32_t before = pages_begin(s);
+    list_answer(q);
     cache_sequence_free(q->cache);
     q->cache = NULL;
     pages_end(s, g, before);

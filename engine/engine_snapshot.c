@@ -55,6 +55,7 @@ static void count_running(struct engine *e)
     atomic_store(&m->requests_waiting, atomic_load(&s->n_waiting) + n_preempted);
     atomic_store(&m->requests_paused, n_paused);
     atomic_store(&m->kv_pages_used, cache_counts(s->cache).used);
+    atomic_store(&m->kv_pages_cached, cache_counts(s->cache).cached);
 }
 
 void engine_publish(struct engine *e)
@@ -67,6 +68,7 @@ void engine_publish(struct engine *e)
     s->page_bytes = e->page_bytes;
     s->pages_total = counts.n_pages;
     s->pages_used = counts.used;
+    s->pages_cached = counts.cached;
     s->pages_free = counts.free;
     s->evicted_slots = counts.evicted_slots_total;
     s->pages_returned = counts.pages_returned_total;

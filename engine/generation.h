@@ -48,6 +48,8 @@ struct generation {
     bool forked;              /* every living choice has its own cache sequence */
     bool in_batch;            /* has rows in the step being made */
     uint64_t reserved_pages;  /* set aside while running */
+    struct prefix_name chain; /* of the tokens that are listed for reuse ... */
+    uint32_t n_chained;       /* ... and how many those are */
     uint64_t held_pages;      /* taken from the pool */
     uint32_t prompt_reported; /* prompt tokens told with log probabilities */
     uint32_t prompt_done;     /* prompt tokens told by EVENT_PROGRESS */

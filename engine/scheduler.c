@@ -181,10 +181,12 @@ static uint64_t promised(const struct generation *g)
     return g->reserved_pages > g->held_pages ? g->reserved_pages - g->held_pages : 0;
 }
 
-/* Free pages that nobody but g was promised; g may be NULL. */
+/* Pages that are free, or would be if cached prefixes went, and that nobody but g was promised; g
+ * may be NULL. */
 static uint64_t pages_for(const struct scheduler *s, const struct generation *g)
 {
-    uint64_t others = 0, n_free = cache_counts(s->cache).free;
+    struct cache_counts counts = cache_counts(s->cache);
+    uint64_t others = 0, n_free = (uint64_t)counts.free + counts.cached;
     for (const struct generation *r = s->running.first; r; r = r->next)
         others += r == g ? 0 : promised(r);
     return n_free > others ? n_free - others : 0;
@@ -380,6 +382,28 @@ static void note_admission(struct scheduler *s, struct generation *g, uint64_t n
     s->last_admission_ns = now;
 }
 
+/* What the prompt has in common with earlier ones need not be computed again. Not when the log
+ * probabilities of the prompt are wanted. */
+static bool adopt_prefix(struct scheduler *s, struct generation *g, struct sequence *leader)
+{
+    const struct generation_request *r = &g->request;
+    g->chain = r->prefix_root;
+    g->n_chained = 0;
+    if (!r->reuse_prefix)
+        return true;
+    uint32_t most = r->n_prompt_logprobs >= 0 ? 0 : prefix_usable(&r->plan, r->n_prompt);
+    uint32_t n = most ? prefix_match(s->cache, &r->prefix_root, r->prompt, most) : 0;
+    if (g->usage.n_preemptions == 0) {
+        g->usage.cached_tokens = n;
+        atomic_fetch_add(&s->metrics->prefix_query_tokens, r->n_prompt);
+        atomic_fetch_add(&s->metrics->prefix_hit_tokens, n);
+    }
+    uint32_t before = pages_begin(s);
+    bool adopted = n == 0 || prefix_adopt(leader->cache, &r->prefix_root, r->prompt, n, &g->error);
+    pages_end(s, g, before);
+    return adopted;
+}
+
 static void start(struct scheduler *s, struct generation *g, uint64_t need, uint64_t now)
 {
     if (!g->admitted)
@@ -397,7 +421,7 @@ static void start(struct scheduler *s, struct generation *g, uint64_t need, uint
     struct sequence *leader = first_living(g);
     leader->cache = cache_sequence_new(s->cache, &g->request.plan, &g->error);
     memset(&leader->counted, 0, sizeof leader->counted);
-    if (!leader->cache)
+    if (!leader->cache || !adopt_prefix(s, g, leader))
         output_fail(s, g);
     else
         cache_sequence_set_prompt(leader->cache, g->request.n_prompt);
@@ -437,11 +461,18 @@ static void add_rows(struct scheduler *s, struct sequence *q, uint32_t n, uint32
     *rows = (struct step_rows){.sequence = q, .first = first, .n = n, .n_logits = n_logits};
     struct error e;
     uint32_t before = pages_begin(s);
+    uint64_t need = cache_pages_to_append(q->cache, n), n_free = cache_counts(s->cache).free;
+    if (need > n_free)
+        prefix_give_up(s->cache, (uint32_t)(need - n_free));
     bool added = batch_add(s->batch, q->cache, tokens, n, n_logits, &rows->logits_row, &e);
     pages_end(s, g, before);
     if (added) {
         s->n_rows++;
         g->in_batch = true;
+        /* From the next step on others may use them; compression comes at the end of this one. */
+        if (g->request.reuse_prefix && first < n_prompt)
+            g->usage.cache_write_tokens +=
+                prefix_list(q->cache, &g->chain, &g->n_chained, g->request.prompt, first + n);
     } else if (strcmp(e.code, "kv_pool_empty") == 0) {
         if (s->running.count == 1)
             output_end_choice(s, q, FINISH_LENGTH, -1);
@@ -587,12 +618,20 @@ static void audit(struct scheduler *s)
     abort();
 }
 
-/* What compression gave back is no longer held. */
+/* What compression gave back is no longer held. Who found no page for it waits for another turn. */
 static void settle_pages(struct scheduler *s)
 {
     for (uint32_t i = 0; i < s->n_rows; i++) {
         struct sequence *q = s->rows[i].sequence;
-        q->owner->held_pages += (uint64_t)cache_take_balance(q->cache); /* wraps as it should */
+        struct generation *g = q->owner;
+        g->held_pages += (uint64_t)cache_take_balance(q->cache); /* wraps as it should */
+        if (!cache_is_starved(q->cache))
+            continue;
+        for (uint32_t k = 0; k < s->n_rows; k++) /* its choices' rows too */
+            if (k > i && s->rows[k].sequence->owner == g)
+                s->rows[k--] = s->rows[--s->n_rows];
+        preempt(s, g);
+        s->rows[i--] = s->rows[--s->n_rows];
     }
 }
 

@@ -59,21 +59,21 @@ json_t *answer_kv_cache(const struct job *j)
         (json_int_t)u->slots_kept_max, "evicted", u->evicted, "bytes", (json_int_t)u->bytes,
         "bytes_peak", (json_int_t)u->bytes_peak, "bytes_full", (json_int_t)u->bytes_full,
         "compression", held > 0 ? (double)u->bytes_full / held : 1.0, "pages", (json_int_t)u->pages,
-        "pages_returned", (json_int_t)u->pages_returned, "exact", u->exact, "reuse", "none",
-        "reused_slots", (json_int_t)0);
+        "pages_returned", (json_int_t)u->pages_returned, "exact", u->exact, "reuse",
+        u->cached_tokens ? "prefix" : "none", "reused_slots", (json_int_t)u->cached_tokens);
 }
 
 json_t *answer_usage(const struct job *j)
 {
-    uint32_t prompt = prompt_tokens(j), completion = completion_tokens(j), cached = 0;
+    uint32_t prompt = prompt_tokens(j), completion = completion_tokens(j), cached = 0, written = 0;
     bool done = j->n_done == j->n_parts;
     for (uint32_t i = 0; i < j->n_parts; i++)
-        cached += j->parts[i].usage.cached_tokens;
+        cached += j->parts[i].usage.cached_tokens, written += j->parts[i].usage.cache_write_tokens;
     json_t *usage =
         json_pack("{s:I, s:I, s:I, s:{s:I, s:I}, s:{s:I}}", "prompt_tokens", (json_int_t)prompt,
                   "completion_tokens", (json_int_t)completion, "total_tokens",
                   (json_int_t)prompt + completion, "prompt_tokens_details", "cached_tokens",
-                  (json_int_t)cached, "cache_write_tokens", (json_int_t)0,
+                  (json_int_t)cached, "cache_write_tokens", (json_int_t)written,
                   "completion_tokens_details", "reasoning_tokens", (json_int_t)0);
     if (usage && done)
         json_object_set_new(usage, "kv_cache", answer_kv_cache(j));

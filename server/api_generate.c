@@ -200,6 +200,19 @@ static bool copy_sampling(const struct job *j, struct generation_request *g)
     return true;
 }
 
+/* Who may find the prompt in the prefix cache: the same key (where keys differ), the same salt. */
+static struct prefix_name prefix_root_of(const struct job *j)
+{
+    char secret[16 + 1024];
+    const struct request *r = &j->r;
+    bool by_key = !strcmp(j->api->config->prefix_scope, "key");
+    int n = snprintf(secret, 16, "%u:", by_key ? j->key : 0);
+    size_t salt = r->n_cache_salt < 1024 ? r->n_cache_salt : 1024; /* the field's limit */
+    if (salt)
+        memcpy(secret + n, r->cache_salt, salt);
+    return prefix_root(secret, (size_t)n + salt);
+}
+
 static bool build(struct part *p, const struct plan *plan, struct generation_request *g)
 {
     const struct job *j = p->job;
@@ -217,6 +230,8 @@ static bool build(struct part *p, const struct plan *plan, struct generation_req
         .n_prompt_logprobs = r->echo ? r->n_logprobs : -1,
         .progress = r->stream && r->return_progress,
         .timeout_ms = r->timeout_ms ? r->timeout_ms : j->api->config->request_timeout_ms,
+        .reuse_prefix = j->api->config->prefix_cache && r->cache_prompt,
+        .prefix_root = prefix_root_of(j),
         .owner_key = j->key,
         .notify = on_notify,
         .notify_context = p};

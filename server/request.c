@@ -328,6 +328,10 @@ static bool take_delivery(struct request *r, struct error *e)
         !option(options, "include_obfuscation", &ignored, e))
         return false;
     r->return_progress = flag(r, "return_progress", false);
+    r->cache_prompt = flag(r, "cache_prompt", true);
+    const json_t *salt = field(r, "cache_salt");
+    r->cache_salt = json_string_value(salt);
+    r->n_cache_salt = json_string_length(salt);
     if (integer(r, "timeout_ms", &value))
         r->timeout_ms = (uint64_t)value;
     r->has_sse_ping = number(r, "sse_ping_interval", &seconds);
