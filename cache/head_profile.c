@@ -25,7 +25,7 @@ static uint32_t n_below_quantile(uint32_t n, double sparsity)
 {
     if (!(sparsity > 0))
         return 0;
-    /* 1e-9: 255 * 0.2 is to be 51, however it rounds. */
+    /* 1e-9: 175 * 0.28 is 49, but 49.00000000000001 in double. */
     return sparsity >= 1 ? n : (uint32_t)ceil((double)(n - 1) * sparsity - 1e-9);
 }
 

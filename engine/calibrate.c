@@ -38,10 +38,18 @@ typedef int32_t int_lanes __attribute__((vector_size(LANES * sizeof(int32_t))));
     ((lanes)(((int_lanes)(a) & (int_lanes)((a) > (b))) |                                           \
              ((int_lanes)(b) & ~(int_lanes)((a) > (b)))))
 
-#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
+/* The function that picks a clone runs before ThreadSanitizer is ready: none there. */
+#if defined(__SANITIZE_THREAD__)
+#define NO_CLONES
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define NO_CLONES
+#endif
+#endif
+#if defined(__x86_64__) && !defined(NO_CLONES)
 #define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
-#define CLONES /* a resolver runs before a sanitizer is ready */
+#define CLONES
 #endif
 
 /* What one job adds up; summed in the order of the jobs, so that threads do not show. */

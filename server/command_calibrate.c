@@ -1,5 +1,6 @@
 /* `winnow calibrate`: see command_calibrate.h. The profile is written beside its place and renamed
- * when it is whole, so that an interrupt never leaves half of one. */
+ * when it is whole, so that an interrupt never leaves half of one. What is there already and is no
+ * plain file (a device, a pipe, a link) is written to and never replaced. */
 #include "server/command_calibrate.h"
 
 #include <errno.h>
@@ -8,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -174,49 +176,79 @@ static int fail(const struct error *e)
     return strcmp(e->code, "cancelled") ? 1 : 130;
 }
 
-static bool write_profile(const struct calibration *c, FILE *file, const char *partial,
-                          const char *path, struct error *e)
+/* Where the profile is written: beside its place, or right there when only that is possible. */
+struct output {
+    const char *path;
+    char *partial; /* malloc'ed; NULL: `path` itself is written to */
+    FILE *file;
+};
+
+static bool output_open(struct output *o, const char *path, struct error *e)
 {
-    if (!calibration_write(c, file, e))
-        return false;
-    if (fflush(file) || ferror(file) || fsync(fileno(file)))
-        return error_set(e, "file_error", partial, "the profile cannot be written: %s",
+    struct stat there;
+    *o = (struct output){.path = path};
+    bool plain = lstat(path, &there) != 0 || S_ISREG(there.st_mode);
+    if (plain && asprintf(&o->partial, "%s.partial", path) < 0) {
+        o->partial = NULL;
+        return error_set_memory(e, "a file name", strlen(path) + sizeof ".partial");
+    }
+    o->file = fopen(plain ? o->partial : path, "we");
+    if (o->file)
+        return true;
+    error_set(e, "file_error", path, "the profile cannot be written: %s", strerror(errno));
+    free(o->partial);
+    return false;
+}
+
+static bool output_finish(struct output *o, struct error *e)
+{
+    /* Devices and pipes cannot be synchronised, and need not be. */
+    if (fflush(o->file) || ferror(o->file) || (o->partial && fsync(fileno(o->file))))
+        return error_set(e, "file_error", o->path, "the profile cannot be written: %s",
                          strerror(errno));
-    if (rename(partial, path))
-        return error_set(e, "file_error", path, "the profile cannot be put there: %s",
+    if (o->partial && rename(o->partial, o->path))
+        return error_set(e, "file_error", o->path, "the profile cannot be put there: %s",
                          strerror(errno));
     return true;
 }
 
-/* The file is opened first: a place where it cannot go shows before minutes of work. */
-static int run(const struct arguments *a, const char *partial)
+static void output_close(struct output *o, bool done)
 {
-    struct error e;
-    struct progress progress = {.started = seconds(), .terminal = isatty(STDERR_FILENO) == 1};
+    fclose(o->file);
+    if (o->partial && !done)
+        unlink(o->partial);
+    free(o->partial);
+}
+
+static struct calibration *make_profile(const struct arguments *a, struct progress *progress,
+                                        struct output *output, struct error *e)
+{
     struct calibration_settings settings = a->settings;
     settings.progress = show_progress;
-    settings.progress_context = &progress;
-    struct model *model = model_open(a->model_path, NULL, NULL, &e);
-    if (!model)
-        return fail(&e);
-    struct calibration *c = NULL;
-    bool done = false;
-    FILE *file = fopen(partial, "we");
-    if (!file)
-        error_set(&e, "file_error", partial, "the profile cannot be written: %s", strerror(errno));
-    else if ((c = calibrate(model, &settings, &e)))
-        done = write_profile(c, file, partial, a->profile_path, &e);
-    if (file) {
-        fclose(file);
-        if (!done)
-            unlink(partial);
-    }
-    if (done)
-        print_heads(c, a->profile_path, seconds() - progress.started);
-    calibration_free(c);
+    settings.progress_context = progress;
+    struct model *model = model_open(a->model_path, NULL, NULL, e);
+    struct calibration *c = model ? calibrate(model, &settings, e) : NULL;
     model_close(model);
-    if (!done)
+    if (c && calibration_write(c, output->file, e) && output_finish(output, e))
+        return c;
+    calibration_free(c);
+    return NULL;
+}
+
+/* The output is opened first: a place where it cannot go shows before minutes of work. */
+static int run(const struct arguments *a)
+{
+    struct error e;
+    struct output output;
+    struct progress progress = {.started = seconds(), .terminal = isatty(STDERR_FILENO) == 1};
+    if (!output_open(&output, a->profile_path, &e))
         return fail(&e);
+    struct calibration *c = make_profile(a, &progress, &output, &e);
+    output_close(&output, c != NULL);
+    if (!c)
+        return fail(&e);
+    print_heads(c, a->profile_path, seconds() - progress.started);
+    calibration_free(c);
     return fflush(stdout) ? 1 : 0;
 }
 
@@ -239,12 +271,5 @@ int command_calibrate(int argc, char **argv)
     struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
-    char *partial;
-    if (asprintf(&partial, "%s.partial", a.profile_path) < 0) {
-        error_set_memory(&e, "a file name", strlen(a.profile_path) + sizeof ".partial");
-        return fail(&e);
-    }
-    int status = run(&a, partial);
-    free(partial);
-    return status;
+    return run(&a);
 }

@@ -138,12 +138,12 @@ START_TEST(equal_values_do_not_change_how_many_are_whole)
     for (uint32_t i = 0; i < 8; i++)
         ck_assert_int_eq(head_profile_is_whole(p, 0.5, i / 4, i % 4), want[i]);
     head_profile_free(p);
-    /* 255 * 0.2 is 51.000000000000007 in double. */
-    char text[256 * 2 + 1];
-    for (unsigned i = 0; i < 256; i++)
+    /* 175 * 0.28 is 49, but 49.00000000000001 in double. */
+    char text[176 * 2 + 1];
+    for (unsigned i = 0; i < 176; i++)
         memcpy(text + 2 * (size_t)i, i % 8 == 7 ? "1\n" : "1\t", 3);
     p = load_text(text);
-    ck_assert_uint_eq(head_profile_n_whole(p, 0.2), 205);
+    ck_assert_uint_eq(head_profile_n_whole(p, 0.28), 127);
     head_profile_free(p);
 }
 END_TEST
@@ -401,9 +401,9 @@ static void compare(const struct model *m, const struct calibration *c, const st
             best_echo = fmax(best_echo, echo);
             best_induction = fmax(best_induction, induction);
         }
-        /* float sums against double ones */
-        ck_assert_double_eq_tol(c->echo[head], best_echo, 1e-5 * best_echo);
-        ck_assert_double_eq_tol(c->induction[head], best_induction, 1e-5 * best_induction);
+        /* Float sums against double ones: 1.3e-6 was measured. */
+        ck_assert_double_eq_tol(c->echo[head], best_echo, 5e-6 * best_echo);
+        ck_assert_double_eq_tol(c->induction[head], best_induction, 5e-6 * best_induction);
     }
     free(k);
 }
