@@ -21,6 +21,8 @@ struct transformer {
     double *rotated_k;     /* [max_tokens][head_dim] of one KV head, in order of rank */
     double *probabilities; /* [max_tokens] in order of rank */
     double *logits;        /* [n_vocab] */
+    struct policy *policy; /* NULL: full or sink, by sinks and budget */
+    double *mean;          /* [max_tokens] probabilities, mean over the group */
 };
 
 static bool all_f32(const struct model *m)
@@ -82,8 +84,9 @@ struct transformer *transformer_new(const struct model *m, uint32_t sinks, uint3
                   {&t->up, m->n_ff},
                   {&t->rotated_q, m->head_dim},
                   {&t->rotated_k, (size_t)max_tokens * m->head_dim},
-                  {&t->probabilities, max_tokens},
-                  {&t->logits, m->n_vocab}};
+                  {&t->probabilities, max_tokens + 1},
+                  {&t->logits, m->n_vocab},
+                  {&t->mean, max_tokens}};
     bool ok = (t->kept = calloc(max_tokens, sizeof *t->kept)) != NULL;
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted && ok; i++)
         ok = (*wanted[i].buffer = calloc(wanted[i].n, sizeof(double))) != NULL;
@@ -96,13 +99,31 @@ struct transformer *transformer_new(const struct model *m, uint32_t sinks, uint3
     return NULL;
 }
 
+struct transformer *transformer_new_plan(const struct model *m, const struct plan *plan,
+                                         const struct head_profile *profile,
+                                         enum transformer_storage storage, uint32_t max_tokens,
+                                         struct error *e)
+{
+    struct transformer *t = transformer_new(m, 0, 0, storage, max_tokens, e);
+    assert(plan->positions == POSITIONS_ORIGINAL);
+    if (t)
+        t->policy = policy_new(plan, profile, m->n_layers, m->n_kv_heads, m->head_dim, max_tokens);
+    return t;
+}
+
+struct policy *transformer_policy(struct transformer *t)
+{
+    return t->policy;
+}
+
 void transformer_free(struct transformer *t)
 {
     if (!t)
         return;
-    double *buffers[] = {t->angles,    t->keys,          t->values, t->x,  t->h,
-                         t->q,         t->out,           t->gate,   t->up, t->rotated_q,
-                         t->rotated_k, t->probabilities, t->logits};
+    double *buffers[] = {t->angles,    t->keys,          t->values, t->x,   t->h,
+                         t->q,         t->out,           t->gate,   t->up,  t->rotated_q,
+                         t->rotated_k, t->probabilities, t->logits, t->mean};
+    policy_free(t->policy);
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         free(buffers[i]);
     free(t->kept);
@@ -227,6 +248,60 @@ static void attend(struct transformer *t, uint32_t layer)
     }
 }
 
+/* One query head over the kept tokens, at their original positions, and the summary of the others.
+ */
+static void attend_kept(struct transformer *t, uint32_t layer, uint32_t head, uint32_t position,
+                        const uint32_t *kept, uint32_t n)
+{
+    const struct model *m = t->model;
+    uint32_t d = m->head_dim, kv_head = head / (m->n_heads / m->n_kv_heads);
+    const double *values =
+        t->values + ((size_t)layer * t->max_tokens * m->n_kv_heads + kv_head) * d;
+    size_t stride = (size_t)m->n_kv_heads * d;
+    const double *mean_k, *mean_v;
+    uint32_t n_summary = policy_summary(t->policy, layer, kv_head, &mean_k, &mean_v);
+    double *z = t->probabilities, *out = t->out + (size_t)head * d;
+    rotate(t, t->rotated_q, t->q + (size_t)head * d, position, FORWARDS);
+    for (uint32_t r = 0; r < n + (n_summary > 0); r++) {
+        const double *k = r < n ? t->rotated_k + (size_t)r * d : mean_k;
+        double dot = 0;
+        for (uint32_t i = 0; i < d; i++)
+            dot += t->rotated_q[i] * k[i];
+        z[r] = dot / sqrt(d) + (r < n ? 0 : log(n_summary));
+    }
+    softmax(z, n + (n_summary > 0));
+    for (uint32_t r = 0; r < n + (n_summary > 0); r++)
+        for (uint32_t i = 0; i < d; i++)
+            out[i] += z[r] * (r < n ? values[kept[r] * stride + i] : mean_v[i]);
+}
+
+static void attend_plan(struct transformer *t, uint32_t layer, uint32_t position)
+{
+    const struct model *m = t->model;
+    uint32_t d = m->head_dim, group = m->n_heads / m->n_kv_heads;
+    size_t stride = (size_t)m->n_kv_heads * d;
+    memset(t->out, 0, (size_t)m->n_heads * d * sizeof *t->out);
+    for (uint32_t kv_head = 0; kv_head < m->n_kv_heads; kv_head++) {
+        size_t base = ((size_t)layer * t->max_tokens * m->n_kv_heads + kv_head) * d;
+        uint32_t n;
+        rotate(t, t->rotated_k, t->keys + base + position * stride, position, FORWARDS);
+        policy_store(t->policy, layer, kv_head, position, t->rotated_k,
+                     t->values + base + position * stride);
+        const uint32_t *kept = policy_sees(t->policy, layer, kv_head, position, &n);
+        for (uint32_t r = 0; r < n; r++)
+            rotate(t, t->rotated_k + (size_t)r * d, t->keys + base + kept[r] * stride, kept[r],
+                   FORWARDS);
+        memset(t->mean, 0, n * sizeof *t->mean);
+        for (uint32_t g = 0; g < group; g++) {
+            attend_kept(t, layer, kv_head * group + g, position, kept, n);
+            for (uint32_t r = 0; r < n; r++)
+                t->mean[r] += t->probabilities[r] / group;
+        }
+        policy_attended(t->policy, layer, kv_head, position, t->mean);
+    }
+    policy_end_layer(t->policy, layer, position);
+}
+
 const double *transformer_step(struct transformer *t, int32_t token)
 {
     const struct model *m = t->model;
@@ -249,7 +324,10 @@ const double *transformer_step(struct transformer *t, int32_t token)
         norm_heads(t->keys + at, l->k_norm, m->n_kv_heads, m->head_dim, eps);
         if (t->storage == STORED_F16)
             store_as_f16(t, t->keys + at, t->values + at, position);
-        attend(t, layer);
+        if (t->policy)
+            attend_plan(t, layer, position);
+        else
+            attend(t, layer);
         matmul(t->h, &l->wo, t->out, l->bo);
         for (uint32_t i = 0; i < m->n_embd; i++)
             t->x[i] += t->h[i];

@@ -31,6 +31,7 @@
 #define WINNOW_TESTS_REFERENCE_TRANSFORMER_H
 
 #include "engine/model.h"
+#include "tests/reference/policy.h"
 
 struct transformer;
 
@@ -45,7 +46,14 @@ enum transformer_storage { STORED_DOUBLE, STORED_F16 };
 struct transformer *transformer_new(const struct model *m, uint32_t sinks, uint32_t budget,
                                     enum transformer_storage storage, uint32_t max_tokens,
                                     struct error *e);
+/* The same under any plan with original positions: what a query sees is policy.h's to say. */
+struct transformer *transformer_new_plan(const struct model *m, const struct plan *plan,
+                                         const struct head_profile *profile,
+                                         enum transformer_storage storage, uint32_t max_tokens,
+                                         struct error *e);
 void transformer_free(struct transformer *t);
+/* Of a transformer under a plan; its owner stays the transformer. */
+struct policy *transformer_policy(struct transformer *t);
 
 /* Feeds the next token. Returns the logits [n_vocab] that follow it, valid until the next call. */
 const double *transformer_step(struct transformer *t, int32_t token);

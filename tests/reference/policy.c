@@ -1,0 +1,463 @@
+/* Policies by definition: see policy.h. */
+#include "tests/reference/policy.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cache/select.h"
+
+enum { HISTORY = 400 };
+
+struct head {
+    uint32_t *kept; /* [n_kept] ascending */
+    uint32_t n_kept;
+    uint32_t budget; /* after the prompt */
+    double *score;   /* [max_tokens] sum of attention, or the last query's */
+    uint8_t *often;  /* [max_tokens][HISTORY] by query position % HISTORY */
+    double *k, *v;   /* [max_tokens][head_dim] as stored */
+    double *key_sum; /* [head_dim] of k / |k| */
+    double *mean_k, *mean_v;
+    uint32_t n_summary;
+    double margin;
+};
+
+struct policy {
+    struct plan plan;
+    const struct head_profile *profile;
+    uint32_t n_layers, n_kv_heads, head_dim, max_tokens, prompt_end;
+    struct head *heads; /* [n_layers][n_kv_heads] */
+    double *value;      /* [n_kv_heads][max_tokens] what selection compares, by position */
+    uint32_t *seen;     /* [max_tokens] */
+};
+
+static void *zeroed(size_t n, size_t size)
+{
+    void *p = calloc(n ? n : 1, size);
+    if (!p)
+        abort();
+    return p;
+}
+
+struct policy *policy_new(const struct plan *plan, const struct head_profile *profile,
+                          uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim,
+                          uint32_t max_tokens)
+{
+    struct policy *p = zeroed(1, sizeof *p);
+    *p = (struct policy){*plan,      profile,    n_layers, n_kv_heads, head_dim,
+                         max_tokens, UINT32_MAX, NULL,     NULL,       NULL};
+    p->heads = zeroed((size_t)n_layers * n_kv_heads, sizeof *p->heads);
+    p->value = zeroed((size_t)n_kv_heads * max_tokens, sizeof *p->value);
+    p->seen = zeroed(max_tokens, sizeof *p->seen);
+    for (uint32_t i = 0; i < n_layers * n_kv_heads; i++) {
+        struct head *h = &p->heads[i];
+        h->kept = zeroed(max_tokens, sizeof *h->kept);
+        h->score = zeroed(max_tokens, sizeof *h->score);
+        if (plan->scorer == SCORER_PERSISTENCE)
+            h->often = zeroed((size_t)max_tokens * HISTORY, 1);
+        h->k = zeroed((size_t)max_tokens * head_dim, sizeof *h->k);
+        h->v = zeroed((size_t)max_tokens * head_dim, sizeof *h->v);
+        h->key_sum = zeroed(head_dim, sizeof *h->key_sum);
+        h->mean_k = zeroed(head_dim, sizeof *h->mean_k);
+        h->mean_v = zeroed(head_dim, sizeof *h->mean_v);
+        h->margin = INFINITY;
+    }
+    return p;
+}
+
+void policy_free(struct policy *p)
+{
+    if (!p)
+        return;
+    for (uint32_t i = 0; i < p->n_layers * p->n_kv_heads; i++) {
+        struct head *h = &p->heads[i];
+        free(h->kept);
+        free(h->score);
+        free(h->often);
+        free(h->k);
+        free(h->v);
+        free(h->key_sum);
+        free(h->mean_k);
+        free(h->mean_v);
+    }
+    free(p->heads);
+    free(p->value);
+    free(p->seen);
+    free(p);
+}
+
+void policy_set_prompt(struct policy *p, uint32_t end)
+{
+    p->prompt_end = end;
+    /* Another window votes on its own. */
+    for (uint32_t i = 0;
+         p->plan.scorer == SCORER_WINDOW_ATTENTION && i < p->n_layers * p->n_kv_heads; i++)
+        memset(p->heads[i].score, 0, p->max_tokens * sizeof *p->heads[i].score);
+}
+
+static struct head *head_of(const struct policy *p, uint32_t layer, uint32_t kv_head)
+{
+    return &p->heads[layer * p->n_kv_heads + kv_head];
+}
+
+static bool is_full(const struct policy *p)
+{
+    return !p->plan.has_budget && p->plan.allocation != ALLOCATION_PROFILE;
+}
+
+static bool is_whole(const struct policy *p, uint32_t layer, uint32_t kv_head)
+{
+    return is_full(p) || (p->plan.allocation == ALLOCATION_PROFILE &&
+                          head_profile_is_whole(p->profile, p->plan.sparsity, layer, kv_head));
+}
+
+/* The newest tokens that are protected when n were seen. */
+static uint32_t recent_at(const struct policy *p, uint32_t n)
+{
+    if (p->plan.allocation == ALLOCATION_PROFILE && !p->plan.has_budget && p->plan.min_window)
+        return n / 5 > p->plan.min_window ? n / 5 : p->plan.min_window;
+    return p->plan.recent;
+}
+
+static uint32_t window_budget_at(const struct policy *p, uint32_t n)
+{
+    return p->plan.allocation == ALLOCATION_PROFILE ? p->plan.sinks + recent_at(p, n)
+                                                    : p->plan.budget;
+}
+
+static bool is_protected(const struct policy *p, uint32_t position, uint32_t n)
+{
+    return position < p->plan.sinks || n - position <= recent_at(p, n);
+}
+
+/* ---- before and during attention */
+
+const uint32_t *policy_sees(struct policy *p, uint32_t layer, uint32_t kv_head, uint32_t t,
+                            uint32_t *n)
+{
+    struct head *h = head_of(p, layer, kv_head);
+    h->kept[h->n_kept++] = t;
+    if (p->plan.prefill == PREFILL_STREAM && !is_whole(p, layer, kv_head)) {
+        uint32_t m = 0;
+        for (uint32_t i = 0; i < h->n_kept; i++)
+            if (h->kept[i] < p->plan.sinks || t - h->kept[i] < p->plan.recent)
+                h->kept[m++] = h->kept[i];
+        h->n_kept = m;
+    }
+    memcpy(p->seen, h->kept, h->n_kept * sizeof *p->seen);
+    *n = h->n_kept;
+    return p->seen;
+}
+
+uint32_t policy_summary(const struct policy *p, uint32_t layer, uint32_t kv_head, const double **k,
+                        const double **v)
+{
+    const struct head *h = head_of(p, layer, kv_head);
+    *k = h->mean_k;
+    *v = h->mean_v;
+    return h->n_summary;
+}
+
+void policy_store(struct policy *p, uint32_t layer, uint32_t kv_head, uint32_t t, const double *k,
+                  const double *v)
+{
+    struct head *h = head_of(p, layer, kv_head);
+    size_t d = p->head_dim;
+    double squares = 0;
+    memcpy(h->k + t * d, k, d * sizeof *k);
+    memcpy(h->v + t * d, v, d * sizeof *v);
+    for (size_t i = 0; i < d; i++)
+        squares += k[i] * k[i];
+    for (size_t i = 0; i < d && squares > 0; i++)
+        h->key_sum[i] += k[i] / sqrt(squares);
+}
+
+void policy_attended(struct policy *p, uint32_t layer, uint32_t kv_head, uint32_t t,
+                     const double *m)
+{
+    struct head *h = head_of(p, layer, kv_head);
+    bool decodes = t >= p->prompt_end;
+    for (uint32_t i = 0; i < h->n_kept; i++) {
+        uint32_t j = h->kept[i];
+        switch (p->plan.scorer) {
+        case SCORER_ATTENTION_SUM:
+        case SCORER_ATTENTION_MEAN:
+            h->score[j] += m[i];
+            break;
+        case SCORER_WINDOW_ATTENTION: /* the window votes, then the sum of decode */
+            if (decodes || t + p->plan.window >= p->prompt_end)
+                h->score[j] += m[i];
+            break;
+        case SCORER_LAST_QUERY:
+            h->score[j] = m[i];
+            break;
+        case SCORER_PERSISTENCE:
+            h->often[(size_t)j * HISTORY + t % HISTORY] = m[i] > 1.0 / h->n_kept;
+            break;
+        default:
+            break;
+        }
+    }
+}
+
+/* ---- choosing */
+
+static double norm(const double *x, uint32_t n)
+{
+    double squares = 0;
+    for (uint32_t i = 0; i < n; i++)
+        squares += x[i] * x[i];
+    return sqrt(squares);
+}
+
+static double value_of(const struct policy *p, uint32_t layer, uint32_t kv_head, uint32_t j,
+                       uint32_t n, bool decodes)
+{
+    const struct head *h = head_of(p, layer, kv_head);
+    const double *k = h->k + (size_t)j * p->head_dim;
+    double dot = 0, length = norm(k, p->head_dim) * norm(h->key_sum, p->head_dim);
+    uint32_t count = 0;
+    switch (p->plan.scorer) {
+    case SCORER_ATTENTION_MEAN:
+        return h->score[j] / (n - j);
+    case SCORER_WINDOW_ATTENTION:
+        return decodes ? h->score[j] : h->score[j] / p->plan.window;
+    case SCORER_ATTENTION_SUM:
+    case SCORER_LAST_QUERY:
+        return h->score[j];
+    case SCORER_PERSISTENCE:
+        for (uint32_t i = 0; i < HISTORY; i++)
+            count += h->often[(size_t)j * HISTORY + i];
+        return count;
+    case SCORER_KEY_NORM:
+        return -norm(k, p->head_dim);
+    case SCORER_KEY_DIFF:
+        for (uint32_t i = 0; i < p->head_dim; i++)
+            dot += k[i] * h->key_sum[i];
+        return length > 0 ? -dot / length : 0;
+    case SCORER_RANDOM:
+        return (double)select_random(p->plan.seed, layer, kv_head, (int32_t)j);
+    default:
+        return j;
+    }
+}
+
+/* SnapKV's pooling over the kept tokens before the window, in order of position. */
+static void pool(const struct policy *p, const struct head *h, uint32_t n, double *value)
+{
+    int kernel = (int)p->plan.kernel, prefix = 0;
+    double *from = zeroed(h->n_kept, sizeof *from);
+    while (prefix < (int)h->n_kept && h->kept[prefix] + p->plan.window < n) {
+        from[prefix] = value[h->kept[prefix]];
+        prefix++;
+    }
+    for (int i = 0; i < prefix && p->plan.pool != POOL_NONE; i++) {
+        double sum = 0, largest = -INFINITY;
+        for (int k = i - kernel / 2; k <= i + kernel / 2; k++)
+            if (k >= 0 && k < prefix) {
+                sum += from[k];
+                largest = fmax(largest, from[k]);
+            }
+        value[h->kept[i]] = p->plan.pool == POOL_AVG ? sum / kernel : largest;
+    }
+    free(from);
+}
+
+static void evaluate(struct policy *p, uint32_t layer, uint32_t n, bool decodes)
+{
+    for (uint32_t kv_head = 0; kv_head < p->n_kv_heads; kv_head++) {
+        const struct head *h = head_of(p, layer, kv_head);
+        double *value = p->value + (size_t)kv_head * p->max_tokens;
+        for (uint32_t i = 0; i < h->n_kept; i++)
+            value[h->kept[i]] = value_of(p, layer, kv_head, h->kept[i], n, decodes);
+        if (p->plan.scorer == SCORER_WINDOW_ATTENTION && !decodes)
+            pool(p, h, n, value);
+    }
+    if (p->plan.share != SHARE_LAYER)
+        return;
+    for (uint32_t j = 0; j < n; j++) { /* the heads hold the same tokens */
+        double sum = 0;
+        for (uint32_t kv_head = 0; kv_head < p->n_kv_heads; kv_head++)
+            sum += p->value[(size_t)kv_head * p->max_tokens + j];
+        for (uint32_t kv_head = 0; kv_head < p->n_kv_heads; kv_head++)
+            p->value[(size_t)kv_head * p->max_tokens + j] = sum / p->n_kv_heads;
+    }
+}
+
+static bool rather_kept(const double *value, uint32_t a, uint32_t b)
+{
+    double x = isnan(value[a]) ? -INFINITY : value[a], y = isnan(value[b]) ? -INFINITY : value[b];
+    return x > y || (x == y && a > b);
+}
+
+/* The index among the kept of the unprotected token that goes first; UINT32_MAX when none may. */
+static uint32_t worst(const struct policy *p, const struct head *h, const double *value, uint32_t n)
+{
+    uint32_t at = UINT32_MAX;
+    for (uint32_t i = 0; i < h->n_kept; i++)
+        if (!is_protected(p, h->kept[i], n) &&
+            (at == UINT32_MAX || rather_kept(value, h->kept[at], h->kept[i])))
+            at = i;
+    return at;
+}
+
+static void forget(struct policy *p, struct head *h, uint32_t at)
+{
+    uint32_t j = h->kept[at];
+    const double *k = h->k + (size_t)j * p->head_dim, *v = h->v + (size_t)j * p->head_dim;
+    if (p->plan.remnant == REMNANT_MEAN) {
+        h->n_summary++;
+        for (uint32_t i = 0; i < p->head_dim; i++) {
+            h->mean_k[i] += (k[i] - h->mean_k[i]) / h->n_summary;
+            h->mean_v[i] += (v[i] - h->mean_v[i]) / h->n_summary;
+        }
+    }
+    memmove(h->kept + at, h->kept + at + 1, (h->n_kept - at - 1) * sizeof *h->kept);
+    h->n_kept--;
+}
+
+/* How close a call it was to drop `dropped` and keep the worst that is left. */
+static void note_margin(const struct policy *p, struct head *h, const double *value,
+                        uint32_t dropped, uint32_t n)
+{
+    uint32_t at = worst(p, h, value, n);
+    if (at == UINT32_MAX || p->plan.scorer == SCORER_RECENCY)
+        return;
+    double a = value[h->kept[at]], b = value[dropped];
+    h->margin = fmin(h->margin, fabs(a - b) / fmax(fmax(fabs(a), fabs(b)), 1e-300));
+}
+
+static void shrink(struct policy *p, uint32_t layer, uint32_t kv_head, uint32_t size, uint32_t n)
+{
+    struct head *h = head_of(p, layer, kv_head);
+    const double *value = p->value + (size_t)kv_head * p->max_tokens;
+    while (h->n_kept > size) {
+        uint32_t at = worst(p, h, value, n), dropped;
+        if (at == UINT32_MAX)
+            return;
+        dropped = h->kept[at];
+        forget(p, h, at);
+        if (h->n_kept == size)
+            note_margin(p, h, value, dropped, n);
+    }
+}
+
+/* AdaKV: one token after another is dropped, the worst of all heads that have more than their safe
+ * share, until the layer holds what its budgets add up to. */
+static void compete(struct policy *p, uint32_t layer, uint32_t n)
+{
+    uint32_t reserved = p->plan.sinks + p->plan.recent, free_choice = p->plan.budget - reserved,
+             safe = (uint32_t)floor(0.2 * free_choice), total = 0;
+    for (uint32_t i = 0; i < p->n_kv_heads; i++)
+        total += head_of(p, layer, i)->n_kept;
+    while (total > p->n_kv_heads * p->plan.budget) {
+        uint32_t head = UINT32_MAX, token = 0;
+        double value = 0;
+        for (uint32_t i = 0; i < p->n_kv_heads; i++) {
+            struct head *h = head_of(p, layer, i);
+            const double *values = p->value + (size_t)i * p->max_tokens;
+            uint32_t at = worst(p, h, values, n);
+            if (at == UINT32_MAX || h->n_kept <= reserved + safe)
+                continue;
+            uint32_t j = h->kept[at];
+            if (head == UINT32_MAX || values[j] < value ||
+                (values[j] == value && (j < token || (j == token && i > head)))) {
+                head = i;
+                token = j;
+                value = values[j];
+            }
+        }
+        struct head *h = head_of(p, layer, head);
+        forget(p, h, worst(p, h, p->value + (size_t)head * p->max_tokens, n));
+        total--;
+        if (total > p->n_kv_heads * p->plan.budget)
+            continue;
+        for (uint32_t i = 0; i < p->n_kv_heads; i++) { /* the cut is one for the layer */
+            struct head *other = head_of(p, layer, i);
+            const double *values = p->value + (size_t)i * p->max_tokens;
+            uint32_t at = worst(p, other, values, n);
+            if (at != UINT32_MAX)
+                other->margin =
+                    fmin(other->margin,
+                         fabs(values[other->kept[at]] - value) /
+                             fmax(fmax(fabs(values[other->kept[at]]), fabs(value)), 1e-300));
+            h->margin = fmin(h->margin, other->margin);
+        }
+    }
+}
+
+/* PyramidKV's straight line: what layer `layer` holds beside the protected. */
+static uint32_t pyramid(const struct policy *p, uint32_t layer, uint32_t n)
+{
+    double reserved = p->plan.sinks + p->plan.recent, mean = p->plan.budget - reserved,
+           last = mean / 20, first = 2 * mean - last;
+    if (first > n - reserved) {
+        first = n - reserved;
+        last = 2 * mean - first;
+    }
+    double sum = 0, before = 0;
+    for (uint32_t l = 0; l <= layer; l++) {
+        before = floor(sum + 0.5);
+        sum += first + (last - first) / (p->n_layers - 1) * l;
+    }
+    return (uint32_t)(reserved + floor(sum + 0.5) - before);
+}
+
+static void end_prompt(struct policy *p, uint32_t layer, uint32_t n)
+{
+    evaluate(p, layer, n, false);
+    uint32_t allowed = window_budget_at(p, n);
+    bool exceeded = n > allowed;
+    for (uint32_t i = 0; i < p->n_kv_heads; i++) {
+        struct head *h = head_of(p, layer, i);
+        h->budget =
+            p->plan.allocation == ALLOCATION_PYRAMID && exceeded ? pyramid(p, layer, n) : allowed;
+        if (exceeded && !is_whole(p, layer, i) && p->plan.allocation != ALLOCATION_ADAPTIVE)
+            shrink(p, layer, i, h->budget, n);
+    }
+    if (exceeded && p->plan.allocation == ALLOCATION_ADAPTIVE) {
+        compete(p, layer, n);
+        for (uint32_t i = 0; i < p->n_kv_heads; i++)
+            head_of(p, layer, i)->budget = head_of(p, layer, i)->n_kept;
+    }
+    for (uint32_t i = 0; i < p->n_kv_heads && p->plan.scorer == SCORER_WINDOW_ATTENTION; i++)
+        memset(head_of(p, layer, i)->score, 0, p->max_tokens * sizeof(double));
+}
+
+void policy_end_layer(struct policy *p, uint32_t layer, uint32_t t)
+{
+    uint32_t n = t + 1;
+    if (is_full(p) || p->plan.prefill == PREFILL_STREAM || n < p->prompt_end)
+        return;
+    if (n == p->prompt_end) {
+        end_prompt(p, layer, n);
+        return;
+    }
+    if (p->plan.decode != DECODE_EVICT)
+        return;
+    evaluate(p, layer, n, true);
+    for (uint32_t i = 0; i < p->n_kv_heads; i++) {
+        struct head *h = head_of(p, layer, i);
+        uint32_t budget =
+            p->plan.allocation == ALLOCATION_PROFILE ? window_budget_at(p, n) : h->budget;
+        if (is_whole(p, layer, i) || h->n_kept <= budget)
+            continue;
+        uint32_t reserved = p->plan.sinks + recent_at(p, n),
+                 most = budget > reserved ? budget - reserved : 1,
+                 drop = p->plan.interval < most ? p->plan.interval : most;
+        shrink(p, layer, i, h->n_kept - drop, n);
+    }
+}
+
+const uint32_t *policy_kept(const struct policy *p, uint32_t layer, uint32_t kv_head, uint32_t *n)
+{
+    const struct head *h = head_of(p, layer, kv_head);
+    *n = h->n_kept;
+    return h->kept;
+}
+
+double policy_margin(const struct policy *p, uint32_t layer, uint32_t kv_head)
+{
+    return head_of(p, layer, kv_head)->margin;
+}
