@@ -4,6 +4,7 @@
 
 #include "config/version.h"
 #include "server/command_calibrate.h"
+#include "server/command_eval.h"
 #include "server/command_inspect.h"
 #include "server/command_run.h"
 #include "server/command_serve.h"
@@ -19,6 +20,7 @@ static const struct command commands[] = {
     {"serve", command_serve, "answer the OpenAI API over HTTP"},
     {"run", command_run, "continue one prompt on the terminal"},
     {"calibrate", command_calibrate, "find the retrieval heads of a model"},
+    {"eval", command_eval, "quality against memory, policies side by side"},
     {"inspect", command_inspect, "show what is in a model file"},
     {"tokenize", command_tokenize, "show a text's tokens"},
 };

@@ -1,0 +1,87 @@
+#!/bin/sh
+# winnow eval and calibrate from the command line: results, resumption after an interrupt, errors.
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+W=${BUILD:-build}/winnow
+MODEL=tests/data/stories260K.gguf
+dir=$(mktemp -d) || exit 1
+trap 'rm -rf "$dir"' EXIT
+passed=0 failed=0
+check() { # name, status of what was tested
+    if [ "$2" -eq 0 ]; then passed=$((passed + 1)); else
+        failed=$((failed + 1))
+        echo "FAILED $1"
+    fi
+}
+refused() { # name, words, command...
+    name=$1 words=$2
+    shift 2
+    "$@" >"$dir/out" 2>"$dir/err"
+    status=$?
+    [ "$status" -ne 0 ] && [ "$status" -lt 100 ] && grep -q -- "$words" "$dir/err"
+    check "$name" $?
+}
+cat tests/unit/test_tokenizer.c tests/unit/test_engine.c >"$dir/text"
+run() { # folder, options...
+    folder=$1
+    shift
+    "$W" eval "$MODEL" --text "$dir/text" --contexts 300,400 --steps 16 --trials 1 --budgets 64,0.5 \
+        --out "$folder" "$@"
+}
+
+run "$dir/a" >"$dir/table" 2>"$dir/log"
+check "eval runs" $?
+python3 - "$dir" <<'EOF'
+import json, math, sys
+d = sys.argv[1]
+r = json.load(open(d + "/a/results.json"))
+rows = r["summary"]
+full = [x for x in rows if x["policy"] == "full" and x["task"] == "text"]
+assert len(full) == 2 and all(x["agreement"] == 1 and x["kl"] == 0 and x["memory"] == 1 for x in full), full
+names = {x["policy"] for x in rows}
+assert names >= {"full", "sink", "h2o", "snapkv", "tova", "scissorhands", "pyramidkv", "adakv", "knorm", "keydiff", "random"}, names
+assert all(x["memory"] < 1 for x in rows if x["policy"] != "full"), rows
+assert all(math.isfinite(x["perplexity"]) and x["kl"] >= 0 for x in rows if x["task"] == "text"), rows
+assert len({x["kl"] for x in rows if x["task"] == "text"}) > 10
+page = open(d + "/a/report.html").read()
+assert page.count("<svg") >= 6 and "</html>" in page and "http" not in page.replace("http-equiv", ""), page[:200]
+EOF
+check "results and report hold together" $?
+lines=$(wc -l <"$dir/a/results.jsonl")
+run "$dir/a" >"$dir/table2" 2>"$dir/log2"
+[ ! -s "$dir/log2" ] && [ "$(wc -l <"$dir/a/results.jsonl")" -eq "$lines" ] && cmp -s "$dir/table" "$dir/table2"
+check "a second run has nothing left to do" $?
+mkdir "$dir/b"
+head -n 30 "$dir/a/results.jsonl" | head -c -9 >"$dir/b/results.jsonl" # the last line cut short
+run "$dir/b" >"$dir/table3" 2>"$dir/log3"
+[ "$(wc -l <"$dir/b/results.jsonl")" -eq "$lines" ] && cmp -s "$dir/table" "$dir/table3"
+check "an interrupted run goes on and comes to the same" $?
+
+run "$dir/c" --tasks stream --stream-tokens 5000 --policies sink --budgets 64 >"$dir/stream" 2>"$dir/log"
+check "a stream runs" $?
+grep -q '^stream .* sink' "$dir/stream"
+check "a stream is reported" $?
+
+refused "other settings" "other settings" run "$dir/a" --seed 5
+refused "no text" "no text" "$W" eval "$MODEL"
+refused "a text that is not there" "cannot be read" "$W" eval "$MODEL" --text "$dir/none" --out "$dir/x"
+refused "an unknown policy" "snapvk" run "$dir/x" --policies snapvk
+refused "a bad budget" "--budgets" run "$dir/x" --budgets 0.5,x
+refused "a context beyond the model" "--contexts" "$W" eval "$MODEL" --text "$dir/text" --contexts 4000 --out "$dir/x"
+refused "razor without a profile is skipped, not run" "skipped" sh -c \
+    "$W eval $MODEL --text $dir/text --contexts 300 --steps 8 --tasks text --policies razor --budgets 64 --out $dir/y; exit 1"
+
+"$W" calibrate "$MODEL" -o "$dir/profile.json" >"$dir/out" 2>"$dir/err"
+check "calibrate writes a profile" $?
+python3 -c "import json,sys; json.load(open(sys.argv[1]))" "$dir/profile.json"
+check "the profile is JSON" $?
+"$W" run "$MODEL" -p "Once upon a time" -n 5 --temp 0 --head-profile "$dir/profile.json" --kv-policy razor \
+    >"$dir/out" 2>"$dir/err" && grep -q "little" "$dir/out"
+check "razor runs with it" $?
+sed 's/"model_hash": *"./"model_hash": "f/; s/"model_hash":"./"model_hash":"f/' "$dir/profile.json" >"$dir/other.json"
+if cmp -s "$dir/profile.json" "$dir/other.json"; then
+    sed 's/"model_hash": *"./"model_hash": "0/; s/"model_hash":"./"model_hash":"0/' "$dir/profile.json" >"$dir/other.json"
+fi
+refused "a profile of another model" "other.json\|profile" "$W" run "$MODEL" -p x --head-profile "$dir/other.json"
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
