@@ -41,7 +41,8 @@ struct config {
     char *head_profile;      /* NULL = none */
     char *sampling_defaults; /* "openai" or "model" */
     bool strict_model, list_policy_models;
-    bool prefix_cache;  /* default true */
+    bool prefix_cache; /* default true */
+    uint64_t session_ttl_ms;
     char *prefix_scope; /* "key" or "server" */
 
     struct api_key *api_keys;

@@ -48,6 +48,8 @@ const struct option_row option_rows[] = {
      "compute every prompt anew, also where one began like an earlier one"},
     {"Cache", "prefix-scope", "", OPTION_CHOICE, AT(prefix_scope), 0, 0, "key", "key|server",
      "who shares computed prompts: callers of one API key, or everybody"},
+    {"Cache", "session-ttl", "", OPTION_SECONDS, AT(session_ttl_ms), 0, 0, "600", "SECONDS",
+     "how long the cache of a session_id waits for its next turn; 0 = none is kept"},
     {"Cache", "audit", "", OPTION_SWITCH, AT(audit), 0, 0, NULL, NULL,
      "check the cache's invariants after every step (slow)"},
 
@@ -115,8 +117,6 @@ const struct option_row option_rows[] = {
      "this version does not speak TLS; put a proxy such as nginx or HAProxy in front"},
     {NULL, "tls-key", "--ssl-key-file --ssl-keyfile", OPTION_REFUSED, 0, 0, 0, NULL, "FILE",
      "this version does not speak TLS; put a proxy such as nginx or HAProxy in front"},
-    {NULL, "session-ttl", "", OPTION_REFUSED, 0, 0, 0, NULL, "SECONDS",
-     "this version keeps no sessions"},
     {NULL, "timeout", "-to", OPTION_REFUSED, 0, 0, 0, NULL, "SECONDS",
      "write --http-timeout (socket) or --request-timeout (whole request)"},
 };

@@ -420,6 +420,20 @@ struct engine_metrics *engine_metrics(struct engine *e)
     return &e->metrics;
 }
 
+struct session_store *engine_sessions(struct engine *e)
+{
+    return &e->scheduler.sessions;
+}
+
+bool engine_session_delete(struct engine *e, const char *id, uint32_t owner_key, bool all,
+                           uint32_t *pages)
+{
+    if (!session_delete(&e->scheduler.sessions, id, owner_key, all, pages))
+        return false;
+    wake(e);
+    return true;
+}
+
 bool engine_alive(const struct engine *e)
 {
     return !atomic_load(&e->scheduler.faulted);

@@ -13,6 +13,7 @@
 #include "engine/metrics.h"
 #include "engine/model.h"
 #include "engine/sampler.h"
+#include "engine/session.h"
 #include "engine/stop.h"
 #include "engine/tokenizer.h"
 
@@ -35,6 +36,7 @@ struct engine_options {
     const char *chat_template; /* a file, a built-in name, or NULL = the model's own or a guess */
     bool audit; /* run cache_audit after every step; a failure aborts with what broke */
     uint64_t queue_timeout_ms; /* 0 = off */
+    uint64_t session_ttl_ms;   /* how long a session waits for its next turn; 0 = none is kept */
     void (*progress)(void *context, const char *what,
                      double share); /* while loading; any thread; may be NULL */
     void *progress_context;
@@ -86,7 +88,8 @@ struct generation_request {
     int32_t n_prompt_logprobs; /* -1 = none; 0..20 for prompt tokens (echo) */
     bool progress;             /* EVENT_PROGRESS wanted */
     uint64_t timeout_ms;       /* 0 = none; queue time included */
-    bool reuse_prefix;         /* take over computed prompts of the same root, and leave this one */
+    char *session_id;  /* owned; NULL = the cache goes when the answer is done. One choice then */
+    bool reuse_prefix; /* take over computed prompts of the same root, and leave this one */
     struct prefix_name prefix_root; /* who may share them */
     uint32_t owner_key; /* index of the API key, 0 = none: who may see it in /v1/kv/stats */
     /* Called on the ENGINE thread whenever the event buffer turned from empty to not empty
@@ -141,7 +144,13 @@ struct generation_usage {
     uint64_t bytes, bytes_peak, bytes_full;
     uint32_t pages, pages_returned;
     bool exact;
-    uint32_t budget; /* 0 for full */
+    bool session_reused;     /* cached_tokens are those of the session */
+    bool session_missed;     /* there was one, but its tokens do not begin this prompt */
+    bool session_kept;       /* the cache waits for the next turn ... */
+    int64_t session_ends;    /* ... until then, Unix seconds */
+    const char *policy;      /* that was used; NULL while nothing was computed */
+    enum plan_source source; /* of the plan: a session's own may have replaced the default */
+    uint32_t budget;         /* 0 for full */
     double queue_ms, prompt_ms, predicted_ms, ttft_ms;
     uint32_t n_preemptions;
 };
@@ -194,9 +203,17 @@ struct engine_snapshot {
     uint64_t page_bytes;
     uint32_t pages_total, pages_used, pages_cached, pages_free;
     uint64_t evicted_slots, pages_returned, preemptions;
+    uint32_t n_sessions, session_pages;
     uint32_t n_sequences;                   /* running and queued, at most 1024 listed */
     struct engine_sequence_info *sequences; /* malloc'ed */
 };
+/* Loop thread: the sessions that a key may see (session.h). */
+struct session_store *engine_sessions(struct engine *e);
+/* Loop thread: deletes one and wakes the engine, which gives the pages back. False: there is none.
+ */
+bool engine_session_delete(struct engine *e, const char *id, uint32_t owner_key, bool all,
+                           uint32_t *pages);
+
 bool engine_snapshot(struct engine *e, struct engine_snapshot *out, struct error *error);
 void engine_snapshot_clear(struct engine_snapshot *s);
 

@@ -187,6 +187,7 @@ static bool open_scheduler(struct engine *e, struct error *error)
     s->metrics = &e->metrics;
     s->max_num_seqs = o->max_num_seqs;
     s->max_batched_tokens = o->max_batched_tokens;
+    s->session_ttl_ns = o->session_ttl_ms * 1000000u;
     s->queue_timeout_ns = o->queue_timeout_ms * 1000000u;
     s->page_bytes = e->page_bytes;
     s->audit = o->audit;

@@ -1,8 +1,10 @@
 /* What a step's rows mean: samples, tells the owners, ends choices and generations. Engine thread;
  * declared in scheduler.h. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "engine/engine_trace.h"
 #include "engine/scheduler.h"
@@ -50,6 +52,7 @@ static void record_pages(const struct scheduler *s, struct generation *g,
     u->bytes_peak = c->pages_peak * s->page_bytes;
     u->bytes_full = c->pages_full * s->page_bytes;
     u->exact = c->exact;
+    u->policy = g->request.plan.preset->name;
     u->budget = plan_evicts(&g->request.plan) ? g->request.plan.budget : 0;
 }
 
@@ -69,8 +72,40 @@ static void list_answer(struct sequence *q)
     free(tokens);
 }
 
+/* The cache waits for the session's next turn. False: it does not. */
+static bool keep_session(struct scheduler *s, struct sequence *q, enum finish_reason reason)
+{
+    struct generation *g = q->owner;
+    const char *id = g->request.session_id;
+    if (!id || q->index != 0 || s->session_ttl_ns == 0 ||
+        (reason != FINISH_STOP && reason != FINISH_LENGTH))
+        return false;
+    uint32_t n = cache_tokens_seen(q->cache);
+    struct session *session = calloc(1, sizeof *session);
+    int32_t *tokens = malloc((n ? n : 1) * sizeof *tokens);
+    if (!session || !tokens) {
+        free(session);
+        free(tokens);
+        return false;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        tokens[i] = sequence_token(q, i);
+    snprintf(session->id, sizeof session->id, "%s", id);
+    session->owner_key = g->request.owner_key;
+    session->plan = g->request.plan;
+    session->tokens = tokens;
+    session->n_tokens = n;
+    session->cache = q->cache;
+    q->cache = NULL;
+    session_free(session_take(&s->sessions, id, g->request.owner_key)); /* one of that name */
+    session_put(&s->sessions, session, clock_ns());
+    g->usage.session_kept = true;
+    g->usage.session_ends = (int64_t)time(NULL) + (int64_t)(s->session_ttl_ns / 1000000000u);
+    return true;
+}
+
 /* The choice's cache goes; what it held is counted first. */
-static void drop_cache(struct scheduler *s, struct sequence *q)
+static void drop_cache(struct scheduler *s, struct sequence *q, enum finish_reason reason)
 {
     if (!q->cache)
         return;
@@ -86,7 +121,8 @@ static void drop_cache(struct scheduler *s, struct sequence *q)
     atomic_fetch_add(&s->metrics->slots_kept[g->policy], (uint64_t)llround(counts.slots_kept));
     uint32_t before = pages_begin(s);
     list_answer(q);
-    cache_sequence_free(q->cache);
+    if (!keep_session(s, q, reason))
+        cache_sequence_free(q->cache);
     q->cache = NULL;
     pages_end(s, g, before);
 }
@@ -127,7 +163,7 @@ void output_end_choice(struct scheduler *s, struct sequence *q, enum finish_reas
         told = sequence_tell(q, true);
     }
     q->done = true;
-    drop_cache(s, q);
+    drop_cache(s, q, q->hit >= 0 ? FINISH_STOP : reason);
     struct generation_event event = {.kind = EVENT_CHOICE_END,
                                      .choice = q->index,
                                      .finish = q->hit >= 0 ? FINISH_STOP : reason,

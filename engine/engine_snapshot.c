@@ -55,6 +55,8 @@ static void count_running(struct engine *e)
     atomic_store(&m->requests_waiting, atomic_load(&s->n_waiting) + n_preempted);
     atomic_store(&m->requests_paused, n_paused);
     atomic_store(&m->kv_pages_used, cache_counts(s->cache).used);
+    atomic_store(&m->sessions, s->sessions.count);
+    atomic_store(&m->session_pages, s->sessions.pages);
     atomic_store(&m->kv_pages_cached, cache_counts(s->cache).cached);
 }
 
@@ -68,6 +70,8 @@ void engine_publish(struct engine *e)
     s->page_bytes = e->page_bytes;
     s->pages_total = counts.n_pages;
     s->pages_used = counts.used;
+    s->n_sessions = e->scheduler.sessions.count;
+    s->session_pages = e->scheduler.sessions.pages;
     s->pages_cached = counts.cached;
     s->pages_free = counts.free;
     s->evicted_slots = counts.evicted_slots_total;

@@ -12,7 +12,9 @@ void generation_request_clear(struct generation_request *r)
     free(r->stops);
     free(r->stop_tokens);
     free(r->sampling.bias);
+    free(r->session_id);
     r->prompt = NULL;
+    r->session_id = NULL;
     r->stops = NULL;
     r->stop_tokens = NULL;
     r->sampling.bias = NULL;

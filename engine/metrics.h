@@ -38,7 +38,8 @@ enum metrics_phase {
 
 /* Indexed by preset_at() order where it says [policy]. */
 struct engine_metrics {
-    atomic_uint_fast64_t requests_running, requests_waiting, requests_paused; /* gauges */
+    atomic_uint_fast64_t requests_running, requests_waiting, requests_paused, sessions,
+        session_pages; /* gauges */
     atomic_uint_fast64_t prompt_tokens, generation_tokens, preemptions;
     atomic_uint_fast64_t prefix_query_tokens, prefix_hit_tokens;
     atomic_uint_fast64_t finished[METRICS_FINISH_COUNT][METRICS_MAX_POLICIES];

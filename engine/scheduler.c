@@ -56,8 +56,9 @@ bool scheduler_init(struct scheduler *s, struct error *e)
     }
     size_t n = (size_t)s->max_batched_tokens + 1;
     s->scratch = sampler_scratch_new(n_vocab, e);
-    if (!s->scratch)
+    if (!s->scratch || !session_store_init(&s->sessions, s->session_ttl_ns, e))
         return false;
+    s->has_sessions = true;
     s->prompt_tokens = calloc(n, sizeof *s->prompt_tokens);
     s->prompt_tops = calloc(n * (LOGPROBS_MAX_TOP + 1), sizeof *s->prompt_tops);
     s->rows = calloc(s->max_num_seqs, sizeof *s->rows);
@@ -95,6 +96,8 @@ void scheduler_clear(struct scheduler *s, const char *code, const char *message)
     fail_all(s, &s->running, code, message);
     fail_all(s, &s->queue, code, message);
     bury(s);
+    if (s->has_sessions)
+        session_store_clear(&s->sessions);
     sampler_scratch_free(s->scratch);
     free(s->prompt_tokens);
     free(s->prompt_tops);
@@ -181,12 +184,12 @@ static uint64_t promised(const struct generation *g)
     return g->reserved_pages > g->held_pages ? g->reserved_pages - g->held_pages : 0;
 }
 
-/* Pages that are free, or would be if cached prefixes went, and that nobody but g was promised; g
- * may be NULL. */
+/* Pages that are free, or would be if cached prefixes and idle sessions went, and that nobody but g
+ * was promised; g may be NULL. */
 static uint64_t pages_for(const struct scheduler *s, const struct generation *g)
 {
     struct cache_counts counts = cache_counts(s->cache);
-    uint64_t others = 0, n_free = (uint64_t)counts.free + counts.cached;
+    uint64_t others = 0, n_free = (uint64_t)counts.free + counts.cached + s->sessions.pages;
     for (const struct generation *r = s->running.first; r; r = r->next)
         others += r == g ? 0 : promised(r);
     return n_free > others ? n_free - others : 0;
@@ -387,8 +390,6 @@ static void note_admission(struct scheduler *s, struct generation *g, uint64_t n
 static bool adopt_prefix(struct scheduler *s, struct generation *g, struct sequence *leader)
 {
     const struct generation_request *r = &g->request;
-    g->chain = r->prefix_root;
-    g->n_chained = 0;
     if (!r->reuse_prefix)
         return true;
     uint32_t most = r->n_prompt_logprobs >= 0 ? 0 : prefix_usable(&r->plan, r->n_prompt);
@@ -402,6 +403,64 @@ static bool adopt_prefix(struct scheduler *s, struct generation *g, struct seque
     bool adopted = n == 0 || prefix_adopt(leader->cache, &r->prefix_root, r->prompt, n, &g->error);
     pages_end(s, g, before);
     return adopted;
+}
+
+/* ---- sessions */
+
+static bool is_session_of(const struct generation *g, const struct generation *other)
+{
+    return g->request.session_id && other->request.session_id &&
+           g->request.owner_key == other->request.owner_key &&
+           !strcmp(g->request.session_id, other->request.session_id);
+}
+
+/* Whether a running generation has g's session in its hands. */
+static bool waits_for_session(const struct scheduler *s, const struct generation *g)
+{
+    for (const struct generation *r = s->running.first; r; r = r->next)
+        if (is_session_of(g, r))
+            return true;
+    return false;
+}
+
+/* Goes on in the cache of its session, when the prompt begins with the tokens that made it; else
+ * the session is forgotten and the prompt computed from its beginning. False: another policy. */
+static bool continue_session(struct scheduler *s, struct generation *g, struct sequence *leader)
+{
+    struct generation_request *r = &g->request;
+    struct session *session =
+        r->session_id ? session_take(&s->sessions, r->session_id, r->owner_key) : NULL;
+    if (!session)
+        return true;
+    if (r->plan.source == SOURCE_DEFAULT) {
+        bool trace = r->plan.trace;
+        r->plan = session->plan;
+        r->plan.source = SOURCE_SESSION;
+        r->plan.trace = trace;
+        for (uint32_t i = 0; i < preset_count() && i < METRICS_MAX_POLICIES; i++)
+            g->policy = preset_at(i) == r->plan.preset ? i : g->policy;
+    } else if (!session_plan_agrees(&session->plan, &r->plan)) {
+        error_set(&g->error, "invalid_kv_policy", "kv_policy",
+                  "the session '%.64s' was made under policy '%s' with budget %u; what it dropped "
+                  "cannot come back, so it goes on under the same policy or not at all",
+                  r->session_id, session->plan.preset->name, session->plan.budget);
+        session_put(&s->sessions, session, clock_ns());
+        return false;
+    }
+    bool begins = session->n_tokens < r->n_prompt &&
+                  !memcmp(session->tokens, r->prompt, session->n_tokens * sizeof *r->prompt);
+    g->usage.session_missed = !begins;
+    if (begins) {
+        leader->cache = session->cache;
+        session->cache = NULL;
+        leader->counted = cache_sequence_counts(leader->cache);
+        g->held_pages += session->pages;
+        g->usage.session_reused = true;
+        g->usage.cached_tokens = session->n_tokens;
+        cache_sequence_set_prompt(leader->cache, r->n_prompt);
+    }
+    session_free(session);
+    return true;
 }
 
 static void start(struct scheduler *s, struct generation *g, uint64_t need, uint64_t now)
@@ -419,6 +478,15 @@ static void start(struct scheduler *s, struct generation *g, uint64_t need, uint
         return;
     }
     struct sequence *leader = first_living(g);
+    g->chain = g->request.prefix_root;
+    g->n_chained = 0;
+    if (!continue_session(s, g, leader)) {
+        output_fail(s, g);
+        return;
+    }
+    g->usage.source = g->request.plan.source;
+    if (leader->cache)
+        return;
     leader->cache = cache_sequence_new(s->cache, &g->request.plan, &g->error);
     memset(&leader->counted, 0, sizeof leader->counted);
     if (!leader->cache || !adopt_prefix(s, g, leader))
@@ -427,13 +495,18 @@ static void start(struct scheduler *s, struct generation *g, uint64_t need, uint
         cache_sequence_set_prompt(leader->cache, g->request.n_prompt);
 }
 
-/* From the head only: whoever is first gets the next pages, however small the others are. Beside
+/* From the head only: whoever is first gets the next pages, however small the others are. (Who
+ * waits for the turn before in his session is passed over.) Beside
  * running generations that grow, a page per head is left for each of their choices, so that the one
  * that was admitted is not preempted by the next few steps. */
 static void admit(struct scheduler *s, uint64_t now)
 {
-    while (s->queue.first) {
+    for (;;) {
         struct generation *g = s->queue.first;
+        while (g && waits_for_session(s, g))
+            g = g->next;
+        if (!g)
+            return;
         if (s->n_choices + g->request.n_choices > s->max_num_seqs)
             return;
         uint64_t need = pages_to_admit(s, g), headroom = 0;
@@ -463,6 +536,8 @@ static void add_rows(struct scheduler *s, struct sequence *q, uint32_t n, uint32
     uint32_t before = pages_begin(s);
     uint64_t need = cache_pages_to_append(q->cache, n), n_free = cache_counts(s->cache).free;
     if (need > n_free)
+        prefix_give_up(s->cache, (uint32_t)(need - n_free));
+    while (need > (n_free = cache_counts(s->cache).free) && session_give_up(&s->sessions))
         prefix_give_up(s->cache, (uint32_t)(need - n_free));
     bool added = batch_add(s->batch, q->cache, tokens, n, n_logits, &rows->logits_row, &e);
     pages_end(s, g, before);
@@ -631,6 +706,7 @@ static void settle_pages(struct scheduler *s)
             if (k > i && s->rows[k].sequence->owner == g)
                 s->rows[k--] = s->rows[--s->n_rows];
         preempt(s, g);
+        session_give_up(&s->sessions);
         s->rows[i--] = s->rows[--s->n_rows];
     }
 }
@@ -655,7 +731,7 @@ static void run(struct scheduler *s)
 
 bool scheduler_step(struct scheduler *s, uint64_t *wake_ns)
 {
-    uint64_t now = clock_ns();
+    uint64_t now = clock_ns(), session_end = session_expire(&s->sessions, now);
     expire_all(s, now);
     for (struct generation *g = s->running.first; g; g = g->next)
         update_paused(g);
@@ -673,6 +749,6 @@ bool scheduler_step(struct scheduler *s, uint64_t *wake_ns)
     if (s->audit)
         audit(s);
     if (!moved)
-        *wake_ns = next_expiry(s);
+        *wake_ns = earlier(next_expiry(s), session_end);
     return moved;
 }

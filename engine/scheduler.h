@@ -8,9 +8,10 @@
  * sample; tell the owners.
  *
  * Pages. Every running generation has `reserved` (what it was promised) and `held` (what it took).
- * A plan with a budget reserves its bound: the prompt's until that is compressed, then its own. A growing one reserves its prompt until it decodes,
- * then nothing; when it needs a page that nobody else was promised, the youngest running generation
- * is preempted: its pages go, its tokens stay, and it is computed again later. */
+ * A plan with a budget reserves its bound: the prompt's until that is compressed, then its own. A
+ * growing one reserves its prompt until it decodes, then nothing; when it needs a page that nobody
+ * else was promised, the youngest running generation is preempted: its pages go, its tokens stay,
+ * and it is computed again later. */
 #ifndef WINNOW_ENGINE_SCHEDULER_H
 #define WINNOW_ENGINE_SCHEDULER_H
 
@@ -40,7 +41,7 @@ struct scheduler {
     struct forward *forward;
     struct engine_metrics *metrics;
     uint32_t max_num_seqs, max_batched_tokens;
-    uint64_t queue_timeout_ns;
+    uint64_t queue_timeout_ns, session_ttl_ns;
     uint64_t page_bytes;
     bool audit;
 
@@ -53,6 +54,8 @@ struct scheduler {
     struct step_rows *rows;            /* [max_num_seqs] */
     uint32_t n_rows;
     struct generation_list queue, running;
+    struct session_store sessions;
+    bool has_sessions;        /* the store was initialised */
     struct generation *ended; /* this step; let go of at its end, for rows still name them */
     uint32_t n_choices;       /* of running generations, counted as n whether they live or not */
     uint64_t last_admission_ns;

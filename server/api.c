@@ -27,6 +27,9 @@ const struct route api_routes[] = {
     API("GET", "/kv/policies", handle_policies, "kv_policies"),
     API("POST", "/kv/policies/resolve", handle_resolve, "kv_resolve"),
     API("GET", "/kv/stats", handle_stats, "kv_stats"),
+    API("GET", "/kv/sessions", handle_sessions, "kv_sessions"),
+    API("GET", "/kv/sessions/*", handle_session, "kv_sessions"),
+    API("DELETE", "/kv/sessions/*", handle_session_delete, "kv_sessions"),
     API("GET", "/props", handle_props, "props"),
     {.method = "GET", .path = "/version", .handler = handle_version, .name = "version"},
 };

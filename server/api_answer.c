@@ -50,17 +50,27 @@ json_t *answer_kv_cache(const struct job *j)
 {
     const struct generation_usage *u = &j->parts[0].usage;
     double held = (double)u->bytes_peak;
-    return json_pack(
+    json_t *kv = json_pack(
         "{s:s, s:o, s:s, s:I, s:f, s:I, s:I, s:f, s:I, s:I, s:I, s:f, s:I, s:I, s:b, s:s, s:I}",
-        "policy", j->plan.preset->name, "budget",
-        plan_evicts(&j->plan) ? json_integer(j->plan.budget) : json_null(), "source",
-        plan_source_name(j->plan.source), "tokens_seen", (json_int_t)u->tokens_seen, "slots_kept",
-        u->slots_kept, "slots_kept_min", (json_int_t)u->slots_kept_min, "slots_kept_max",
-        (json_int_t)u->slots_kept_max, "evicted", u->evicted, "bytes", (json_int_t)u->bytes,
-        "bytes_peak", (json_int_t)u->bytes_peak, "bytes_full", (json_int_t)u->bytes_full,
-        "compression", held > 0 ? (double)u->bytes_full / held : 1.0, "pages", (json_int_t)u->pages,
+        "policy", u->policy ? u->policy : j->plan.preset->name, "budget",
+        u->budget ? json_integer(u->budget) : json_null(), "source", plan_source_name(u->source),
+        "tokens_seen", (json_int_t)u->tokens_seen, "slots_kept", u->slots_kept, "slots_kept_min",
+        (json_int_t)u->slots_kept_min, "slots_kept_max", (json_int_t)u->slots_kept_max, "evicted",
+        u->evicted, "bytes", (json_int_t)u->bytes, "bytes_peak", (json_int_t)u->bytes_peak,
+        "bytes_full", (json_int_t)u->bytes_full, "compression",
+        held > 0 ? (double)u->bytes_full / held : 1.0, "pages", (json_int_t)u->pages,
         "pages_returned", (json_int_t)u->pages_returned, "exact", u->exact, "reuse",
-        u->cached_tokens ? "prefix" : "none", "reused_slots", (json_int_t)u->cached_tokens);
+        u->session_reused  ? "session"
+        : u->cached_tokens ? "prefix"
+                           : "none",
+        "reused_slots", (json_int_t)u->cached_tokens);
+    if (kv && u->session_missed)
+        json_object_set_new(kv, "session_miss", json_string("history_changed"));
+    if (kv && u->session_kept)
+        json_object_set_new(kv, "session",
+                            json_pack("{s:s, s:I}", "id", j->r.session_id, "expires_at",
+                                      (json_int_t)u->session_ends));
+    return kv;
 }
 
 json_t *answer_usage(const struct job *j)

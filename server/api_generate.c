@@ -236,6 +236,8 @@ static bool build(struct part *p, const struct plan *plan, struct generation_req
         .notify = on_notify,
         .notify_context = p};
     snprintf(g->id, sizeof g->id, "%s", j->id);
+    if (r->session_id && !(g->session_id = strdup(r->session_id)))
+        return false;
     g->prompt = malloc(p->tokens.count * sizeof *g->prompt);
     if (!g->prompt)
         return false;

@@ -2,6 +2,7 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "config/size.h"
 #include "server/api_private.h"
@@ -32,7 +33,7 @@ void handle_stats(struct exchange *x, void *context)
     json_int_t page = (json_int_t)s.page_bytes;
     exchange_reply_json(
         x, 200,
-        json_pack("{s:{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}, s:I, s:I, s:s, s:o, s:{s:i, s:i}, "
+        json_pack("{s:{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}, s:I, s:I, s:s, s:o, s:{s:I, s:I}, "
                   "s:{s:I, s:I, s:I}}",
                   "pool", "page_slots", (json_int_t)32, "page_bytes", page, "pages_total",
                   (json_int_t)s.pages_total, "pages_used", (json_int_t)s.pages_used, "pages_cached",
@@ -40,7 +41,8 @@ void handle_stats(struct exchange *x, void *context)
                   page * s.pages_total, "bytes_used", page * s.pages_used, "layers",
                   (json_int_t)m->n_layers, "kv_heads", (json_int_t)m->n_kv_heads, "storage",
                   plan_storage_name(engine_plan_limits(a->engine).storage), "sequences", rows,
-                  "sessions", "count", 0, "pages", 0, "totals", "evicted_slots",
+                  "sessions", "count", (json_int_t)s.n_sessions, "pages",
+                  (json_int_t)s.session_pages, "totals", "evicted_slots",
                   (json_int_t)s.evicted_slots, "pages_returned", (json_int_t)s.pages_returned,
                   "preemptions", (json_int_t)s.preemptions));
     engine_snapshot_clear(&s);
@@ -151,4 +153,73 @@ void handle_resolve(struct exchange *x, void *context)
     }
     plan.source = SOURCE_REQUEST;
     reply_resolved(x, a, plan, (uint32_t)prompt, total < prompt ? prompt : total);
+}
+
+/* ---- sessions */
+
+enum { MOST_SESSIONS = 1024 };
+
+static json_t *session_row(const struct session_info *i)
+{
+    return json_pack("{s:s, s:s, s:I, s:f, s:I, s:f, s:f}", "id", i->id, "policy", i->policy,
+                     "tokens", (json_int_t)i->n_tokens, "slots_kept", i->slots_kept, "pages",
+                     (json_int_t)i->pages, "age_ms", i->age_ms, "expires_in_ms", i->expires_in_ms);
+}
+
+static bool sees_all(const struct exchange *x, const struct api *a)
+{
+    return exchange_is_admin(x) || a->config->n_api_keys == 0;
+}
+
+static void reply_no_session(struct exchange *x)
+{
+    struct error e;
+    char shown[80];
+    const char *id = exchange_path_tail(x);
+    error_set(&e, "session_not_found", "", "there is no session '%s'",
+              error_excerpt(shown, id, strlen(id)));
+    exchange_reply_error(x, &e);
+}
+
+void handle_sessions(struct exchange *x, void *context)
+{
+    struct api *a = context;
+    struct error e;
+    struct session_info *sessions = calloc(MOST_SESSIONS, sizeof *sessions);
+    if (!sessions) {
+        error_set_memory(&e, "sessions", MOST_SESSIONS * sizeof *sessions);
+        exchange_reply_error(x, &e);
+        return;
+    }
+    json_t *rows = json_array();
+    uint32_t n = session_list(engine_sessions(a->engine), NULL, exchange_key(x), sees_all(x, a),
+                              clock_ns(), sessions, MOST_SESSIONS);
+    for (uint32_t i = 0; i < n; i++)
+        json_array_append_new(rows, session_row(&sessions[i]));
+    free(sessions);
+    exchange_reply_json(x, 200, json_pack("{s:s, s:o}", "object", "list", "data", rows));
+}
+
+void handle_session(struct exchange *x, void *context)
+{
+    struct api *a = context;
+    struct session_info session;
+    if (session_list(engine_sessions(a->engine), exchange_path_tail(x), exchange_key(x),
+                     sees_all(x, a), clock_ns(), &session, 1))
+        exchange_reply_json(x, 200, session_row(&session));
+    else
+        reply_no_session(x);
+}
+
+void handle_session_delete(struct exchange *x, void *context)
+{
+    struct api *a = context;
+    uint32_t pages;
+    const char *id = exchange_path_tail(x);
+    if (engine_session_delete(a->engine, id, exchange_key(x), sees_all(x, a), &pages))
+        exchange_reply_json(x, 200,
+                            json_pack("{s:s, s:b, s:I}", "id", id, "deleted", 1, "pages_returned",
+                                      (json_int_t)pages));
+    else
+        reply_no_session(x);
 }

@@ -140,6 +140,9 @@ void handle_props(struct exchange *x, void *api);
 void handle_embeddings(struct exchange *x, void *api);
 void handle_policies(struct exchange *x, void *api);
 void handle_resolve(struct exchange *x, void *api);
+void handle_sessions(struct exchange *x, void *context);
+void handle_session(struct exchange *x, void *context);
+void handle_session_delete(struct exchange *x, void *context);
 void handle_stats(struct exchange *x, void *api);
 
 #endif

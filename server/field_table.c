@@ -68,6 +68,7 @@ const struct field_row field_rows[] = {
     {"response_format", FIELD_OBJECT, 0, ANY_MAX, .rule = FIELD_USED, BOTH},
     {"prompt_cache_key", FIELD_STRING, 1, 256, .rule = FIELD_USED, BOTH},
     {"cache_salt", FIELD_STRING, 1, 1024, .rule = FIELD_USED, BOTH},
+    {"session_id", FIELD_STRING, 1, 256, .rule = FIELD_USED, BOTH},
     {"cache_prompt", FIELD_BOOLEAN, .rule = FIELD_USED, BOTH},
 
     REFUSED("tools", "[]", "tools are not implemented in this version"),
@@ -75,7 +76,6 @@ const struct field_row field_rows[] = {
     REFUSED("functions", "[]", "use `tools`, which is not implemented in this version either"),
     REFUSED("function_call", "\"none\"|\"auto\"",
             "use `tools`, which is not implemented in this version either"),
-    REFUSED("session_id", "", "sessions are not implemented in this version"),
     REFUSED("suffix", "\"\"", "the model has no fill-in tokens"),
     REFUSED("prompt_logprobs", "", "use `echo` with `logprobs` on /v1/completions"),
     REFUSED("priority", "0", "priorities are not implemented in this version"),

@@ -164,6 +164,8 @@ static void put_engine(struct text *t, const struct server *s, struct engine_met
     single(t, "requests_waiting", "gauge", "Requests in the queue.", count(&m->requests_waiting));
     single(t, "requests_paused", "gauge", "Requests whose reader is behind.",
            count(&m->requests_paused));
+    single(t, "sessions", "gauge", "Sessions that wait for their next turn.", count(&m->sessions));
+    single(t, "session_pages", "gauge", "Pages that they hold.", count(&m->session_pages));
     head(t, "request_finished_total", "counter", "Generations by how they ended.");
     for (uint32_t f = 0; f < METRICS_FINISH_COUNT; f++)
         for (uint32_t i = 0; i < preset_count(); i++)

@@ -328,6 +328,13 @@ static bool take_delivery(struct request *r, struct error *e)
         !option(options, "include_obfuscation", &ignored, e))
         return false;
     r->return_progress = flag(r, "return_progress", false);
+    r->session_id = json_string_value(field(r, "session_id"));
+    if (r->session_id && strlen(r->session_id) != json_string_length(field(r, "session_id")))
+        return error_set(e, "invalid_value", "session_id", "session_id holds a NUL character");
+    if (r->session_id && (r->n > 1 || r->n_prompts > 1))
+        return error_set(
+            e, "invalid_value", "session_id",
+            "a session goes on with one answer: n and the number of prompts must be 1");
     r->cache_prompt = flag(r, "cache_prompt", true);
     const json_t *salt = field(r, "cache_salt");
     r->cache_salt = json_string_value(salt);

@@ -65,6 +65,7 @@ struct request {
     uint64_t timeout_ms; /* 0 = the server's */
     bool has_sse_ping;
     uint64_t sse_ping_ms;
+    const char *session_id; /* or NULL */
     bool cache_prompt;      /* default true */
     const char *cache_salt; /* [n_cache_salt] or NULL */
     size_t n_cache_salt;

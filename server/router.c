@@ -82,9 +82,10 @@ void router_allow(const struct route *routes, uint32_t n, const char *path, bool
 {
     const char *tail;
     bool get = router_find(routes, n, path, had_v1, "GET", &tail),
-         post = router_find(routes, n, path, had_v1, "POST", &tail);
-    snprintf(out, size, "%s%s%s", get ? "GET, HEAD, " : "", post ? "POST, " : "",
-             get || post ? "OPTIONS" : "");
+         post = router_find(routes, n, path, had_v1, "POST", &tail),
+         gone = router_find(routes, n, path, had_v1, "DELETE", &tail);
+    snprintf(out, size, "%s%s%s%s", get ? "GET, HEAD, " : "", post ? "POST, " : "",
+             gone ? "DELETE, " : "", get || post || gone ? "OPTIONS" : "");
 }
 
 const char *router_hint(const char *path)

@@ -92,6 +92,7 @@ static void load(void *context)
         .chat_template = c->chat_template,
         .head_profile = c->head_profile,
         .audit = c->audit,
+        .session_ttl_ms = c->session_ttl_ms,
         .queue_timeout_ms = c->queue_timeout_ms,
         .progress = on_progress,
         .progress_context = s,

@@ -153,7 +153,7 @@ END_TEST
 
 START_TEST(what_this_version_lacks_is_refused_with_a_reason)
 {
-    const char *flags[] = {"--tls-cert", "--ssl-keyfile", "--session-ttl", "--timeout"};
+    const char *flags[] = {"--tls-cert", "--ssl-keyfile", "--timeout"};
     for (unsigned i = 0; i < sizeof flags / sizeof *flags; i++) {
         ck_assert(!parse(&c, &e, "m", flags[i], "x", NULL));
         ck_assert_str_eq(e.code, "unsupported_parameter");
