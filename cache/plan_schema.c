@@ -6,9 +6,7 @@ json_t *plan_schema(void)
     static const char schema[] =
         "{\"$schema\":\"https://json-schema.org/draft/2020-12/schema\",\"title\":\"kv_policy\","
         "\"oneOf\":[{\"$ref\":\"#/$defs/name\"},{\"$ref\":\"#/$defs/plan\"}],\"$defs\":{"
-        "\"name\":{\"enum\":[\"full\",\"sink\",\"h2o\",\"snapkv\",\"razor\",\"duo\",\"tova\","
-        "\"scissorhands\",\"pyramidkv\","
-        "\"adakv\",\"knorm\",\"keydiff\",\"random\"]},"
+        "\"name\":{\"enum\":[]},"
         "\"plan\":{\"type\":\"object\",\"required\":[\"name\"],\"additionalProperties\":false,"
         "\"properties\":{"
         "\"name\":{\"$ref\":\"#/$defs/name\"},"
@@ -34,5 +32,9 @@ json_t *plan_schema(void)
         "\"sparsity\":{\"type\":\"number\",\"minimum\":0,\"maximum\":1},"
         "\"seed\":{\"type\":\"integer\"},"
         "\"trace\":{\"type\":\"boolean\"}}}}}";
-    return json_loads(schema, 0, NULL);
+    json_t *all = json_loads(schema, 0, NULL);
+    json_t *names = json_object_get(json_object_get(json_object_get(all, "$defs"), "name"), "enum");
+    for (uint32_t i = 0; i < preset_count(); i++)
+        json_array_append_new(names, json_string(preset_at(i)->name));
+    return all;
 }
