@@ -34,10 +34,10 @@ struct head_state {
     uint32_t n_holes;     /* holes that exist. Written by backend.evict */
     uint32_t n_holes_due; /* holes once all rows that were appended have run: the host's count */
 
-    float *scores;     /* [capacity * PAGE_SLOTS] NULL: the plan needs none. Written by scoring */
-    uint32_t *history; /* [capacity * PAGE_SLOTS][HISTORY_WORDS] persistence only. Likewise */
-    double *key_sum;   /* [head_dim] of k / |k| over all tokens; key_diff only. By kv_write */
-    float *summary;    /* [2][head_dim] mean K, mean V of what was dropped; NULL without remnant */
+    float *scores;      /* [capacity * PAGE_SLOTS] NULL: the plan needs none. Written by scoring */
+    uint32_t *history;  /* [capacity * PAGE_SLOTS][HISTORY_WORDS] persistence only. Likewise */
+    double *key_sum;    /* [head_dim] of k / |k| over all tokens; key_diff only. By kv_write */
+    float *summary;     /* [2][head_dim] mean K, mean V of what was dropped; NULL without remnant */
     uint32_t n_summary; /* tokens in it. Both written by backend.evict and compress */
 };
 

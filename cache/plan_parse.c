@@ -186,8 +186,8 @@ static bool parse_key(struct parse *p, const struct key_row *row, const json_t *
                       struct plan *out)
 {
     unsigned choice = 0;
-    bool free_of_policy = row->kind == KEY_NAME || row->kind == KEY_TRACE ||
-                          row->offset == AT(storage);
+    bool free_of_policy =
+        row->kind == KEY_NAME || row->kind == KEY_TRACE || row->offset == AT(storage);
     void *field = (char *)out + row->offset;
     out->given |= UINT32_C(1) << (row - key_rows);
     switch (row->kind) {

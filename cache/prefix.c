@@ -25,7 +25,7 @@ static uint32_t n_heads(const struct cache *c)
 
 struct prefix_name prefix_root(const void *secret, size_t n)
 {
-    struct prefix_name name;
+    struct prefix_name name = {{0}};
     struct sha256 hash;
     sha256_init(&hash);
     sha256_add(&hash, "winnow prefix", 13);
@@ -36,7 +36,7 @@ struct prefix_name prefix_root(const void *secret, size_t n)
 
 static struct prefix_name next_name(const struct prefix_name *before, const int32_t *tokens)
 {
-    struct prefix_name name;
+    struct prefix_name name = {{0}};
     struct sha256 hash;
     sha256_init(&hash);
     sha256_add(&hash, before->bytes, sizeof before->bytes);

@@ -16,10 +16,10 @@ struct select_job {
     uint32_t n_tokens; /* N: the newest token's position + 1 */
     uint32_t n_slots;  /* used by then */
     uint32_t sinks, recent, window, kernel;
-    uint32_t budget;   /* compress: slots to keep; under `adaptive` the mean over the layer */
-    uint32_t n_drop;   /* evict: slots to drop, 0 = none */
-    bool adaptive;     /* compress: the heads of the layer compete */
-    bool remnant;      /* what is dropped joins the summary */
+    uint32_t budget; /* compress: slots to keep; under `adaptive` the mean over the layer */
+    uint32_t n_drop; /* evict: slots to drop, 0 = none */
+    bool adaptive;   /* compress: the heads of the layer compete */
+    bool remnant;    /* what is dropped joins the summary */
     int64_t seed;
     uint32_t n_kept; /* compress: result */
 };

@@ -25,12 +25,12 @@ struct batch {
     struct batch_segment *segments; /* [max_segments] in the order of adding */
     uint32_t *write_slots;          /* [n_layers][max_rows][n_kv_heads] in all */
     size_t n_slots, slots_capacity;
-    struct head_view *views; /* [max_segments][n_layers][n_kv_heads] */
-    struct kv_segment *wave; /* [max_segments] scratch: the segments of a wave in one layer */
+    struct head_view *views;    /* [max_segments][n_layers][n_kv_heads] */
+    struct kv_segment *wave;    /* [max_segments] scratch: the segments of a wave in one layer */
     struct head_state **states; /* [max_segments][n_kv_heads] likewise */
     struct select_job *jobs;    /* [max_segments][n_kv_heads] likewise */
     uint32_t *n_kept;           /* [n_kv_heads] likewise */
-    uint64_t policy_ns; /* spent on choosing and dropping since batch_clear */
+    uint64_t policy_ns;         /* spent on choosing and dropping since batch_clear */
 };
 
 /* The segments of wave w as layer l sees them, in b->wave. Returns how many. */

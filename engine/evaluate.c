@@ -205,7 +205,7 @@ static double log_total(const float *logits, uint32_t n)
     double largest = (double)logits[likeliest(logits, n)], sum = 0;
     for (uint32_t i = 0; i < n; i++)
         sum += exp((double)logits[i] - largest);
-    return largest + log(sum);
+    return largest + log(fmax(sum, 1)); /* the largest alone gives 1 */
 }
 
 /* KL(p || q) of two softmaxes. */

@@ -27,8 +27,9 @@ uint64_t batch_policy_ns(const struct batch *b);
 /* Appends n tokens of sequence s (positions follow cache_tokens_seen) and takes their pages, in
  * waves where the plan needs it. Logits are computed for the last n_logits of these rows;
  * *logits_row gets the index of the first of them. A sequence may be added once per step,
- * and not beyond the end of its prompt (cache_rows_of_prompt): what follows is another step's. False:
- * "kv_pool_empty" (nothing changed) or "out_of_memory". Room is the caller's to check (assert). */
+ * and not beyond the end of its prompt (cache_rows_of_prompt): what follows is another step's.
+ * False: "kv_pool_empty" (nothing changed) or "out_of_memory". Room is the caller's to check
+ * (assert). */
 bool batch_add(struct batch *b, struct cache_sequence *s, const int32_t *tokens, uint32_t n,
                uint32_t n_logits, uint32_t *logits_row, struct error *e);
 

@@ -558,7 +558,7 @@ static bool run_questions(struct eval *v, struct error *e)
     for (uint32_t c = 0; c < v->n_contexts && done; c++)
         for (uint32_t d = 0; d < v->n_depths && done; d++)
             for (uint32_t t = 0; t < v->a.n_trials && done && !interrupted; t++) {
-                struct question q;
+                struct question q = {.number = ""};
                 done = ask(v, v->contexts[c], v->depths[d], t, &q, e);
                 for (uint32_t p = 0; p < v->n_policies && done; p++)
                     for (uint32_t b = 0; b < n_budgets_of(v, p) && done && !interrupted; b++)
