@@ -6,7 +6,8 @@
 
 bool session_store_init(struct session_store *s, uint64_t ttl_ns, struct error *e)
 {
-    *s = (struct session_store){.ttl_ns = ttl_ns};
+    memset(s, 0, sizeof *s);
+    s->ttl_ns = ttl_ns;
     return pthread_mutex_init(&s->lock, NULL) == 0 ||
            error_set(e, "out_of_memory", "", "cannot make the sessions' lock");
 }
@@ -33,7 +34,7 @@ void session_store_clear(struct session_store *s)
     free_list(s->first);
     free_list(s->deleted);
     pthread_mutex_destroy(&s->lock);
-    *s = (struct session_store){0};
+    memset(s, 0, sizeof *s);
 }
 
 static bool is_named(const struct session *x, const char *id, uint32_t owner_key, bool all)

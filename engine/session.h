@@ -8,6 +8,7 @@
 #define WINNOW_ENGINE_SESSION_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "cache/cache.h"
 
@@ -31,7 +32,7 @@ struct session_store {
     struct session *first;   /* the last used first */
     struct session *deleted; /* by the loop; the engine frees them */
     uint64_t ttl_ns;
-    uint32_t count, pages; /* of `first` */
+    _Atomic uint32_t count, pages; /* of `first`; written under the lock, read by anybody */
 };
 
 bool session_store_init(struct session_store *s, uint64_t ttl_ns, struct error *e);
