@@ -24,21 +24,29 @@
 #define HISTORY_QUERIES 400
 #define HISTORY_WORDS   ((HISTORY_QUERIES + 31) / 32)
 
+/* What dropping counts, beside what it writes. */
+struct head_counters {
+    uint32_t n_holes;   /* holes that exist */
+    uint32_t n_summary; /* tokens in the summary */
+};
+
 struct head_state {
-    uint32_t *pages; /* [capacity] */
+    uint32_t *pages; /* [capacity] host memory, the cache's own */
     uint32_t n_pages, capacity;
-    uint32_t n_slots; /* used, holes included */
-    uint32_t budget;  /* slots that stay; UINT32_MAX = all */
+    uint32_t n_slots;     /* used, holes included */
+    uint32_t budget;      /* slots that stay; UINT32_MAX = all */
+    uint32_t n_holes_due; /* holes once all rows that were appended have run: the host's count, which
+                             never waits for the backend's */
 
-    uint32_t *holes;      /* [n_holes] the last is filled next. Written by backend.evict */
-    uint32_t n_holes;     /* holes that exist. Written by backend.evict */
-    uint32_t n_holes_due; /* holes once all rows that were appended have run: the host's count */
-
-    float *scores;      /* [capacity * PAGE_SLOTS] NULL: the plan needs none. Written by scoring */
-    uint32_t *history;  /* [capacity * PAGE_SLOTS][HISTORY_WORDS] persistence only. Likewise */
-    double *key_sum;    /* [head_dim] of k / |k| over all tokens; key_diff only. By kv_write */
-    float *summary;     /* [2][head_dim] mean K, mean V of what was dropped; NULL without remnant */
-    uint32_t n_summary; /* tokens in it. Both written by backend.evict and compress */
+    /* State memory (state_memory.h): where it lies is the backend's business. NULL where the plan
+     * needs none. */
+    uint32_t *table;   /* [capacity] the pages once more, where the backend cannot read host memory */
+    struct head_counters *counters; /* never NULL; written by kv_write, evict, compress */
+    uint32_t *holes;   /* [n_holes] the last is filled next; by evict, taken by kv_write */
+    float *scores;     /* [capacity * PAGE_SLOTS] by scoring; a slot's begins at 0 when it is written */
+    uint32_t *history; /* [capacity * PAGE_SLOTS][HISTORY_WORDS] persistence only. Likewise */
+    double *key_sum;   /* [head_dim] of k / |k| over all tokens; key_diff only. By kv_write */
+    float *summary;    /* [2][head_dim] mean K, mean V of what was dropped; by evict and compress */
 };
 
 #endif
