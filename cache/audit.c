@@ -49,8 +49,8 @@ static bool audit_set(struct audit *a, const struct cache_sequence *s, const str
         else
             seen++;
     }
-    if (ok && holes != t->state.n_holes)
-        ok = broken(a, "holes in a head", holes, t->state.n_holes);
+    if (ok && holes != t->state.n_holes_due)
+        ok = broken(a, "holes in a head", holes, t->state.n_holes_due);
     if (ok && seen != held)
         ok = broken(a, "positions in a head", seen, held);
     uint32_t recent = held < n ? budget_recent(&s->plan, n) : n;

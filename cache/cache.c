@@ -23,6 +23,7 @@ struct cache *cache_new(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_di
     c->n_layers = n_layers;
     c->n_kv_heads = n_kv_heads;
     c->head_dim = head_dim;
+    c->memory = *state_memory_host();
     if (!pool_init(&c->pool, n_pages, e)) {
         free(c);
         return NULL;
@@ -45,6 +46,12 @@ void cache_free(struct cache *c)
 void cache_set_profile(struct cache *c, const struct head_profile *profile)
 {
     c->profile = profile;
+}
+
+void cache_set_memory(struct cache *c, const struct state_memory *memory)
+{
+    assert(!c->first);
+    c->memory = *memory;
 }
 
 void cache_set_reader(struct cache *c, cache_position_reader *position_of, void *context)
@@ -86,7 +93,7 @@ void cache_sequence_set_prompt(struct cache_sequence *s, uint32_t end)
     s->prompt_end = end;
     /* Another window votes on its own. */
     for (uint32_t h = 0; s->plan.scorer == SCORER_WINDOW_ATTENTION && h < n_heads(s->cache); h++)
-        heads_forget(&s->tables[h].state, 0, s->tables[h].state.n_slots);
+        heads_forget(s, &s->tables[h].state);
 }
 
 struct cache_sequence *cache_sequence_fork(struct cache_sequence *of, struct error *e)
@@ -278,13 +285,14 @@ bool copies_reserve(struct cache *c, uint64_t more)
     return true;
 }
 
-void page_make_own(struct cache *c, struct head_state *head, uint32_t index)
+void page_make_own(struct cache_sequence *s, struct head_state *head, uint32_t index)
 {
+    struct cache *c = s->cache;
     uint32_t held = head->pages[index], own = pool_take(&c->pool);
     c->copy_from[c->n_copies] = held;
     c->copy_to[c->n_copies++] = own;
     pool_drop(&c->pool, held);
-    head->pages[index] = own;
+    head_set_page(s, head, index, own);
 }
 
 /* Gives the head pages of its own where the spans write, and new ones up to `after`. The pool has
@@ -297,9 +305,9 @@ static void table_prepare(struct cache_sequence *s, struct head_state *head,
         for (uint32_t page = spans[i].first / PAGE_SLOTS;
              page <= (spans[i].end - 1) / PAGE_SLOTS && page < head->n_pages; page++)
             if (c->pool.refs[head->pages[page]] > 1)
-                page_make_own(c, head, page);
+                page_make_own(s, head, page);
     while (head->n_pages < after) {
-        head->pages[head->n_pages++] = pool_take(&c->pool);
+        head_set_page(s, head, head->n_pages++, pool_take(&c->pool));
         s->n_pages++;
     }
 }
@@ -330,12 +338,12 @@ static void append_to_head(struct cache_sequence *s, uint32_t index, uint32_t n,
     } else {
         for (uint32_t i = 0; i < n; i++)
             to[(size_t)i * c->n_kv_heads] = head->n_slots + i;
-        heads_forget(head, head->n_slots, n);
     }
     head->n_slots = used;
 }
 
-bool cache_append(struct cache_sequence *s, uint32_t n, uint32_t *write_slots, struct error *e)
+bool cache_append(struct cache_sequence *s, uint32_t n, uint32_t *write_slots, uint32_t *n_drop,
+                  struct error *e)
 {
     struct cache *c = s->cache;
     struct span spans[3];
@@ -358,20 +366,14 @@ bool cache_append(struct cache_sequence *s, uint32_t n, uint32_t *write_slots, s
         append_to_head(s, h, n, evicting, write_slots);
     }
     s->n_tokens += n;
-    for (uint32_t h = 0; evicting && h < n_heads(c); h++)
-        foresee_eviction(s, &s->tables[h]);
+    for (uint32_t h = 0; h < n_heads(c); h++) {
+        uint32_t drops = evicting ? foresee_eviction(s, &s->tables[h]) : 0;
+        if (n_drop)
+            n_drop[h] = drops;
+    }
     if (s->n_pages > s->n_pages_peak)
         s->n_pages_peak = s->n_pages;
     return true;
-}
-
-uint32_t cache_take_hole(struct cache_sequence *s, uint32_t layer, uint32_t kv_head)
-{
-    struct head_state *head = cache_head(s, layer, kv_head);
-    assert(head->n_holes > 0);
-    uint32_t slot = head->holes[--head->n_holes];
-    heads_forget(head, slot, 1);
-    return slot;
 }
 
 /* ---- looking */
@@ -379,10 +381,10 @@ uint32_t cache_take_hole(struct cache_sequence *s, uint32_t layer, uint32_t kv_h
 struct cache_view cache_view(const struct cache_sequence *s, uint32_t layer, uint32_t kv_head)
 {
     const struct table *t = &s->tables[layer * s->cache->n_kv_heads + kv_head];
+    const uint32_t *pages = s->cache->memory.mirrors_tables ? t->state.table : t->state.pages;
     if (t->placement.ring == 0)
-        return (struct cache_view){t->state.pages, t->state.n_slots, 0, UINT32_MAX};
-    return (struct cache_view){t->state.pages, t->state.n_slots, t->placement.sinks,
-                               t->placement.window};
+        return (struct cache_view){pages, t->state.n_slots, 0, UINT32_MAX};
+    return (struct cache_view){pages, t->state.n_slots, t->placement.sinks, t->placement.window};
 }
 
 bool cache_uses_sink_query(const struct cache_sequence *s)

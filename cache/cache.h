@@ -19,6 +19,7 @@
 struct cache;
 struct cache_sequence;
 struct head_profile;
+struct state_memory;
 
 /* NULL: "out_of_memory". n_pages >= 1. head_dim sizes what policies remember of keys. */
 struct cache *cache_new(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint32_t n_pages,
@@ -26,6 +27,9 @@ struct cache *cache_new(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_di
 void cache_free(struct cache *c); /* no sequence may be left */
 /* The heads of plans with allocation `profile`; borrowed, outlives the cache. NULL = none. */
 void cache_set_profile(struct cache *c, const struct head_profile *profile);
+/* Where scores, holes and summaries lie (the backend's state_memory; copied); the host's memory
+ * without it. Before the first sequence. */
+void cache_set_memory(struct cache *c, const struct state_memory *memory);
 /* Reads a stored position back (the backend's kv_read); needed for what policies of scores keep. */
 typedef int32_t cache_position_reader(void *context, uint32_t page, uint32_t index);
 void cache_set_reader(struct cache *c, cache_position_reader *position_of, void *context);
@@ -58,7 +62,8 @@ uint64_t cache_settled_pages(const struct cache *c, const struct plan *plan, uin
  */
 uint64_t cache_pages_to_append(const struct cache_sequence *s, uint32_t n);
 
-/* The slot of a token that goes where an evicted one was: which one the backend decides. */
+/* The slot of a token that goes where an evicted one was: the backend's kv_write takes the newest
+ * hole. */
 #define SLOT_OF_HOLE UINT32_MAX
 
 /* Rows of one sequence that may be written before they attend: UINT32_MAX for plans that only grow
@@ -70,12 +75,12 @@ uint32_t cache_rows_of_prompt(const struct cache_sequence *s);
 
 /* Takes pages for n more tokens (n <= cache_wave_rows) and advances N. On success, for every layer
  * l, KV head h: write_slots[(l * n + i) * n_kv_heads + h] = slot of the i-th new token or
- * SLOT_OF_HOLE (cache_take_hole tells, once the rows before have run); views: see
- * cache_view, valid until the next call on this sequence. Copies of shared pages that must be made
- * before writing are appended to the cache's copy list (cache_take_copies). False: the pool is
- * short ("kv_pool_empty"), nothing has changed. */
-bool cache_append(struct cache_sequence *s, uint32_t n, uint32_t *write_slots, struct error *e);
-uint32_t cache_take_hole(struct cache_sequence *s, uint32_t layer, uint32_t kv_head);
+ * SLOT_OF_HOLE; n_drop[l * n_kv_heads + h], unless NULL, = slots that the head drops once the
+ * (only) new token has attended; views: see cache_view, valid until the next call on this sequence.
+ * Copies of shared pages that must be made before writing are appended to the cache's copy list
+ * (cache_take_copies). False: the pool is short ("kv_pool_empty"), nothing has changed. */
+bool cache_append(struct cache_sequence *s, uint32_t n, uint32_t *write_slots, uint32_t *n_drop,
+                  struct error *e);
 
 /* What the policy wants done after the rows [first, first + n) have attended in a layer. */
 enum cache_score {
@@ -91,11 +96,11 @@ struct cache_work {
     enum cache_step step;  /* after scoring */
 };
 struct cache_work cache_work(const struct cache_sequence *s, uint32_t first, uint32_t n);
-/* Of one head, which uses n_slots when n_tokens were seen: what backend.evict and backend.compress
- * get. */
+/* Of one head, which uses n_slots when n_tokens were seen: what backend.evict (n_drop from
+ * cache_append) and backend.compress (0) get. */
 struct select_job;
 void cache_select_job(struct cache_sequence *s, uint32_t layer, uint32_t kv_head, uint32_t n_tokens,
-                      uint32_t n_slots, struct select_job *out);
+                      uint32_t n_slots, uint32_t n_drop, struct select_job *out);
 /* Before a compression: pages that others hold and that survivors move to are replaced by own
  * ones, their copies put on the copy list. False: the pool is short or memory is. */
 bool cache_begin_compress(struct cache_sequence *s, uint32_t layer, struct error *e);

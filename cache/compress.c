@@ -2,7 +2,6 @@
  * pages back, a decode step turns slots into holes. The choosing itself is the backend's
  * (cache/select.c says how). Engine thread. */
 #include <assert.h>
-#include <string.h>
 
 #include "cache/prefix.h"
 #include "cache/sequence_tables.h"
@@ -62,34 +61,28 @@ struct cache_work cache_work(const struct cache_sequence *s, uint32_t first, uin
     return w;
 }
 
-/* Slots that one step drops from a head that uses n_slots with n_holes among them. */
-static uint32_t n_to_drop(const struct cache_sequence *s, const struct table *t, uint32_t n_tokens,
-                          uint32_t n_slots, uint32_t n_holes)
+uint32_t foresee_eviction(struct cache_sequence *s, struct table *t)
 {
     const struct plan *p = &s->plan;
-    uint32_t recent = budget_recent(p, n_tokens), budget = t->state.budget;
+    struct head_state *head = &t->state;
+    uint32_t recent = budget_recent(p, s->n_tokens), budget = head->budget;
     if (t->placement.ring || budget == UINT32_MAX)
         return 0;
     if (recent != p->recent) /* a window that has grown since the plan was resolved */
         budget = p->sinks + recent;
-    if (n_slots - n_holes <= budget)
+    if (head->n_slots - head->n_holes_due <= budget)
         return 0;
     /* A small head cannot drop as many at once as the others. */
     uint32_t free_choice = budget > p->sinks + recent ? budget - p->sinks - recent : 1;
-    return p->interval < free_choice ? p->interval : free_choice;
-}
-
-void foresee_eviction(struct cache_sequence *s, struct table *t)
-{
-    struct head_state *head = &t->state;
-    uint32_t n = n_to_drop(s, t, s->n_tokens, head->n_slots, head->n_holes_due);
+    uint32_t n = p->interval < free_choice ? p->interval : free_choice;
     head->n_holes_due += n;
-    s->compressed |= n > 0;
+    s->compressed = true;
     s->cache->evicted_slots += n;
+    return n;
 }
 
 void cache_select_job(struct cache_sequence *s, uint32_t layer, uint32_t kv_head, uint32_t n_tokens,
-                      uint32_t n_slots, struct select_job *out)
+                      uint32_t n_slots, uint32_t n_drop, struct select_job *out)
 {
     struct table *t = &s->tables[layer * s->cache->n_kv_heads + kv_head];
     const struct plan *p = &s->plan;
@@ -109,10 +102,11 @@ void cache_select_job(struct cache_sequence *s, uint32_t layer, uint32_t kv_head
                                .adaptive = p->allocation == ALLOCATION_ADAPTIVE,
                                .remnant = p->remnant == REMNANT_MEAN,
                                .seed = p->seed,
-                               .budget = UINT32_MAX};
-    if (!at_end)
-        out->n_drop = n_to_drop(s, t, n_tokens, n_slots, t->state.n_holes);
-    else if (!t->placement.ring && !t->whole && budget_is_exceeded(p, n_tokens))
+                               .n_drop = n_drop,
+                               .budget = UINT32_MAX,
+                               /* What comes is scored from zero once the window has voted. */
+                               .forget = at_end && p->scorer == SCORER_WINDOW_ATTENTION};
+    if (at_end && !t->placement.ring && !t->whole && budget_is_exceeded(p, n_tokens))
         out->budget = budget_of_head(s->cache, p, layer, n_tokens);
 }
 
@@ -139,7 +133,7 @@ bool cache_begin_compress(struct cache_sequence *s, uint32_t layer, struct error
     for (uint32_t pass = 0; pass < 2; pass++) {
         for (uint32_t h = 0; h < c->n_kv_heads; h++) {
             struct select_job job;
-            cache_select_job(s, layer, h, s->prompt_end, cache_head(s, layer, h)->n_slots, &job);
+            cache_select_job(s, layer, h, s->prompt_end, cache_head(s, layer, h)->n_slots, 0, &job);
             struct head_state *head = job.head;
             if (job.budget == UINT32_MAX || head->n_slots <= job.budget)
                 continue;
@@ -149,7 +143,7 @@ bool cache_begin_compress(struct cache_sequence *s, uint32_t layer, struct error
                     continue;
                 needed += pass == 0;
                 if (pass == 1)
-                    page_make_own(c, head, i);
+                    page_make_own(s, head, i);
             }
         }
         /* Prefixes in the way go; where they were the other holder, there is nothing to copy. */
@@ -174,11 +168,8 @@ void cache_end_compress(struct cache_sequence *s, uint32_t layer, const uint32_t
     struct cache *c = s->cache;
     for (uint32_t h = 0; h < c->n_kv_heads; h++) {
         struct select_job job;
-        cache_select_job(s, layer, h, s->prompt_end, cache_head(s, layer, h)->n_slots, &job);
+        cache_select_job(s, layer, h, s->prompt_end, cache_head(s, layer, h)->n_slots, 0, &job);
         struct head_state *head = job.head;
-        /* What comes is scored from zero once the window has voted. */
-        if (s->plan.scorer == SCORER_WINDOW_ATTENTION && head->scores)
-            memset(head->scores, 0, head->n_slots * sizeof *head->scores);
         if (job.budget == UINT32_MAX)
             continue;
         uint32_t held = head->n_slots - head->n_holes_due;
@@ -189,7 +180,7 @@ void cache_end_compress(struct cache_sequence *s, uint32_t layer, const uint32_t
         if (head->budget != UINT32_MAX) /* decode drops: from here on this is what it holds */
             head->budget = job.adaptive ? n_kept[h] : job.budget;
         head->n_slots = n_kept[h];
-        head->n_holes = head->n_holes_due = 0;
+        head->n_holes_due = 0;
         uint32_t n_pages = (n_kept[h] + PAGE_SLOTS - 1) / PAGE_SLOTS;
         while (head->n_pages > n_pages) {
             pool_drop(&c->pool, head->pages[--head->n_pages]);

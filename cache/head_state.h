@@ -35,15 +35,15 @@ struct head_state {
     uint32_t n_pages, capacity;
     uint32_t n_slots;     /* used, holes included */
     uint32_t budget;      /* slots that stay; UINT32_MAX = all */
-    uint32_t n_holes_due; /* holes once all rows that were appended have run: the host's count, which
-                             never waits for the backend's */
+    uint32_t n_holes_due; /* holes once all rows that were appended have run: the host's count,
+                             which never waits for the backend's */
 
     /* State memory (state_memory.h): where it lies is the backend's business. NULL where the plan
      * needs none. */
-    uint32_t *table;   /* [capacity] the pages once more, where the backend cannot read host memory */
+    uint32_t *table; /* [capacity] the pages once more, where the backend cannot read host memory */
     struct head_counters *counters; /* never NULL; written by kv_write, evict, compress */
-    uint32_t *holes;   /* [n_holes] the last is filled next; by evict, taken by kv_write */
-    float *scores;     /* [capacity * PAGE_SLOTS] by scoring; a slot's begins at 0 when it is written */
+    uint32_t *holes; /* [n_holes] the last is filled next; by evict, taken by kv_write */
+    float *scores; /* [capacity * PAGE_SLOTS] by scoring; a slot's begins at 0 when it is written */
     uint32_t *history; /* [capacity * PAGE_SLOTS][HISTORY_WORDS] persistence only. Likewise */
     double *key_sum;   /* [head_dim] of k / |k| over all tokens; key_diff only. By kv_write */
     float *summary;    /* [2][head_dim] mean K, mean V of what was dropped; by evict and compress */

@@ -214,12 +214,12 @@ bool prefix_adopt(struct cache_sequence *s, const struct prefix_name *root, cons
     for (uint32_t h = 0; h < n_heads(c); h++) {
         struct head_state *head = &s->tables[h].state;
         for (uint32_t i = 0; i < n_blocks; i++) {
-            head->pages[i] = blocks[i]->pages[h];
+            head_set_page(s, head, i, blocks[i]->pages[h]);
             pool_share(&c->pool, head->pages[i]);
         }
         head->n_pages = n_blocks;
         head->n_slots = n_blocks * PAGE_SLOTS;
-        heads_forget(head, 0, head->n_slots);
+        heads_forget(s, head);
     }
     free(blocks);
     s->n_pages += n_blocks * n_heads(c);

@@ -20,6 +20,7 @@ struct select_job {
     uint32_t n_drop; /* evict: slots to drop, 0 = none */
     bool adaptive;   /* compress: the heads of the layer compete */
     bool remnant;    /* what is dropped joins the summary */
+    bool forget;     /* compress: scores of what is kept begin at 0 again, whole heads included */
     int64_t seed;
     uint32_t n_kept; /* compress: result */
 };

@@ -5,6 +5,7 @@
 #include "cache/cache.h"
 #include "cache/pool.h"
 #include "cache/select_job.h"
+#include "cache/state_memory.h"
 
 /* Where a stream plan puts the token of position p, and what the newest query sees:
  *
@@ -46,6 +47,7 @@ struct prefix_index {
 
 struct cache {
     struct pool pool;
+    struct state_memory memory;
     struct prefix_index prefixes;
     uint32_t n_layers, n_kv_heads, head_dim;
     const struct head_profile *profile;
@@ -85,8 +87,11 @@ void heads_clear(struct cache_sequence *s);
 /* Room for n pages and the scores of their slots; false leaves the head as it was. */
 bool heads_reserve(struct cache_sequence *s, struct head_state *head, uint32_t n);
 
-/* Slots that hold another token now: their scores begin at nothing. */
-void heads_forget(struct head_state *head, uint32_t first, uint32_t n);
+/* Scores and histories of all slots begin at nothing. */
+void heads_forget(struct cache_sequence *s, struct head_state *head);
+/* Entry `index` < capacity of the page table. */
+void head_set_page(struct cache_sequence *s, struct head_state *head, uint32_t index,
+                   uint32_t page);
 
 /* prefix.c */
 void prefix_clear(struct cache *c);
@@ -95,10 +100,10 @@ void prefix_clear(struct cache *c);
 bool copies_reserve(struct cache *c, uint64_t more);
 /* Gives the head an own page in the place of one that others hold too; the pool has one, the copy
  * list room. */
-void page_make_own(struct cache *c, struct head_state *head, uint32_t index);
-/* compress.c: what the backend will drop after the row that was just appended, so that the next
- * append need not wait for it. */
-void foresee_eviction(struct cache_sequence *s, struct table *t);
+void page_make_own(struct cache_sequence *s, struct head_state *head, uint32_t index);
+/* compress.c: how many slots the backend will drop after the row that was just appended, so that
+ * the next append need not wait for it. */
+uint32_t foresee_eviction(struct cache_sequence *s, struct table *t);
 uint32_t head_n_held(const struct cache_sequence *s, const struct table *t);
 
 #endif

@@ -29,12 +29,13 @@ struct batch *batch_new(struct cache *cache, const struct model *model, uint32_t
     b->segments = malloc(b->max_segments * sizeof *b->segments);
     b->write_slots = malloc(b->slots_capacity * sizeof *b->write_slots);
     b->views = malloc(heads * b->max_segments * sizeof *b->views);
+    b->n_drop = malloc(heads * b->max_segments * sizeof *b->n_drop);
     b->wave = malloc(b->max_segments * sizeof *b->wave);
     b->states = malloc((size_t)b->max_segments * model->n_kv_heads * sizeof *b->states);
     b->jobs = malloc((size_t)b->max_segments * model->n_kv_heads * sizeof *b->jobs);
     b->n_kept = malloc(model->n_kv_heads * sizeof *b->n_kept);
     if (b->tokens && b->positions && b->angles && b->sink_angles && b->logit_rows && b->segments &&
-        b->write_slots && b->views && b->wave && b->states && b->jobs && b->n_kept)
+        b->write_slots && b->views && b->n_drop && b->wave && b->states && b->jobs && b->n_kept)
         return b;
 fail:
     batch_free(b);
@@ -55,6 +56,7 @@ void batch_free(struct batch *b)
     free(b->segments);
     free(b->write_slots);
     free(b->views);
+    free(b->n_drop);
     free(b->wave);
     free(b->states);
     free(b->jobs);
@@ -109,7 +111,8 @@ static bool add_segment(struct batch *b, struct cache_sequence *s, const int32_t
     int32_t position = (int32_t)cache_tokens_seen(s);
     *segment = (struct batch_segment){
         s, b->n_rows, n, wave, b->n_slots, (size_t)b->n_segments * n_layers * n_kv_heads};
-    if (!cache_append(s, n, b->write_slots + segment->first_slot, e))
+    if (!cache_append(s, n, b->write_slots + segment->first_slot, b->n_drop + segment->first_view,
+                      e))
         return false;
     b->n_slots += (size_t)n_layers * n * n_kv_heads;
     b->n_segments++;
@@ -151,18 +154,14 @@ bool batch_add(struct batch *b, struct cache_sequence *s, const int32_t *tokens,
     return true;
 }
 
-/* What the segment's heads need in this layer; tokens that replace others get their slots. */
-static void fill_heads(struct batch *b, const struct batch_segment *segment, uint32_t layer,
-                       struct head_view *heads, struct head_state **states, uint32_t *write_slots)
+/* What the segment's heads need in this layer. */
+static void fill_heads(const struct batch *b, const struct batch_segment *segment, uint32_t layer,
+                       struct head_view *heads, struct head_state **states)
 {
-    uint32_t n_kv_heads = b->model->n_kv_heads;
-    for (uint32_t h = 0; h < n_kv_heads; h++) {
+    for (uint32_t h = 0; h < b->model->n_kv_heads; h++) {
         states[h] = cache_head(segment->sequence, layer, h);
         /* A later wave of the same sequence may have moved its page list. */
-        heads[h].pages = states[h]->pages;
-        for (uint32_t i = 0; i < segment->n_rows; i++)
-            if (write_slots[i * n_kv_heads + h] == SLOT_OF_HOLE)
-                write_slots[i * n_kv_heads + h] = cache_take_hole(segment->sequence, layer, h);
+        heads[h].pages = cache_view(segment->sequence, layer, h).pages;
     }
 }
 
@@ -175,11 +174,11 @@ uint32_t batch_wave(struct batch *b, uint32_t layer, uint32_t wave)
             continue;
         struct head_view *heads = &b->views[segment->first_view + (size_t)layer * n_kv_heads];
         struct head_state **states = b->states + (size_t)n * n_kv_heads;
-        uint32_t *write_slots =
+        const uint32_t *write_slots =
             b->write_slots + segment->first_slot + (size_t)layer * segment->n_rows * n_kv_heads;
         struct cache_work work = cache_work(
             segment->sequence, (uint32_t)b->positions[segment->first_row], segment->n_rows);
-        fill_heads(b, segment, layer, heads, states, write_slots);
+        fill_heads(b, segment, layer, heads, states);
         b->wave[n++] = (struct kv_segment){.first_row = segment->first_row,
                                            .n_rows = segment->n_rows,
                                            .heads = heads,
@@ -208,7 +207,7 @@ static bool compress(struct batch *b, const struct backend *backend, struct cach
         backend->kv_copy(backend->self, from, to, n_copies);
     struct select_job *jobs = b->jobs;
     for (uint32_t h = 0; h < n_kv_heads; h++)
-        cache_select_job(s, layer, h, n_tokens, cache_head(s, layer, h)->n_slots, &jobs[h]);
+        cache_select_job(s, layer, h, n_tokens, cache_head(s, layer, h)->n_slots, 0, &jobs[h]);
     if (!backend->compress(backend->self, jobs, n_kv_heads, e))
         return false;
     for (uint32_t h = 0; h < n_kv_heads; h++)
@@ -233,10 +232,10 @@ static bool drop(struct batch *b, const struct backend *backend, uint32_t layer,
                 return false;
             if (pass == 0 || step != CACHE_STEP_EVICT)
                 continue;
-            const struct head_view *heads =
-                &b->views[segment->first_view + (size_t)layer * n_kv_heads];
+            size_t at = segment->first_view + (size_t)layer * n_kv_heads;
             for (uint32_t h = 0; h < n_kv_heads; h++)
-                cache_select_job(s, layer, h, first + n, heads[h].n_slots, &b->jobs[n_jobs++]);
+                cache_select_job(s, layer, h, first + n, b->views[at + h].n_slots,
+                                 b->n_drop[at + h], &b->jobs[n_jobs++]);
         }
     return n_jobs == 0 || backend->evict(backend->self, b->jobs, n_jobs, n_kv_heads, e);
 }

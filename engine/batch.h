@@ -11,7 +11,7 @@ struct batch_segment {
     struct cache_sequence *sequence;
     uint32_t first_row, n_rows, wave;
     size_t first_slot; /* in write_slots: [n_layers][n_rows][n_kv_heads] */
-    size_t first_view; /* in views: [n_layers][n_kv_heads] */
+    size_t first_view; /* in views and n_drop: [n_layers][n_kv_heads] */
 };
 
 struct batch {
@@ -26,6 +26,7 @@ struct batch {
     uint32_t *write_slots;          /* [n_layers][max_rows][n_kv_heads] in all */
     size_t n_slots, slots_capacity;
     struct head_view *views;    /* [max_segments][n_layers][n_kv_heads] */
+    uint32_t *n_drop;           /* likewise: slots that go after the segment has attended */
     struct kv_segment *wave;    /* [max_segments] scratch: the segments of a wave in one layer */
     struct head_state **states; /* [max_segments][n_kv_heads] likewise */
     struct select_job *jobs;    /* [max_segments][n_kv_heads] likewise */

@@ -91,6 +91,20 @@ static void add_key(struct cpu *c, double *sum, uint32_t page, uint32_t index)
         sum[i] += (double)k[i] / sqrt(squares);
 }
 
+/* Where a new token goes: a slot of its own, or the head's newest hole. Nothing has been said of it
+ * yet. */
+static uint32_t place_token(struct head_state *head, uint32_t slot)
+{
+    if (slot == SLOT_OF_HOLE)
+        slot = head->holes[--head->counters->n_holes];
+    if (head->scores)
+        head->scores[slot] = 0;
+    if (head->history)
+        memset(head->history + (size_t)slot * HISTORY_WORDS, 0,
+               HISTORY_WORDS * sizeof *head->history);
+    return slot;
+}
+
 void cpu_kv_write(void *self, const float *k, const float *v, const int32_t *positions,
                   const struct kv_segment *segments, uint32_t n_segments, uint32_t n_kv_heads,
                   uint32_t head_dim)
@@ -101,6 +115,8 @@ void cpu_kv_write(void *self, const float *k, const float *v, const int32_t *pos
             uint32_t row = s->first_row + i;
             for (uint32_t h = 0; h < n_kv_heads; h++) {
                 uint32_t slot = s->write_slots[(size_t)i * n_kv_heads + h];
+                if (s->states)
+                    slot = place_token(s->states[h], slot);
                 uint32_t page = s->heads[h].pages[slot / PAGE_SLOTS];
                 size_t at = ((size_t)row * n_kv_heads + h) * head_dim;
                 if (c->storage == STORAGE_F16)

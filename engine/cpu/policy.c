@@ -163,7 +163,7 @@ static void summarise(struct cpu *c, struct head_state *head, uint32_t slot)
 {
     float k[HEAD_DIM_MAX], v[HEAD_DIM_MAX];
     page_read(&c->shape, cpu_page(c, head->pages[slot / PAGE_SLOTS]), slot % PAGE_SLOTS, k, v);
-    float n = (float)++head->n_summary, *mean_k = head->summary,
+    float n = (float)++head->counters->n_summary, *mean_k = head->summary,
           *mean_v = head->summary + c->head_dim;
     for (uint32_t d = 0; d < c->head_dim; d++) {
         mean_k[d] += (k[d] - mean_k[d]) / n;
@@ -177,14 +177,15 @@ static void make_holes(struct cpu *c, const struct select_job *job, const struct
 {
     struct select_view v = view_of(job, b);
     struct head_state *head = job->head;
-    uint32_t *victims = head->holes + head->n_holes, n = select_victims(&v, job->n_drop, victims);
+    uint32_t *victims = head->holes + head->counters->n_holes,
+             n = select_victims(&v, job->n_drop, victims);
     for (uint32_t i = 0; i < n; i++) {
         uint32_t slot = victims[i];
         if (job->remnant)
             summarise(c, head, slot);
         page_positions(cpu_page(c, head->pages[slot / PAGE_SLOTS]))[slot % PAGE_SLOTS] = HOLE;
     }
-    head->n_holes += n;
+    head->counters->n_holes += n;
 }
 
 bool cpu_evict(void *self, struct select_job *jobs, uint32_t n_jobs, uint32_t n_layer_jobs,
@@ -241,6 +242,7 @@ static void compact(struct cpu *c, const struct select_job *job, const struct be
             to++;
         move_slot(c, head, to++, from);
     }
+    head->counters->n_holes = 0;
 }
 
 struct compress_work {
@@ -305,16 +307,25 @@ static bool choose_together(struct select_job *jobs, const struct bench *benches
     return ok || error_set_memory(e, "choosing slots", n * sizeof *views);
 }
 
+static void forget_scores(const struct select_job *jobs, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (jobs[i].forget && jobs[i].head->scores)
+            memset(jobs[i].head->scores, 0, jobs[i].n_slots * sizeof *jobs[i].head->scores);
+}
+
 bool cpu_compress(void *self, struct select_job *jobs, uint32_t n_jobs, struct error *e)
 {
     struct cpu *c = self;
     uint32_t n_active = 0;
     for (uint32_t i = 0; i < n_jobs; i++) {
-        jobs[i].n_kept = jobs[i].n_slots - jobs[i].head->n_holes;
+        jobs[i].n_kept = jobs[i].n_slots - jobs[i].head->counters->n_holes;
         n_active += jobs[i].budget != UINT32_MAX;
     }
-    if (n_active == 0)
+    if (n_active == 0) {
+        forget_scores(jobs, n_jobs);
         return true;
+    }
     struct bench *benches = set_benches(c, jobs, n_jobs, e);
     if (benches == NULL)
         return false;
@@ -327,5 +338,6 @@ bool cpu_compress(void *self, struct select_job *jobs, uint32_t n_jobs, struct e
     else if (!choose_together(jobs, benches, n_jobs, e))
         return false;
     on_threads(&w, compact_part);
+    forget_scores(jobs, n_jobs);
     return true;
 }

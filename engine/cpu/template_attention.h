@@ -344,8 +344,8 @@ static void attend(const struct attention_job *job, const struct kv_segment *seg
         }
         attend_queries(job, segment, &segment->heads[kv_head], row0, n, n_heads, &a);
         const struct head_state *state = segment->states ? segment->states[kv_head] : NULL;
-        if (state && state->n_summary > 0)
-            attend_summary(&a, state->summary, state->n_summary);
+        if (state && state->summary && state->counters->n_summary > 0)
+            attend_summary(&a, state->summary, state->counters->n_summary);
         for (uint32_t i = 0; job->softmax && i < a.n; i++) {
             size_t query = (size_t)(a.q[i] - job->q) / a.head_dim;
             job->softmax[2 * query] = a.maximum[i];

@@ -132,7 +132,7 @@ static bool append(struct cache *c, struct rows *rows, struct shadow *to, uint32
     *rows = (struct rows){.of = to, .n = n};
     if (needed > before.free) {
         if (n <= cache_wave_rows(to->s)) {
-            ck_assert(!cache_append(to->s, n, write_slots, &e));
+            ck_assert(!cache_append(to->s, n, write_slots, NULL, &e));
             ck_assert_str_eq(e.code, "kv_pool_empty");
         }
         ck_assert_uint_eq(cache_tokens_seen(to->s), to->n);
@@ -143,7 +143,7 @@ static bool append(struct cache *c, struct rows *rows, struct shadow *to, uint32
         uint32_t w = rows->n_waves, wave = n - done < at_once ? n - done : at_once;
         uint64_t exactly = cache_pages_to_append(to->s, wave);
         uint32_t free_before = cache_counts(c).free;
-        ck_assert_msg(cache_append(to->s, wave, write_slots, &e), "%s", e.message);
+        ck_assert_msg(cache_append(to->s, wave, write_slots, NULL, &e), "%s", e.message);
         ck_assert_uint_eq(free_before - cache_counts(c).free, exactly);
         rows->waves[w].first = to->n;
         rows->waves[w].n = wave;
