@@ -16,6 +16,7 @@
 
 #include "cache/cache.h"
 #include "cache/select_job.h"
+#include "cache/state_memory.h"
 #include "config/error.h"
 #include "engine/tensor_type.h"
 
@@ -45,16 +46,28 @@ struct head_view {
     uint32_t window; /* UINT32_MAX: everything before */
 };
 
-/* Consecutive rows of one sequence. */
+/* Consecutive rows of one sequence, in one layer. */
 struct kv_segment {
-    uint32_t first_row, n_rows;
+    uint32_t first_row, n_rows, layer, wave;
     const struct head_view *heads; /* [n_kv_heads] for the layer at hand */
     const uint32_t
-        *write_slots; /* [n_rows][n_kv_heads] slot each row's K and V go to, layer at hand */
+        *write_slots; /* [n_rows][n_kv_heads] slot each row's K and V go to, or SLOT_OF_HOLE */
     bool sink_query;  /* slots with p < n_sinks use q_sink instead of q */
     struct head_state *const *states; /* [n_kv_heads] scores, summaries, sums; layer at hand */
     enum cache_score score;           /* what attention leaves in the states ... */
     uint32_t first_scored;            /* ... for rows [first_scored, n_rows) */
+    struct select_job *drops; /* [n_kv_heads] what goes after the (one) row has attended, or NULL */
+};
+
+/* A step before its operations. */
+struct step_shape {
+    uint32_t n_rows, n_logits, n_waves;
+    uint32_t n_segments;               /* in all waves */
+    bool is_decode;                    /* one row a segment, one wave, nothing is compressed */
+    bool sink_query;                   /* some segment has one */
+    const int32_t *tokens, *positions; /* [n_rows] */
+    const uint32_t *logit_rows;        /* [n_logits] */
+    const float *angles, *sink_angles; /* [n_rows][rope_dim / 2][2]; the second with sink_query */
 };
 
 /* A page: K and V rows of PAGE_SLOTS slots of one (layer, KV head), and their positions. Its inner
@@ -64,6 +77,19 @@ struct backend {
     const char *name;      /* "cpu" */
     char description[160]; /* "AVX-512, 2 threads", for the start-up line */
     void *self;
+    const struct state_memory *state_memory; /* where what policies remember lies */
+
+    /* A device gets everything that a step reads before it computes, in one piece: step_begin, then
+     * step_plan of every wave in every layer (wave by wave), then step_compute, then the
+     * operations, then step_end. step_compute false: the device knows this kind of step by heart
+     * and does it in step_end; no operation may be called, the results lie where they lay the last
+     * time. The arguments of embed, gather, rope and of kv_write, attention, evict are then those
+     * of the plan. False of the others: "engine_fault" or "out_of_memory". All NULL where the
+     * operations read their arguments themselves. */
+    bool (*step_begin)(void *self, const struct step_shape *shape, struct error *e);
+    void (*step_plan)(void *self, const struct kv_segment *segments, uint32_t n_segments);
+    bool (*step_compute)(void *self);
+    bool (*step_end)(void *self, struct error *e);
 
     /* Buffers: zeroed, 64-byte aligned, n floats (n may be 0). NULL with "out_of_memory". */
     float *(*alloc)(void *self, size_t n_floats, struct error *e);
@@ -115,7 +141,8 @@ struct backend {
     void (*kv_copy)(void *self, const uint32_t *from, const uint32_t *to, uint32_t n);
 
     /* Writes k, v [n_rows][n_kv_heads][head_dim] (rows of the whole batch) into the slots of
-     * the segments, with positions[row]. K comes rotated. Adds k / |k| to the key sums of states
+     * the segments, with positions[row]; SLOT_OF_HOLE takes the head's newest hole. The score and
+     * history of a written slot begin at 0. K comes rotated. Adds k / |k| to the key sums of states
      * that have one, in order of rows, from the keys as stored. */
     void (*kv_write)(void *self, const float *k, const float *v, const int32_t *positions,
                      const struct kv_segment *segments, uint32_t n_segments, uint32_t n_kv_heads,
@@ -136,13 +163,14 @@ struct backend {
                       uint32_t n_segments, uint32_t n_heads, uint32_t n_kv_heads,
                       uint32_t head_dim);
 
-    /* Drops job.n_drop slots of every head: the worst by score become holes (position HOLE, listed
-     * in head->holes), and join the summary where there is one. n_layer_jobs consecutive jobs are
-     * the heads of one layer of one sequence; n_jobs is a multiple. False: "out_of_memory". */
-    bool (*evict)(void *self, struct select_job *jobs, uint32_t n_jobs, uint32_t n_layer_jobs,
-                  struct error *e);
-    /* The heads of one layer keep at most job.budget slots each, moved to the front; fills
-     * job.n_kept. Jobs of budget UINT32_MAX stay as they are. False: "out_of_memory". */
+    /* Of segments with `drops`: drops job.n_drop slots of every head; the worst by score become
+     * holes (position HOLE, listed in head->holes), and join the summary where there is one. False:
+     * "out_of_memory". */
+    bool (*evict)(void *self, const struct kv_segment *segments, uint32_t n_segments,
+                  uint32_t n_kv_heads, struct error *e);
+    /* The heads of one layer of one sequence keep at most job.budget slots each, moved to the
+     * front; fills job.n_kept. Jobs of budget UINT32_MAX stay as they are. Holes are gone
+     * afterwards, and with job.forget scores are 0. False: "out_of_memory". */
     bool (*compress)(void *self, struct select_job *jobs, uint32_t n_jobs, struct error *e);
 
     /* Reads one slot back as floats (tests, audit, trace): k, v [head_dim] may be NULL. Returns its

@@ -32,10 +32,12 @@ struct batch *batch_new(struct cache *cache, const struct model *model, uint32_t
     b->n_drop = malloc(heads * b->max_segments * sizeof *b->n_drop);
     b->wave = malloc(b->max_segments * sizeof *b->wave);
     b->states = malloc((size_t)b->max_segments * model->n_kv_heads * sizeof *b->states);
-    b->jobs = malloc((size_t)b->max_segments * model->n_kv_heads * sizeof *b->jobs);
+    b->drops = malloc((size_t)b->max_segments * model->n_kv_heads * sizeof *b->drops);
+    b->jobs = malloc(model->n_kv_heads * sizeof *b->jobs);
     b->n_kept = malloc(model->n_kv_heads * sizeof *b->n_kept);
     if (b->tokens && b->positions && b->angles && b->sink_angles && b->logit_rows && b->segments &&
-        b->write_slots && b->views && b->n_drop && b->wave && b->states && b->jobs && b->n_kept)
+        b->write_slots && b->views && b->n_drop && b->wave && b->states && b->drops && b->jobs &&
+        b->n_kept)
         return b;
 fail:
     batch_free(b);
@@ -59,6 +61,7 @@ void batch_free(struct batch *b)
     free(b->n_drop);
     free(b->wave);
     free(b->states);
+    free(b->drops);
     free(b->jobs);
     free(b->n_kept);
     free(b);
@@ -165,6 +168,27 @@ static void fill_heads(const struct batch *b, const struct batch_segment *segmen
     }
 }
 
+/* What goes after a decode row has attended; NULL when the plan drops nothing now. */
+static struct select_job *fill_drops(const struct batch *b, const struct batch_segment *segment,
+                                     uint32_t layer, enum cache_step step, struct select_job *jobs)
+{
+    if (step != CACHE_STEP_EVICT)
+        return NULL;
+    uint32_t n_kv_heads = b->model->n_kv_heads,
+             n_tokens = (uint32_t)b->positions[segment->first_row] + segment->n_rows;
+    size_t at = segment->first_view + (size_t)layer * n_kv_heads;
+    for (uint32_t h = 0; h < n_kv_heads; h++)
+        cache_select_job(segment->sequence, layer, h, n_tokens, b->views[at + h].n_slots,
+                         b->n_drop[at + h], &jobs[h]);
+    return jobs;
+}
+
+static struct cache_work work_of(const struct batch *b, const struct batch_segment *segment)
+{
+    return cache_work(segment->sequence, (uint32_t)b->positions[segment->first_row],
+                      segment->n_rows);
+}
+
 uint32_t batch_wave(struct batch *b, uint32_t layer, uint32_t wave)
 {
     uint32_t n = 0, n_kv_heads = b->model->n_kv_heads;
@@ -176,19 +200,31 @@ uint32_t batch_wave(struct batch *b, uint32_t layer, uint32_t wave)
         struct head_state **states = b->states + (size_t)n * n_kv_heads;
         const uint32_t *write_slots =
             b->write_slots + segment->first_slot + (size_t)layer * segment->n_rows * n_kv_heads;
-        struct cache_work work = cache_work(
-            segment->sequence, (uint32_t)b->positions[segment->first_row], segment->n_rows);
+        struct cache_work work = work_of(b, segment);
         fill_heads(b, segment, layer, heads, states);
+        struct select_job *drops =
+            fill_drops(b, segment, layer, work.step, b->drops + (size_t)n * n_kv_heads);
         b->wave[n++] = (struct kv_segment){.first_row = segment->first_row,
                                            .n_rows = segment->n_rows,
+                                           .layer = layer,
+                                           .wave = wave,
                                            .heads = heads,
                                            .write_slots = write_slots,
                                            .sink_query = cache_uses_sink_query(segment->sequence),
                                            .states = states,
                                            .score = work.score,
-                                           .first_scored = work.first_scored};
+                                           .first_scored = work.first_scored,
+                                           .drops = drops};
     }
     return n;
+}
+
+bool batch_is_decode(const struct batch *b)
+{
+    for (uint32_t i = 0; i < b->n_segments; i++)
+        if (b->segments[i].n_rows > 1 || work_of(b, &b->segments[i]).step == CACHE_STEP_COMPRESS)
+            return false;
+    return b->n_waves == 1;
 }
 
 /* ---- dropping */
@@ -217,34 +253,26 @@ static bool compress(struct batch *b, const struct backend *backend, struct cach
 }
 
 static bool drop(struct batch *b, const struct backend *backend, uint32_t layer, uint32_t wave,
-                 struct error *e)
+                 uint32_t n_segments, struct error *e)
 {
-    uint32_t n_kv_heads = b->model->n_kv_heads, n_jobs = 0;
-    for (uint32_t pass = 0; pass < 2; pass++) /* compressions use the same jobs: first them */
-        for (uint32_t i = 0; i < b->n_segments; i++) {
-            const struct batch_segment *segment = &b->segments[i];
-            struct cache_sequence *s = segment->sequence;
-            uint32_t first = (uint32_t)b->positions[segment->first_row], n = segment->n_rows;
-            enum cache_step step =
-                segment->wave == wave ? cache_work(s, first, n).step : CACHE_STEP_NONE;
-            if (pass == 0 && step == CACHE_STEP_COMPRESS &&
-                !compress(b, backend, s, layer, first + n, e))
-                return false;
-            if (pass == 0 || step != CACHE_STEP_EVICT)
-                continue;
-            size_t at = segment->first_view + (size_t)layer * n_kv_heads;
-            for (uint32_t h = 0; h < n_kv_heads; h++)
-                cache_select_job(s, layer, h, first + n, b->views[at + h].n_slots,
-                                 b->n_drop[at + h], &b->jobs[n_jobs++]);
-        }
-    return n_jobs == 0 || backend->evict(backend->self, b->jobs, n_jobs, n_kv_heads, e);
+    for (uint32_t i = 0; i < b->n_segments; i++) {
+        const struct batch_segment *segment = &b->segments[i];
+        if (segment->wave == wave && work_of(b, segment).step == CACHE_STEP_COMPRESS &&
+            !compress(b, backend, segment->sequence, layer,
+                      (uint32_t)b->positions[segment->first_row] + segment->n_rows, e))
+            return false;
+    }
+    for (uint32_t i = 0; i < n_segments; i++)
+        if (b->wave[i].drops)
+            return backend->evict(backend->self, b->wave, n_segments, b->model->n_kv_heads, e);
+    return true;
 }
 
 bool batch_drop(struct batch *b, const struct backend *backend, uint32_t layer, uint32_t wave,
-                struct error *e)
+                uint32_t n_segments, struct error *e)
 {
     uint64_t start_ns = clock_ns();
-    bool ok = drop(b, backend, layer, wave, e);
+    bool ok = drop(b, backend, layer, wave, n_segments, e);
     b->policy_ns += clock_ns() - start_ns;
     return ok;
 }

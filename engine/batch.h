@@ -29,15 +29,19 @@ struct batch {
     uint32_t *n_drop;           /* likewise: slots that go after the segment has attended */
     struct kv_segment *wave;    /* [max_segments] scratch: the segments of a wave in one layer */
     struct head_state **states; /* [max_segments][n_kv_heads] likewise */
-    struct select_job *jobs;    /* [max_segments][n_kv_heads] likewise */
+    struct select_job *drops;   /* [max_segments][n_kv_heads] likewise */
+    struct select_job *jobs;    /* [n_kv_heads] likewise: one compression */
     uint32_t *n_kept;           /* [n_kv_heads] likewise */
     uint64_t policy_ns;         /* spent on choosing and dropping since batch_clear */
 };
 
 /* The segments of wave w as layer l sees them, in b->wave. Returns how many. */
 uint32_t batch_wave(struct batch *b, uint32_t layer, uint32_t wave);
-/* After these have attended: what their policies drop goes. False: "out_of_memory". */
+/* Whether every segment is one decode row, nothing is compressed. */
+bool batch_is_decode(const struct batch *b);
+/* After the n segments of b->wave have attended: what their policies drop goes. False:
+ * "out_of_memory". */
 bool batch_drop(struct batch *b, const struct backend *backend, uint32_t layer, uint32_t wave,
-                struct error *e);
+                uint32_t n_segments, struct error *e);
 
 #endif

@@ -195,6 +195,7 @@ static bool open_scheduler(struct engine *e, struct error *error)
         cache_new(e->model->n_layers, e->model->n_kv_heads, e->model->head_dim, e->n_pages, error);
     if (!s->cache)
         return false;
+    cache_set_memory(s->cache, e->backend.state_memory);
     cache_set_profile(s->cache, e->profile);
     s->batch = batch_new(s->cache, e->model, o->max_batched_tokens, n_logits, error);
     if (!s->batch)

@@ -172,19 +172,14 @@ bool forward_set_observer(struct forward *f, forward_observer *observe, void *co
     return true;
 }
 
-const float *forward_run(struct forward *f, struct batch *b, struct error *e)
+/* The layers, and the logits of the rows that want them in f->logits. */
+static bool compute(struct forward *f, struct batch *b, struct error *e)
 {
     const struct backend *be = f->backend;
     const struct model *m = f->model;
     void *self = be->self;
     uint32_t n = b->n_rows, n_q = m->n_heads * m->head_dim;
-    const uint32_t *from, *to;
 
-    uint32_t n_copies = cache_take_copies(b->cache, &from, &to);
-    if (n_copies)
-        be->kv_copy(self, from, to, n_copies);
-    if (n == 0)
-        return f->host_logits;
     be->upload(self, f->angles, b->angles, (size_t)n * m->rope_dim);
     if (b->sink_query)
         be->upload(self, f->sink_angles, b->sink_angles, (size_t)n * m->rope_dim);
@@ -219,8 +214,8 @@ const float *forward_run(struct forward *f, struct batch *b, struct error *e)
                          m->head_dim);
             be->attention(self, f->out, f->q, b->sink_query ? f->q_sink : NULL, b->positions,
                           b->wave, n_segments, m->n_heads, m->n_kv_heads, m->head_dim);
-            if (!batch_drop(b, be, i, wave, e))
-                return NULL;
+            if (!batch_drop(b, be, i, wave, n_segments, e))
+                return false;
         }
         be->matmul(self, f->h, &l->wo, f->out, n, v->bo);
         be->add(self, f->x, f->h, (size_t)n * m->n_embd);
@@ -233,10 +228,53 @@ const float *forward_run(struct forward *f, struct batch *b, struct error *e)
         be->add(self, f->x, f->h, (size_t)n * m->n_embd);
     }
     if (b->n_logits == 0)
-        return f->host_logits;
+        return true;
     be->gather(self, f->logit_x, f->x, b->logit_rows, b->n_logits, m->n_embd);
     be->rms_norm(self, f->logit_x, f->logit_x, f->output_norm, b->n_logits, m->n_embd, m->norm_eps);
     be->matmul(self, f->logits, &m->output, f->logit_x, b->n_logits, NULL);
-    be->download(self, f->host_logits, f->logits, (size_t)b->n_logits * m->n_vocab);
+    return true;
+}
+
+/* Tells a device all that the step will read. */
+static bool plan_step(const struct forward *f, struct batch *b, struct error *e)
+{
+    const struct backend *be = f->backend;
+    const struct step_shape shape = {.n_rows = b->n_rows,
+                                     .n_logits = b->n_logits,
+                                     .n_waves = b->n_waves,
+                                     .n_segments = b->n_segments,
+                                     .is_decode = !f->observe && batch_is_decode(b),
+                                     .sink_query = b->sink_query,
+                                     .tokens = b->tokens,
+                                     .positions = b->positions,
+                                     .logit_rows = b->logit_rows,
+                                     .angles = b->angles,
+                                     .sink_angles = b->sink_angles};
+    if (!be->step_begin(be->self, &shape, e))
+        return false;
+    for (uint32_t wave = 0; wave < b->n_waves; wave++)
+        for (uint32_t i = 0; i < f->model->n_layers; i++)
+            be->step_plan(be->self, b->wave, batch_wave(b, i, wave));
+    return true;
+}
+
+const float *forward_run(struct forward *f, struct batch *b, struct error *e)
+{
+    const struct backend *be = f->backend;
+    const uint32_t *from, *to;
+
+    uint32_t n_copies = cache_take_copies(b->cache, &from, &to);
+    if (n_copies)
+        be->kv_copy(be->self, from, to, n_copies);
+    if (b->n_rows == 0)
+        return f->host_logits;
+    if (be->step_begin && !plan_step(f, b, e))
+        return NULL;
+    if ((!be->step_compute || be->step_compute(be->self)) && !compute(f, b, e))
+        return NULL;
+    if (be->step_end && !be->step_end(be->self, e))
+        return NULL;
+    if (b->n_logits)
+        be->download(be->self, f->host_logits, f->logits, (size_t)b->n_logits * f->model->n_vocab);
     return f->host_logits;
 }

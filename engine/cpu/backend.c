@@ -304,6 +304,7 @@ bool backend_cpu_open(struct backend *b, uint32_t n_threads, const char *isa, st
     *b = (struct backend){
         .name = "cpu",
         .self = c,
+        .state_memory = state_memory_host(),
         .alloc = cpu_alloc,
         .free = cpu_free,
         .upload = cpu_copy_floats,

@@ -107,8 +107,8 @@ static inline float *cpu_scratch(const struct cpu *c, uint32_t thread)
 }
 
 /* policy.c */
-bool cpu_evict(void *self, struct select_job *jobs, uint32_t n_jobs, uint32_t n_layer_jobs,
-               struct error *e);
+bool cpu_evict(void *self, const struct kv_segment *segments, uint32_t n_segments,
+               uint32_t n_kv_heads, struct error *e);
 bool cpu_compress(void *self, struct select_job *jobs, uint32_t n_jobs, struct error *e);
 
 /* kv.c: the functions of struct backend with the same names. */

@@ -188,29 +188,35 @@ static void make_holes(struct cpu *c, const struct select_job *job, const struct
     head->counters->n_holes += n;
 }
 
-bool cpu_evict(void *self, struct select_job *jobs, uint32_t n_jobs, uint32_t n_layer_jobs,
-               struct error *e)
+/* The heads of one layer of one sequence. */
+static bool evict_layer(struct cpu *c, const struct select_job *jobs, uint32_t n, struct error *e)
 {
-    struct cpu *c = self;
-    for (uint32_t first = 0; first < n_jobs; first += n_layer_jobs) {
-        uint32_t n_dropping = 0;
-        for (uint32_t i = 0; i < n_layer_jobs; i++)
-            n_dropping += jobs[first + i].n_drop > 0;
-        if (n_dropping == 0)
-            continue;
-        struct bench *benches = set_benches(c, jobs + first, n_layer_jobs, e);
-        if (benches == NULL)
+    uint32_t n_dropping = 0;
+    for (uint32_t i = 0; i < n; i++)
+        n_dropping += jobs[i].n_drop > 0;
+    if (n_dropping == 0)
+        return true;
+    struct bench *benches = set_benches(c, jobs, n, e);
+    if (benches == NULL)
+        return false;
+    bool shared = jobs[0].share == SHARE_LAYER;
+    for (uint32_t i = 0; i < n; i++)
+        if (jobs[i].n_drop > 0 || shared)
+            appraise(c, &jobs[i], &benches[i], c->scratch);
+    if (shared)
+        share_scores(jobs, benches, n);
+    for (uint32_t i = 0; i < n; i++)
+        if (jobs[i].n_drop > 0)
+            make_holes(c, &jobs[i], &benches[i]);
+    return true;
+}
+
+bool cpu_evict(void *self, const struct kv_segment *segments, uint32_t n_segments,
+               uint32_t n_kv_heads, struct error *e)
+{
+    for (uint32_t i = 0; i < n_segments; i++)
+        if (segments[i].drops && !evict_layer(self, segments[i].drops, n_kv_heads, e))
             return false;
-        bool shared = jobs[first].share == SHARE_LAYER;
-        for (uint32_t i = 0; i < n_layer_jobs; i++)
-            if (jobs[first + i].n_drop > 0 || shared)
-                appraise(c, &jobs[first + i], &benches[i], c->scratch);
-        if (shared)
-            share_scores(jobs + first, benches, n_layer_jobs);
-        for (uint32_t i = 0; i < n_layer_jobs; i++)
-            if (jobs[first + i].n_drop > 0)
-                make_holes(c, &jobs[first + i], &benches[i]);
-    }
     return true;
 }
 
