@@ -34,7 +34,28 @@ ISA_avx2   = -mavx2 -mfma -mf16c
 ISA_avx512 = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -mprefer-vector-width=512
 endif
 
-LIB_SOURCES := $(sort $(wildcard config/*.c cache/*.c engine/*.c engine/*/*.c) $(filter-out server/main.c,$(wildcard server/*.c)))
+# The CUDA backend: built with nvcc where there is one (CUDA=none leaves it out), and for the tests as C++ that runs
+# on the CPU (tests/cuda_emu).
+CUDA ?= auto
+NVCC ?= $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
+CUDA_SOURCES := $(sort $(wildcard cuda/*.cu))
+ifneq ($(CUDA),none)
+ifneq ($(NVCC),)
+CUDA_OBJECTS := $(CUDA_SOURCES:%.cu=$(BUILD)/%.cu.o)
+CUDA_HOME := $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
+CUDA_LIBS := -L$(CUDA_HOME)/lib64 -lcudart_static -ldl -lrt -lstdc++
+endif
+endif
+CUDA_OBJECTS ?= $(BUILD)/cuda/absent.o
+CUDA_ARCH = -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 -gencode arch=compute_90,code=compute_90
+NVCC_FLAGS = -std=c++17 -O3 $(CUDA_ARCH) -I. --threads 2 -Werror all-warnings -Xcompiler -Wall,-Wextra,-pthread \
+	$(shell pkg-config --cflags $(PACKAGES))
+EMULATED_OBJECTS := $(CUDA_SOURCES:%.cu=$(BUILD)/emulated/%.o) \
+	$(patsubst %.cpp,$(BUILD)/emulated/%.o,$(sort $(filter-out $(wildcard tests/cuda_emu/test_*.cpp),$(wildcard tests/cuda_emu/*.cpp))))
+EMULATED_FLAGS = -x c++ -std=gnu++17 $(OPTIMISE) -g -pthread -ffp-contract=off -DWINNOW_CUDA_EMULATED -D_GNU_SOURCE -I. \
+	-Wall -Wextra -Werror $(SANITIZE) $(shell pkg-config --cflags $(PACKAGES))
+
+LIB_SOURCES := $(sort $(wildcard config/*.c cache/*.c engine/*.c engine/*/*.c) cuda/buddy.c $(filter-out server/main.c,$(wildcard server/*.c)))
 LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/%.o)
 LIB := $(BUILD)/libwinnow.a
 REFERENCE_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/reference/*.c)))
@@ -103,9 +124,27 @@ $(LIB): $(LIB_OBJECTS)
 	@rm -f $@
 	$(Q)ar rcs $@ $^
 
-$(BUILD)/winnow: $(BUILD)/server/main.o $(LIB)
+$(BUILD)/winnow: $(BUILD)/server/main.o $(LIB) $(CUDA_OBJECTS)
 	$(if $(V),,@echo "  ld $@")
-	$(Q)$(CC) $(SANITIZE) -o $@ $< $(LIB) $(LIBS)
+	$(Q)$(CC) $(SANITIZE) -o $@ $< $(LIB) $(CUDA_OBJECTS) $(LIB) $(LIBS) $(CUDA_LIBS)
+
+# The same program on the emulated device.
+$(BUILD)/winnow-emulated: $(BUILD)/server/main.o $(LIB) $(EMULATED_OBJECTS)
+	$(if $(V),,@echo "  ld $@")
+	$(Q)$(CXX) $(SANITIZE) -o $@ $< $(LIB) $(EMULATED_OBJECTS) $(LIB) $(LIBS)
+
+$(BUILD)/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  nvcc $<")
+	$(Q)$(NVCC) $(NVCC_FLAGS) -MD -MF $(@:.o=.d) -c -o $@ $<
+$(BUILD)/emulated/%.o: %.cu
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  c++ $< (emulated)")
+	$(Q)$(CXX) $(EMULATED_FLAGS) -MMD -MP -c -o $@ $<
+$(BUILD)/emulated/%.o: %.cpp
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  c++ $<")
+	$(Q)$(CXX) $(EMULATED_FLAGS) -MMD -MP -c -o $@ $<
 
 # Rebuilt when the commit changes, so that --version tells the truth.
 $(BUILD)/config/version.o: CFLAGS_ALL += -DWINNOW_COMMIT='"$(COMMIT)"'

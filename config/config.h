@@ -27,8 +27,9 @@ struct config {
     char *host; /* an address, a name, or "unix:/path" */
     uint32_t port;
     char *alias;  /* the name that /v1/models shows, or NULL = from the model file */
-    char *device; /* "auto" or "cpu" ("cuda" is refused by a build without it) */
-    char *isa;    /* NULL = best, or "plain", "avx2", "avx512" */
+    char *device; /* "auto", "cpu" or "cuda" */
+    double gpu_memory_share;
+    char *isa; /* NULL = best, or "plain", "avx2", "avx512" */
     uint32_t threads, ctx_size, max_num_seqs, max_batched_tokens, max_generate;
     uint64_t kv_memory_bytes;
     double kv_memory_share;

@@ -99,6 +99,15 @@ static bool set_size(struct parse *p, const struct option_row *row, const char *
     return true;
 }
 
+static bool set_share(struct parse *p, const struct option_row *row, const char *text)
+{
+    double share;
+    if (!number_parse(text, &share) || !(share > 0 && share <= 1))
+        return refuse(p, row, text, "a share above 0 and at most 1 such as 0.9");
+    *(double *)field_of(p, row) = share;
+    return true;
+}
+
 static bool list_push(struct string_list *list, const char *text, size_t length, struct error *e)
 {
     char **items = realloc(list->items, (list->count + 1) * sizeof *items);
@@ -313,6 +322,8 @@ static bool set_value(struct parse *p, const struct option_row *row, const char 
     case OPTION_SIZE:
     case OPTION_SIZE_OR_SHARE:
         return set_size(p, row, text);
+    case OPTION_SHARE:
+        return set_share(p, row, text);
     case OPTION_SECONDS:
         return seconds_parse(text, field_of(p, row)) ||
                refuse(p, row, text, "a number of seconds from 0.001 to 1e9, or 0");
@@ -546,9 +557,6 @@ static bool check_together(struct parse *p)
     if (!c->model)
         return error_set(p->e, "missing_required_parameter", "MODEL",
                          "name a model file: winnow serve MODEL.gguf");
-    if (!strcmp(c->device, "cuda"))
-        return error_set(p->e, "unsupported_value", "--device",
-                         "--device cuda: this build has no CUDA backend; use --device cpu");
     size_t n = strlen(c->api_prefix);
     while (n && c->api_prefix[n - 1] == '/')
         c->api_prefix[--n] = 0;

@@ -13,6 +13,7 @@ enum option_kind {
     OPTION_NUMBER,        /* uint32_t in [min, max] */
     OPTION_SIZE,          /* uint64_t bytes in [min, max] */
     OPTION_SIZE_OR_SHARE, /* kv_memory_bytes or kv_memory_share */
+    OPTION_SHARE,         /* double in (0, 1] */
     OPTION_SECONDS,       /* uint64_t ms */
     OPTION_SWITCH,        /* bool, true when given */
     OPTION_UNSWITCH,      /* bool, false when given */

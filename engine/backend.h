@@ -67,7 +67,6 @@ struct step_shape {
     bool sink_query;                   /* some segment has one */
     const int32_t *tokens, *positions; /* [n_rows] */
     const uint32_t *logit_rows;        /* [n_logits] */
-    const float *angles, *sink_angles; /* [n_rows][rope_dim / 2][2]; the second with sink_query */
 };
 
 /* A page: K and V rows of PAGE_SLOTS slots of one (layer, KV head), and their positions. Its inner
@@ -95,7 +94,13 @@ struct backend {
     float *(*alloc)(void *self, size_t n_floats, struct error *e);
     void (*free)(void *self, float *buffer);
     void (*upload)(void *self, float *to, const float *from, size_t n_floats);
-    void (*download)(void *self, float *to, const float *from, size_t n_floats);
+    /* Waits for what was asked for before. False: "engine_fault". */
+    bool (*download)(void *self, float *to, const float *from, size_t n_floats, struct error *e);
+    /* Host memory that downloads reach fastest. NULL with "out_of_memory". */
+    void *(*host_alloc)(void *self, size_t bytes, struct error *e);
+    void (*host_free)(void *self, void *p);
+    /* Bytes that a KV pool could take now, 0 where nobody knows. */
+    uint64_t (*memory_free)(void *self);
 
     /* May build a private copy of a weight; may do nothing. weight_release undoes it. */
     bool (*weight_prepare)(void *self, struct weight *w, struct error *e);
@@ -127,7 +132,10 @@ struct backend {
     /* out[i] = gate[i] / (1 + exp(-gate[i])) * up[i], n floats; out may be gate. */
     void (*swiglu)(void *self, float *out, const float *gate, const float *up, size_t n);
 
-    /* Copies row `rows[i]` of x[.][width] to out[i], i < n. */
+    /* out = x, n floats. */
+    void (*copy)(void *self, float *out, const float *x, size_t n);
+
+    /* Copies row `rows[i]` of x[.][width] to out[i], i < n. rows: the step's logit_rows. */
     void (*gather)(void *self, float *out, const float *x, const uint32_t *rows, uint32_t n,
                    uint32_t width);
 

@@ -21,11 +21,13 @@ struct engine;
 
 struct engine_options {
     const char *model_path;
+    const char *device;          /* NULL or "auto", "cpu", "cuda" */
+    double gpu_memory_share;     /* of the GPU's memory that may be used; 0 = 0.9 */
     const char *isa;             /* NULL = best */
     uint32_t n_threads;          /* 0 = physical cores, respecting affinity and cgroup quota */
     uint32_t n_ctx;              /* 0 = trained context; more than trained is refused */
     uint32_t max_num_seqs;       /* 64 */
-    uint32_t max_batched_tokens; /* 256 */
+    uint32_t max_batched_tokens; /* 0 = 256, on a GPU 2048, or max_num_seqs where that is more */
     uint32_t max_queue;          /* 256 waiting requests */
     uint32_t max_generate;    /* 16384: length of unbounded plans when the request says nothing */
     uint64_t kv_memory_bytes; /* 0 = use kv_memory_share */

@@ -33,6 +33,14 @@ static bool check_options(const struct engine_options *o, struct error *e)
     return true;
 }
 
+static void set_step_size(struct engine *e)
+{
+    struct engine_options *o = &e->options;
+    uint32_t usual = e->device == DEVICE_CUDA ? 2048 : 256;
+    if (o->max_batched_tokens == 0)
+        o->max_batched_tokens = o->max_num_seqs > usual ? o->max_num_seqs : usual;
+}
+
 static void report_model(void *context, double share)
 {
     const struct engine_options *o = context;
@@ -136,13 +144,16 @@ static bool size_pool(struct engine *e, struct error *error)
     const struct engine_options *o = &e->options;
     e->backend.kv_set_storage(e->backend.self, o->kv_storage);
     e->page_bytes = e->backend.page_bytes(e->backend.self, e->model->head_dim);
-    uint64_t available = machine_available_bytes(""), bytes = o->kv_memory_bytes;
+    uint64_t available = e->backend.memory_free(e->backend.self), bytes = o->kv_memory_bytes;
     if (bytes == 0 && o->kv_memory_share > 0 && available == 0)
         return error_set(error, "invalid_value", "--kv-memory",
                          "this machine does not tell how much memory is free; give a size such as "
                          "4G instead of a share");
     if (bytes == 0 && o->kv_memory_share > 0)
         bytes = (uint64_t)((double)available * o->kv_memory_share);
+    /* A GPU's memory is for nothing else. */
+    if (bytes == 0 && e->device == DEVICE_CUDA)
+        bytes = available / 100 * 95; /* scores and page tables lie beside the pool */
     if (bytes == 0) {
         bytes = 4 * tokens_to_pages(e->model, e->n_ctx) * e->page_bytes;
         if (available > 0 && bytes > available / 2)
@@ -163,24 +174,36 @@ static bool size_pool(struct engine *e, struct error *error)
 
 /* ---- all of it */
 
+static uint32_t logits_per_step(const struct engine_options *o)
+{
+    return o->max_num_seqs > LOGITS_PER_STEP ? o->max_num_seqs : LOGITS_PER_STEP;
+}
+
+/* The backend and the model on it: what is free afterwards is the pool's. */
 static bool open_backend(struct engine *e, struct error *error)
 {
     const struct engine_options *o = &e->options;
     e->n_threads = o->n_threads ? o->n_threads : machine_cores("");
-    if (!backend_cpu_open(&e->backend, e->n_threads, o->isa, error)) {
-        e->backend.close = NULL;
+    const struct device_options device = {.kind = e->device,
+                                          .n_threads = e->n_threads,
+                                          .isa = o->isa,
+                                          .memory_share = o->gpu_memory_share,
+                                          .max_rows = o->max_batched_tokens,
+                                          .max_logits = logits_per_step(o),
+                                          .max_slots = e->model->n_ctx_train};
+    if (!device_open(&e->backend, &device, e->model, error))
         return false;
-    }
-    snprintf(e->description, sizeof e->description, "%s: %s", e->backend.name,
-             e->backend.description);
-    return true;
+    snprintf(e->description, sizeof e->description, "%s: %s%s%s%s", e->backend.name,
+             e->backend.description, *e->no_gpu ? " (" : "", e->no_gpu, *e->no_gpu ? ")" : "");
+    e->scheduler.forward =
+        forward_new(&e->backend, e->model, o->max_batched_tokens, logits_per_step(o), error);
+    return e->scheduler.forward != NULL;
 }
 
 static bool open_scheduler(struct engine *e, struct error *error)
 {
     const struct engine_options *o = &e->options;
     struct scheduler *s = &e->scheduler;
-    uint32_t n_logits = o->max_num_seqs > LOGITS_PER_STEP ? o->max_num_seqs : LOGITS_PER_STEP;
     s->backend = &e->backend;
     s->model = e->model;
     s->tokenizer = e->tokenizer;
@@ -197,11 +220,8 @@ static bool open_scheduler(struct engine *e, struct error *error)
         return false;
     cache_set_memory(s->cache, e->backend.state_memory);
     cache_set_profile(s->cache, e->profile);
-    s->batch = batch_new(s->cache, e->model, o->max_batched_tokens, n_logits, error);
-    if (!s->batch)
-        return false;
-    s->forward = forward_new(&e->backend, e->model, o->max_batched_tokens, n_logits, error);
-    return s->forward && scheduler_init(s, error);
+    s->batch = batch_new(s->cache, e->model, o->max_batched_tokens, logits_per_step(o), error);
+    return s->batch && scheduler_init(s, error);
 }
 
 static bool load_profile(struct engine *e, const char *path, struct error *error)
@@ -232,7 +252,10 @@ static bool list_end_tokens(struct engine *e, struct error *error)
 bool engine_load(struct engine *e, const struct engine_options *options, struct error *error)
 {
     e->options = *options;
-    if (!check_options(options, error))
+    if (!device_pick(options->device, &e->device, &e->no_gpu, error))
+        return false;
+    set_step_size(e);
+    if (!check_options(&e->options, error))
         return false;
     e->model = model_open(options->model_path, report_model, &e->options, error);
     if (!e->model || !resolve_context(e, options->n_ctx, error))

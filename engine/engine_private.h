@@ -2,6 +2,7 @@
 #ifndef WINNOW_ENGINE_ENGINE_PRIVATE_H
 #define WINNOW_ENGINE_ENGINE_PRIVATE_H
 
+#include "engine/device.h"
 #include "engine/scheduler.h"
 
 #define SNAPSHOT_MAX_SEQUENCES 1024
@@ -13,6 +14,8 @@ struct engine {
     struct tokenizer *tokenizer;
     struct chat_template *chat_template;
     struct head_profile *profile; /* NULL = none */
+    enum device_kind device;
+    const char *no_gpu; /* why the CPU was taken, "" otherwise */
     struct backend backend;
     char description[200];
     uint32_t n_ctx, n_threads, n_pages;

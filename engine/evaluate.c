@@ -1,6 +1,7 @@
 /* Runs of one sequence under a plan: see evaluate.h. What several runs have in common at the
  * beginning of their text is computed once (cache/prefix.h), where that changes no bit. */
 #include "engine/evaluate.h"
+#include "engine/device.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -56,10 +57,15 @@ static bool open_machine(struct evaluator *v, const struct evaluator_options *o,
     const struct model *m = v->model;
     uint64_t tokens = o->max_tokens ? o->max_tokens : m->n_ctx_train,
              n_pages = (tokens / PAGE_SLOTS + 2) * m->n_layers * m->n_kv_heads * 5 / 2;
-    if (!backend_cpu_open(&v->backend, o->n_threads, o->isa, e)) {
-        v->backend.close = NULL;
+    const char *no_gpu;
+    struct device_options device = {.n_threads = o->n_threads,
+                                    .isa = o->isa,
+                                    .max_rows = CHUNK,
+                                    .max_logits = CHUNK,
+                                    .max_slots = m->n_ctx_train};
+    if (!device_pick(o->device, &device.kind, &no_gpu, e) ||
+        !device_open(&v->backend, &device, m, e))
         return false;
-    }
     if (n_pages > UINT32_MAX / 2)
         return error_set(e, "out_of_memory", "--contexts", "%llu tokens need too many pages",
                          (unsigned long long)tokens);
@@ -71,6 +77,7 @@ static bool open_machine(struct evaluator *v, const struct evaluator_options *o,
     v->cache = cache_new(m->n_layers, m->n_kv_heads, m->head_dim, (uint32_t)n_pages, e);
     if (!v->cache)
         return false;
+    cache_set_memory(v->cache, v->backend.state_memory);
     cache_set_profile(v->cache, v->profile);
     cache_set_reader(v->cache, position_of, v);
     v->batch = batch_new(v->cache, m, CHUNK, CHUNK, e);

@@ -12,6 +12,7 @@ struct evaluator;
 
 struct evaluator_options {
     const char *model_path;
+    const char *device;        /* NULL or "auto", "cpu", "cuda" */
     const char *isa;           /* NULL = best */
     const char *head_profile;  /* NULL = none */
     uint32_t n_threads;        /* >= 1 */

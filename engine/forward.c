@@ -18,7 +18,6 @@ struct forward {
     uint32_t max_rows, max_logits;
     struct layer_vectors *layers; /* [n_layers] */
     float *output_norm;           /* [n_embd] */
-    uint32_t *all_rows;           /* [max_rows] 0, 1, 2, ... */
     uint32_t n_prepared;          /* weights that weight_prepare has seen */
 
     /* Activations, rows = max_rows. q and out: [rows][n_heads * head_dim]; k, v: [rows][n_kv_heads
@@ -102,14 +101,9 @@ static bool allocate(struct forward *f, struct error *e)
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
         if (!(*wanted[i].buffer = f->backend->alloc(f->backend->self, wanted[i].n, e)))
             return false;
-    f->host_logits = malloc((size_t)f->max_logits * m->n_vocab * sizeof *f->host_logits);
-    f->all_rows = malloc(rows * sizeof *f->all_rows);
-    if (!f->host_logits || !f->all_rows)
-        return error_set_memory(e, "logits",
-                                (uint64_t)f->max_logits * m->n_vocab * sizeof *f->host_logits);
-    for (uint32_t i = 0; i < f->max_rows; i++)
-        f->all_rows[i] = i;
-    return true;
+    f->host_logits = f->backend->host_alloc(
+        f->backend->self, (size_t)f->max_logits * m->n_vocab * sizeof *f->host_logits, e);
+    return f->host_logits != NULL;
 }
 
 struct forward *forward_new(const struct backend *backend, struct model *model, uint32_t max_rows,
@@ -155,8 +149,7 @@ void forward_free(struct forward *f)
         if (buffers[k])
             be->free(be->self, buffers[k]);
     free(f->layers);
-    free(f->host_logits);
-    free(f->all_rows);
+    be->host_free(be->self, f->host_logits);
     free(f->observed);
     free(f);
 }
@@ -180,10 +173,6 @@ static bool compute(struct forward *f, struct batch *b, struct error *e)
     void *self = be->self;
     uint32_t n = b->n_rows, n_q = m->n_heads * m->head_dim;
 
-    be->upload(self, f->angles, b->angles, (size_t)n * m->rope_dim);
-    if (b->sink_query)
-        be->upload(self, f->sink_angles, b->sink_angles, (size_t)n * m->rope_dim);
-
     be->embed(self, f->x, &m->token_embd, b->tokens, n);
     for (uint32_t i = 0; i < m->n_layers; i++) {
         const struct model_layer *l = &m->layers[i];
@@ -198,14 +187,15 @@ static bool compute(struct forward *f, struct batch *b, struct error *e)
             be->rms_norm(self, f->k, f->k, v->k_norm, n * m->n_kv_heads, m->head_dim, m->norm_eps);
         }
         if (b->sink_query) {
-            be->gather(self, f->q_sink, f->q, f->all_rows, n, n_q);
+            be->copy(self, f->q_sink, f->q, (size_t)n * n_q);
             be->rope(self, f->q_sink, f->sink_angles, n, m->n_heads, m->head_dim, m->rope_dim,
                      m->rope_neox);
         }
         be->rope(self, f->q, f->angles, n, m->n_heads, m->head_dim, m->rope_dim, m->rope_neox);
         be->rope(self, f->k, f->angles, n, m->n_kv_heads, m->head_dim, m->rope_dim, m->rope_neox);
         if (f->observe) {
-            be->download(self, f->observed, f->q, (size_t)n * n_q);
+            if (!be->download(self, f->observed, f->q, (size_t)n * n_q, e))
+                return false;
             f->observe(f->observe_context, i, f->observed, n);
         }
         for (uint32_t wave = 0; wave < b->n_waves; wave++) {
@@ -247,9 +237,7 @@ static bool plan_step(const struct forward *f, struct batch *b, struct error *e)
                                      .sink_query = b->sink_query,
                                      .tokens = b->tokens,
                                      .positions = b->positions,
-                                     .logit_rows = b->logit_rows,
-                                     .angles = b->angles,
-                                     .sink_angles = b->sink_angles};
+                                     .logit_rows = b->logit_rows};
     if (!be->step_begin(be->self, &shape, e))
         return false;
     for (uint32_t wave = 0; wave < b->n_waves; wave++)
@@ -268,13 +256,18 @@ const float *forward_run(struct forward *f, struct batch *b, struct error *e)
         be->kv_copy(be->self, from, to, n_copies);
     if (b->n_rows == 0)
         return f->host_logits;
+    size_t n_angles = (size_t)b->n_rows * f->model->rope_dim;
+    be->upload(be->self, f->angles, b->angles, n_angles);
+    if (b->sink_query)
+        be->upload(be->self, f->sink_angles, b->sink_angles, n_angles);
     if (be->step_begin && !plan_step(f, b, e))
         return NULL;
     if ((!be->step_compute || be->step_compute(be->self)) && !compute(f, b, e))
         return NULL;
     if (be->step_end && !be->step_end(be->self, e))
         return NULL;
-    if (b->n_logits)
-        be->download(be->self, f->host_logits, f->logits, (size_t)b->n_logits * f->model->n_vocab);
+    if (b->n_logits && !be->download(be->self, f->host_logits, f->logits,
+                                     (size_t)b->n_logits * f->model->n_vocab, e))
+        return NULL;
     return f->host_logits;
 }

@@ -44,6 +44,7 @@ static const char usage[] =
     "      --kv-storage TYPE   f16, bf16, q8 or q4 (default f16)\n"
     "      --kv-memory SIZE    memory of the KV cache (default: what the context needs)\n"
     "  -c, --ctx-size N        context (default: as trained)\n"
+    "      --device NAME       auto, cpu or cuda (default auto: a GPU where one can be used)\n"
     "  -t, --threads N         threads (default: physical cores)\n"
     "      --isa NAME          plain, avx2 or avx512 (default: the best there is)\n"
     "      --chat-template NAME|FILE\n";
@@ -87,6 +88,7 @@ enum flag {
     FLAG_SEED,
     FLAG_KV_POLICY,
     FLAG_KV_MEMORY,
+    FLAG_DEVICE,
     FLAG_ISA,
     FLAG_TEMPLATE,
     FLAG_HEAD_PROFILE,
@@ -117,6 +119,7 @@ static const struct option long_options[] = {
     {"seed", required_argument, NULL, FLAG_SEED},
     {"kv-policy", required_argument, NULL, FLAG_KV_POLICY},
     {"kv-memory", required_argument, NULL, FLAG_KV_MEMORY},
+    {"device", required_argument, NULL, FLAG_DEVICE},
     {"isa", required_argument, NULL, FLAG_ISA},
     {"chat-template", required_argument, NULL, FLAG_TEMPLATE},
     {"head-profile", required_argument, NULL, FLAG_HEAD_PROFILE},
@@ -163,6 +166,9 @@ static bool parse_flag(struct arguments *a, int flag, const char *text, struct e
         break;
     case FLAG_KV_POLICY:
         a->kv_policy = text;
+        break;
+    case FLAG_DEVICE:
+        a->engine.device = text;
         break;
     case FLAG_ISA:
         a->engine.isa = text;
@@ -215,10 +221,7 @@ static bool parse_flag(struct arguments *a, int flag, const char *text, struct e
 static bool parse_arguments(struct arguments *a, int argc, char **argv, struct error *e)
 {
     *a = (struct arguments){
-        .engine = {.max_num_seqs = 1,
-                   .max_batched_tokens = 256,
-                   .max_queue = 1,
-                   .max_generate = 16384},
+        .engine = {.max_num_seqs = 1, .max_queue = 1, .max_generate = 16384},
         .sampling = {.temperature = 1, .top_p = 1, .typical_p = 1, .repetition_penalty = 1},
         .n_tokens = -1,
         .kv_policy = "full"};

@@ -80,6 +80,8 @@ static void load(void *context)
     const struct config *c = s->config;
     struct engine_options options = {
         .model_path = c->model,
+        .device = c->device,
+        .gpu_memory_share = c->gpu_memory_share,
         .isa = c->isa,
         .n_threads = c->threads,
         .n_ctx = c->ctx_size,

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "engine/cpu/kernels.h"
+#include "engine/machine.h"
 
 #define MAX_THREADS 1024
 
@@ -46,10 +47,35 @@ static void cpu_free(void *self, float *buffer)
     free(buffer);
 }
 
-static void cpu_copy_floats(void *self, float *to, const float *from, size_t n_floats)
+static void cpu_copy(void *self, float *to, const float *from, size_t n_floats)
 {
     (void)self;
     memcpy(to, from, n_floats * sizeof *to);
+}
+
+static bool cpu_download(void *self, float *to, const float *from, size_t n_floats, struct error *e)
+{
+    (void)e;
+    cpu_copy(self, to, from, n_floats);
+    return true;
+}
+
+static void *cpu_host_alloc(void *self, size_t bytes, struct error *e)
+{
+    (void)self;
+    return aligned_floats(bytes / sizeof(float) + 1, e);
+}
+
+static void cpu_host_free(void *self, void *p)
+{
+    (void)self;
+    free(p);
+}
+
+static uint64_t cpu_memory_free(void *self)
+{
+    (void)self;
+    return machine_available_bytes("");
 }
 
 /* Weights are used as they lie in the file. */
@@ -307,8 +333,11 @@ bool backend_cpu_open(struct backend *b, uint32_t n_threads, const char *isa, st
         .state_memory = state_memory_host(),
         .alloc = cpu_alloc,
         .free = cpu_free,
-        .upload = cpu_copy_floats,
-        .download = cpu_copy_floats,
+        .upload = cpu_copy,
+        .download = cpu_download,
+        .host_alloc = cpu_host_alloc,
+        .host_free = cpu_host_free,
+        .memory_free = cpu_memory_free,
         .weight_prepare = cpu_weight_prepare,
         .weight_release = cpu_weight_release,
         .embed = cpu_embed,
@@ -317,6 +346,7 @@ bool backend_cpu_open(struct backend *b, uint32_t n_threads, const char *isa, st
         .rope = cpu_rope,
         .add = cpu_add,
         .swiglu = cpu_swiglu,
+        .copy = cpu_copy,
         .gather = cpu_gather,
         .kv_set_storage = cpu_kv_set_storage,
         .page_bytes = cpu_page_bytes,

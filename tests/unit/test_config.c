@@ -158,8 +158,6 @@ START_TEST(what_this_version_lacks_is_refused_with_a_reason)
         ck_assert(!parse(&c, &e, "m", flags[i], "x", NULL));
         ck_assert_str_eq(e.code, "unsupported_parameter");
     }
-    ck_assert(!parse(&c, &e, "m", "--device", "cuda", NULL));
-    ck_assert_ptr_nonnull(strstr(e.message, "CUDA"));
 }
 END_TEST
 

@@ -1,0 +1,106 @@
+/* State memory on the device: scores, holes, summaries and page tables of sequences
+ * (cache/state_memory.h). One block is allocated with the pool and handed out by the buddy allocator; what
+ * the cache asks for happens in the order of the stream. */
+#include <stdlib.h>
+
+#include "cuda/backend_private.h"
+
+static void *state_take(void *context, size_t bytes)
+{
+    struct cuda_backend *c = (struct cuda_backend *)context;
+    uint64_t offset = c->buddy ? buddy_take(c->buddy, bytes) : BUDDY_NONE;
+    if (offset == BUDDY_NONE && c->n_given > 0) { /* some wait only for the next step */
+        state_flush(c);
+        offset = buddy_take(c->buddy, bytes);
+    }
+    if (offset == BUDDY_NONE)
+        return NULL;
+    cuda_check(c, cudaMemsetAsync(c->state + offset, 0, bytes, c->stream), "clearing state memory");
+    return c->state + offset;
+}
+
+/* A change of a page table that lies there may still be on its way: the piece is free for others
+ * after the next flush. */
+static void state_give(void *context, void *p)
+{
+    struct cuda_backend *c = (struct cuda_backend *)context;
+    if (!p)
+        return;
+    uint64_t offset = (uint64_t)((uint8_t *)p - c->state);
+    if (c->n_given == c->given_capacity) {
+        size_t capacity = c->given_capacity ? 2 * c->given_capacity : 1024;
+        uint64_t *given = (uint64_t *)realloc(c->given, capacity * sizeof *given);
+        if (!given) {
+            state_flush(c);
+            buddy_give(c->buddy, offset);
+            return;
+        }
+        c->given = given;
+        c->given_capacity = capacity;
+    }
+    c->given[c->n_given++] = offset;
+}
+
+static void state_copy(void *context, void *to, const void *from, size_t bytes)
+{
+    struct cuda_backend *c = (struct cuda_backend *)context;
+    cuda_check(c, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, c->stream),
+               "copying state memory");
+}
+
+static void state_clear(void *context, void *p, size_t bytes)
+{
+    struct cuda_backend *c = (struct cuda_backend *)context;
+    cuda_check(c, cudaMemsetAsync(p, 0, bytes, c->stream), "clearing state memory");
+}
+
+static void state_set_page(void *context, uint32_t *to, uint32_t page)
+{
+    struct cuda_backend *c = (struct cuda_backend *)context;
+    if (c->n_changes == c->changes_capacity)
+        state_flush(c);
+    c->changes[c->n_changes++] = (struct table_change){to, page, 0};
+}
+
+/* Two changes of one entry must not race: in a launch only the last counts, and page tables change
+ * an entry twice only when a copied page follows a shared one, in different calls. */
+void state_flush(struct cuda_backend *c)
+{
+    const size_t at_once = c->mailbox.half_bytes / sizeof *c->changes;
+    for (size_t done = 0; done < c->n_changes;) {
+        size_t n = c->n_changes - done < at_once ? c->n_changes - done : at_once;
+        const struct table_change *sent =
+            (const struct table_change *)mailbox_send(c, c->changes + done, n * sizeof *c->changes);
+        launch_table_changes(c->stream, sent, (uint32_t)n);
+        done += n;
+    }
+    c->n_changes = 0;
+    for (size_t i = 0; i < c->n_given; i++)
+        buddy_give(c->buddy, c->given[i]);
+    c->n_given = 0;
+}
+
+bool state_open(struct cuda_backend *c, uint64_t bytes, struct error *e)
+{
+    c->changes_capacity = 65536;
+    c->changes = (struct table_change *)malloc(c->changes_capacity * sizeof *c->changes);
+    c->buddy = buddy_new(bytes);
+    if (!c->changes || !c->buddy)
+        return error_set_memory(e, "lists of state memory", bytes / 8);
+    c->state_memory = (struct state_memory){c,          true,        state_take,    state_give,
+                                            state_copy, state_clear, state_set_page};
+    return cuda_take(c, &c->state, bytes, "scores and page tables", e);
+}
+
+void state_close(struct cuda_backend *c)
+{
+    cudaFree(c->state);
+    buddy_free(c->buddy);
+    free(c->given);
+    free(c->changes);
+    c->state = NULL;
+    c->buddy = NULL;
+    c->given = NULL;
+    c->changes = NULL;
+    c->n_given = c->given_capacity = c->n_changes = c->changes_capacity = 0;
+}
