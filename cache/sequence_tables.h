@@ -25,6 +25,7 @@ struct table {
 struct cache_sequence {
     struct cache *cache;
     struct plan plan;
+    uint32_t policy; /* preset_index of the plan's */
     uint32_t n_tokens;
     uint32_t prompt_end;  /* UINT32_MAX: no end was announced */
     uint32_t prompt_from; /* tokens seen when this prompt began */
@@ -95,7 +96,7 @@ void prefix_clear(struct cache *c);
 bool copies_reserve(struct cache *c, uint64_t more);
 /* Gives the head an own page in the place of one that others hold too; the pool has one, the copy
  * list room. */
-void page_make_own(struct cache *c, struct head_state *head, uint32_t index);
+void page_make_own(struct cache_sequence *s, struct head_state *head, uint32_t index);
 /* compress.c: what the backend will drop after the row that was just appended, so that the next
  * append need not wait for it. */
 void foresee_eviction(struct cache_sequence *s, struct table *t);

@@ -44,11 +44,20 @@ static int32_t stored_position(void *context, uint32_t page, uint32_t index)
     return s->backend->kv_read(s->backend->self, page, index, s->model->head_dim, NULL, NULL);
 }
 
+_Static_assert(METRICS_MAX_POLICIES <= UINT8_MAX, "the pool keeps a policy in a byte");
+
+static void note_lifetime(void *context, uint32_t policy, uint64_t held_ns)
+{
+    struct scheduler *s = context;
+    histogram_observe(&s->metrics->page_lifetime[policy], (double)held_ns / 1e9);
+}
+
 bool scheduler_init(struct scheduler *s, struct error *e)
 {
     uint32_t n_vocab = s->model->n_vocab;
     s->n_heads = cache_n_layers(s->cache) * cache_n_kv_heads(s->cache);
     cache_set_reader(s->cache, stored_position, s);
+    cache_set_lifetimes(s->cache, note_lifetime, s);
     for (uint32_t i = 0; i < n_vocab; i++) {
         size_t length;
         tokenizer_bytes(s->tokenizer, (int32_t)i, true, &length);
@@ -437,8 +446,7 @@ static bool continue_session(struct scheduler *s, struct generation *g, struct s
         r->plan = session->plan;
         r->plan.source = SOURCE_SESSION;
         r->plan.trace = trace;
-        for (uint32_t i = 0; i < preset_count() && i < METRICS_MAX_POLICIES; i++)
-            g->policy = preset_at(i) == r->plan.preset ? i : g->policy;
+        g->policy = preset_index(r->plan.preset);
     } else if (!session_plan_agrees(&session->plan, &r->plan)) {
         error_set(&g->error, "invalid_kv_policy", "kv_policy",
                   "the session '%.64s' was made under policy '%s' with budget %u; what it dropped "
@@ -718,6 +726,7 @@ static void run(struct scheduler *s)
     const float *logits = forward_run(s->forward, s->batch, &e);
     if (logits) {
         histogram_observe(&s->metrics->step_batch_tokens, batch_rows(s->batch));
+        cache_set_time(s->cache, clock_ns());
         settle_pages(s);
         output_rows(s, logits);
     } else {
@@ -731,7 +740,9 @@ static void run(struct scheduler *s)
 
 bool scheduler_step(struct scheduler *s, uint64_t *wake_ns)
 {
-    uint64_t now = clock_ns(), session_end = session_expire(&s->sessions, now);
+    uint64_t now = clock_ns();
+    cache_set_time(s->cache, now);
+    uint64_t session_end = session_expire(&s->sessions, now);
     expire_all(s, now);
     for (struct generation *g = s->running.first; g; g = g->next)
         update_paused(g);
