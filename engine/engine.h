@@ -138,6 +138,8 @@ struct generation_usage {
         cache_write_tokens; /* prompt tokens taken over, tokens left for others */
     /* kv cache, summed or maximised over choices as API.md 7.4 words it (of choice 0) */
     uint32_t tokens_seen;
+    double reused_slots; /* mean per head of what was taken over: those of a session were fewer than
+                            its tokens */
     double slots_kept;
     uint32_t slots_kept_min, slots_kept_max;
     double evicted; /* mean per head */

@@ -405,6 +405,7 @@ static bool adopt_prefix(struct scheduler *s, struct generation *g, struct seque
     uint32_t n = most ? prefix_match(s->cache, &r->prefix_root, r->prompt, most) : 0;
     if (g->usage.n_preemptions == 0) {
         g->usage.cached_tokens = n;
+        g->usage.reused_slots = n; /* of whole pages nothing was dropped */
         atomic_fetch_add(&s->metrics->prefix_query_tokens, r->n_prompt);
         atomic_fetch_add(&s->metrics->prefix_hit_tokens, n);
     }
@@ -441,7 +442,7 @@ static bool continue_session(struct scheduler *s, struct generation *g, struct s
         r->session_id ? session_take(&s->sessions, r->session_id, r->owner_key) : NULL;
     if (!session)
         return true;
-    if (r->plan.source == SOURCE_DEFAULT) {
+    if (r->plan.source == SOURCE_DEFAULT || r->plan.source == SOURCE_SESSION) {
         bool trace = r->plan.trace;
         r->plan = session->plan;
         r->plan.source = SOURCE_SESSION;
@@ -465,6 +466,7 @@ static bool continue_session(struct scheduler *s, struct generation *g, struct s
         g->held_pages += session->pages;
         g->usage.session_reused = true;
         g->usage.cached_tokens = session->n_tokens;
+        g->usage.reused_slots = session->slots_kept;
         cache_sequence_set_prompt(leader->cache, r->n_prompt);
     }
     session_free(session);

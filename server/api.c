@@ -82,10 +82,17 @@ static bool is_allowed(const struct config *c, const struct preset *preset)
     return c->kv_policy_allow.count == 0;
 }
 
+bool api_may_ask(const struct api *a, const struct preset *preset)
+{
+    return !a->config->kv_policy_lock && is_allowed(a->config, preset);
+}
+
 bool api_resolve_plan(const struct api *a, struct plan *plan, uint32_t n_prompt, struct error *e)
 {
     const struct config *c = a->config;
     struct plan_limits limits = engine_plan_limits(a->engine);
+    if (plan->source == SOURCE_SESSION)
+        return true; /* resolved when the session was made, under the same rules */
     limits.max_budget = plan->source == SOURCE_DEFAULT ? 0 : c->kv_policy_max_budget;
     if (plan->source != SOURCE_DEFAULT && c->kv_policy_lock)
         return error_set(e, "kv_policy_not_allowed", "kv_policy",

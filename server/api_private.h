@@ -71,7 +71,7 @@ struct job {
     size_t body_length;
     char *policy_header;
     struct request r;
-    bool parsed, in_pool, counted;
+    bool parsed, in_pool, counted, submitted;
     uint32_t key;
     struct error error; /* of the pool's work; code "" = none */
 
@@ -97,6 +97,8 @@ bool api_pick_plan(const struct api *a, const struct plan *body, const char *hea
                    const char *suffix, struct plan *out, struct error *e);
 /* Checks the operator's rules and resolves for a prompt of n tokens. */
 bool api_resolve_plan(const struct api *a, struct plan *plan, uint32_t n_prompt, struct error *e);
+/* Whether the operator lets requests name this policy. */
+bool api_may_ask(const struct api *a, const struct preset *preset);
 bool api_model_fits(const struct api *a, const char *model, const char *suffix, struct error *e);
 /* pool: the tokens of a chat, template and all; `text` may be NULL. */
 bool api_encode_chat(const struct api *a, const json_t *messages, const json_t *kwargs,
@@ -144,5 +146,9 @@ void handle_sessions(struct exchange *x, void *context);
 void handle_session(struct exchange *x, void *context);
 void handle_session_delete(struct exchange *x, void *context);
 void handle_stats(struct exchange *x, void *api);
+/* Whether the server has what the policy needs. */
+bool policy_is_available(const struct api *a, const struct preset *preset);
+/* Whether this caller sees what belongs to other keys too. */
+bool sees_all(const struct exchange *x, const struct api *a);
 
 #endif
