@@ -58,6 +58,8 @@ bool scheduler_init(struct scheduler *s, struct error *e)
     s->n_heads = cache_n_layers(s->cache) * cache_n_kv_heads(s->cache);
     cache_set_reader(s->cache, stored_position, s);
     cache_set_lifetimes(s->cache, note_lifetime, s);
+    if (!history_init(&s->history, s->n_heads, e))
+        return false;
     for (uint32_t i = 0; i < n_vocab; i++) {
         size_t length;
         tokenizer_bytes(s->tokenizer, (int32_t)i, true, &length);
@@ -107,6 +109,7 @@ void scheduler_clear(struct scheduler *s, const char *code, const char *message)
     bury(s);
     if (s->has_sessions)
         session_store_clear(&s->sessions);
+    history_clear(&s->history);
     sampler_scratch_free(s->scratch);
     free(s->prompt_tokens);
     free(s->prompt_tops);
@@ -146,6 +149,30 @@ void scheduler_count(struct scheduler *s, struct sequence *q)
         atomic_fetch_add(&s->metrics->pages_returned[policy],
                          now.pages_returned - q->counted.pages_returned);
     q->counted = now;
+}
+
+void scheduler_describe(const struct scheduler *s, const struct generation *g,
+                        struct request_record *record, struct cache_head_counts *heads)
+{
+    const struct generation_request *r = &g->request;
+    const struct cache_sequence *cache = g->choices ? g->choices[0].cache : NULL;
+    uint32_t n_kv_heads = cache_n_kv_heads(s->cache);
+    *record = (struct request_record){.owner_key = r->owner_key,
+                                      .order = g->order,
+                                      .policy = r->plan.preset->name,
+                                      .budget = plan_evicts(&r->plan) ? r->plan.budget : 0,
+                                      .n_prompt = r->n_prompt,
+                                      .submitted_ns = g->submitted_ns};
+    memcpy(record->id, r->id, sizeof record->id);
+    memset(heads, 0, s->n_heads * sizeof *heads);
+    if (!cache)
+        return;
+    struct cache_sequence_counts counts = cache_sequence_counts(cache);
+    record->tokens_seen = counts.tokens_seen;
+    record->pages = counts.pages;
+    record->slots_kept = counts.slots_kept;
+    for (uint32_t i = 0; i < s->n_heads; i++)
+        heads[i] = cache_head_counts(cache, i / n_kv_heads, i % n_kv_heads);
 }
 
 /* Its pages go back; the tokens stay. */

@@ -235,7 +235,8 @@ static bool build(struct part *p, const struct plan *plan, struct generation_req
         .owner_key = j->key,
         .notify = on_notify,
         .notify_context = p};
-    snprintf(g->id, sizeof g->id, "%s", j->id);
+    /* The response's id; further prompts of the same request are told apart. */
+    snprintf(g->id, sizeof g->id, p->index ? "%s.%u" : "%s", j->id, p->index);
     if (r->session_id && !(g->session_id = strdup(r->session_id)))
         return false;
     g->prompt = malloc(p->tokens.count * sizeof *g->prompt);

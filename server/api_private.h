@@ -10,6 +10,7 @@
 #include "server/request.h"
 
 struct job;
+struct ask;
 
 struct api {
     const struct config *config;
@@ -22,11 +23,14 @@ struct api {
     struct api_metrics metrics;
 
     pthread_mutex_t ready_lock;
-    struct part *ready; /* parts with events, in no order; the engine thread adds */
+    struct ask *answered; /* likewise: what the engine has answered */
+    struct part *ready;   /* parts with events, in no order; the engine thread adds */
     uv_async_t wake;
 
     struct job *jobs; /* with an exchange */
     uint32_t n_jobs;
+    struct ask *asks; /* with an exchange */
+    uint32_t n_asks;
     uint32_t *running_of_key; /* [n_api_keys] */
 };
 
@@ -150,5 +154,11 @@ void handle_stats(struct exchange *x, void *api);
 bool policy_is_available(const struct api *a, const struct preset *preset);
 /* Whether this caller sees what belongs to other keys too. */
 bool sees_all(const struct exchange *x, const struct api *a);
+
+/* api_ask.c: questions to the engine's thread */
+void handle_flush(struct exchange *x, void *api);
+void handle_kv_request(struct exchange *x, void *api);
+void asks_reply(struct api *a);                       /* after a wake: those that were answered */
+void asks_stop(struct api *a, const struct error *e); /* the others get this error */
 
 #endif
