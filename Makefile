@@ -117,7 +117,7 @@ clean:
 # Installs what is missing with root or passwordless sudo; otherwise prints the one command that would.
 deps:
 	@sh config/deps.sh "$(CC) pkg-config" "$(PACKAGES)" "$(APT_BUILD)"
-deps-test:
+deps-test: deps # one after the other: dpkg's lock is for one, also under make -j
 	@sh config/deps.sh "curl python3" "check" "$(APT_TEST)"
 
 $(LIB): $(LIB_OBJECTS)

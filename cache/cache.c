@@ -54,6 +54,17 @@ void cache_set_memory(struct cache *c, const struct state_memory *memory)
     c->memory = *memory;
 }
 
+void cache_set_time(struct cache *c, uint64_t now_ns)
+{
+    c->pool.now_ns = now_ns;
+}
+
+void cache_set_lifetimes(struct cache *c, cache_lifetime_observer *observe, void *context)
+{
+    c->pool.on_free = observe;
+    c->pool.free_context = context;
+}
+
 void cache_set_reader(struct cache *c, cache_position_reader *position_of, void *context)
 {
     c->position_of = position_of;
@@ -76,6 +87,7 @@ struct cache_sequence *cache_sequence_new(struct cache *c, const struct plan *pl
     }
     s->cache = c;
     s->plan = *plan;
+    s->policy = plan->preset ? preset_index(plan->preset) : 0;
     s->prompt_end = UINT32_MAX;
     s->next = c->first;
     if (c->first)
@@ -130,7 +142,7 @@ void cache_sequence_free(struct cache_sequence *s)
     struct cache *c = s->cache;
     for (uint32_t h = 0; s->tables && h < n_heads(c); h++)
         for (uint32_t i = 0; i < s->tables[h].state.n_pages; i++)
-            pool_drop(&c->pool, s->tables[h].state.pages[i]);
+            pool_drop(&c->pool, s->tables[h].state.pages[i], s->policy);
     heads_clear(s);
     if (s->previous)
         s->previous->next = s->next;
@@ -291,7 +303,7 @@ void page_make_own(struct cache_sequence *s, struct head_state *head, uint32_t i
     uint32_t held = head->pages[index], own = pool_take(&c->pool);
     c->copy_from[c->n_copies] = held;
     c->copy_to[c->n_copies++] = own;
-    pool_drop(&c->pool, held);
+    pool_drop(&c->pool, held, s->policy);
     head_set_page(s, head, index, own);
 }
 
@@ -489,6 +501,15 @@ void cache_kept_ranges(const struct cache_sequence *s, uint32_t layer, uint32_t 
             first = i + 1;
         }
     free(positions);
+}
+
+struct cache_head_counts cache_head_counts(const struct cache_sequence *s, uint32_t layer,
+                                           uint32_t kv_head)
+{
+    const struct table *t = &s->tables[layer * s->cache->n_kv_heads + kv_head];
+    uint32_t held = head_n_held(s, t);
+    return (struct cache_head_counts){
+        .slots = held, .pages = t->state.n_pages, .evicted = s->n_tokens - held};
 }
 
 uint32_t cache_n_layers(const struct cache *c)

@@ -33,6 +33,12 @@ void cache_set_memory(struct cache *c, const struct state_memory *memory);
 /* Reads a stored position back (the backend's kv_read); needed for what policies of scores keep. */
 typedef int32_t cache_position_reader(void *context, uint32_t page, uint32_t index);
 void cache_set_reader(struct cache *c, cache_position_reader *position_of, void *context);
+/* Who hears of every page that becomes free: the policy (preset_index) of the sequence that let go
+ * of it last, and how long it was held by the time of cache_set_time, which the caller sets once a
+ * step. */
+typedef void cache_lifetime_observer(void *context, uint32_t policy, uint64_t held_ns);
+void cache_set_lifetimes(struct cache *c, cache_lifetime_observer *observe, void *context);
+void cache_set_time(struct cache *c, uint64_t now_ns);
 
 /* A new empty sequence under a resolved plan. Holds no page yet. NULL: "out_of_memory". */
 struct cache_sequence *cache_sequence_new(struct cache *c, const struct plan *plan,
@@ -149,6 +155,11 @@ struct cache_sequence_counts {
     bool exact; /* nothing was evicted */
 };
 struct cache_sequence_counts cache_sequence_counts(const struct cache_sequence *s);
+struct cache_head_counts {
+    uint32_t slots, pages, evicted; /* positions that the newest query sees; slots + evicted = N */
+};
+struct cache_head_counts cache_head_counts(const struct cache_sequence *s, uint32_t layer,
+                                           uint32_t kv_head);
 
 /* The original positions still held, for kv_trace: ascending inclusive ranges of one head. Calls
  * range(context, first, last) for each. Where scores decided, positions are read from the pages

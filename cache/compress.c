@@ -183,7 +183,7 @@ void cache_end_compress(struct cache_sequence *s, uint32_t layer, const uint32_t
         head->n_holes_due = 0;
         uint32_t n_pages = (n_kept[h] + PAGE_SLOTS - 1) / PAGE_SLOTS;
         while (head->n_pages > n_pages) {
-            pool_drop(&c->pool, head->pages[--head->n_pages]);
+            pool_drop(&c->pool, head->pages[--head->n_pages], s->policy);
             s->n_pages--;
             s->n_pages_returned++;
             c->pages_returned++;

@@ -79,6 +79,7 @@ struct preset {
 };
 uint32_t preset_count(void);
 const struct preset *preset_at(uint32_t index);
+uint32_t preset_index(const struct preset *preset); /* preset_at of it is the preset */
 /* Canonical names and the accepted spellings (none, off, streamingllm, ...). NULL when unknown. */
 const struct preset *preset_find(const char *name);
 /* The preset's own plan: what a request gets that names it and nothing else. */

@@ -11,7 +11,14 @@ struct pool {
     uint32_t *refs; /* [n_pages] sequences' tables, and the prefix index, that hold the page; 0 =
                        free */
     bool *listed;   /* [n_pages] the prefix index holds it */
-    uint32_t n_idle; /* pages that only the prefix index holds */
+    uint64_t *taken_ns; /* [n_pages] `now_ns` when it was taken */
+    uint8_t *giver;     /* [n_pages] policy of the sequence that let go last */
+    uint32_t n_idle;    /* pages that only the prefix index holds */
+    uint64_t now_ns;    /* the caller's clock, as of its last look; no clock is read here */
+    /* Told of every page that becomes free: the policy (preset_index) of the sequence that let go
+     * of it last, and how long it was held. NULL: nobody is. */
+    void (*on_free)(void *context, uint32_t policy, uint64_t held_ns);
+    void *free_context;
 };
 
 bool pool_init(struct pool *p, uint32_t n_pages, struct error *e);
@@ -21,6 +28,7 @@ void pool_share(struct pool *p, uint32_t page);
 /* The prefix index takes hold of a page, and lets go. */
 void pool_list(struct pool *p, uint32_t page);
 void pool_unlist(struct pool *p, uint32_t page);
-void pool_drop(struct pool *p, uint32_t page); /* free again when nobody holds it */
+/* A sequence of this policy lets go; free again when nobody holds it. */
+void pool_drop(struct pool *p, uint32_t page, uint32_t policy);
 
 #endif

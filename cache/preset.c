@@ -98,6 +98,11 @@ const struct preset *preset_at(uint32_t index)
     return &presets[index];
 }
 
+uint32_t preset_index(const struct preset *preset)
+{
+    return (uint32_t)(preset - presets);
+}
+
 const struct preset *preset_find(const char *name)
 {
     static const struct {

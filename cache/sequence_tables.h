@@ -26,6 +26,7 @@ struct table {
 struct cache_sequence {
     struct cache *cache;
     struct plan plan;
+    uint32_t policy; /* preset_index of the plan's */
     uint32_t n_tokens;
     uint32_t prompt_end;  /* UINT32_MAX: no end was announced */
     uint32_t prompt_from; /* tokens seen when this prompt began */

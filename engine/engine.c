@@ -8,8 +8,7 @@
 
 /* ---- the thread */
 
-/* Any thread. */
-static void wake(void *context)
+void engine_wake(void *context)
 {
     struct engine *e = context;
     pthread_mutex_lock(&e->inbox_lock);
@@ -53,8 +52,10 @@ static void *run_engine(void *context)
     struct engine *e = context;
     bool idle = false;
     uint64_t wake_ns = 0;
-    while (take_submitted(e, idle, wake_ns))
+    while (take_submitted(e, idle, wake_ns)) {
+        engine_answer(e);
         idle = !scheduler_step(&e->scheduler, &wake_ns);
+    }
     return NULL;
 }
 
@@ -62,21 +63,21 @@ static void *run_engine(void *context)
 
 static bool make_locks(struct engine *e, struct error *error)
 {
+    pthread_mutex_t *locks[] = {&e->inbox_lock, &e->snapshot_lock, &e->asks_lock};
     pthread_condattr_t attributes;
-    if (pthread_mutex_init(&e->inbox_lock, NULL) != 0)
-        return error_set(error, "out_of_memory", "", "cannot make the engine's locks");
-    if (pthread_mutex_init(&e->snapshot_lock, NULL) != 0) {
-        pthread_mutex_destroy(&e->inbox_lock);
-        return error_set(error, "out_of_memory", "", "cannot make the engine's locks");
+    unsigned n = 0;
+    while (n < 3 && pthread_mutex_init(locks[n], NULL) == 0)
+        n++;
+    if (n == 3) {
+        pthread_condattr_init(&attributes);
+        pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+        int status = pthread_cond_init(&e->inbox_filled, &attributes);
+        pthread_condattr_destroy(&attributes);
+        if (status == 0)
+            return true;
     }
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    int status = pthread_cond_init(&e->inbox_filled, &attributes);
-    pthread_condattr_destroy(&attributes);
-    if (status == 0)
-        return true;
-    pthread_mutex_destroy(&e->inbox_lock);
-    pthread_mutex_destroy(&e->snapshot_lock);
+    while (n > 0)
+        pthread_mutex_destroy(locks[--n]);
     return error_set(error, "out_of_memory", "", "cannot make the engine's locks");
 }
 
@@ -87,6 +88,7 @@ static void free_engine(struct engine *e)
     pthread_cond_destroy(&e->inbox_filled);
     pthread_mutex_destroy(&e->inbox_lock);
     pthread_mutex_destroy(&e->snapshot_lock);
+    pthread_mutex_destroy(&e->asks_lock);
     free(e);
 }
 
@@ -134,14 +136,6 @@ void engine_close(struct engine *e)
 }
 
 /* ---- submission */
-
-static uint32_t policy_index(const struct preset *preset)
-{
-    for (uint32_t i = 0; i < preset_count() && i < METRICS_MAX_POLICIES; i++)
-        if (preset_at(i) == preset)
-            return i;
-    return 0;
-}
 
 static bool check_tokens(const struct engine *e, const int32_t *tokens, uint32_t n,
                          const char *where, struct error *error)
@@ -308,8 +302,8 @@ static bool prepare(struct engine *e, struct generation *g, struct error *error)
         if (!g->stops)
             return false;
     }
-    g->policy = policy_index(r->plan.preset);
-    g->wake = wake;
+    g->policy = preset_index(r->plan.preset);
+    g->wake = engine_wake;
     g->engine = e;
     g->submitted_ns = clock_ns();
     g->deadline_ns = r->timeout_ms ? g->submitted_ns + r->timeout_ms * 1000000u : 0;
@@ -430,7 +424,7 @@ bool engine_session_delete(struct engine *e, const char *id, uint32_t owner_key,
 {
     if (!session_delete(&e->scheduler.sessions, id, owner_key, all, pages))
         return false;
-    wake(e);
+    engine_wake(e);
     return true;
 }
 

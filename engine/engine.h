@@ -12,6 +12,7 @@
 #include "engine/chat.h"
 #include "engine/metrics.h"
 #include "engine/model.h"
+#include "engine/request_history.h"
 #include "engine/sampler.h"
 #include "engine/session.h"
 #include "engine/stop.h"
@@ -140,6 +141,8 @@ struct generation_usage {
         cache_write_tokens; /* prompt tokens taken over, tokens left for others */
     /* kv cache, summed or maximised over choices as API.md 7.4 words it (of choice 0) */
     uint32_t tokens_seen;
+    double reused_slots; /* mean per head of what was taken over: those of a session were fewer than
+                            its tokens */
     double slots_kept;
     uint32_t slots_kept_min, slots_kept_max;
     double evicted; /* mean per head */
@@ -215,6 +218,34 @@ struct session_store *engine_sessions(struct engine *e);
  */
 bool engine_session_delete(struct engine *e, const char *id, uint32_t owner_key, bool all,
                            uint32_t *pages);
+
+/* What only the engine's thread may do or see. It answers between two steps, at once when it is
+ * idle, and then calls `done` on its own thread, which must not call back into the engine. */
+enum engine_ask_kind {
+    ENGINE_ASK_FLUSH,  /* give up the cached prefixes that no sequence uses */
+    ENGINE_ASK_REQUEST /* what the first choice of a request holds, or held until lately */
+};
+struct engine_ask {
+    enum engine_ask_kind kind;
+    char id[64];        /* REQUEST: as in generation_request ... */
+    uint32_t owner_key; /* ... of this key ... */
+    bool all;           /* ... or of any */
+    void (*done)(struct engine_ask *ask);
+
+    /* The answer. */
+    uint32_t pages_freed; /* FLUSH */
+    bool found;           /* REQUEST, and all below */
+    char state[12];       /* "queued", "prefill", "decode", "paused", "done" */
+    struct request_record record;
+    struct cache_head_counts *heads; /* [n_layers][n_kv_heads] the asker's memory */
+    double age_ms, ended_ms_ago;     /* ended: below 0 while it has not */
+
+    struct engine_ask *next; /* the engine's */
+};
+/* Loop thread. The ask stays the caller's; it must live until `done` or engine_forget. */
+void engine_ask(struct engine *e, struct engine_ask *ask);
+/* Loop thread: once this has returned, `done` has been called or will not be. */
+void engine_forget(struct engine *e, struct engine_ask *ask);
 
 bool engine_snapshot(struct engine *e, struct engine_snapshot *out, struct error *error);
 void engine_snapshot_clear(struct engine_snapshot *s);

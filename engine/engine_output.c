@@ -18,10 +18,23 @@ static bool is_done(const struct generation *g)
 
 /* ---- ends */
 
+/* What choice 0 holds stays known for a while. Called when its cache goes, and when all ends. */
+static void record_end(struct scheduler *s, struct generation *g, uint64_t now)
+{
+    struct request_record *record = history_of(&s->history, g->order);
+    if (!record) {
+        struct cache_head_counts *heads;
+        record = history_add(&s->history, &heads);
+        scheduler_describe(s, g, record, heads);
+    }
+    record->ended_ns = now;
+}
+
 static void record_finish(struct scheduler *s, struct generation *g, enum metrics_finish reason)
 {
     struct engine_metrics *m = s->metrics;
     uint64_t now = clock_ns();
+    record_end(s, g, now);
     g->usage.completion_tokens = 0;
     for (uint32_t i = 0; g->choices && i < g->request.n_choices; i++)
         g->usage.completion_tokens += g->choices[i].n_generated;
@@ -113,6 +126,7 @@ static void drop_cache(struct scheduler *s, struct sequence *q, enum finish_reas
     struct cache_sequence_counts counts = cache_sequence_counts(q->cache);
     if (q->index == 0) {
         record_pages(s, g, &counts);
+        record_end(s, g, clock_ns());
         if (g->request.plan.trace)
             g->trace = trace_text(s->cache, q->cache, &g->trace_truncated);
     }

@@ -34,6 +34,10 @@ struct engine {
     uint64_t next_order;
     bool woken, stopping;
 
+    /* What the loop wants between two steps, in its order; held while that is done. */
+    pthread_mutex_t asks_lock;
+    struct engine_ask *asks;
+
     /* What /v1/kv/stats sees, written by the engine after each step. */
     pthread_mutex_t snapshot_lock;
     struct engine_snapshot snapshot; /* sequences: [SNAPSHOT_MAX_SEQUENCES] */
@@ -42,6 +46,10 @@ struct engine {
 /* engine_load.c */
 bool engine_load(struct engine *e, const struct engine_options *options, struct error *error);
 void engine_unload(struct engine *e);
+/* engine.c: any thread. Lets an idle engine look around. */
+void engine_wake(void *engine);
+/* engine_ask.c: engine thread, between two steps. */
+void engine_answer(struct engine *e);
 /* engine_snapshot.c: engine thread, between two steps. */
 void engine_publish(struct engine *e);
 

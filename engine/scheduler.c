@@ -44,11 +44,22 @@ static int32_t stored_position(void *context, uint32_t page, uint32_t index)
     return s->backend->kv_read(s->backend->self, page, index, s->model->head_dim, NULL, NULL);
 }
 
+_Static_assert(METRICS_MAX_POLICIES <= UINT8_MAX, "the pool keeps a policy in a byte");
+
+static void note_lifetime(void *context, uint32_t policy, uint64_t held_ns)
+{
+    struct scheduler *s = context;
+    histogram_observe(&s->metrics->page_lifetime[policy], (double)held_ns / 1e9);
+}
+
 bool scheduler_init(struct scheduler *s, struct error *e)
 {
     uint32_t n_vocab = s->model->n_vocab;
     s->n_heads = cache_n_layers(s->cache) * cache_n_kv_heads(s->cache);
     cache_set_reader(s->cache, stored_position, s);
+    cache_set_lifetimes(s->cache, note_lifetime, s);
+    if (!history_init(&s->history, s->n_heads, e))
+        return false;
     for (uint32_t i = 0; i < n_vocab; i++) {
         size_t length;
         tokenizer_bytes(s->tokenizer, (int32_t)i, true, &length);
@@ -98,6 +109,7 @@ void scheduler_clear(struct scheduler *s, const char *code, const char *message)
     bury(s);
     if (s->has_sessions)
         session_store_clear(&s->sessions);
+    history_clear(&s->history);
     sampler_scratch_free(s->scratch);
     free(s->prompt_tokens);
     free(s->prompt_tops);
@@ -137,6 +149,30 @@ void scheduler_count(struct scheduler *s, struct sequence *q)
         atomic_fetch_add(&s->metrics->pages_returned[policy],
                          now.pages_returned - q->counted.pages_returned);
     q->counted = now;
+}
+
+void scheduler_describe(const struct scheduler *s, const struct generation *g,
+                        struct request_record *record, struct cache_head_counts *heads)
+{
+    const struct generation_request *r = &g->request;
+    const struct cache_sequence *cache = g->choices ? g->choices[0].cache : NULL;
+    uint32_t n_kv_heads = cache_n_kv_heads(s->cache);
+    *record = (struct request_record){.owner_key = r->owner_key,
+                                      .order = g->order,
+                                      .policy = r->plan.preset->name,
+                                      .budget = plan_evicts(&r->plan) ? r->plan.budget : 0,
+                                      .n_prompt = r->n_prompt,
+                                      .submitted_ns = g->submitted_ns};
+    memcpy(record->id, r->id, sizeof record->id);
+    memset(heads, 0, s->n_heads * sizeof *heads);
+    if (!cache)
+        return;
+    struct cache_sequence_counts counts = cache_sequence_counts(cache);
+    record->tokens_seen = counts.tokens_seen;
+    record->pages = counts.pages;
+    record->slots_kept = counts.slots_kept;
+    for (uint32_t i = 0; i < s->n_heads; i++)
+        heads[i] = cache_head_counts(cache, i / n_kv_heads, i % n_kv_heads);
 }
 
 /* Its pages go back; the tokens stay. */
@@ -396,6 +432,7 @@ static bool adopt_prefix(struct scheduler *s, struct generation *g, struct seque
     uint32_t n = most ? prefix_match(s->cache, &r->prefix_root, r->prompt, most) : 0;
     if (g->usage.n_preemptions == 0) {
         g->usage.cached_tokens = n;
+        g->usage.reused_slots = n; /* of whole pages nothing was dropped */
         atomic_fetch_add(&s->metrics->prefix_query_tokens, r->n_prompt);
         atomic_fetch_add(&s->metrics->prefix_hit_tokens, n);
     }
@@ -432,13 +469,12 @@ static bool continue_session(struct scheduler *s, struct generation *g, struct s
         r->session_id ? session_take(&s->sessions, r->session_id, r->owner_key) : NULL;
     if (!session)
         return true;
-    if (r->plan.source == SOURCE_DEFAULT) {
+    if (r->plan.source == SOURCE_DEFAULT || r->plan.source == SOURCE_SESSION) {
         bool trace = r->plan.trace;
         r->plan = session->plan;
         r->plan.source = SOURCE_SESSION;
         r->plan.trace = trace;
-        for (uint32_t i = 0; i < preset_count() && i < METRICS_MAX_POLICIES; i++)
-            g->policy = preset_at(i) == r->plan.preset ? i : g->policy;
+        g->policy = preset_index(r->plan.preset);
     } else if (!session_plan_agrees(&session->plan, &r->plan)) {
         error_set(&g->error, "invalid_kv_policy", "kv_policy",
                   "the session '%.64s' was made under policy '%s' with budget %u; what it dropped "
@@ -457,6 +493,7 @@ static bool continue_session(struct scheduler *s, struct generation *g, struct s
         g->held_pages += session->pages;
         g->usage.session_reused = true;
         g->usage.cached_tokens = session->n_tokens;
+        g->usage.reused_slots = session->slots_kept;
         cache_sequence_set_prompt(leader->cache, r->n_prompt);
     }
     session_free(session);
@@ -718,6 +755,7 @@ static void run(struct scheduler *s)
     const float *logits = forward_run(s->forward, s->batch, &e);
     if (logits) {
         histogram_observe(&s->metrics->step_batch_tokens, batch_rows(s->batch));
+        cache_set_time(s->cache, clock_ns());
         settle_pages(s);
         output_rows(s, logits);
     } else {
@@ -731,7 +769,9 @@ static void run(struct scheduler *s)
 
 bool scheduler_step(struct scheduler *s, uint64_t *wake_ns)
 {
-    uint64_t now = clock_ns(), session_end = session_expire(&s->sessions, now);
+    uint64_t now = clock_ns();
+    cache_set_time(s->cache, now);
+    uint64_t session_end = session_expire(&s->sessions, now);
     expire_all(s, now);
     for (struct generation *g = s->running.first; g; g = g->next)
         update_paused(g);

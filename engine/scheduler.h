@@ -55,6 +55,7 @@ struct scheduler {
     uint32_t n_rows;
     struct generation_list queue, running;
     struct session_store sessions;
+    struct request_history history;
     bool has_sessions;        /* the store was initialised */
     struct generation *ended; /* this step; let go of at its end, for rows still name them */
     uint32_t n_choices;       /* of running generations, counted as n whether they live or not */
@@ -96,6 +97,11 @@ void output_cancel(struct scheduler *s, struct generation *g);
 
 /* Adds what the choice's cache has evicted and returned since the last time to the metrics. */
 void scheduler_count(struct scheduler *s, struct sequence *q);
+
+/* What the first choice holds now, head by head: heads [n_heads], zero without a cache. ended_ns
+ * stays 0. */
+void scheduler_describe(const struct scheduler *s, const struct generation *g,
+                        struct request_record *record, struct cache_head_counts *heads);
 
 /* Calls cache operations of one generation between these, so that held_pages stays exact. */
 uint32_t pages_begin(const struct scheduler *s);

@@ -155,6 +155,16 @@ uint32_t session_list(struct session_store *s, const char *id, uint32_t owner_ke
     return n;
 }
 
+bool session_plan(struct session_store *s, const char *id, uint32_t owner_key, struct plan *out)
+{
+    pthread_mutex_lock(&s->lock);
+    const struct session *x = *find(s, id, owner_key, false);
+    if (x)
+        *out = x->plan;
+    pthread_mutex_unlock(&s->lock);
+    return x != NULL;
+}
+
 bool session_delete(struct session_store *s, const char *id, uint32_t owner_key, bool all,
                     uint32_t *pages)
 {

@@ -63,6 +63,8 @@ struct session_info {
  * many. id: only that one, or NULL. */
 uint32_t session_list(struct session_store *s, const char *id, uint32_t owner_key, bool all,
                       uint64_t now_ns, struct session_info *out, uint32_t most);
+/* The plan of the one that waits under this name. False: there is none. */
+bool session_plan(struct session_store *s, const char *id, uint32_t owner_key, struct plan *out);
 /* Its pages go back before the engine's next step. False: there is none. */
 bool session_delete(struct session_store *s, const char *id, uint32_t owner_key, bool all,
                     uint32_t *pages);

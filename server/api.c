@@ -27,6 +27,8 @@ const struct route api_routes[] = {
     API("GET", "/kv/policies", handle_policies, "kv_policies"),
     API("POST", "/kv/policies/resolve", handle_resolve, "kv_resolve"),
     API("GET", "/kv/stats", handle_stats, "kv_stats"),
+    API("GET", "/kv/requests/*", handle_kv_request, "kv_requests"),
+    API("POST", "/kv/flush", handle_flush, "kv_flush"),
     API("GET", "/kv/sessions", handle_sessions, "kv_sessions"),
     API("GET", "/kv/sessions/*", handle_session, "kv_sessions"),
     API("DELETE", "/kv/sessions/*", handle_session_delete, "kv_sessions"),
@@ -82,10 +84,17 @@ static bool is_allowed(const struct config *c, const struct preset *preset)
     return c->kv_policy_allow.count == 0;
 }
 
+bool api_may_ask(const struct api *a, const struct preset *preset)
+{
+    return !a->config->kv_policy_lock && is_allowed(a->config, preset);
+}
+
 bool api_resolve_plan(const struct api *a, struct plan *plan, uint32_t n_prompt, struct error *e)
 {
     const struct config *c = a->config;
     struct plan_limits limits = engine_plan_limits(a->engine);
+    if (plan->source == SOURCE_SESSION)
+        return true; /* resolved when the session was made, under the same rules */
     limits.max_budget = plan->source == SOURCE_DEFAULT ? 0 : c->kv_policy_max_budget;
     if (plan->source != SOURCE_DEFAULT && c->kv_policy_lock)
         return error_set(e, "kv_policy_not_allowed", "kv_policy",
@@ -221,9 +230,10 @@ static void on_wake(uv_async_t *handle)
         }
         pthread_mutex_unlock(&a->ready_lock);
         if (!p)
-            return;
+            break;
         job_pump(p);
     }
+    asks_reply(a);
 }
 
 /* ---- life
@@ -311,11 +321,12 @@ void api_stop_all(struct api *a)
         if (!j->in_pool)
             job_fail(j, &e);
     }
+    asks_stop(a, &e);
 }
 
 uint32_t api_running(const struct api *a)
 {
-    return a->n_jobs;
+    return a->n_jobs + a->n_asks;
 }
 
 const struct api_metrics *api_metrics(const struct api *a)

@@ -49,9 +49,9 @@ static uint32_t completion_tokens(const struct job *j)
 json_t *answer_kv_cache(const struct job *j)
 {
     const struct generation_usage *u = &j->parts[0].usage;
-    double held = (double)u->bytes_peak;
+    double held = (double)u->bytes;
     json_t *kv = json_pack(
-        "{s:s, s:o, s:s, s:I, s:f, s:I, s:I, s:f, s:I, s:I, s:I, s:f, s:I, s:I, s:b, s:s, s:I}",
+        "{s:s, s:o, s:s, s:I, s:f, s:I, s:I, s:f, s:I, s:I, s:I, s:f, s:I, s:I, s:b, s:s, s:f}",
         "policy", u->policy ? u->policy : j->plan.preset->name, "budget",
         u->budget ? json_integer(u->budget) : json_null(), "source", plan_source_name(u->source),
         "tokens_seen", (json_int_t)u->tokens_seen, "slots_kept", u->slots_kept, "slots_kept_min",
@@ -63,7 +63,7 @@ json_t *answer_kv_cache(const struct job *j)
         u->session_reused  ? "session"
         : u->cached_tokens ? "prefix"
                            : "none",
-        "reused_slots", (json_int_t)u->cached_tokens);
+        "reused_slots", u->reused_slots);
     if (kv && u->session_missed)
         json_object_set_new(kv, "session_miss", json_string("history_changed"));
     if (kv && u->session_kept)

@@ -235,7 +235,8 @@ static bool build(struct part *p, const struct plan *plan, struct generation_req
         .owner_key = j->key,
         .notify = on_notify,
         .notify_context = p};
-    snprintf(g->id, sizeof g->id, "%s", j->id);
+    /* The response's id; further prompts of the same request are told apart. */
+    snprintf(g->id, sizeof g->id, p->index ? "%s.%u" : "%s", j->id, p->index);
     if (r->session_id && !(g->session_id = strdup(r->session_id)))
         return false;
     g->prompt = malloc(p->tokens.count * sizeof *g->prompt);
@@ -296,12 +297,35 @@ static bool key_has_room(struct job *j, struct error *e)
     return true;
 }
 
+/* A turn that names no policy goes on under its session's: of the cache that waits, or of the turn
+ * before, which this one will wait for. Known here, so that the header can tell. */
+static void take_session_plan(struct job *j)
+{
+    const char *id = j->r.session_id;
+    struct plan plan;
+    if (!id || j->plan.source != SOURCE_DEFAULT)
+        return;
+    bool found = session_plan(engine_sessions(j->api->engine), id, j->key, &plan);
+    for (const struct job *other = j->api->jobs; other && !found; other = other->next) {
+        found = other != j && other->submitted && other->key == j->key && other->r.session_id &&
+                !strcmp(other->r.session_id, id);
+        if (found)
+            plan = other->plan;
+    }
+    if (!found)
+        return;
+    plan.source = SOURCE_SESSION;
+    plan.trace = j->plan.trace;
+    j->plan = plan;
+}
+
 static bool submit(struct job *j, struct error *e)
 {
     struct api *a = j->api;
     if (!key_has_room(j, e) || !api_pick_plan(a, j->r.has_policy ? &j->r.plan : NULL,
                                               j->policy_header, j->r.policy_suffix, &j->plan, e))
         return false;
+    take_session_plan(j);
     const struct plan asked = j->plan;
     struct plan first = asked;
     for (uint32_t i = 0; i < j->n_parts; i++) {
@@ -314,9 +338,8 @@ static bool submit(struct job *j, struct error *e)
             first = j->plan;
     }
     j->plan = first;
-    for (uint32_t i = 0; i < preset_count(); i++)
-        if (preset_at(i) == j->plan.preset)
-            a->metrics.policy_requests[i][j->plan.source]++;
+    j->submitted = true;
+    a->metrics.policy_requests[preset_index(j->plan.preset)][j->plan.source]++;
     return true;
 }
 

@@ -27,7 +27,8 @@ void handle_models(struct exchange *x, void *context)
     json_t *rows = json_array();
     json_array_append_new(rows, model_row(a, NULL));
     for (uint32_t i = 0; a->config->list_policy_models && i < preset_count(); i++)
-        json_array_append_new(rows, model_row(a, preset_at(i)->name));
+        if (api_may_ask(a, preset_at(i)) && policy_is_available(a, preset_at(i)))
+            json_array_append_new(rows, model_row(a, preset_at(i)->name));
     exchange_reply_json(x, 200, json_pack("{s:s, s:o}", "object", "list", "data", rows));
 }
 

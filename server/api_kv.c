@@ -7,6 +7,11 @@
 #include "config/size.h"
 #include "server/api_private.h"
 
+bool sees_all(const struct exchange *x, const struct api *a)
+{
+    return exchange_is_admin(x) || a->config->n_api_keys == 0;
+}
+
 void handle_stats(struct exchange *x, void *context)
 {
     struct api *a = context;
@@ -16,7 +21,7 @@ void handle_stats(struct exchange *x, void *context)
         exchange_reply_error(x, &e);
         return;
     }
-    bool all = exchange_is_admin(x) || (a->config->n_api_keys == 0);
+    bool all = sees_all(x, a);
     json_t *rows = json_array();
     for (uint32_t i = 0; i < s.n_sequences; i++) {
         const struct engine_sequence_info *q = &s.sequences[i];
@@ -66,11 +71,17 @@ static void reply_resolved(struct exchange *x, struct api *a, struct plan plan, 
                                   (json_int_t)engine_n_pages(a->engine)));
 }
 
+bool policy_is_available(const struct api *a, const struct preset *preset)
+{
+    return preset->defaults.allocation != ALLOCATION_PROFILE ||
+           engine_plan_limits(a->engine).profile;
+}
+
 static json_t *policy_row(const struct api *a, const struct preset *p)
 {
     struct plan plan;
     plan_default(&plan, p);
-    bool available = plan.allocation != ALLOCATION_PROFILE || engine_plan_limits(a->engine).profile;
+    bool available = policy_is_available(a, p) && api_may_ask(a, p);
     return json_pack("{s:s, s:s, s:s, s:b, s:b, s:o}", "name", p->name, "help", p->help, "source",
                      p->source, "available", available, "multi_turn_safe", p->multi_turn_safe,
                      "defaults", plan_to_json(&plan));
@@ -164,11 +175,6 @@ static json_t *session_row(const struct session_info *i)
     return json_pack("{s:s, s:s, s:I, s:f, s:I, s:f, s:f}", "id", i->id, "policy", i->policy,
                      "tokens", (json_int_t)i->n_tokens, "slots_kept", i->slots_kept, "pages",
                      (json_int_t)i->pages, "age_ms", i->age_ms, "expires_in_ms", i->expires_in_ms);
-}
-
-static bool sees_all(const struct exchange *x, const struct api *a)
-{
-    return exchange_is_admin(x) || a->config->n_api_keys == 0;
 }
 
 static void reply_no_session(struct exchange *x)

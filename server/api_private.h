@@ -10,6 +10,7 @@
 #include "server/request.h"
 
 struct job;
+struct ask;
 
 struct api {
     const struct config *config;
@@ -22,11 +23,14 @@ struct api {
     struct api_metrics metrics;
 
     pthread_mutex_t ready_lock;
-    struct part *ready; /* parts with events, in no order; the engine thread adds */
+    struct ask *answered; /* likewise: what the engine has answered */
+    struct part *ready;   /* parts with events, in no order; the engine thread adds */
     uv_async_t wake;
 
     struct job *jobs; /* with an exchange */
     uint32_t n_jobs;
+    struct ask *asks; /* with an exchange */
+    uint32_t n_asks;
     uint32_t *running_of_key; /* [n_api_keys] */
 };
 
@@ -71,7 +75,7 @@ struct job {
     size_t body_length;
     char *policy_header;
     struct request r;
-    bool parsed, in_pool, counted;
+    bool parsed, in_pool, counted, submitted;
     uint32_t key;
     struct error error; /* of the pool's work; code "" = none */
 
@@ -97,6 +101,8 @@ bool api_pick_plan(const struct api *a, const struct plan *body, const char *hea
                    const char *suffix, struct plan *out, struct error *e);
 /* Checks the operator's rules and resolves for a prompt of n tokens. */
 bool api_resolve_plan(const struct api *a, struct plan *plan, uint32_t n_prompt, struct error *e);
+/* Whether the operator lets requests name this policy. */
+bool api_may_ask(const struct api *a, const struct preset *preset);
 bool api_model_fits(const struct api *a, const char *model, const char *suffix, struct error *e);
 /* pool: the tokens of a chat, template and all; `text` may be NULL. */
 bool api_encode_chat(const struct api *a, const json_t *messages, const json_t *kwargs,
@@ -144,5 +150,15 @@ void handle_sessions(struct exchange *x, void *context);
 void handle_session(struct exchange *x, void *context);
 void handle_session_delete(struct exchange *x, void *context);
 void handle_stats(struct exchange *x, void *api);
+/* Whether the server has what the policy needs. */
+bool policy_is_available(const struct api *a, const struct preset *preset);
+/* Whether this caller sees what belongs to other keys too. */
+bool sees_all(const struct exchange *x, const struct api *a);
+
+/* api_ask.c: questions to the engine's thread */
+void handle_flush(struct exchange *x, void *api);
+void handle_kv_request(struct exchange *x, void *api);
+void asks_reply(struct api *a);                       /* after a wake: those that were answered */
+void asks_stop(struct api *a, const struct error *e); /* the others get this error */
 
 #endif

@@ -1,6 +1,7 @@
 /* GET /metrics: the Prometheus text format 0.0.4, in one pass over counters that are atomics or the
  * loop's own. Never waits for the engine. Loop thread. */
 #include <dirent.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +14,9 @@
 #include "config/version.h"
 #include "server/server_state.h"
 
-enum { PAGE_BYTES = 64 * 1024 };
+/* About 45 KiB with names of usual length; the longest alias is in every line of --metrics-compat.
+ */
+enum { PAGE_BYTES = 256 * 1024 };
 
 struct text {
     char *bytes;
@@ -84,6 +87,14 @@ static void buckets(struct text *t, const char *name, const char *labels, const 
     put(t, "%s_count%s%s%s %.17g\n", name, open, labels, close, sum);
 }
 
+static double observations(const struct histogram *h)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i <= h->n_edges; i++)
+        sum += count(&h->buckets[i]);
+    return sum;
+}
+
 static void histogram(struct text *t, const char *name, const char *help, const struct histogram *h)
 {
     char full[96];
@@ -121,6 +132,12 @@ static void put_requests(struct text *t, const struct server *s)
                     (unsigned long long)a->policy_requests[i][k]);
 }
 
+/* Pages over all heads: what holds 32 tokens of a full cache. */
+static double n_blocks(const struct model *m, double pages)
+{
+    return floor(pages / ((double)m->n_layers * m->n_kv_heads));
+}
+
 static void put_cache(struct text *t, const struct server *s, const struct engine_metrics *m)
 {
     const struct model *model = engine_model(s->engine);
@@ -139,8 +156,8 @@ static void put_cache(struct text *t, const struct server *s, const struct engin
     put(t,
         "winnow_kv_cache_info{page_slots=\"32\",pages=\"%.0f\",blocks=\"%.0f\",layers=\"%u\",kv_"
         "heads=\"%u\",storage=\"%s\"} 1\n",
-        pages, pages / ((double)model->n_layers * model->n_kv_heads), model->n_layers,
-        model->n_kv_heads, plan_storage_name(engine_plan_limits(s->engine).storage));
+        pages, n_blocks(model, pages), model->n_layers, model->n_kv_heads,
+        plan_storage_name(engine_plan_limits(s->engine).storage));
     by_policy(t, "kv_evicted_slots_total", "Slots evicted.", m->evicted_slots);
     by_policy(t, "kv_pages_returned_total", "Pages given back to the pool while their request ran.",
               m->pages_returned);
@@ -148,9 +165,12 @@ static void put_cache(struct text *t, const struct server *s, const struct engin
               m->tokens_seen);
     by_policy(t, "kv_slots_kept_total", "Slots that finished requests held at their end.",
               m->slots_kept);
-    head(t, "page_lifetime_seconds", "histogram", "How long a page was held.");
+    head(t, "page_lifetime_seconds", "histogram",
+         "How long a page was held, by the policy that gave it back; to the step.");
     for (uint32_t i = 0; i < preset_count(); i++) {
         char labels[48];
+        if (observations(&m->page_lifetime[i]) == 0) /* 24 lines that would say nothing */
+            continue;
         snprintf(labels, sizeof labels, "policy=\"%s\"", preset_at(i)->name);
         buckets(t, "winnow_page_lifetime_seconds", labels, &m->page_lifetime[i]);
     }
@@ -228,6 +248,21 @@ static void twin_histogram(struct text *t, const char *name, const char *model,
     buckets(t, full, labels, h);
 }
 
+/* Over all policies: one series, as every twin has. */
+static void put_block_lifetimes(struct text *t, const char *model, const struct engine_metrics *m)
+{
+    struct histogram all = {.edges = m->page_lifetime[0].edges,
+                            .n_edges = m->page_lifetime[0].n_edges};
+    for (uint32_t i = 0; i < preset_count(); i++) {
+        const struct histogram *h = &m->page_lifetime[i];
+        for (uint32_t k = 0; k <= h->n_edges; k++)
+            atomic_fetch_add_explicit(&all.buckets[k], atomic_load(&h->buckets[k]),
+                                      memory_order_relaxed);
+        atomic_fetch_add_explicit(&all.sum_micro, atomic_load(&h->sum_micro), memory_order_relaxed);
+    }
+    twin_histogram(t, "kv_block_lifetime_seconds", model, &all);
+}
+
 static void put_vllm(struct text *t, const struct server *s, const struct engine_metrics *m)
 {
     static const char *const finishes[] = {"stop", "length", "tool_calls", "abort", "error"};
@@ -261,7 +296,7 @@ static void put_vllm(struct text *t, const struct server *s, const struct engine
     put(t,
         "vllm:cache_config_info{model_name=\"%s\",engine=\"0\",block_size=\"32\",num_gpu_blocks=\"%"
         ".0f\"} 1\n",
-        model, pages / ((double)shape->n_layers * shape->n_kv_heads));
+        model, n_blocks(shape, pages));
     put(t,
         "# HELP vllm:lora_requests_info As vLLM names it.\n# TYPE vllm:lora_requests_info gauge\n");
     put(t,
@@ -277,6 +312,7 @@ static void put_vllm(struct text *t, const struct server *s, const struct engine
     twin_histogram(t, "request_prompt_tokens", model, &m->request_prompt_tokens);
     twin_histogram(t, "request_generation_tokens", model, &m->request_generation_tokens);
     twin_histogram(t, "iteration_tokens_total", model, &m->step_batch_tokens);
+    put_block_lifetimes(t, model, m);
 }
 
 /* ---- the process, as client libraries name it */

@@ -8,6 +8,8 @@
 #include <string.h>
 
 #include "cache/cache.h"
+#include "cache/prefix.h"
+#include "engine/engine_trace.h"
 
 enum { N_LAYERS = 2, N_KV_HEADS = 3, N_HEADS = N_LAYERS * N_KV_HEADS };
 enum { N_PAGES = 240, MOST_SEQUENCES = 8, MOST_TOKENS = 2000, MOST_ROWS = 100 };
@@ -331,6 +333,114 @@ START_TEST(the_audit_sees_a_slot_that_holds_another_position)
 }
 END_TEST
 
+/* ---- lifetimes */
+
+struct lifetimes {
+    uint32_t n, policy;
+    uint64_t shortest_ns, longest_ns;
+};
+
+static void note_lifetime(void *context, uint32_t policy, uint64_t held_ns)
+{
+    struct lifetimes *l = context;
+    l->shortest_ns = l->n == 0 || held_ns < l->shortest_ns ? held_ns : l->shortest_ns;
+    l->longest_ns = held_ns > l->longest_ns ? held_ns : l->longest_ns;
+    l->policy = policy;
+    l->n++;
+}
+
+START_TEST(a_page_is_told_once_when_its_last_holder_lets_go)
+{
+    struct error e;
+    static struct rows rows;
+    static int32_t tokens[2 * PAGE_SLOTS];
+    struct cache *c = cache_new(N_LAYERS, N_KV_HEADS, 4, N_PAGES, &e);
+    struct plan full = plan_of("full", 0, 0), sink = plan_of("sink", 4, 128);
+    struct lifetimes told = {0};
+    struct prefix_name root = prefix_root("x", 1), chain = root;
+    uint32_t done = 0;
+    cache_set_lifetimes(c, note_lifetime, &told);
+    cache_set_time(c, 1000);
+    struct shadow *q = &shadows[0];
+    q->s = cache_sequence_new(c, &full, &e);
+    ck_assert(append(c, &rows, q, PAGE_SLOTS));
+    cache_set_time(c, 1400);
+    ck_assert(append(c, &rows, q, PAGE_SLOTS));
+    ck_assert_uint_eq(prefix_list(q->s, &chain, &done, tokens, 2 * PAGE_SLOTS), 2 * PAGE_SLOTS);
+    cache_set_time(c, 2000);
+    free_one(q);
+    ck_assert_uint_eq(told.n, 0); /* the index holds them */
+    struct cache_sequence *other = cache_sequence_new(c, &sink, &e);
+    ck_assert(prefix_adopt(other, &root, tokens, PAGE_SLOTS, &e));
+    ck_assert_uint_eq(prefix_give_up(c, UINT32_MAX), N_HEADS); /* the second block's only */
+    ck_assert_uint_eq(told.n, N_HEADS);
+    ck_assert_uint_eq(told.policy, preset_index(full.preset));
+    ck_assert_uint_eq(told.shortest_ns, 600);
+    ck_assert_uint_eq(told.longest_ns, 600);
+    cache_set_time(c, 5000);
+    cache_sequence_free(other);
+    ck_assert_uint_eq(told.n, N_HEADS);
+    ck_assert_uint_eq(prefix_give_up(c, UINT32_MAX), N_HEADS);
+    ck_assert_uint_eq(told.n, 2 * N_HEADS);
+    ck_assert_uint_eq(told.policy, preset_index(sink.preset)); /* who let go last */
+    ck_assert_uint_eq(told.longest_ns, 4000);
+    ck_assert_uint_eq(cache_counts(c).free, N_PAGES);
+    cache_free(c);
+}
+END_TEST
+
+/* ---- kv_trace */
+
+static int32_t every_other(void *context, uint32_t page, uint32_t index)
+{
+    (void)context;
+    (void)page;
+    return 2 * (int32_t)index + 64 * ((int32_t)page % 7);
+}
+
+START_TEST(a_trace_of_too_many_ranges_is_cut_and_says_so)
+{
+    enum { LAYERS = 32, KV_HEADS = 32, TOKENS = 416, KEPT = 208 };
+    struct error e;
+    bool truncated;
+    struct cache *c = cache_new(LAYERS, KV_HEADS, 4, LAYERS * KV_HEADS * TOKENS / PAGE_SLOTS, &e);
+    struct plan plan = plan_of("knorm", 4, KEPT);
+    plan.recent = 32;
+    struct cache_sequence *s = cache_sequence_new(c, &plan, &e);
+    uint32_t *slots = malloc((size_t)LAYERS * KV_HEADS * TOKENS * sizeof *slots), n_kept[KV_HEADS];
+    cache_set_reader(c, every_other, NULL);
+    cache_sequence_set_prompt(s, TOKENS);
+    ck_assert(cache_append(s, TOKENS, slots, NULL, &e));
+    char *whole = trace_text(c, s, &truncated);
+    ck_assert(!truncated);
+    for (uint32_t h = 0; h < KV_HEADS; h++)
+        n_kept[h] = KEPT;
+    for (uint32_t l = 0; l < LAYERS; l++) {
+        ck_assert(cache_begin_compress(s, l, &e));
+        cache_end_compress(s, l, n_kept);
+    }
+    char *cut = trace_text(c, s, &truncated);
+    ck_assert(truncated);
+    ck_assert_uint_le(strlen(cut), TRACE_MAX_BYTES);
+    ck_assert_uint_gt(strlen(cut), TRACE_MAX_BYTES * 9 / 10);
+    for (int pass = 0; pass < 2; pass++) { /* JSON of the same shape all the same */
+        json_t *value = json_loads(pass ? cut : whole, 0, NULL);
+        ck_assert_uint_eq(json_array_size(value), LAYERS);
+        ck_assert_uint_eq(json_array_size(json_array_get(value, LAYERS - 1)), KV_HEADS);
+        json_decref(value);
+    }
+    struct cache_head_counts head = cache_head_counts(s, 3, 5);
+    ck_assert_uint_eq(head.slots, KEPT);
+    ck_assert_uint_eq(head.evicted, TOKENS - KEPT);
+    ck_assert_uint_eq(head.pages, (KEPT + PAGE_SLOTS - 1) / PAGE_SLOTS);
+    free(whole);
+    free(cut);
+    free(slots);
+    cache_sequence_free(s);
+    cache_free(c);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("cache");
@@ -338,6 +448,8 @@ int main(void)
     tcase_set_timeout(t, 300); /* for sanitizers on a loaded machine; normally seconds */
     tcase_add_loop_test(t, nobody_ever_sees_a_page_of_another, 0, 8);
     tcase_add_test(t, evicting_never_grows_the_table);
+    tcase_add_test(t, a_page_is_told_once_when_its_last_holder_lets_go);
+    tcase_add_test(t, a_trace_of_too_many_ranges_is_cut_and_says_so);
     tcase_add_test(t, the_audit_sees_a_slot_that_holds_another_position);
     suite_add_tcase(suite, t);
     SRunner *runner = srunner_create(suite);
