@@ -55,6 +55,15 @@ EMULATED_OBJECTS := $(CUDA_SOURCES:%.cu=$(BUILD)/emulated/%.o) \
 EMULATED_FLAGS = -x c++ -std=gnu++17 $(OPTIMISE) -g -pthread -ffp-contract=off -DWINNOW_CUDA_EMULATED -D_GNU_SOURCE -I. \
 	-Wall -Wextra -Werror $(SANITIZE) $(shell pkg-config --cflags $(PACKAGES))
 
+# What tests find behind --device cuda: the emulated device, or the real one (make test-cuda).
+TEST_CUDA ?= emulated
+ifeq ($(TEST_CUDA),emulated)
+TEST_CUDA_OBJECTS := $(EMULATED_OBJECTS)
+else
+TEST_CUDA_OBJECTS := $(CUDA_OBJECTS)
+TEST_CUDA_LIBS := $(CUDA_LIBS)
+endif
+
 LIB_SOURCES := $(sort $(wildcard config/*.c cache/*.c engine/*.c engine/*/*.c) cuda/buddy.c $(filter-out server/main.c,$(wildcard server/*.c)))
 LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/%.o)
 LIB := $(BUILD)/libwinnow.a
@@ -160,14 +169,14 @@ $(BUILD)/%.o: %.c
 	$(if $(V),,@echo "  cc $<")
 	$(Q)$(CC) $(CFLAGS_ALL) $(ISA) -MMD -MP -c -o $@ $<
 
-$(UNIT_TESTS) $(KERNEL_TESTS): $(BUILD)/%: $(BUILD)/%.o $(REFERENCE_OBJECTS) $(LIB)
+$(UNIT_TESTS) $(KERNEL_TESTS): $(BUILD)/%: $(BUILD)/%.o $(REFERENCE_OBJECTS) $(LIB) $(TEST_CUDA_OBJECTS)
 	$(if $(V),,@echo "  ld $@")
-	$(Q)$(CC) $(SANITIZE) -o $@ $^ $(LIBS) $(CHECK_LIBS)
-$(BENCHES): $(BUILD)/%: $(BUILD)/%.o $(LIB)
+	$(Q)$(CXX) $(SANITIZE) -o $@ $^ $(LIB) $(LIBS) $(TEST_CUDA_LIBS) $(CHECK_LIBS)
+$(BENCHES): $(BUILD)/%: $(BUILD)/%.o $(LIB) $(CUDA_OBJECTS)
 	$(if $(V),,@echo "  ld $@")
-	$(Q)$(CC) $(SANITIZE) -o $@ $^ $(LIBS)
-$(FUZZERS): $(BUILD)/%: $(BUILD)/%.o $(LIB)
+	$(Q)$(CC) $(SANITIZE) -o $@ $^ $(LIB) $(LIBS) $(CUDA_LIBS)
+$(FUZZERS): $(BUILD)/%: $(BUILD)/%.o $(LIB) $(BUILD)/cuda/absent.o
 	$(if $(V),,@echo "  ld $@")
-	$(Q)$(CC) $(SANITIZE) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+	$(Q)$(CC) $(SANITIZE) -fsanitize=fuzzer -o $@ $^ $(LIB) $(LIBS)
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

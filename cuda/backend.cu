@@ -330,7 +330,7 @@ static bool open_device(struct cuda_backend *c, struct backend *b, struct error 
         return error_set(e, "device_unavailable", "--device",
                          "%s has compute capability %d.%d; 8.0 (Ampere) or newer is needed",
                          properties.name, properties.major, properties.minor);
-    snprintf(b->description, sizeof b->description, "%s, %.1f GiB", properties.name,
+    snprintf(b->description, sizeof b->description, "%.100s, %.1f GiB", properties.name,
              (double)properties.totalGlobalMem / 1073741824);
     return true;
 }
