@@ -10,6 +10,9 @@
 
 enum { HISTORY = 400 };
 
+/* Probabilities near and below this are gone in float: between such scores every call is close. */
+static const double FLOAT_TAIL = 1e-30;
+
 struct head {
     uint32_t *kept; /* [n_kept] ascending */
     uint32_t n_kept;
@@ -302,9 +305,15 @@ static void evaluate(struct policy *p, uint32_t layer, uint32_t n, bool decodes)
     }
 }
 
+/* NaN never wins. */
+static double rank_of(double value)
+{
+    return isnan(value) ? -INFINITY : value;
+}
+
 static bool rather_kept(const double *value, uint32_t a, uint32_t b)
 {
-    double x = isnan(value[a]) ? -INFINITY : value[a], y = isnan(value[b]) ? -INFINITY : value[b];
+    double x = rank_of(value[a]), y = rank_of(value[b]);
     return x > y || (x == y && a > b);
 }
 
@@ -342,7 +351,7 @@ static void note_margin(const struct policy *p, struct head *h, const double *va
     if (at == UINT32_MAX || p->plan.scorer == SCORER_RECENCY)
         return;
     double a = value[h->kept[at]], b = value[dropped];
-    h->margin = fmin(h->margin, fabs(a - b) / fmax(fmax(fabs(a), fabs(b)), 1e-300));
+    h->margin = fmin(h->margin, fabs(a - b) / fmax(fmax(fabs(a), fabs(b)), FLOAT_TAIL));
 }
 
 static void shrink(struct policy *p, uint32_t layer, uint32_t kv_head, uint32_t size, uint32_t n)
@@ -378,11 +387,12 @@ static void compete(struct policy *p, uint32_t layer, uint32_t n)
             if (at == UINT32_MAX || h->n_kept <= reserved + safe)
                 continue;
             uint32_t j = h->kept[at];
-            if (head == UINT32_MAX || values[j] < value ||
-                (values[j] == value && (j < token || (j == token && i > head)))) {
+            double rank = rank_of(values[j]);
+            if (head == UINT32_MAX || rank < value ||
+                (rank == value && (j < token || (j == token && i > head)))) {
                 head = i;
                 token = j;
-                value = values[j];
+                value = rank;
             }
         }
         struct head *h = head_of(p, layer, head);
@@ -398,7 +408,7 @@ static void compete(struct policy *p, uint32_t layer, uint32_t n)
                 other->margin =
                     fmin(other->margin,
                          fabs(values[other->kept[at]] - value) /
-                             fmax(fmax(fabs(values[other->kept[at]]), fabs(value)), 1e-300));
+                             fmax(fmax(fabs(values[other->kept[at]]), fabs(value)), FLOAT_TAIL));
             h->margin = fmin(h->margin, other->margin);
         }
     }
@@ -407,6 +417,8 @@ static void compete(struct policy *p, uint32_t layer, uint32_t n)
 /* PyramidKV's straight line: what layer `layer` holds beside the protected. */
 static uint32_t pyramid(const struct policy *p, uint32_t layer, uint32_t n)
 {
+    if (p->n_layers == 1)
+        return p->plan.budget;
     double reserved = p->plan.sinks + p->plan.recent, mean = p->plan.budget - reserved,
            last = mean / 20, first = 2 * mean - last;
     if (first > n - reserved) {
