@@ -12,6 +12,7 @@ struct select_job {
                                 attention_sum */
     enum plan_pool pool;
     enum plan_share share;
+    bool votes; /* share layer: the mean score of the heads that vote is every head's */
     uint32_t layer, kv_head;
     uint32_t n_tokens; /* N: the newest token's position + 1 */
     uint32_t n_slots;  /* used by then */
