@@ -61,6 +61,28 @@ static bool audit_set(struct audit *a, const struct cache_sequence *s, const str
     return ok;
 }
 
+/* Heads that choose together hold the same tokens in the same slots, or their scores could not be
+ * added up. */
+static bool audit_shared(struct audit *a, const struct table *layer)
+{
+    const struct head_state *first = &layer[0].state;
+    for (uint32_t h = 1; h < a->cache->n_kv_heads; h++) {
+        const struct head_state *head = &layer[h].state;
+        if (head->n_slots != first->n_slots)
+            return broken(a, "slots of a head that shares its choice", head->n_slots,
+                          first->n_slots);
+        for (uint32_t slot = 0; slot < head->n_slots; slot++) {
+            uint32_t page = slot / PAGE_SLOTS, index = slot % PAGE_SLOTS;
+            int32_t p = a->position_of(a->context, head->pages[page], index),
+                    wanted = a->position_of(a->context, first->pages[page], index);
+            if (p != wanted)
+                return broken(a, "a position in a head that shares its choice", (uint64_t)p,
+                              (uint64_t)wanted);
+        }
+    }
+    return true;
+}
+
 static bool audit_table(struct audit *a, const struct cache_sequence *s, const struct table *t)
 {
     const struct head_state *head = &t->state;
@@ -115,6 +137,9 @@ bool cache_audit(const struct cache *c, cache_position_reader *position_of, void
             ok = audit_table(&a, s, &s->tables[h]);
             pages += s->tables[h].state.n_pages;
         }
+        for (uint32_t l = 0; l < c->n_layers && ok && position_of && s->plan.share == SHARE_LAYER;
+             l++)
+            ok = audit_shared(&a, &s->tables[l * c->n_kv_heads]);
         if (ok && pages != s->n_pages)
             ok = broken(&a, "pages of a sequence", s->n_pages, pages);
     }

@@ -9,8 +9,14 @@ bool budget_head_is_whole(const struct cache *c, const struct plan *p, uint32_t 
 {
     if (!plan_evicts(p))
         return true;
-    return p->allocation == ALLOCATION_PROFILE &&
+    return p->allocation == ALLOCATION_PROFILE && !plan_profile_votes(p) &&
            head_profile_is_whole(c->profile, p->sparsity, layer, kv_head);
+}
+
+bool budget_head_votes(const struct cache *c, const struct plan *p, uint32_t layer,
+                       uint32_t kv_head)
+{
+    return !plan_profile_votes(p) || head_profile_is_whole(c->profile, p->sparsity, layer, kv_head);
 }
 
 struct placement budget_placement(const struct cache *c, const struct plan *p, uint32_t layer,
@@ -34,16 +40,23 @@ uint32_t budget_recent(const struct plan *p, uint32_t n_tokens)
     return n_tokens / 5 > p->min_window ? n_tokens / 5 : p->min_window;
 }
 
+uint32_t budget_even(const struct plan *p)
+{
+    return p->allocation == ALLOCATION_PROFILE && !plan_profile_votes(p) ? p->window_budget
+                                                                         : p->budget;
+}
+
 uint32_t budget_of_head(const struct cache *c, const struct plan *p, uint32_t layer,
                         uint32_t n_tokens)
 {
     if (window_grows(p))
         return p->sinks + budget_recent(p, n_tokens);
-    if (p->allocation == ALLOCATION_PROFILE)
-        return p->window_budget;
     if (p->allocation == ALLOCATION_PYRAMID)
         return select_pyramid_budget(layer, c->n_layers, p->budget, p->sinks + p->recent, n_tokens);
-    return p->budget;
+    if (plan_profile_votes(p))
+        return select_profile_budget(c->profile->retrieval, layer, c->n_layers, p->budget,
+                                     p->sinks + p->recent, n_tokens);
+    return budget_even(p);
 }
 
 bool budget_is_exceeded(const struct plan *p, uint32_t n_tokens)
@@ -52,7 +65,7 @@ bool budget_is_exceeded(const struct plan *p, uint32_t n_tokens)
         return false;
     if (window_grows(p))
         return n_tokens > p->sinks + budget_recent(p, n_tokens);
-    return n_tokens > (p->allocation == ALLOCATION_PROFILE ? p->window_budget : p->budget);
+    return n_tokens > budget_even(p);
 }
 
 /* ---- pages */
@@ -72,10 +85,10 @@ static uint64_t settled_slots(const struct cache *c, const struct plan *p, uint3
         most = (uint64_t)ring.sinks + ring.ring;
     else if (!budget_head_is_whole(c, p, layer, kv_head)) {
         bool exceeded = budget_is_exceeded(p, (uint32_t)n_prompt);
-        uint64_t budget = budget_of_head(
-            c, p, layer, (uint32_t)(window_grows(p) || !exceeded ? n_tokens : n_prompt));
-        if (!exceeded && p->allocation == ALLOCATION_PYRAMID)
-            budget = p->budget;
+        uint64_t budget =
+            exceeded || window_grows(p)
+                ? budget_of_head(c, p, layer, (uint32_t)(window_grows(p) ? n_tokens : n_prompt))
+                : budget_even(p);
         if (p->decode == DECODE_EVICT) /* the newest token, before another goes for it */
             most = budget + 1;
         else if (exceeded)

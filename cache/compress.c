@@ -91,6 +91,7 @@ void cache_select_job(struct cache_sequence *s, uint32_t layer, uint32_t kv_head
                                .scorer = at_end ? p->scorer : scorer_of_decode(p),
                                .pool = p->pool,
                                .share = p->share,
+                               .votes = t->votes,
                                .layer = layer,
                                .kv_head = kv_head,
                                .n_tokens = n_tokens,

@@ -75,6 +75,7 @@ void head_profile_free(struct head_profile *p)
         return;
     free(p->value);
     free(p->whole);
+    free(p->retrieval);
     free(p);
 }
 
@@ -124,9 +125,20 @@ static bool read_head(struct head_profile *p, const json_t *object, const char *
            get_integer(object, "n_kv_heads", 1, MAX_KV_HEADS, &p->n_kv_heads, path, e);
 }
 
-/* The scores decide nothing here, but a file whose scores are broken was not written by us. */
-static bool check_scores(const struct head_profile *p, const json_t *object, const char *key,
-                         const char *path, struct error *e)
+/* Adds a head's part to its layer's mean. */
+static void add_retrieval(struct head_profile *p, uint32_t layer, double score)
+{
+    p->retrieval[layer] += score / p->n_kv_heads;
+}
+
+static bool retrieval_init(struct head_profile *p, struct error *e)
+{
+    p->retrieval = calloc(p->n_layers, sizeof *p->retrieval);
+    return p->retrieval || error_set_memory(e, "the head profile", p->n_layers * sizeof(double));
+}
+
+static bool read_scores(struct head_profile *p, const json_t *object, const char *key,
+                        const char *path, struct error *e)
 {
     const json_t *layers = json_object_get(object, key);
     if (!json_is_array(layers))
@@ -150,6 +162,7 @@ static bool check_scores(const struct head_profile *p, const json_t *object, con
             if (!(number >= 0 && number <= 1))
                 return error_set(e, BAD, path, "\"%s\": layer %u, KV head %u is %g, not in 0 to 1",
                                  key, l, h, number);
+            add_retrieval(p, l, number);
         }
     }
     return true;
@@ -192,8 +205,9 @@ static bool read_json(struct head_profile *p, const char *text, size_t length, c
     if (!object)
         return error_set(e, BAD, path, "not valid JSON: line %d, column %d: %s", why.line,
                          why.column, why.text);
-    bool ok = read_head(p, object, path, e) && check_scores(p, object, "induction", path, e) &&
-              check_scores(p, object, "echo", path, e) && read_whole_heads(p, object, path, e);
+    bool ok = read_head(p, object, path, e) && retrieval_init(p, e) &&
+              read_scores(p, object, "induction", path, e) &&
+              read_scores(p, object, "echo", path, e) && read_whole_heads(p, object, path, e);
     json_decref(object);
     return ok;
 }
@@ -280,7 +294,14 @@ static bool read_pattern(struct head_profile *p, const char *text, size_t length
             return false;
         line = newline ? newline + 1 : end;
     }
-    return p->n_layers > 0 || error_set(e, BAD, path, "the file is empty");
+    if (p->n_layers == 0)
+        return error_set(e, BAD, path, "the file is empty");
+    if (!retrieval_init(p, e))
+        return false;
+    for (uint32_t l = 0; l < p->n_layers; l++)
+        for (uint32_t h = 0; h < p->n_kv_heads; h++)
+            add_retrieval(p, l, p->value[l * p->n_kv_heads + h]);
+    return true;
 }
 
 /* ---- the file */

@@ -7,7 +7,7 @@
  *   "format": "winnow-head-profile", "version": 1
  *   "model": name, "model_hash": 64 hex digits (engine/model_hash.h)
  *   "n_layers", "n_kv_heads": integers
- *   "induction", "echo": [n_layers][n_kv_heads] scores from 0 to 1
+ *   "induction", "echo": [n_layers][n_kv_heads] scores from 0 to 1: they share budgets among layers
  *   "retrieval_heads": [[layer, kv_head], ...], the heads that keep everything */
 #ifndef WINNOW_CACHE_HEAD_PROFILE_H
 #define WINNOW_CACHE_HEAD_PROFILE_H
@@ -19,9 +19,11 @@
 
 struct head_profile {
     uint32_t n_layers, n_kv_heads;
-    bool is_pattern; /* DuoAttention's: `value` and a threshold decide, not `whole` */
-    double *value;   /* [n_layers][n_kv_heads] pattern values; NULL in calibrated profiles */
-    bool *whole;     /* [n_layers][n_kv_heads] heads that calibration chose; NULL in patterns */
+    bool is_pattern;   /* DuoAttention's: `value` and a threshold decide, not `whole` */
+    double *value;     /* [n_layers][n_kv_heads] pattern values; NULL in calibrated profiles */
+    bool *whole;       /* [n_layers][n_kv_heads] heads that calibration chose; NULL in patterns */
+    double *retrieval; /* [n_layers] how much a layer looks things up: mean over its KV heads of
+                          the pattern's value, or of induction + echo score */
     char model_name[128]; /* "" in patterns */
     char model_hash[65];  /* hex SHA-256 of the weights' metadata; "" in patterns */
 };

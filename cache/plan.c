@@ -83,6 +83,11 @@ bool plan_evicts(const struct plan *p)
     return p->has_budget || p->allocation == ALLOCATION_PROFILE;
 }
 
+bool plan_profile_votes(const struct plan *p)
+{
+    return p->allocation == ALLOCATION_PROFILE && p->scorer == SCORER_WINDOW_ATTENTION;
+}
+
 /* ---- combinations that make no sense */
 
 static bool refuse(struct error *e, const char *key, const char *why)
@@ -107,7 +112,8 @@ static bool check_given(const struct plan *p, struct error *e)
                 {"pool", windowed, "the scorer 'window_attention'"},
                 {"seed", p->scorer == SCORER_RANDOM, "the scorer 'random'"},
                 {"sparsity", profiled, "the allocation 'profile'"},
-                {"min_window", profiled, "the allocation 'profile'"},
+                {"min_window", profiled && !windowed,
+                 "the allocation 'profile' with whole heads, which another scorer gives,"},
                 {"interval", dropped, "prefill 'full' with decode 'evict'"}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (plan_was_given(p, rows[i].key) && !rows[i].read) {
@@ -159,7 +165,11 @@ static bool check_axes(const struct plan *p, const struct plan_limits *limits, s
                          "policy '%s' decides by head, which needs a head profile: make one with "
                          "`winnow calibrate` and start the server with --head-profile FILE",
                          p->preset->name);
-    if (p->share == SHARE_LAYER &&
+    if (plan_profile_votes(p) && p->share == SHARE_HEAD && plan_was_given(p, "share"))
+        return refuse(e, "share",
+                      "under 'window_attention' with allocation 'profile' the retrieval heads "
+                      "choose for their layer: share must be 'layer'");
+    if (p->share == SHARE_LAYER && !plan_profile_votes(p) &&
         (p->allocation != ALLOCATION_UNIFORM || p->prefill != PREFILL_FULL))
         return refuse(e, "share",
                       "share 'layer' makes one choice for all heads of a layer, which "
@@ -266,6 +276,15 @@ static bool resolve_profile(struct plan *p, uint32_t n_prompt, const struct plan
 static bool resolve_slots(struct plan *p, uint32_t n_prompt, const struct plan_limits *limits,
                           struct error *e)
 {
+    if (plan_profile_votes(p)) {
+        p->share = SHARE_LAYER;
+        p->min_window = 0;
+        if (!p->has_budget)
+            return error_set(e, "invalid_kv_policy", "kv_policy.budget",
+                             "budget is missing: under 'window_attention' with allocation "
+                             "'profile' no head is whole, the layers share a budget");
+        return resolve_recent(p, e);
+    }
     if (p->interval == 0 && p->allocation == ALLOCATION_PROFILE)
         p->interval = 1;
     return p->allocation == ALLOCATION_PROFILE ? resolve_profile(p, n_prompt, limits, e)
@@ -351,8 +370,9 @@ json_t *plan_to_json(const struct plan *p)
         ok = ok && put(o, "interval", json_integer(p->interval)) &&
              put(o, "share", json_string(plan_share_name(p->share)));
     if (p->allocation == ALLOCATION_PROFILE)
+        ok = ok && put(o, "sparsity", json_real(p->sparsity));
+    if (p->allocation == ALLOCATION_PROFILE && !plan_profile_votes(p))
         ok = ok && put(o, "min_window", json_integer(p->min_window)) &&
-             put(o, "sparsity", json_real(p->sparsity)) &&
              put(o, "window_budget", json_integer(p->window_budget));
     if (ok)
         return o;

@@ -53,7 +53,7 @@ struct plan {
     uint32_t sinks, recent, min_window;
     uint32_t window, kernel; /* window_attention: queries that vote, slots that are pooled */
     uint32_t interval; /* slots that one eviction drops; 0 = the scorer's habit. Resolved: >= 1 */
-    uint32_t window_budget; /* resolved, allocation profile: slots of a head that is not whole */
+    uint32_t window_budget; /* resolved, allocation profile with whole heads: slots of the others */
     double sparsity;        /* allocation profile: share of heads that are not whole, of patterns */
     int64_t seed;           /* scorer random */
     enum plan_scorer scorer;
@@ -131,6 +131,9 @@ const char *plan_source_name(enum plan_source v);
 bool plan_was_given(const struct plan *plan, const char *key);
 /* Whether the plan ever drops anything. */
 bool plan_evicts(const struct plan *plan);
+/* Allocation `profile` with scorer window_attention (CompressKV): no head is whole; the profile's
+ * heads choose for all heads of their layer, and its scores share the budget among the layers. */
+bool plan_profile_votes(const struct plan *plan);
 
 /* The resolved axes as a JSON object (new reference, NULL: out of memory), and the JSON schema of
  * API.md 7.3. */

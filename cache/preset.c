@@ -8,10 +8,11 @@
 #define COMMON                                                                                     \
     .storage = STORAGE_F16, .has_budget = true, .budget_is_default = true, .budget = 1024,         \
     .recent_is_default = true, .window = 32, .kernel = 7, .sparsity = 0.5
-/* Heads by profile: whole, or a window whose size the row states, so there is no budget. */
+/* Heads by profile: whole, or a window whose size the row states, so there is no budget. `window`
+ * and `kernel` are for requests that set scorer window_attention. */
 #define PROFILED                                                                                   \
     .storage = STORAGE_F16, .scorer = SCORER_RECENCY, .allocation = ALLOCATION_PROFILE,            \
-    .decode = DECODE_EVICT, .recent_is_default = true, .sparsity = 0.5
+    .decode = DECODE_EVICT, .recent_is_default = true, .window = 32, .kernel = 7, .sparsity = 0.5
 
 static struct preset presets[] = {
     {"full",
@@ -71,6 +72,12 @@ static struct preset presets[] = {
      false,
      {COMMON, .scorer = SCORER_WINDOW_ATTENTION, .allocation = ALLOCATION_ADAPTIVE,
       .decode = DECODE_GROW}},
+    {"compresskv",
+     "snapkv where retrieval heads choose for their layer, and layers that retrieve get more",
+     "CompressKV",
+     false,
+     {COMMON, .scorer = SCORER_WINDOW_ATTENTION, .allocation = ALLOCATION_PROFILE,
+      .share = SHARE_LAYER, .decode = DECODE_GROW}},
     {"knorm",
      "keys of small norm",
      "L2-norm pruning",
@@ -115,6 +122,7 @@ const struct preset *preset_find(const char *name)
                   {"duoattention", "duo"},
                   {"snap_kv", "snapkv"},
                   {"ada_kv", "adakv"},
+                  {"compress_kv", "compresskv"},
                   {"pyramid_kv", "pyramidkv"}};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (!strcmp(name, others[i].spelling))

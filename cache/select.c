@@ -238,3 +238,69 @@ uint32_t select_pyramid_budget(uint32_t layer, uint32_t n_layers, uint32_t budge
     double after = before + (first + step * layer); /* the same sum as the next layer's before */
     return n_protected + (uint32_t)(floor(after + 0.5) - floor(before + 0.5));
 }
+
+/* The rest of the budget, `left` slots, shared among layers that take at most `most` each: a layer
+ * is full when its part of what the full ones leave would be more than it can take. */
+struct shares {
+    const double *weights;
+    uint32_t n;
+    double most, left, sum; /* of the weights that are not full; left for those */
+    double least_full;      /* weights from here on are full */
+    double add;             /* to every weight: 1 where all that count are 0 */
+};
+
+static double part_of(const struct shares *s, double weight)
+{
+    return s->left * ((weight + s->add) / s->sum);
+}
+
+static bool is_full(const struct shares *s, double weight)
+{
+    return weight >= s->least_full;
+}
+
+/* Water into vessels of one height: fills one layer after another, the largest weight first. */
+static void share_out(struct shares *s)
+{
+    double total = s->left;
+    for (s->least_full = INFINITY;;) {
+        uint32_t n_full = 0;
+        double largest = 0;
+        s->sum = 0;
+        for (uint32_t l = 0; l < s->n; l++) {
+            if (is_full(s, s->weights[l])) {
+                n_full++;
+                continue;
+            }
+            largest = fmax(largest, s->weights[l]);
+            s->sum += s->weights[l];
+        }
+        s->left = total - n_full * s->most;
+        s->add = s->sum > 0 ? 0 : 1;
+        s->sum = s->sum > 0 ? s->sum : s->n - n_full;
+        /* Within rounding of full is full: then the rounding of the others cannot pass it. */
+        if (largest == 0 || part_of(s, largest) < s->most - 1e-6)
+            return;
+        s->least_full = largest;
+    }
+}
+
+uint32_t select_profile_budget(const double *retrieval, uint32_t layer, uint32_t n_layers,
+                               uint32_t budget, uint32_t n_protected, uint32_t n_tokens)
+{
+    const double alpha = 0.2; /* the share that AdaKV guarantees its heads */
+    uint32_t free_choice = budget - n_protected, least = (uint32_t)floor(alpha * free_choice);
+    least = least > 0 ? least : 1;
+    struct shares s = {.weights = retrieval,
+                       .n = n_layers,
+                       .most = (double)n_tokens - n_protected - least,
+                       .left = (double)n_layers * (free_choice - least)};
+    share_out(&s);
+    if (is_full(&s, retrieval[layer]))
+        return n_tokens;
+    double before = 0;
+    for (uint32_t l = 0; l < layer; l++)
+        before += is_full(&s, retrieval[l]) ? 0 : part_of(&s, retrieval[l]);
+    double after = before + part_of(&s, retrieval[layer]);
+    return n_protected + least + (uint32_t)(floor(after + 0.5) - floor(before + 0.5));
+}

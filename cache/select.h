@@ -49,4 +49,16 @@ float select_random(int64_t seed, uint32_t layer, uint32_t kv_head, int32_t posi
 uint32_t select_pyramid_budget(uint32_t layer, uint32_t n_layers, uint32_t budget,
                                uint32_t n_protected, uint32_t n_tokens);
 
+/* Slots of a layer's heads under allocation `profile` with scorer window_attention (after
+ * CompressKV, arXiv 2508.02401, which measures layers otherwise): each layer has the protected and
+ * m = max(1, a fifth of what is free to choose under an even split, rounded down); the rest is
+ * shared in proportion to retrieval[n_layers] >= 0, none getting more than the n_tokens there are:
+ *
+ *   B_l = n_protected + m + min(n_tokens - n_protected - m, c r_l), mean over l = budget
+ *
+ * Where everybody with r_l > 0 has all tokens (or nobody has r_l > 0) the others share evenly.
+ * Rounded so that the total is exact. n_protected < budget < n_tokens. */
+uint32_t select_profile_budget(const double *retrieval, uint32_t layer, uint32_t n_layers,
+                               uint32_t budget, uint32_t n_protected, uint32_t n_tokens);
+
 #endif

@@ -35,13 +35,14 @@ static bool init_head(struct cache_sequence *s, uint32_t layer, uint32_t kv_head
     t->placement = budget_placement(s->cache, p, layer, kv_head);
     s->has_ring |= t->placement.ring > 0;
     t->whole = budget_head_is_whole(s->cache, p, layer, kv_head);
+    t->votes = budget_head_votes(s->cache, p, layer, kv_head);
     head->budget = UINT32_MAX;
     if (!take(s, &head->counters, sizeof *head->counters))
         return false;
     if (t->placement.ring || t->whole)
         return true;
     if (p->decode == DECODE_EVICT) {
-        head->budget = p->allocation == ALLOCATION_PROFILE ? p->window_budget : p->budget;
+        head->budget = budget_even(p);
         if (!take(s, &head->holes, p->interval * sizeof *head->holes))
             return false;
     }
@@ -51,13 +52,26 @@ static bool init_head(struct cache_sequence *s, uint32_t layer, uint32_t kv_head
            take(s, &head->summary, (size_t)2 * d * sizeof *head->summary);
 }
 
+/* A layer where nobody has a vote: everybody has. */
+static void let_someone_vote(struct table *layer, uint32_t n)
+{
+    uint32_t n_voters = 0;
+    for (uint32_t h = 0; h < n; h++)
+        n_voters += layer[h].votes;
+    for (uint32_t h = 0; h < n && n_voters == 0; h++)
+        layer[h].votes = true;
+}
+
 bool heads_init(struct cache_sequence *s, struct error *e)
 {
+    uint32_t n_kv_heads = s->cache->n_kv_heads;
     s->tables = calloc(n_heads(s), sizeof *s->tables);
     bool ok = s->tables != NULL;
-    for (uint32_t l = 0; l < s->cache->n_layers; l++)
-        for (uint32_t h = 0; h < s->cache->n_kv_heads && ok; h++)
+    for (uint32_t l = 0; l < s->cache->n_layers && ok; l++) {
+        for (uint32_t h = 0; h < n_kv_heads && ok; h++)
             ok = init_head(s, l, h);
+        let_someone_vote(s->tables + (size_t)l * n_kv_heads, n_kv_heads);
+    }
     return ok || error_set_memory(e, "a sequence", n_heads(s) * sizeof *s->tables);
 }
 

@@ -21,6 +21,7 @@ struct table {
     struct head_state state;
     struct placement placement;
     bool whole; /* never drops anything */
+    bool votes; /* its scores count where the heads of a layer choose together */
 };
 
 struct cache_sequence {
@@ -72,6 +73,13 @@ bool budget_head_is_whole(const struct cache *c, const struct plan *p, uint32_t 
                           uint32_t kv_head);
 struct placement budget_placement(const struct cache *c, const struct plan *p, uint32_t layer,
                                   uint32_t kv_head);
+/* Whether the head's scores count where its layer chooses together; all do in a layer without any
+ * such head. */
+bool budget_head_votes(const struct cache *c, const struct plan *p, uint32_t layer,
+                       uint32_t kv_head);
+/* Slots of a head that is not whole before a prompt's end has shared them out: its budget if they
+ * stay evenly shared. */
+uint32_t budget_even(const struct plan *p);
 /* Newest tokens that are never dropped, at n_tokens. */
 uint32_t budget_recent(const struct plan *p, uint32_t n_tokens);
 /* Slots of a head that is not whole when its prompt ends at n_tokens (under `adaptive` the mean).

@@ -201,7 +201,7 @@ enum { GROWTH_RESERVED = 256 };
 /* Plans whose pages are bounded, and so set aside at admission. */
 static bool is_bounded(const struct plan *plan)
 {
-    return plan->has_budget && plan->allocation != ALLOCATION_PROFILE;
+    return plan->has_budget && (plan->allocation != ALLOCATION_PROFILE || plan_profile_votes(plan));
 }
 
 static uint64_t settled_pages(const struct engine *e, const struct generation *g,

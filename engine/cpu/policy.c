@@ -103,6 +103,8 @@ static void appraise(struct cpu *c, const struct select_job *job, struct bench *
 {
     const struct head_state *head = job->head;
     read_positions(c, job, b);
+    if (job->share == SHARE_LAYER && !job->votes)
+        return; /* share_scores fills them */
     if (job->scorer == SCORER_KEY_NORM || job->scorer == SCORER_KEY_DIFF) {
         score_keys(c, job, b, scratch);
         return;
@@ -139,16 +141,20 @@ static void appraise(struct cpu *c, const struct select_job *job, struct bench *
     }
 }
 
-/* TOVA's own rule: the heads of a layer, which hold the same tokens in the same slots, decide
- * together. */
+/* The heads of a layer, which hold the same tokens in the same slots, decide together: all of them
+ * under TOVA's own rule, the retrieval heads under CompressKV's. They go on holding the same, for
+ * all see one score. */
 static void share_scores(const struct select_job *jobs, const struct bench *benches, uint32_t n)
 {
+    uint32_t n_voters = 0;
+    for (uint32_t h = 0; h < n; h++)
+        n_voters += jobs[h].votes;
     for (uint32_t i = 0; i < jobs[0].n_slots; i++) {
         float sum = 0;
         for (uint32_t h = 0; h < n; h++)
-            sum += benches[h].scores[i];
+            sum += jobs[h].votes ? benches[h].scores[i] : 0;
         for (uint32_t h = 0; h < n; h++)
-            benches[h].scores[i] = sum / (float)n;
+            benches[h].scores[i] = sum / (float)n_voters;
     }
 }
 

@@ -31,6 +31,8 @@ POLICIES = [
     {"name": "h2o", "budget": 80, "scorer": "attention_mean", "interval": 8},
     {"name": "razor", "min_window": 40}, {"name": "razor", "budget": 0.6}, {"name": "duo", "sinks": 4, "recent": 40},
     {"name": "duo", "sinks": 4, "recent": 40, "prefill": "full", "scorer": "attention_sum"},
+    {"name": "compresskv", "budget": 64}, {"name": "compresskv", "budget": 64, "decode": "evict"},
+    {"name": "snapkv", "budget": 0.3, "window": 16, "allocation": "profile"},
 ]
 
 
@@ -79,13 +81,19 @@ def check_shape(policy, value):
     check(f"{policy}: something went, and fewer pages are held", kv["evicted"] > 0 and kv["bytes"] < kv["bytes_full"], kv)
     if name in ("razor", "duo"):
         check(f"{policy}: whole heads beside windows", max(counts) == seen and min(counts) < seen, counts)
-    elif policy.get("decode") != "evict" and name in ("snapkv", "pyramidkv", "adakv"):
+    elif policy.get("decode") != "evict" and name in ("snapkv", "pyramidkv", "adakv", "compresskv"):
         generated = value["usage"]["completion_tokens"] - 1
         check(f"{policy}: mean budget and what was generated", abs(kv["slots_kept"] - kv["budget"] - generated) < 1e-6, kv)
-    elif name != "adakv":
+    elif name not in ("adakv", "compresskv"):
         check(f"{policy}: never more than its budget", max(counts) <= kv["budget"], (kv, counts))
-    if name in ("pyramidkv", "adakv"):
+    if name in ("pyramidkv", "adakv", "compresskv"):
         check(f"{policy}: heads differ", kv["slots_kept_min"] < kv["slots_kept_max"], kv)
+    if name == "compresskv" or policy.get("allocation") == "profile":
+        check(f"{policy}: the heads of a layer keep the same",
+              all(head == layer[0] for layer in value["kv_trace"]["kept"] for head in layer), value["kv_trace"])
+    if name == "compresskv" and policy.get("decode") == "evict":
+        layers = [layer[0] for layer in kept_counts(value["kv_trace"])]
+        check(f"{policy}: the layers' budgets add up", sum(layers) == kv["budget"] * len(layers), layers)
 
 
 def crowd_and_chunks(path):
@@ -209,13 +217,29 @@ def refusals(path):
              ({"name": "snapkv", "budget": 64, "window": 65}, "window"), ({"name": "snapkv", "kernel": 4}, "odd"),
              ({"name": "h2o", "interval": 4000}, "interval"), ({"name": "tova", "share": "layer", "allocation": "adaptive"},
                                                                "share"),
-             ({"name": "sink", "allocation": "pyramid"}, "same window"), ({"name": "full", "recent": 3}, "full")]
-    with Server() as s:
+             ({"name": "sink", "allocation": "pyramid"}, "same window"), ({"name": "full", "recent": 3}, "full"),
+             ({"name": "compresskv"}, "profile")]
+    profiled = [({"name": "compresskv", "share": "head"}, "share"), ({"name": "compresskv", "budget": 32}, "budget 32"),
+                ({"name": "compresskv", "min_window": 40}, "min_window"),
+                ({"name": "razor", "scorer": "window_attention"}, "budget is missing"),
+                ({"name": "duo", "scorer": "window_attention", "budget": 64}, "recency")]
+    def refused(s, cases):
         for policy, word in cases:
             status, _, value = s.post("/v1/completions", body(policy))
             message = value["error"]["message"] if "error" in value else str(value)
             check(f"{policy} is refused with a reason", status == 400 and word in message and
                   value["error"]["code"] == "invalid_kv_policy", (status, value))
+    with Server() as s:
+        refused(s, cases)
+    with Server("--head-profile", path) as s:
+        refused(s, profiled)
+        for policy in ({"name": "compresskv", "budget": 64}, {"name": "compresskv", "budget": 64, "decode": "evict"}):
+            plan = s.post("/v1/kv/policies/resolve", {"kv_policy": policy, "prompt_tokens": 320,
+                                                      "total_tokens": 360})[2]
+            check(f"{policy} resolves", plan["plan"]["window"] == 32 and plan["plan"]["recent"] == 32 and
+                  "window_budget" not in plan["plan"] and plan["bound"]["pages"] == 200, plan)
+        rows = {row["name"]: row for row in s.get("/v1/kv/policies")["data"]}
+        check("the list of policies has it", rows["compresskv"]["available"] is True, rows.get("compresskv"))
     with Server("--head-profile", "/nonexistent", wait_ready=False) as s:
         s.process.wait(30)
         check("a missing profile ends the start with its name", s.process.returncode == 1 and "/nonexistent" in s.log(),

@@ -10,6 +10,9 @@
 
 enum { HISTORY = 400 };
 
+/* Probabilities near and below this are gone in float: between such scores every call is close. */
+static const double FLOAT_TAIL = 1e-30;
+
 struct head {
     uint32_t *kept; /* [n_kept] ascending */
     uint32_t n_kept;
@@ -106,9 +109,15 @@ static bool is_full(const struct policy *p)
     return !p->plan.has_budget && p->plan.allocation != ALLOCATION_PROFILE;
 }
 
+/* CompressKV: the profile names voters and shares the budget among the layers. */
+static bool is_voting(const struct policy *p)
+{
+    return p->plan.allocation == ALLOCATION_PROFILE && p->plan.scorer == SCORER_WINDOW_ATTENTION;
+}
+
 static bool is_whole(const struct policy *p, uint32_t layer, uint32_t kv_head)
 {
-    return is_full(p) || (p->plan.allocation == ALLOCATION_PROFILE &&
+    return is_full(p) || (p->plan.allocation == ALLOCATION_PROFILE && !is_voting(p) &&
                           head_profile_is_whole(p->profile, p->plan.sparsity, layer, kv_head));
 }
 
@@ -122,8 +131,9 @@ static uint32_t recent_at(const struct policy *p, uint32_t n)
 
 static uint32_t window_budget_at(const struct policy *p, uint32_t n)
 {
-    return p->plan.allocation == ALLOCATION_PROFILE ? p->plan.sinks + recent_at(p, n)
-                                                    : p->plan.budget;
+    return p->plan.allocation == ALLOCATION_PROFILE && !is_voting(p)
+               ? p->plan.sinks + recent_at(p, n)
+               : p->plan.budget;
 }
 
 static bool is_protected(const struct policy *p, uint32_t position, uint32_t n)
@@ -264,6 +274,11 @@ static void pool(const struct policy *p, const struct head *h, uint32_t n, doubl
     free(from);
 }
 
+static bool has_vote(const struct policy *p, uint32_t layer, uint32_t kv_head)
+{
+    return !is_voting(p) || head_profile_is_whole(p->profile, p->plan.sparsity, layer, kv_head);
+}
+
 static void evaluate(struct policy *p, uint32_t layer, uint32_t n, bool decodes)
 {
     for (uint32_t kv_head = 0; kv_head < p->n_kv_heads; kv_head++) {
@@ -274,20 +289,31 @@ static void evaluate(struct policy *p, uint32_t layer, uint32_t n, bool decodes)
         if (p->plan.scorer == SCORER_WINDOW_ATTENTION && !decodes)
             pool(p, h, n, value);
     }
-    if (p->plan.share != SHARE_LAYER)
+    if (p->plan.share != SHARE_LAYER && !is_voting(p))
         return;
+    uint32_t n_voters = 0;
+    for (uint32_t kv_head = 0; kv_head < p->n_kv_heads; kv_head++)
+        n_voters += has_vote(p, layer, kv_head);
     for (uint32_t j = 0; j < n; j++) { /* the heads hold the same tokens */
         double sum = 0;
         for (uint32_t kv_head = 0; kv_head < p->n_kv_heads; kv_head++)
-            sum += p->value[(size_t)kv_head * p->max_tokens + j];
+            if (n_voters == 0 || has_vote(p, layer, kv_head))
+                sum += p->value[(size_t)kv_head * p->max_tokens + j];
         for (uint32_t kv_head = 0; kv_head < p->n_kv_heads; kv_head++)
-            p->value[(size_t)kv_head * p->max_tokens + j] = sum / p->n_kv_heads;
+            p->value[(size_t)kv_head * p->max_tokens + j] =
+                sum / (n_voters ? n_voters : p->n_kv_heads);
     }
+}
+
+/* NaN never wins. */
+static double rank_of(double value)
+{
+    return isnan(value) ? -INFINITY : value;
 }
 
 static bool rather_kept(const double *value, uint32_t a, uint32_t b)
 {
-    double x = isnan(value[a]) ? -INFINITY : value[a], y = isnan(value[b]) ? -INFINITY : value[b];
+    double x = rank_of(value[a]), y = rank_of(value[b]);
     return x > y || (x == y && a > b);
 }
 
@@ -325,7 +351,7 @@ static void note_margin(const struct policy *p, struct head *h, const double *va
     if (at == UINT32_MAX || p->plan.scorer == SCORER_RECENCY)
         return;
     double a = value[h->kept[at]], b = value[dropped];
-    h->margin = fmin(h->margin, fabs(a - b) / fmax(fmax(fabs(a), fabs(b)), 1e-300));
+    h->margin = fmin(h->margin, fabs(a - b) / fmax(fmax(fabs(a), fabs(b)), FLOAT_TAIL));
 }
 
 static void shrink(struct policy *p, uint32_t layer, uint32_t kv_head, uint32_t size, uint32_t n)
@@ -361,11 +387,12 @@ static void compete(struct policy *p, uint32_t layer, uint32_t n)
             if (at == UINT32_MAX || h->n_kept <= reserved + safe)
                 continue;
             uint32_t j = h->kept[at];
-            if (head == UINT32_MAX || values[j] < value ||
-                (values[j] == value && (j < token || (j == token && i > head)))) {
+            double rank = rank_of(values[j]);
+            if (head == UINT32_MAX || rank < value ||
+                (rank == value && (j < token || (j == token && i > head)))) {
                 head = i;
                 token = j;
-                value = values[j];
+                value = rank;
             }
         }
         struct head *h = head_of(p, layer, head);
@@ -381,7 +408,7 @@ static void compete(struct policy *p, uint32_t layer, uint32_t n)
                 other->margin =
                     fmin(other->margin,
                          fabs(values[other->kept[at]] - value) /
-                             fmax(fmax(fabs(values[other->kept[at]]), fabs(value)), 1e-300));
+                             fmax(fmax(fabs(values[other->kept[at]]), fabs(value)), FLOAT_TAIL));
             h->margin = fmin(h->margin, other->margin);
         }
     }
@@ -390,6 +417,8 @@ static void compete(struct policy *p, uint32_t layer, uint32_t n)
 /* PyramidKV's straight line: what layer `layer` holds beside the protected. */
 static uint32_t pyramid(const struct policy *p, uint32_t layer, uint32_t n)
 {
+    if (p->n_layers == 1)
+        return p->plan.budget;
     double reserved = p->plan.sinks + p->plan.recent, mean = p->plan.budget - reserved,
            last = mean / 20, first = 2 * mean - last;
     if (first > n - reserved) {
@@ -404,15 +433,57 @@ static uint32_t pyramid(const struct policy *p, uint32_t layer, uint32_t n)
     return (uint32_t)(reserved + floor(sum + 0.5) - before);
 }
 
+/* CompressKV here: the protected, a fifth of the even share (at least 1), and of the rest a part in
+ * proportion to the layer's retrieval; what is more than the n tokens goes to the other layers. */
+static uint32_t voted_budget(const struct policy *p, uint32_t layer, uint32_t n)
+{
+    uint32_t reserved = p->plan.sinks + p->plan.recent, even = p->plan.budget - reserved,
+             least = even / 5 ? even / 5 : 1;
+    double *part = zeroed(p->n_layers, sizeof *part), most = n - reserved - least,
+           rest = (double)p->n_layers * (even - least), sum = 0;
+    bool *full = zeroed(p->n_layers, sizeof *full), again = true;
+    while (again) {
+        double weights = 0, left = rest;
+        uint32_t n_open = 0;
+        for (uint32_t l = 0; l < p->n_layers; l++) {
+            left -= full[l] ? most : 0;
+            weights += full[l] ? 0 : p->profile->retrieval[l];
+            n_open += !full[l];
+        }
+        again = false;
+        for (uint32_t l = 0; l < p->n_layers; l++) {
+            if (!full[l])
+                part[l] = weights > 0 ? left * p->profile->retrieval[l] / weights : left / n_open;
+            if (!full[l] && part[l] > most - 1e-6) {
+                part[l] = most;
+                full[l] = again = true;
+            }
+        }
+    }
+    for (uint32_t l = 0; l < layer; l++)
+        sum += full[l] ? 0 : part[l];
+    double share = full[layer] ? most : floor(sum + part[layer] + 0.5) - floor(sum + 0.5);
+    free(part);
+    free(full);
+    return reserved + least + (uint32_t)share;
+}
+
+static uint32_t budget_at_end(const struct policy *p, uint32_t layer, uint32_t n)
+{
+    if (n <= window_budget_at(p, n))
+        return window_budget_at(p, n);
+    if (p->plan.allocation == ALLOCATION_PYRAMID)
+        return pyramid(p, layer, n);
+    return is_voting(p) ? voted_budget(p, layer, n) : window_budget_at(p, n);
+}
+
 static void end_prompt(struct policy *p, uint32_t layer, uint32_t n)
 {
     evaluate(p, layer, n, false);
-    uint32_t allowed = window_budget_at(p, n);
-    bool exceeded = n > allowed;
+    bool exceeded = n > window_budget_at(p, n);
     for (uint32_t i = 0; i < p->n_kv_heads; i++) {
         struct head *h = head_of(p, layer, i);
-        h->budget =
-            p->plan.allocation == ALLOCATION_PYRAMID && exceeded ? pyramid(p, layer, n) : allowed;
+        h->budget = budget_at_end(p, layer, n);
         if (exceeded && !is_whole(p, layer, i) && p->plan.allocation != ALLOCATION_ADAPTIVE)
             shrink(p, layer, i, h->budget, n);
     }
@@ -439,8 +510,9 @@ void policy_end_layer(struct policy *p, uint32_t layer, uint32_t t)
     evaluate(p, layer, n, true);
     for (uint32_t i = 0; i < p->n_kv_heads; i++) {
         struct head *h = head_of(p, layer, i);
-        uint32_t budget =
-            p->plan.allocation == ALLOCATION_PROFILE ? window_budget_at(p, n) : h->budget;
+        uint32_t budget = p->plan.allocation == ALLOCATION_PROFILE && !is_voting(p)
+                              ? window_budget_at(p, n)
+                              : h->budget;
         if (is_whole(p, layer, i) || h->n_kept <= budget)
             continue;
         uint32_t reserved = p->plan.sinks + recent_at(p, n),

@@ -61,9 +61,11 @@ START_TEST(a_pattern_is_a_line_a_layer)
     ck_assert_str_eq(p->model_hash, "");
     for (unsigned i = 0; i < 6; i++)
         ck_assert_double_eq(p->value[i], want[i]);
+    ck_assert_double_eq_tol(p->retrieval[0], 1.5 / 3, 1e-15);
+    ck_assert_double_eq_tol(p->retrieval[1], 1.25 / 3, 1e-15);
     head_profile_free(p);
     p = load_text("0.5");
-    ck_assert(p && p->n_layers == 1 && p->n_kv_heads == 1);
+    ck_assert(p && p->n_layers == 1 && p->n_kv_heads == 1 && p->retrieval[0] == 0.5);
     head_profile_free(p);
 }
 END_TEST
@@ -319,6 +321,8 @@ START_TEST(what_calibration_writes_loads)
     ck_assert(head_profile_check(p, 3, 2, HASH, &e));
     for (uint32_t i = 0; i < 6; i++)
         ck_assert_int_eq(head_profile_is_whole(p, 0.5, i / 2, i % 2), c.whole[i]);
+    for (uint32_t l = 0; l < 3; l++) /* induction and echo of its two heads */
+        ck_assert_double_eq_tol(p->retrieval[l], (2 * l + 2 * l + 1) / 5.0, 1e-12);
     head_profile_free(p);
     free(text);
     clear(&c);

@@ -227,6 +227,53 @@ START_TEST(a_pyramid_keeps_its_total)
 }
 END_TEST
 
+/* The formula of select.h, checked by what it says: a floor, a cap, one factor for all between. */
+START_TEST(layers_share_by_retrieval_and_keep_the_total)
+{
+    uint32_t n_capped = 0, n_silent = 0;
+    for (uint32_t round = 0; round < 2000; round++) {
+        double retrieval[40];
+        uint32_t n_layers = 1 + below(40), n_protected = below(64),
+                 budget = n_protected + 1 + below(500),
+                 n_tokens = budget + 1 + below(round % 3 ? 100 : 5000), got[40];
+        uint32_t free_choice = budget - n_protected, m = free_choice / 5 ? free_choice / 5 : 1;
+        uint64_t total = 0;
+        for (uint32_t l = 0; l < n_layers; l++)
+            retrieval[l] = below(4) || round % 2 ? below(1000) * (round % 7) / 7000.0 : 0;
+        double per_unit_least = INFINITY, per_unit_most = 0;
+        for (uint32_t l = 0; l < n_layers; l++) {
+            got[l] = select_profile_budget(retrieval, l, n_layers, budget, n_protected, n_tokens);
+            ck_assert_uint_ge(got[l], n_protected + m);
+            ck_assert_uint_le(got[l], n_tokens);
+            total += got[l];
+            /* Rounding moves a share by less than 1. */
+            double share = got[l] - n_protected - m;
+            if (got[l] < n_tokens && retrieval[l] > 0)
+                per_unit_most = fmax(per_unit_most, (share - 1) / retrieval[l]);
+            if (retrieval[l] > 0)
+                per_unit_least =
+                    fmin(per_unit_least, got[l] < n_tokens ? (share + 1) / retrieval[l] : INFINITY);
+            n_capped += got[l] == n_tokens;
+        }
+        ck_assert_uint_eq(total, (uint64_t)n_layers * budget);
+        ck_assert_msg(per_unit_most <= per_unit_least, "round %u: %g slots a unit here, %g there",
+                      round, per_unit_most, per_unit_least);
+        for (uint32_t a = 0; a < n_layers; a++)
+            for (uint32_t b = 0; b < n_layers; b++) {
+                if (retrieval[a] >= retrieval[b])
+                    ck_assert_uint_ge(got[a] + 1, got[b]);
+                /* Who retrieves nothing gets more than the floor only when the others have all. */
+                if (retrieval[a] == 0 && retrieval[b] > 0 && got[a] > n_protected + m) {
+                    ck_assert_uint_eq(got[b], n_tokens);
+                    n_silent++;
+                }
+            }
+    }
+    ck_assert_uint_gt(n_capped, 100);
+    ck_assert_uint_gt(n_silent, 100);
+}
+END_TEST
+
 START_TEST(random_is_uniform_and_depends_on_all_it_names)
 {
     double sum = 0;
@@ -256,6 +303,7 @@ int main(void)
     tcase_add_test(tc, heads_compete_for_what_is_left);
     tcase_add_test(tc, pooling_looks_at_neighbours_in_position);
     tcase_add_test(tc, a_pyramid_keeps_its_total);
+    tcase_add_test(tc, layers_share_by_retrieval_and_keep_the_total);
     tcase_add_test(tc, random_is_uniform_and_depends_on_all_it_names);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
