@@ -69,25 +69,29 @@ static void value_and_size(const matrix &m, uint32_t row, uint32_t col, double *
     }
 }
 
-/* How far a product may be from the truth, for each unit of sum |w| |x|, and for each of sum |w|.
- */
+/* How far a product may be from the truth, for each unit of sum |w| |x|, of sum |w|, of sum |x|. */
 struct tolerance {
-    double relative, absolute;
+    double both, weights, xs;
 };
 
-static tolerance tolerance_of(const matrix &m, uint32_t n)
+static tolerance tolerance_of(const matrix &m, uint32_t n, float size_of_x)
 {
     /* Sums in fp32: along a chain of at most cols / 16 products of the tensor cores and as many
-     * scaled additions, or cols / 4 fused multiply-adds, and 32 to fold them, each within 2^-23
-     * (tensor cores cut where others round) of what has been added up so far. */
-    const double sums = (m.cols / 4 + 40) * 0x1p-23;
+     * scaled additions, or cols / 4 fused multiply-adds (cols of them in the tiles of F32), and 40
+     * to fold them, each within 2^-23 (tensor cores cut where others round) of what has been added
+     * up so far. */
     if (m.type == TENSOR_F32)
-        return {sums, 0};
-    (void)n;
-    /* x in three parts of 8 bits, or two of 11 with 2^-30 as the smallest step's half. */
-    if (m.type == TENSOR_BF16)
-        return {sums + 0x1p-23, 0};
-    return {sums + 0x1p-21, 0x1p-29};
+        return {(m.cols + 40) * 0x1p-24, 0, 0};
+    const double sums = (m.cols / 4 + 40) * 0x1p-23;
+    if (n <= 16) /* x in three parts of 8 bits, or two of 11 of which the second may be subnormal */
+        return m.type == TENSOR_BF16 ? tolerance{sums + 0x1p-23, 0, 0}
+                                     : tolerance{sums + 0x1p-21, 0x1p-29, 0};
+    /* x as halves, subnormal ones after rows were scaled. Weights become halves: quantised ones
+     * round their scale, their minimum and the result, and subnormal scales are multiplied by codes
+     * up to 31. */
+    const double subnormal = 0x1p-25 * fmax(1, size_of_x * 0x1p-12);
+    const double roundings = m.type == TENSOR_F16 || m.type == TENSOR_BF16 ? 1 : 4;
+    return {sums + roundings * 0x1p-11, subnormal, 33 * 0x1p-25};
 }
 
 static numbers random_numbers(size_t n, float size)
@@ -114,20 +118,21 @@ static void check_product(enum tensor_type type, uint32_t rows, uint32_t cols, u
     const numbers x = random_numbers((size_t)n * cols, size_of_x),
                   bias = random_numbers(rows, size_of_x);
     const numbers out = product(m, x, n, with_bias ? &bias : NULL);
-    const tolerance t = tolerance_of(m, n);
+    const tolerance t = tolerance_of(m, n, size_of_x);
     std::vector<double> values(cols), sizes(cols);
     for (uint32_t r = 0; r < rows; r++) {
         for (uint32_t c = 0; c < cols; c++)
             value_and_size(m, r, c, &values[c], &sizes[c]);
         for (uint32_t i = 0; i < n; i++) {
-            double want = with_bias ? bias[r] : 0, size = fabs(want), weights = 0;
+            double want = with_bias ? bias[r] : 0, size = fabs(want), weights = 0, xs = 0;
             for (uint32_t c = 0; c < cols; c++) {
                 const double xc = x[(size_t)i * cols + c];
                 want += values[c] * xc;
                 size += sizes[c] * fabs(xc);
                 weights += sizes[c];
+                xs += fabs(xc);
             }
-            const double bound = t.relative * size + t.absolute * weights;
+            const double bound = t.both * size + t.weights * weights + t.xs * xs;
             const double got = out[(size_t)i * rows + r];
             ck_assert_msg(fabs(got - want) <= bound,
                           "%s %ux%u n=%u: out[%u][%u] is %.9g, should be %.9g +- %.3g",
@@ -165,7 +170,8 @@ START_TEST(products_of_many_rows_match_double_precision)
 }
 END_TEST
 
-/* Several chunks of x, more units than the rings have stages, blocks of rows side by side. */
+/* Several chunks of x, more units than the rings have stages, columns that are split over blocks.
+ */
 START_TEST(wide_matrices_work_too)
 {
     const enum tensor_type type = all_types[_i];
@@ -173,6 +179,9 @@ START_TEST(wide_matrices_work_too)
     check_product(type, 33, 2816, 1, true, 1);
     check_product(type, 5, 2816, 8, false, 1);
     check_product(type, 5, 2816, 16, false, 1);
+    check_product(type, 37, 1280, 17, true, 1);
+    check_product(type, 100, 768, 40, false, 1);
+    check_product(type, 130, 768, 80, true, 1);
 }
 END_TEST
 
@@ -180,28 +189,37 @@ START_TEST(large_and_small_activations_keep_their_precision)
 {
     const enum tensor_type type = all_types[_i];
     random_state = 400 + (uint64_t)_i;
-    for (float size : {1e-3f, 30.0f, 1e5f})
+    for (float size : {1e-3f, 30.0f, 1e5f}) {
         check_product(type, 40, 256, 3, false, size);
+        check_product(type, 40, 256, 20, true, size);
+    }
 }
 END_TEST
 
+static void check_same_bits(const matrix &m, uint32_t n, uint32_t n_more)
+{
+    const numbers x = random_numbers((size_t)n_more * m.cols, 1),
+                  together = product(m, x, n_more, NULL);
+    for (uint32_t i = 0; i + n <= n_more; i += n + 2) {
+        const numbers some(x.begin() + i * m.cols, x.begin() + (i + n) * m.cols);
+        const numbers apart = product(m, some, n, NULL);
+        for (size_t r = 0; r < (size_t)n * m.rows; r++)
+            ck_assert_msg(apart[r] == together[(size_t)i * m.rows + r],
+                          "%s: row %zu, output %zu is %.9g among %u and %.9g among %u",
+                          tensor_type_info(m.type)->name, i + r / m.rows, r % m.rows,
+                          (double)apart[r], n, (double)together[(size_t)i * m.rows + r], n_more);
+    }
+}
+
+/* Within each way that matmul.cu chooses from. */
 START_TEST(a_row_has_the_same_bits_alone_and_in_a_crowd)
 {
     const enum tensor_type type = all_types[_i];
-    const uint32_t most = type == TENSOR_F32 ? 8 : 16;
     random_state = 500 + (uint64_t)_i;
-    const matrix m(type, 45, 1280);
-    const numbers x = random_numbers((size_t)most * m.cols, 1),
-                  together = product(m, x, most, NULL);
-    for (uint32_t i = 0; i < most; i += 3) {
-        const numbers one(x.begin() + i * m.cols, x.begin() + (i + 1) * m.cols);
-        const numbers alone = product(m, one, 1, NULL);
-        for (uint32_t r = 0; r < m.rows; r++)
-            ck_assert_msg(alone[r] == together[(size_t)i * m.rows + r],
-                          "%s: row %u, output %u is %.9g alone and %.9g with others",
-                          tensor_type_info(type)->name, i, r, (double)alone[r],
-                          (double)together[(size_t)i * m.rows + r]);
-    }
+    const matrix m(type, 45, 1280), small(type, 45, 256);
+    check_same_bits(m, 1, type == TENSOR_F32 ? 8 : 16);
+    check_same_bits(small, 17, 64);
+    check_same_bits(small, 65, 150);
 }
 END_TEST
 
