@@ -14,7 +14,9 @@
 
 uint64_t matmul_scratch_bytes(uint32_t max_n, uint32_t max_rows, uint32_t max_cols)
 {
-    return matmul_many_scratch_bytes(max_n, max_rows, max_cols);
+    const uint64_t few = matmul_few_scratch_bytes(max_n, max_rows);
+    const uint64_t many = matmul_many_scratch_bytes(max_n, max_cols);
+    return few > many ? few : many;
 }
 
 void launch_matmul(cudaStream_t stream, struct blas *blas, float *out,
@@ -24,7 +26,7 @@ void launch_matmul(cudaStream_t stream, struct blas *blas, float *out,
     if (w->type == TENSOR_F32)
         return launch_matmul_f32(stream, out, w, x, n, bias);
     if (n <= MATMUL_FEW)
-        return launch_matmul_few(stream, out, w, x, n, bias);
+        return launch_matmul_few(stream, out, w, x, n, bias, scratch);
     if (n > MATMUL_MIDDLE && launch_matmul_blas(stream, blas, out, w, x, n, bias, scratch))
         return;
     launch_matmul_many(stream, out, w, x, n, bias, scratch);

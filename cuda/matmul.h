@@ -10,16 +10,17 @@
 #define MATMUL_FEW    16
 #define MATMUL_MIDDLE 64
 
-/* matmul_few.cu: n <= MATMUL_FEW; every type but F32. */
+/* matmul_few.cu: n <= MATMUL_FEW; every type but F32; scratch of matmul_few_scratch_bytes. */
 void launch_matmul_few(cudaStream_t stream, float *out, const struct device_weight *w,
-                       const float *x, uint32_t n, const float *bias);
+                       const float *x, uint32_t n, const float *bias, uint8_t *scratch);
+uint64_t matmul_few_scratch_bytes(uint32_t max_n, uint32_t max_rows);
 /* matmul_f32.cu: F32, any n. */
 void launch_matmul_f32(cudaStream_t stream, float *out, const struct device_weight *w,
                        const float *x, uint32_t n, const float *bias);
 /* matmul_many.cu: every type but F32; scratch of matmul_many_scratch_bytes. */
 void launch_matmul_many(cudaStream_t stream, float *out, const struct device_weight *w,
                         const float *x, uint32_t n, const float *bias, uint8_t *scratch);
-uint64_t matmul_many_scratch_bytes(uint32_t max_n, uint32_t max_rows, uint32_t max_cols);
+uint64_t matmul_many_scratch_bytes(uint32_t max_n, uint32_t max_cols);
 
 /* x as numbers of 16 bits, in scratch: values[n][pitch] = x / scales[row], columns up to a multiple
  * of 64 zero. A scale is 1 unless the row has numbers that a half cannot hold (then a power of

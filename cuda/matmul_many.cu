@@ -26,10 +26,11 @@
 
 #include "cuda/weight_decode.h"
 
-#define UNIT_COLS   64
-#define RING_BYTES  (104 * 1024) /* two blocks on an SM, at most */
-#define SPLIT_TILE  64           /* rows of w, for counting blocks */
-#define SPLIT_ABOUT 256          /* blocks that fill a GPU of 132 SMs twice */
+#define UNIT_COLS  64
+#define RING_BYTES (99 * 1024) /* two blocks on an SM; every GPU of this kind allows a block that  \
+                                */
+#define SPLIT_TILE  64         /* rows of w, for counting blocks */
+#define SPLIT_ABOUT 256        /* blocks that fill a GPU of 132 SMs twice */
 
 template <uint32_t type, int m_tiles, int m_warps, int n_warps> struct many {
     static constexpr bool quantised = weight_is_quantised(type);
@@ -289,10 +290,9 @@ static uint32_t split_units_of(uint32_t rows, uint32_t cols)
 
 /* Splits times rows is below SPLIT_ABOUT x SPLIT_TILE by what split_units_of does, where there is
  * more than one split; dividing the units among whole splits only makes fewer. */
-uint64_t matmul_many_scratch_bytes(uint32_t max_n, uint32_t max_rows, uint32_t max_cols)
+uint64_t matmul_many_scratch_bytes(uint32_t max_n, uint32_t max_cols)
 {
     const uint32_t middle = max_n < MATMUL_MIDDLE ? max_n : MATMUL_MIDDLE;
-    (void)max_rows;
     return matmul_x16_bytes(max_n, max_cols) +
            (uint64_t)middle * (SPLIT_ABOUT * SPLIT_TILE) * sizeof(float);
 }

@@ -179,6 +179,8 @@ START_TEST(wide_matrices_work_too)
     check_product(type, 33, 2816, 1, true, 1);
     check_product(type, 5, 2816, 8, false, 1);
     check_product(type, 5, 2816, 16, false, 1);
+    check_product(type, 200, 768, 6, true, 1);
+    check_product(type, 135, 2816, 16, true, 1);
     check_product(type, 37, 1280, 17, true, 1);
     check_product(type, 100, 768, 40, false, 1);
     check_product(type, 130, 768, 80, true, 1);
@@ -216,9 +218,11 @@ START_TEST(a_row_has_the_same_bits_alone_and_in_a_crowd)
 {
     const enum tensor_type type = all_types[_i];
     random_state = 500 + (uint64_t)_i;
-    const matrix m(type, 45, 1280), small(type, 45, 256);
+    const matrix m(type, 45, 1280), wide(type, 150, 768), small(type, 45, 256);
     check_same_bits(m, 1, type == TENSOR_F32 ? 8 : 16);
-    check_same_bits(small, 17, 64);
+    check_same_bits(wide, 1, type == TENSOR_F32 ? 8 : 7);
+    check_same_bits(wide, 5, type == TENSOR_F32 ? 8 : 16);
+    check_same_bits(small, type == TENSOR_F32 ? 9 : 17, 64);
     check_same_bits(small, 65, 150);
 }
 END_TEST
