@@ -73,9 +73,9 @@ LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/%.o)
 LIB := $(BUILD)/libwinnow.a
 REFERENCE_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/reference/*.c)))
 UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(sort $(wildcard tests/unit/test_*.c)))
-KERNEL_TESTS := $(patsubst tests/kernels/%.c,$(BUILD)/tests/kernels/%,$(sort $(wildcard tests/kernels/test_*.c))) \
-	$(patsubst tests/kernels/%.cpp,$(BUILD)/tests/kernels/%,$(sort $(wildcard tests/kernels/test_*.cpp)))
-EMULATION_TESTS := $(patsubst tests/cuda_emu/%.cpp,$(BUILD)/tests/cuda_emu/%,$(sort $(wildcard tests/cuda_emu/test_*.cpp)))
+KERNEL_TESTS := $(patsubst tests/kernels/%.c,$(BUILD)/tests/kernels/%,$(sort $(wildcard tests/kernels/test_*.c)))
+# Kernels of CUDA, on the emulated device or (make test-cuda) on a real one.
+EMULATION_TESTS := $(patsubst %.cpp,$(BUILD)/%,$(sort $(wildcard tests/cuda_emu/test_*.cpp tests/kernels/test_cuda_*.cpp)))
 TESTS := $(UNIT_TESTS) $(KERNEL_TESTS) $(EMULATION_TESTS)
 BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/tests/bench/%,$(sort $(wildcard tests/bench/bench_*.c)))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
