@@ -26,6 +26,8 @@ struct step_head {
     uint32_t n_slots;             /* used slots, those of this step's rows included */
     uint32_t n_drop;              /* slots that this step drops after it has attended */
     uint32_t n_sinks, window;     /* visibility: p <= t && (p < n_sinks || t - p < window) */
+    uint32_t votes; /* share `layer`: 1 where this head's scores count in the layer's mean; nobody
+                       in the layer: all count */
 };
 
 /* Rows of one sequence that are written together and then attend. */
