@@ -12,19 +12,25 @@ FUZZ_SECONDS ?= 600
 ifeq ($(origin CC),default)
 CC := gcc
 endif
+ifeq ($(origin CXX),default)
+CXX := g++
+endif
 
 VERSION := 0.1.0
 COMMIT  := $(shell git rev-parse --short=9 HEAD 2>/dev/null || echo unknown)
 
 PACKAGES = libmicrohttpd libuv jansson libpcre2-8
 APT_BUILD = gcc libc6-dev make pkg-config libmicrohttpd-dev libuv1-dev libjansson-dev libpcre2-dev
-APT_TEST  = check curl python3 python3-venv python3-jinja2 python3-numpy
+APT_TEST  = check g++ curl python3 python3-venv python3-jinja2 python3-numpy
 
 WARNINGS = -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla
 # No contraction: a fused multiply-add appears only where a kernel writes one, so plain C sums the same everywhere.
 OPTIMISE ?= -O2
 CFLAGS_ALL = -std=gnu11 $(OPTIMISE) -g -pthread -ffp-contract=off -fno-math-errno -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 \
 	-DWINNOW_VERSION='"$(VERSION)"' -I. $(WARNINGS) $(SANITIZE) $(shell pkg-config --cflags $(PACKAGES)) $(CFLAGS)
+# CUDA kernels on the CPU, for tests on machines without a GPU. Like nvcc, it lets vectors alias what they load.
+CXXFLAGS_ALL = -std=gnu++17 $(OPTIMISE) -g -pthread -ffp-contract=off -fno-math-errno -fno-strict-aliasing -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 \
+	-DWINNOW_CUDA_EMULATED -I. -Wall -Wextra -Werror -Wpointer-arith $(SANITIZE) $(CXXFLAGS)
 LIBS = $(shell pkg-config --libs $(PACKAGES)) -lm -pthread
 CHECK_LIBS = $(shell pkg-config --cflags --libs check)
 
@@ -40,7 +46,10 @@ LIB := $(BUILD)/libwinnow.a
 REFERENCE_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/reference/*.c)))
 UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(sort $(wildcard tests/unit/test_*.c)))
 KERNEL_TESTS := $(patsubst tests/kernels/%.c,$(BUILD)/tests/kernels/%,$(sort $(wildcard tests/kernels/test_*.c)))
-TESTS := $(UNIT_TESTS) $(KERNEL_TESTS)
+CUDA_EMULATED := $(patsubst %.cu,$(BUILD)/emulated/%.o,$(sort $(wildcard cuda/*.cu)))
+EMULATION := $(BUILD)/tests/cuda_emu/fibers.o $(BUILD)/tests/cuda_emu/runtime.o
+EMULATION_TESTS := $(patsubst tests/cuda_emu/%.cpp,$(BUILD)/tests/cuda_emu/%,$(sort $(wildcard tests/cuda_emu/test_*.cpp)))
+TESTS := $(UNIT_TESTS) $(KERNEL_TESTS) $(EMULATION_TESTS)
 BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/tests/bench/%,$(sort $(wildcard tests/bench/bench_*.c)))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
@@ -79,9 +88,9 @@ fuzz: deps
 	@CC=clang BUILD=build/fuzz sh tests/fuzz/run.sh $(FUZZ_SECONDS)
 
 format:
-	clang-format -i $$(git ls-files '*.c' '*.h')
+	clang-format -i $$(git ls-files '*.c' '*.h' '*.cpp' '*.cu')
 lint: deps
-	clang-format --dry-run -Werror $$(git ls-files '*.c' '*.h')
+	clang-format --dry-run -Werror $$(git ls-files '*.c' '*.h' '*.cpp' '*.cu')
 	cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,portability -I. \
 		--suppress=missingIncludeSystem --suppress=invalidPointerCast --inline-suppr config cache engine server
 	shellcheck $$(git ls-files '*.sh') .ci/run
@@ -97,7 +106,7 @@ clean:
 deps:
 	@sh config/deps.sh "$(CC) pkg-config" "$(PACKAGES)" "$(APT_BUILD)"
 deps-test:
-	@sh config/deps.sh "curl python3" "check" "$(APT_TEST)"
+	@sh config/deps.sh "g++ curl python3" "check" "$(APT_TEST)"
 
 $(LIB): $(LIB_OBJECTS)
 	@rm -f $@
@@ -121,9 +130,21 @@ $(BUILD)/%.o: %.c
 	$(if $(V),,@echo "  cc $<")
 	$(Q)$(CC) $(CFLAGS_ALL) $(ISA) -MMD -MP -c -o $@ $<
 
+$(BUILD)/%.o: %.cpp
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  c++ $<")
+	$(Q)$(CXX) $(CXXFLAGS_ALL) -MMD -MP -c -o $@ $<
+$(BUILD)/emulated/%.o: %.cu
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  c++ $< (emulated)")
+	$(Q)$(CXX) -x c++ $(CXXFLAGS_ALL) -MMD -MP -c -o $@ $<
+
 $(UNIT_TESTS) $(KERNEL_TESTS): $(BUILD)/%: $(BUILD)/%.o $(REFERENCE_OBJECTS) $(LIB)
 	$(if $(V),,@echo "  ld $@")
 	$(Q)$(CC) $(SANITIZE) -o $@ $^ $(LIBS) $(CHECK_LIBS)
+$(EMULATION_TESTS): $(BUILD)/%: $(BUILD)/%.o $(CUDA_EMULATED) $(EMULATION) $(LIB)
+	$(if $(V),,@echo "  ld $@")
+	$(Q)$(CXX) $(SANITIZE) -o $@ $^ $(LIBS) $(CHECK_LIBS)
 $(BENCHES): $(BUILD)/%: $(BUILD)/%.o $(LIB)
 	$(if $(V),,@echo "  ld $@")
 	$(Q)$(CC) $(SANITIZE) -o $@ $^ $(LIBS)

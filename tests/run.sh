@@ -28,9 +28,10 @@ count() { # status
     echo "  $good passed, $bad failed"
 }
 
-for program in "$BUILD"/tests/unit/test_* "$BUILD"/tests/kernels/test_*; do
+for program in "$BUILD"/tests/unit/test_* "$BUILD"/tests/kernels/test_* "$BUILD"/tests/cuda_emu/test_*; do
     case "$program" in *.o | *.d | *'*') continue ;; esac
     source=tests/${program#"$BUILD"/tests/}.c
+    [ -f "$source" ] || source=${source}pp
     [ -f "$source" ] || continue
     echo "$source"
     "$program" >"$log" 2>&1

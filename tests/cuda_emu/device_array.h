@@ -1,0 +1,45 @@
+/* Device memory of a test, with its copy on the host: filled by the host, changed by a kernel, read
+ * back. Any failing call ends the test. */
+#ifndef TESTS_CUDA_EMU_DEVICE_ARRAY_H
+#define TESTS_CUDA_EMU_DEVICE_ARRAY_H
+
+#include <check.h>
+#include <vector>
+
+#include "cuda/portable.h"
+
+#define MUST(call)                                                                                 \
+    do {                                                                                           \
+        cudaError_t must_error = (call);                                                           \
+        ck_assert_msg(must_error == cudaSuccess, "%s: %s", #call, cudaGetErrorString(must_error)); \
+    } while (0)
+
+template <class T> struct device_array {
+    std::vector<T> host;
+    T *device = nullptr;
+
+    explicit device_array(size_t n) : host(n)
+    {
+        MUST(cudaMalloc(&device, n * sizeof(T)));
+    }
+    ~device_array()
+    {
+        cudaFree(device);
+    }
+    device_array(const device_array &) = delete;
+    device_array &operator=(const device_array &) = delete;
+
+    T *upload()
+    {
+        MUST(cudaMemcpy(device, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice));
+        return device;
+    }
+    const std::vector<T> &download()
+    {
+        MUST(cudaDeviceSynchronize());
+        MUST(cudaMemcpy(host.data(), device, host.size() * sizeof(T), cudaMemcpyDeviceToHost));
+        return host;
+    }
+};
+
+#endif
