@@ -1,0 +1,690 @@
+/* The CUDA backend's pages, attention and scores against double precision on what the pages really
+ * hold: random shapes, slots in shuffled order over scattered pages, holes, windows, sinks with a
+ * second query, summaries. And the promises: bits depend on a row's own slots alone, and slots that a
+ * row does not see may hold anything. */
+#include <check.h>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "cuda/kernels.h"
+#include "cuda/page.h"
+
+#include "cache/cache.h"
+#include "engine/cpu/half.h"
+
+#define MUST(call)                                                                                 \
+    do {                                                                                           \
+        cudaError_t error_ = (call);                                                               \
+        ck_assert_msg(error_ == cudaSuccess, "%s: %s", #call, cudaGetErrorString(error_));         \
+    } while (0)
+
+/* splitmix64 */
+static uint64_t random_state = 1;
+static uint64_t random_bits()
+{
+    uint64_t z = random_state += UINT64_C(0x9e3779b97f4a7c15);
+    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+    return z ^ z >> 31;
+}
+static uint32_t random_below(uint32_t n)
+{
+    return (uint32_t)(random_bits() % n);
+}
+static float random_normal()
+{
+    double sum = 0;
+    for (int i = 0; i < 6; i++)
+        sum += (double)(random_bits() >> 11) * 0x1p-53 - 0.5;
+    return (float)(sum * 1.4142135623730951);
+}
+static std::vector<float> normals(size_t n)
+{
+    std::vector<float> x(n);
+    for (float &v : x)
+        v = random_normal();
+    return x;
+}
+static std::vector<uint32_t> shuffled(uint32_t n)
+{
+    std::vector<uint32_t> order(n);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t j = random_below(i + 1);
+        order[i] = order[j];
+        order[j] = i;
+    }
+    return order;
+}
+
+/* Device memory that lives as long as the scene. */
+struct device_memory {
+    std::vector<void *> blocks;
+    ~device_memory()
+    {
+        for (void *p : blocks)
+            cudaFree(p);
+    }
+    template <class T> T *put(const std::vector<T> &from)
+    {
+        void *p;
+        MUST(cudaMalloc(&p, from.size() * sizeof(T) + 16));
+        blocks.push_back(p);
+        if (!from.empty())
+            MUST(cudaMemcpy(p, from.data(), from.size() * sizeof(T), cudaMemcpyHostToDevice));
+        return (T *)p;
+    }
+};
+template <class T> static std::vector<T> get(const T *from, size_t n)
+{
+    std::vector<T> x(n);
+    MUST(cudaDeviceSynchronize());
+    if (n > 0)
+        MUST(cudaMemcpy(x.data(), from, n * sizeof(T), cudaMemcpyDeviceToHost));
+    return x;
+}
+
+/* One sequence: tokens 0 .. n_tokens - 1, of which the last n_rows are queries. */
+struct sequence {
+    uint32_t n_tokens, n_rows;
+    uint32_t n_sinks = 0, window = UINT32_MAX, n_holes = 0, n_summary = 0;
+    uint32_t score = CACHE_SCORE_NONE, first_scored = 0;
+    bool sink_query = false;
+};
+
+/* What a slot holds, as the device gives it back. */
+struct stored {
+    int32_t position;
+    std::vector<float> k, v;
+};
+
+struct scene {
+    uint32_t n_heads, n_kv_heads, head_dim, storage;
+    std::vector<sequence> sequences;
+    device_memory memory;
+    static constexpr uint32_t layer = 1, n_layers = 2;
+    step s{};
+    uint32_t n_rows = 0, max_slots = 0, max_rows_of_segment = 0;
+    std::vector<float> q, q_sink;
+    std::vector<int32_t> positions;
+    std::vector<step_segment> segments;
+    std::vector<step_head> heads;
+    /* [sequence][kv_head] */
+    std::vector<std::vector<uint32_t>> pages, slot_of; /* slot_of: of a token */
+    std::vector<std::vector<float>> summaries;
+    float *d_q, *d_q_sink, *d_out;
+    attention_workspace w;
+
+    uint32_t group() const
+    {
+        return n_heads / n_kv_heads;
+    }
+    size_t at(size_t sequence, uint32_t kv_head) const
+    {
+        return sequence * n_kv_heads + kv_head;
+    }
+    step_head *head(size_t sequence, uint32_t kv_head)
+    {
+        return &heads[(sequence * n_layers + layer) * n_kv_heads + kv_head];
+    }
+
+    /* Pages, tables and what each head keeps; slots in random order, pages all over the pool. */
+    void place(bool in_order)
+    {
+        page_layout layout = page_layout_of(head_dim, storage);
+        uint32_t n_pages = 0, next = 0;
+        for (const sequence &one : sequences)
+            n_pages += n_kv_heads * ((one.n_tokens + PAGE_SLOTS - 1) / PAGE_SLOTS);
+        std::vector<uint32_t> order = shuffled(n_pages);
+        s.page_bytes = layout.bytes;
+        s.pool = memory.put(std::vector<uint8_t>((size_t)n_pages * layout.bytes, 0xff));
+        heads.resize(sequences.size() * n_layers * n_kv_heads);
+        for (size_t i = 0; i < sequences.size(); i++)
+            for (uint32_t h = 0; h < n_kv_heads; h++) {
+                const sequence &one = sequences[i];
+                uint32_t n = (one.n_tokens + PAGE_SLOTS - 1) / PAGE_SLOTS;
+                pages.emplace_back(order.begin() + next, order.begin() + next + n);
+                next += n;
+                std::vector<uint32_t> slots = shuffled(one.n_tokens);
+                for (uint32_t t = 0; in_order && t < one.n_tokens; t++)
+                    slots[t] = t;
+                slot_of.push_back(slots);
+                summaries.push_back(normals(2 * head_dim));
+                step_head *to = head(i, h);
+                to->pages = memory.put(pages.back());
+                to->n_slots = one.n_tokens;
+                to->n_sinks = one.n_sinks;
+                to->window = one.window;
+                to->counters = memory.put(std::vector<head_counters>{{0, one.n_summary}});
+                to->summary = one.n_summary ? memory.put(summaries.back()) : nullptr;
+                /* Scores of what was there before begin with something. */
+                if (one.score != CACHE_SCORE_NONE)
+                    to->scores = memory.put(std::vector<float>(n * PAGE_SLOTS, 9));
+                if (one.score == CACHE_SCORE_HISTORY)
+                    to->history =
+                        memory.put(std::vector<uint32_t>(n * PAGE_SLOTS * HISTORY_WORDS, ~0u));
+                max_slots = one.n_tokens > max_slots ? one.n_tokens : max_slots;
+            }
+    }
+
+    /* All tokens through kv_write, as one long segment for each sequence. */
+    void write_tokens()
+    {
+        std::vector<step_segment> all;
+        std::vector<uint32_t> slots;
+        std::vector<int32_t> at_position;
+        for (size_t i = 0; i < sequences.size(); i++) {
+            const uint32_t n = sequences[i].n_tokens;
+            step_segment one{};
+            one.first_row = (uint32_t)at_position.size();
+            one.n_rows = n;
+            one.first_slot = (uint32_t)slots.size();
+            all.push_back(one);
+            slots.resize(slots.size() + (size_t)n_layers * n * n_kv_heads, 12345);
+            for (uint32_t t = 0; t < n; t++) {
+                at_position.push_back((int32_t)t);
+                for (uint32_t h = 0; h < n_kv_heads; h++)
+                    slots[one.first_slot + (layer * n + t) * n_kv_heads + h] = slot_of[at(i, h)][t];
+            }
+        }
+        step write = s;
+        write.header = memory.put(std::vector<step_header>{
+            {(uint32_t)at_position.size(), (uint32_t)all.size(), 0}});
+        write.positions = memory.put(at_position);
+        write.segments = memory.put(all);
+        write.heads = memory.put(heads);
+        write.write_slots = memory.put(slots);
+        const size_t n = at_position.size() * n_kv_heads * head_dim;
+        launch_kv_write(nullptr, &write, layer, 0, (uint32_t)all.size(), memory.put(normals(n)),
+                        memory.put(normals(n)));
+        MUST(cudaDeviceSynchronize());
+    }
+
+    /* Some slots before the queries become holes, with garbage in them. */
+    void make_holes()
+    {
+        page_layout layout = page_layout_of(head_dim, storage);
+        for (size_t i = 0; i < sequences.size(); i++)
+            for (uint32_t h = 0; h < n_kv_heads; h++)
+                for (uint32_t j = 0; j < sequences[i].n_holes; j++) {
+                    uint32_t past = sequences[i].n_tokens - sequences[i].n_rows;
+                    uint32_t slot = slot_of[at(i, h)][random_below(past)];
+                    uint8_t *page = s.pool + pages[at(i, h)][slot / PAGE_SLOTS] * s.page_bytes;
+                    std::vector<uint8_t> garbage(layout.row_bytes, 0xff);
+                    int32_t hole = HOLE;
+                    uint32_t row = slot % PAGE_SLOTS;
+                    MUST(cudaMemcpy(page + row * 4, &hole, 4, cudaMemcpyHostToDevice));
+                    if (storage != STORAGE_F16 && storage != STORAGE_BF16)
+                        continue; /* every byte is a number there */
+                    for (uint32_t at : {layout.k_at, layout.v_at})
+                        MUST(cudaMemcpy(page + at + row * layout.row_bytes, garbage.data(),
+                                        layout.row_bytes, cudaMemcpyHostToDevice));
+                }
+    }
+
+    /* The step whose rows are the queries. */
+    void prepare_queries()
+    {
+        bool sinks = false;
+        std::vector<uint32_t> row_segment;
+        for (size_t i = 0; i < sequences.size(); i++) {
+            const sequence &one = sequences[i];
+            step_segment segment{};
+            segment.first_row = n_rows;
+            segment.n_rows = one.n_rows;
+            segment.sink_query = one.sink_query;
+            segment.score = one.score;
+            segment.first_scored = one.first_scored;
+            segments.push_back(segment);
+            sinks = sinks || one.sink_query;
+            for (uint32_t r = 0; r < one.n_rows; r++)
+                positions.push_back((int32_t)(one.n_tokens - one.n_rows + r));
+            n_rows += one.n_rows;
+            max_rows_of_segment = one.n_rows > max_rows_of_segment ? one.n_rows : max_rows_of_segment;
+        }
+        const size_t n = (size_t)n_rows * n_heads * head_dim;
+        q = normals(n);
+        q_sink = normals(n);
+        for (size_t i = 0; i < n; i++)
+            q[i] *= 2; /* logits of a few units */
+        d_q = memory.put(q);
+        d_q_sink = sinks ? memory.put(q_sink) : nullptr;
+        d_out = memory.put(std::vector<float>(n, NAN));
+        s.header = memory.put(std::vector<step_header>{{n_rows, (uint32_t)segments.size(), 0}});
+        s.positions = memory.put(positions);
+        s.segments = memory.put(segments);
+        s.heads = memory.put(heads);
+        const uint32_t decode = (uint32_t)segments.size();
+        uint64_t bytes = attention_workspace_bytes(&s, n_rows, decode, max_slots);
+        attention_workspace_place(&w, &s, memory.put(std::vector<uint8_t>(bytes, 0xff)), n_rows, decode,
+                                  max_slots);
+    }
+
+    scene(uint32_t heads_, uint32_t kv_heads, uint32_t dim, uint32_t storage_,
+          const std::vector<sequence> &what, bool in_order = false)
+        : n_heads(heads_), n_kv_heads(kv_heads), head_dim(dim), storage(storage_), sequences(what)
+    {
+        s.n_layers = n_layers;
+        s.n_heads = n_heads;
+        s.n_kv_heads = n_kv_heads;
+        s.head_dim = head_dim;
+        s.storage = storage;
+        place(in_order);
+        write_tokens();
+        make_holes();
+        prepare_queries();
+    }
+
+    void attend(uint32_t first, uint32_t n)
+    {
+        launch_attention_decode(nullptr, &s, layer, first, n, d_q, d_q_sink, d_out, &w);
+        launch_attention_prefill(nullptr, &s, layer, first, n, max_rows_of_segment, d_q, d_q_sink, d_out,
+                                 &w);
+        launch_score_prefill(nullptr, &s, layer, first, n, max_slots, d_q, &w);
+        MUST(cudaDeviceSynchronize());
+    }
+    std::vector<float> outputs()
+    {
+        return get(d_out, (size_t)n_rows * n_heads * head_dim);
+    }
+    std::vector<float> scores(size_t sequence, uint32_t kv_head)
+    {
+        return get(head(sequence, kv_head)->scores, sequences[sequence].n_tokens);
+    }
+
+    std::vector<stored> read_slots(size_t sequence, uint32_t kv_head)
+    {
+        std::vector<stored> all(sequences[sequence].n_tokens);
+        std::vector<float> zeros(head_dim);
+        float *k = memory.put(zeros), *v = memory.put(zeros);
+        int32_t *position = memory.put(std::vector<int32_t>(1));
+        for (uint32_t i = 0; i < all.size(); i++) {
+            launch_kv_read(nullptr, s.pool, s.page_bytes, storage, head_dim,
+                           pages[at(sequence, kv_head)][i / PAGE_SLOTS], i % PAGE_SLOTS, k, v, position);
+            all[i] = {get(position, 1)[0], get(k, head_dim), get(v, head_dim)};
+        }
+        return all;
+    }
+};
+
+/* Double precision: one query head of one row. */
+struct answer {
+    std::vector<double> out, weights; /* weights [n_slots]; 0 of what is not seen */
+    std::vector<bool> seen;
+};
+static answer reference(const scene &s, size_t i, uint32_t kv_head, uint32_t row, uint32_t g,
+                        const std::vector<stored> &slots)
+{
+    const sequence &one = s.sequences[i];
+    const size_t query = ((size_t)(s.segments[i].first_row + row) * s.n_heads + kv_head * s.group() + g) *
+                         s.head_dim;
+    const int64_t t = s.positions[s.segments[i].first_row + row];
+    const double scale = 1 / std::sqrt((double)s.head_dim);
+    answer a;
+    std::vector<double> logits(slots.size() + 1, -INFINITY);
+    double largest = -INFINITY, sum = 0;
+    for (size_t j = 0; j < slots.size(); j++) {
+        const int64_t p = slots[j].position;
+        a.seen.push_back(p <= t && (p < one.n_sinks || t - p < (int64_t)one.window));
+        if (!a.seen[j])
+            continue;
+        const float *q = (one.sink_query && p < one.n_sinks ? s.q_sink : s.q).data() + query;
+        logits[j] = 0;
+        for (uint32_t d = 0; d < s.head_dim; d++)
+            logits[j] += (double)q[d] * slots[j].k[d] * scale;
+        largest = fmax(largest, logits[j]);
+    }
+    const float *summary = s.summaries[s.at(i, kv_head)].data();
+    if (one.n_summary > 0) {
+        double dot = 0;
+        for (uint32_t d = 0; d < s.head_dim; d++)
+            dot += (double)s.q[query + d] * summary[d] * scale;
+        logits[slots.size()] = dot + std::log((double)one.n_summary);
+        largest = fmax(largest, logits[slots.size()]);
+    }
+    a.out.assign(s.head_dim, 0);
+    a.weights.assign(slots.size(), 0);
+    for (double &l : logits)
+        sum += l = std::exp(l - largest);
+    for (uint32_t d = 0; d < s.head_dim; d++) {
+        for (size_t j = 0; j < slots.size(); j++)
+            if (a.seen[j])
+                a.out[d] += logits[j] * slots[j].v[d] / sum;
+        if (one.n_summary > 0)
+            a.out[d] += logits[slots.size()] * summary[s.head_dim + d] / sum;
+    }
+    for (size_t j = 0; j < slots.size(); j++)
+        a.weights[j] = logits[j] / sum;
+    return a;
+}
+
+/* Weights in 11 bits (8 + 8 of bfloat16) in prefill, in 22 in decode; values are bounded by about 4. */
+static double tolerance(const scene &s, const sequence &one)
+{
+    return one.n_rows > 1 && s.storage != STORAGE_BF16 ? 0x1p-11 : s.storage == STORAGE_BF16 ? 1e-4 : 2e-5;
+}
+
+static void check_scores(scene &s, size_t i, uint32_t h, const std::vector<std::vector<double>> &means,
+                         const std::vector<std::vector<bool>> &seen)
+{
+    const sequence &one = s.sequences[i];
+    const uint32_t n = one.n_tokens;
+    std::vector<double> expected(n, 0);
+    std::vector<uint32_t> history;
+    if (one.score == CACHE_SCORE_HISTORY)
+        history = get(s.head(i, h)->history, (size_t)n * HISTORY_WORDS);
+    for (uint32_t r = one.first_scored; r < one.n_rows; r++) {
+        const uint32_t bit = (uint32_t)s.positions[s.segments[i].first_row + r] % HISTORY_QUERIES;
+        double n_seen = 0;
+        for (uint32_t j = 0; j < n; j++)
+            n_seen += seen[r][j];
+        for (uint32_t page = 0; page < n; page += PAGE_SLOTS) {
+            bool any = false;
+            for (uint32_t j = page; j < n && j < page + PAGE_SLOTS; j++)
+                any = any || seen[r][j];
+            for (uint32_t j = page; j < n && j < page + PAGE_SLOTS; j++) {
+                if (one.score == CACHE_SCORE_SUM)
+                    expected[j] += means[r][j];
+                else if (one.score == CACHE_SCORE_LAST && any)
+                    expected[j] = means[r][j];
+                else if (one.score == CACHE_SCORE_HISTORY && seen[r][j] &&
+                         fabs(means[r][j] * n_seen - 1) > 1e-4)
+                    ck_assert_msg((history[j * HISTORY_WORDS + bit / 32] >> bit % 32 & 1) ==
+                                      (means[r][j] > 1 / n_seen),
+                                  "slot %u, row %u: mean %g, even share %g, bit %u", j, r, means[r][j],
+                                  1 / n_seen, bit);
+            }
+        }
+    }
+    if (one.score == CACHE_SCORE_HISTORY)
+        return;
+    std::vector<float> scores = s.scores(i, h);
+    /* Logits of up to about 20 whose error is a few 2^-22 of |q| |k|. */
+    for (uint32_t j = 0; j < n; j++)
+        ck_assert_msg(fabs(scores[j] - expected[j]) <= 2e-5 * expected[j] + 1e-9,
+                      "score of slot %u of %u is %.9g, not %.9g (sequence %zu, head %u, %u rows)", j, n,
+                      scores[j], expected[j], i, h, one.n_rows);
+}
+
+static void check(scene &s)
+{
+    s.attend(0, (uint32_t)s.segments.size());
+    std::vector<float> out = s.outputs();
+    for (size_t i = 0; i < s.sequences.size(); i++)
+        for (uint32_t h = 0; h < s.n_kv_heads; h++) {
+            const sequence &one = s.sequences[i];
+            std::vector<stored> slots = s.read_slots(i, h);
+            std::vector<std::vector<double>> means(one.n_rows, std::vector<double>(slots.size(), 0));
+            std::vector<std::vector<bool>> seen(one.n_rows);
+            for (uint32_t r = 0; r < one.n_rows; r++)
+                for (uint32_t g = 0; g < s.group(); g++) {
+                    answer a = reference(s, i, h, r, g, slots);
+                    const size_t at =
+                        ((size_t)(s.segments[i].first_row + r) * s.n_heads + h * s.group() + g) *
+                        s.head_dim;
+                    for (uint32_t d = 0; d < s.head_dim; d++)
+                        ck_assert_msg(fabs(out[at + d] - a.out[d]) <= 4 * tolerance(s, one),
+                                      "sequence %zu (%u tokens, %u rows), head %u, row %u, query head %u, "
+                                      "dimension %u of %u: %.9g, not %.9g",
+                                      i, one.n_tokens, one.n_rows, h, r, g, d, s.head_dim, out[at + d],
+                                      a.out[d]);
+                    for (size_t j = 0; j < slots.size(); j++)
+                        means[r][j] += a.weights[j] / s.group();
+                    seen[r] = a.seen;
+                }
+            if (one.score != CACHE_SCORE_NONE)
+                check_scores(s, i, h, means, seen);
+        }
+}
+
+static const uint32_t storages[] = {STORAGE_F16, STORAGE_BF16};
+#define N_STORAGES 2
+
+/* head_dim, KV heads, group */
+static const uint32_t shapes[][3] = {{64, 2, 1},  {128, 1, 4}, {8, 2, 3},   {80, 1, 2}, {256, 1, 1},
+                                     {33, 2, 5},  {96, 1, 8},  {13, 1, 16}, {200, 1, 2}, {128, 1, 7}};
+#define N_SHAPES 10
+
+static sequence random_sequence(uint32_t n_rows)
+{
+    sequence s;
+    s.n_rows = n_rows;
+    s.n_tokens = n_rows + 1 + random_below(120);
+    if (random_below(2)) {
+        s.n_sinks = random_below(5);
+        s.window = 1 + random_below(s.n_tokens);
+        s.sink_query = random_below(2);
+    }
+    if (random_below(2))
+        s.n_holes = 1 + random_below(10);
+    if (random_below(3) == 0)
+        s.n_summary = 1 + random_below(1000);
+    /* Scores know nothing of a second query: plans that have one keep by position. */
+    if (!s.sink_query)
+        s.score = random_below(4);
+    if (n_rows > 1 && random_below(2))
+        s.first_scored = random_below(n_rows);
+    return s;
+}
+
+START_TEST(attention_and_scores_agree_with_double_precision)
+{
+    random_state = 100 + (uint64_t)_i;
+    const uint32_t *shape = shapes[_i % N_SHAPES];
+    std::vector<sequence> sequences;
+    for (uint32_t rows : {1u, 2 + random_below(30), 1u, 1u})
+        sequences.push_back(random_sequence(rows));
+    scene s(shape[1] * shape[2], shape[1], shape[0], storages[_i / N_SHAPES], sequences);
+    check(s);
+}
+END_TEST
+
+/* Long enough for several splits, batches of pages and warps. */
+START_TEST(many_slots_are_split_and_merged)
+{
+    random_state = 7;
+    sequence one, scored, prompt;
+    one.n_tokens = 1500;
+    one.n_rows = 1;
+    scored = one;
+    scored.n_tokens = 700;
+    scored.score = CACHE_SCORE_SUM;
+    prompt = scored;
+    prompt.n_rows = 70;
+    scene s(2, 1, 64, STORAGE_F16, {one, scored, prompt});
+    check(s);
+}
+END_TEST
+
+START_TEST(bits_do_not_depend_on_other_sequences)
+{
+    random_state = 3 + (uint64_t)_i;
+    std::vector<sequence> sequences;
+    for (uint32_t rows : {1u, 19u, 1u, 40u}) {
+        sequences.push_back(random_sequence(rows));
+        sequences.back().score = CACHE_SCORE_LAST; /* leaves nothing of before */
+        sequences.back().first_scored = 0;
+    }
+    scene s(6, 2, 64, storages[_i], sequences);
+    s.attend(0, 4);
+    std::vector<float> together = s.outputs();
+    std::vector<std::vector<float>> scores;
+    for (size_t i = 0; i < 4; i++)
+        scores.push_back(s.scores(i, 1));
+    for (uint32_t i = 4; i-- > 0;)
+        s.attend(i, 1);
+    std::vector<float> alone = s.outputs();
+    ck_assert_msg(memcmp(together.data(), alone.data(), alone.size() * sizeof(float)) == 0,
+                  "outputs of sequences alone and together differ");
+    for (size_t i = 0; i < 4; i++)
+        ck_assert_msg(memcmp(s.scores(i, 1).data(), scores[i].data(), scores[i].size() * 4) == 0,
+                      "scores of sequence %zu alone and together differ", i);
+}
+END_TEST
+
+/* A prompt as one segment, and in two whose first sees fewer slots: the same bits for every row and
+ * every slot's sum. */
+START_TEST(bits_of_a_prompt_do_not_depend_on_its_chunks)
+{
+    const uint32_t n = 75, cut = _i == 0 ? 32 : 41;
+    sequence whole;
+    whole.n_tokens = whole.n_rows = n;
+    whole.score = CACHE_SCORE_SUM;
+    random_state = 5;
+    scene a(3, 1, 64, STORAGE_F16, {whole}, true);
+    a.attend(0, 1);
+    random_state = 5;
+    scene b(3, 1, 64, STORAGE_F16, {whole}, true);
+    for (uint32_t part = 0; part < 2; part++) {
+        std::vector<step_segment> segment = b.segments;
+        std::vector<step_head> heads = b.heads;
+        segment[0].first_row = part == 0 ? 0 : cut;
+        segment[0].n_rows = part == 0 ? cut : n - cut;
+        heads[scene::layer].n_slots = part == 0 ? cut : n;
+        b.s.segments = b.memory.put(segment);
+        b.s.heads = b.memory.put(heads);
+        b.attend(0, 1);
+    }
+    std::vector<float> one = a.outputs(), two = b.outputs();
+    for (size_t i = 0; i < one.size(); i++)
+        ck_assert_msg(one[i] == two[i], "row %zu: %.9g in one piece, %.9g in two", i / (3 * 64), one[i],
+                      two[i]);
+    one = a.scores(0, 0);
+    two = b.scores(0, 0);
+    for (size_t i = 0; i < one.size(); i++)
+        ck_assert_msg(one[i] == two[i], "slot %zu: score %.9g in one piece, %.9g in two", i, one[i],
+                      two[i]);
+}
+END_TEST
+
+/* Numbers as the CPU's pages have them, bit by bit; pads are zero; positions, scores, histories. */
+START_TEST(rows_are_stored_as_on_the_cpu)
+{
+    const uint32_t dims[] = {1, 8, 13, 64, 100, 256}, d = dims[_i];
+    random_state = 11 + (uint64_t)_i;
+    page_layout layout = page_layout_of(d, STORAGE_F16);
+    device_memory memory;
+    std::vector<float> k = normals(d), v = normals(d);
+    const float odd[] = {1e6f, -1e6f, 1e-7f, NAN, INFINITY, -INFINITY, 65520, 6e-8f};
+    for (uint32_t i = 0; i < d; i++)
+        if (random_below(2))
+            v[i] = odd[random_below(8)];
+    step_head head{};
+    head.pages = memory.put(std::vector<uint32_t>{2, 0});
+    head.scores = memory.put(std::vector<float>(64, 5));
+    head.history = memory.put(std::vector<uint32_t>(64 * HISTORY_WORDS, 5));
+    head.counters = memory.put(std::vector<head_counters>{{3, 0}});
+    head.holes = memory.put(std::vector<uint32_t>{40, 50, 35});
+    head.n_slots = 60;
+    step s{};
+    s.n_layers = s.n_heads = s.n_kv_heads = 1;
+    s.head_dim = d;
+    s.page_bytes = layout.bytes;
+    s.pool = memory.put(std::vector<uint8_t>(3 * layout.bytes, 0xff));
+    step_segment segment{};
+    segment.n_rows = 1;
+    s.header = memory.put(std::vector<step_header>{{1, 1, 0}});
+    s.segments = memory.put(std::vector<step_segment>{segment});
+    s.heads = memory.put(std::vector<step_head>{head});
+    s.positions = memory.put(std::vector<int32_t>{77});
+    s.write_slots = memory.put(std::vector<uint32_t>{SLOT_OF_HOLE});
+    launch_kv_write(nullptr, &s, 0, 0, 1, memory.put(k), memory.put(v));
+    std::vector<uint8_t> pool = get(s.pool, 3 * layout.bytes);
+    const uint32_t at = 35 % PAGE_SLOTS; /* the last of the holes, in the second page: number 0 */
+    for (uint32_t i = 0; i < layout.row_bytes / 2; i++) {
+        uint16_t stored_k, stored_v;
+        memcpy(&stored_k, &pool[layout.k_at + at * layout.row_bytes + i * 2], 2);
+        memcpy(&stored_v, &pool[layout.v_at + at * layout.row_bytes + i * 2], 2);
+        ck_assert_uint_eq(stored_k, i < d ? half_from_float(k[i]) : 0);
+        if (i < d && std::isnan(v[i]))
+            ck_assert_msg((stored_v & 0x7fff) > 0x7c00, "a NaN is stored as %x", stored_v);
+        else
+            ck_assert_uint_eq(stored_v, i < d ? half_from_float(v[i]) : 0);
+    }
+    int32_t position;
+    memcpy(&position, &pool[at * 4], 4);
+    ck_assert_int_eq(position, 77);
+    ck_assert_uint_eq(get(head.counters, 1)[0].n_holes, 2);
+    for (uint32_t i = 0; i < 64; i++) {
+        ck_assert_float_eq(get(head.scores, 64)[i], i == 35 ? 0 : 5);
+        for (uint32_t j = 0; j < HISTORY_WORDS; j++)
+            ck_assert_uint_eq(get(head.history, 64 * HISTORY_WORDS)[i * HISTORY_WORDS + j],
+                              i == 35 ? 0 : 5);
+    }
+}
+END_TEST
+
+START_TEST(the_sum_of_keys_is_that_of_the_stored_ones)
+{
+    random_state = 17;
+    const uint32_t d = 40, n = 70;
+    sequence one;
+    one.n_tokens = n;
+    one.n_rows = 1;
+    scene s(1, 1, d, storages[_i], {one});
+    /* The same tokens again, now with a sum that begins with something. */
+    step_head *head = s.head(0, 0);
+    head->key_sum = s.memory.put(std::vector<double>(d, 3));
+    random_state = 18;
+    s.write_tokens();
+    std::vector<double> sum(d, 3), found = get(head->key_sum, d);
+    std::vector<stored> slots = s.read_slots(0, 0);
+    for (uint32_t t = 0; t < n; t++) {
+        const std::vector<float> &k = slots[s.slot_of[0][t]].k;
+        double squares = 0;
+        for (float x : k)
+            squares += (double)x * x;
+        for (uint32_t i = 0; i < d; i++)
+            sum[i] += k[i] / std::sqrt(squares);
+    }
+    for (uint32_t i = 0; i < d; i++)
+        ck_assert_msg(fabs(found[i] - sum[i]) <= 1e-13 * n, "dimension %u: %.17g, not %.17g", i,
+                      found[i], sum[i]);
+}
+END_TEST
+
+START_TEST(pages_are_copied_and_tables_changed)
+{
+    device_memory memory;
+    const uint64_t bytes = page_layout_of(13, STORAGE_F16).bytes;
+    std::vector<uint8_t> pool(5 * bytes);
+    for (uint8_t &b : pool)
+        b = (uint8_t)random_bits();
+    uint8_t *on_device = memory.put(pool);
+    launch_kv_copy(nullptr, on_device, bytes, memory.put(std::vector<uint32_t>{4, 0}),
+                   memory.put(std::vector<uint32_t>{1, 3}), 2);
+    std::vector<uint8_t> after = get(on_device, 5 * bytes);
+    const uint32_t source[5] = {0, 4, 2, 0, 4};
+    for (uint32_t page = 0; page < 5; page++)
+        ck_assert_msg(memcmp(&after[page * bytes], &pool[source[page] * bytes], bytes) == 0,
+                      "page %u is not page %u of before", page, source[page]);
+    std::vector<table_change> changes;
+    uint32_t *table = memory.put(std::vector<uint32_t>(300, 7));
+    for (uint32_t i = 0; i < 300; i += 2)
+        changes.push_back({table + i, i * 3, 0});
+    launch_table_changes(nullptr, memory.put(changes), (uint32_t)changes.size());
+    std::vector<uint32_t> changed = get(table, 300);
+    for (uint32_t i = 0; i < 300; i++)
+        ck_assert_uint_eq(changed[i], i % 2 == 0 ? i * 3 : 7);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("cuda_attention");
+    TCase *c = tcase_create("attention");
+    tcase_set_timeout(c, 300);
+    tcase_add_loop_test(c, rows_are_stored_as_on_the_cpu, 0, 6);
+    tcase_add_loop_test(c, the_sum_of_keys_is_that_of_the_stored_ones, 0, N_STORAGES);
+    tcase_add_test(c, pages_are_copied_and_tables_changed);
+    tcase_add_loop_test(c, attention_and_scores_agree_with_double_precision, 0, N_SHAPES * N_STORAGES);
+    tcase_add_test(c, many_slots_are_split_and_merged);
+    tcase_add_loop_test(c, bits_do_not_depend_on_other_sequences, 0, N_STORAGES);
+    tcase_add_loop_test(c, bits_of_a_prompt_do_not_depend_on_its_chunks, 0, 2);
+    suite_add_tcase(suite, c);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed != 0;
+}
