@@ -25,7 +25,7 @@
 
 #include "cache/cache.h"
 
-constexpr uint32_t DECODE_WARPS = 4, TILE_SLOTS = 16, MAX_SPLITS = 32;
+constexpr uint32_t MERGE_WARPS = 4, TILE_SLOTS = 16, MAX_SPLITS = 32;
 
 /* Pages of a split: 8 pages (256 slots) up to 16 splits, then as few splits as 16 pages each make, to
  * 32 at most. */
@@ -117,6 +117,7 @@ static __device__ bool find_place(const step &step, uint32_t layer, uint32_t fir
 
 /* Shared memory of the split kernel. */
 template <class T> struct decode_memory {
+    static constexpr uint32_t warps = T::dim > 128 ? 3 : 4;
     static constexpr uint32_t stages = T::dim > 128 ? 2 : 3;
     static constexpr uint32_t rows = TILE_SLOTS * T::row; /* 16-bit numbers of K or V of a tile */
     static constexpr uint32_t stage_bytes = 2 * rows * 2 + TILE_SLOTS * 4;
@@ -125,9 +126,9 @@ template <class T> struct decode_memory {
     /* What a warp leaves for the others, in place of its ring: values, maxima, sums, slots seen. */
     static constexpr uint32_t result_row = T::dim + 8;
     static_assert((16 * result_row + 33) * 4 <= warp_bytes, "a warp's result fits into its ring");
-    static uint32_t bytes(bool sinks)
+    static constexpr uint32_t bytes(bool sinks)
     {
-        return DECODE_WARPS * warp_bytes + (sinks ? 2 : 1) * (query_bytes + 16 * 4);
+        return warps * warp_bytes + (sinks ? 2 : 1) * (query_bytes + 16 * 4);
     }
 };
 
@@ -182,17 +183,17 @@ static __device__ void walk_tiles(const step &step, const page_layout &layout, c
         if (load < end)
             load_tile<T>(ring + i * memory::stage_bytes, step, layout, page, load % 2, steps);
         cp_async_commit();
-        load += DECODE_WARPS;
+        load += memory::warps;
         page = load < end ? at.head->pages[load / 2] : 0;
     }
-    for (uint32_t t = at.first_page * 2 + threadIdx.x / 32; t < end; t += DECODE_WARPS) {
+    for (uint32_t t = at.first_page * 2 + threadIdx.x / 32; t < end; t += memory::warps) {
         cp_async_wait<memory::stages - 2>();
         __syncwarp(); /* the tile is there for all lanes, and nobody is in the one before it */
         const uint32_t next = stage == 0 ? memory::stages - 1 : stage - 1;
         if (load < end)
             load_tile<T>(ring + next * memory::stage_bytes, step, layout, page, load % 2, steps);
         cp_async_commit();
-        load += DECODE_WARPS;
+        load += memory::warps;
         page = load < end ? at.head->pages[load / 2] : 0;
 
         uint16_t *k = (uint16_t *)(ring + stage * memory::stage_bytes), *v = k + memory::rows;
@@ -249,21 +250,22 @@ static __device__ void walk_tiles(const step &step, const page_layout &layout, c
 }
 
 template <class T>
-static __global__ void __launch_bounds__(DECODE_WARPS * 32)
+static __global__ void __launch_bounds__(decode_memory<T>::warps * 32)
     decode_split(step step, page_layout layout, uint32_t layer, uint32_t first, const float *q,
                  const float *q_sink, attention_workspace w, float scale)
 {
     typedef decode_memory<T> memory;
+    static_assert(memory::bytes(true) <= SHARED_MAX, "also on sm_80");
     DYNAMIC_SHARED(uint8_t, shared);
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, split = blockIdx.z;
     decode_place at;
     if (!find_place(step, layer, first, blockIdx.x, split, &at))
         return;
     const uint32_t head0 = at.kv_head * at.group, head_dim = layout.head_dim;
-    uint16_t *queries = (uint16_t *)(shared + DECODE_WARPS * memory::warp_bytes);
+    uint16_t *queries = (uint16_t *)(shared + memory::warps * memory::warp_bytes);
     const uint32_t sets = at.segment->sink_query && q_sink != NULL ? 2 : 1;
     float *factors = (float *)((uint8_t *)queries + (q_sink != NULL ? 2 : 1) * memory::query_bytes);
-    for (uint32_t i = warp; i < sets * 16; i += DECODE_WARPS) {
+    for (uint32_t i = warp; i < sets * 16; i += memory::warps) {
         const uint32_t g = i % 16;
         const float *x = (i < 16 ? q : q_sink) + ((uint64_t)at.row * step.n_heads + head0 + g) * head_dim;
         store_query<T>(queries + i / 16 * (memory::query_bytes / 2), 16, g, g < at.group ? x : NULL,
@@ -310,15 +312,15 @@ static __global__ void __launch_bounds__(DECODE_WARPS * 32)
     __syncthreads();
 
     const uint32_t width = partial_floats(head_dim);
-    for (uint32_t g = warp; g < at.group; g += DECODE_WARPS) {
-        float factor[DECODE_WARPS], maximum = MINUS_INFINITY, sum = 0;
+    for (uint32_t g = warp; g < at.group; g += memory::warps) {
+        float factor[memory::warps], maximum = MINUS_INFINITY, sum = 0;
         uint32_t seen = 0;
         UNROLL
-        for (uint32_t i = 0; i < DECODE_WARPS; i++)
+        for (uint32_t i = 0; i < memory::warps; i++)
             maximum = fmaxf(maximum, ((const float *)(shared + i * memory::warp_bytes))
                                          [16 * memory::result_row + g]);
         UNROLL
-        for (uint32_t i = 0; i < DECODE_WARPS; i++) {
+        for (uint32_t i = 0; i < memory::warps; i++) {
             const float *m = (const float *)(shared + i * memory::warp_bytes) + 16 * memory::result_row;
             factor[i] = m[g] == MINUS_INFINITY ? 0 : exp2f(m[g] - maximum);
             sum += m[16 + g] * factor[i];
@@ -328,7 +330,7 @@ static __global__ void __launch_bounds__(DECODE_WARPS * 32)
         for (uint32_t d = lane; d < head_dim; d += 32) {
             float value = 0;
             UNROLL
-            for (uint32_t i = 0; i < DECODE_WARPS; i++)
+            for (uint32_t i = 0; i < memory::warps; i++)
                 value += factor[i] * ((const float *)(shared + i * memory::warp_bytes))
                                          [g * memory::result_row + d];
             to[d] = value;
@@ -379,7 +381,7 @@ static __device__ void leave_scores(const decode_place &at, const float *logits,
     }
 }
 
-static __global__ void __launch_bounds__(DECODE_WARPS * 32)
+static __global__ void __launch_bounds__(MERGE_WARPS * 32)
     decode_merge(step step, uint32_t layer, uint32_t first, const float *q, float *out,
                  attention_workspace w, float scale)
 {
@@ -397,7 +399,7 @@ static __global__ void __launch_bounds__(DECODE_WARPS * 32)
     const float *partial = w.partial + query0 * gridDim.z * width;
     const float *queries = q + ((uint64_t)at.row * step.n_heads + head0) * head_dim;
     const uint32_t n_summary = at.head->summary != NULL ? at.head->counters->n_summary : 0;
-    for (uint32_t g = warp; g < at.group; g += DECODE_WARPS) {
+    for (uint32_t g = warp; g < at.group; g += MERGE_WARPS) {
         /* A lane has a split: there are as many at most. */
         const float *mine = partial + ((uint64_t)g * gridDim.z + min(lane, n - 1)) * width + head_dim;
         float maximum = lane < n ? mine[0] : MINUS_INFINITY, summary = MINUS_INFINITY;
@@ -437,7 +439,7 @@ static __global__ void __launch_bounds__(DECODE_WARPS * 32)
             value = fmaf(factors[g][MAX_SPLITS], at.head->summary[head_dim + d], value);
         out[((uint64_t)at.row * step.n_heads + head0) * head_dim + i] = value * share[g];
     }
-    for (uint32_t page = at.first_page + warp; at.scored && page < at.end_page; page += DECODE_WARPS)
+    for (uint32_t page = at.first_page + warp; at.scored && page < at.end_page; page += MERGE_WARPS)
         leave_scores(at, w.weights + query0 * w.max_slots, w.max_slots, page, largest, share, seen[0],
                      step.positions[at.row]);
 }
@@ -450,7 +452,7 @@ static void launch_split(cudaStream_t stream, const struct step *step, uint32_t 
     const uint32_t bytes = decode_memory<T>::bytes(q_sink != NULL);
     cudaFuncSetAttribute(decode_split<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     LAUNCH((decode_split<T>), dim3(step->n_kv_heads, n, max_splits(w->max_slots)),
-           DECODE_WARPS * 32, bytes, stream, *step, page_layout_of(step->head_dim, step->storage),
+           decode_memory<T>::warps * 32, bytes, stream, *step, page_layout_of(step->head_dim, step->storage),
            layer, first, q, q_sink, *w, scale);
 }
 
@@ -462,6 +464,6 @@ void launch_attention_decode(cudaStream_t stream, const struct step *step, uint3
         return;
     const float scale = LOG2_E / sqrtf((float)step->head_dim);
     FOR_TILE(step, launch_split, stream, step, layer, first, n, q, q_sink, w, scale);
-    LAUNCH(decode_merge, dim3(step->n_kv_heads, n, max_splits(w->max_slots)), DECODE_WARPS * 32, 0,
+    LAUNCH(decode_merge, dim3(step->n_kv_heads, n, max_splits(w->max_slots)), MERGE_WARPS * 32, 0,
            stream, *step, layer, first, q, out, *w, scale);
 }

@@ -25,7 +25,7 @@
 
 #include "cache/cache.h"
 
-constexpr uint32_t MAX_WARPS = 4, BATCH_PAGES = 1024 /* looked at before they are loaded */;
+constexpr uint32_t BATCH_PAGES = 1024 /* looked at before they are loaded */;
 
 /* What a block found out about a page. */
 constexpr uint8_t SEEN = 1 /* by some row */, MASKED = 2 /* not by all, or not all of it */,
@@ -33,13 +33,13 @@ constexpr uint8_t SEEN = 1 /* by some row */, MASKED = 2 /* not by all, or not a
 
 template <class T> struct prefill_memory {
     static constexpr uint32_t m_tiles = T::dim > 128 ? 1 : 2; /* of 16 queries, a warp */
+    static constexpr uint32_t warps = T::dim > 128 && T::bfloat ? 3 : 4; /* at most */
     static constexpr uint32_t rows = PAGE_SLOTS * T::row;     /* 16-bit numbers of K or V of a page */
     static constexpr uint32_t stage_bytes = 2 * rows * 2 + PAGE_SLOTS * 4;
     static constexpr uint32_t queries_of_warp = m_tiles * 16;
-    static uint32_t bytes(uint32_t n_warps)
+    static constexpr uint32_t bytes(uint32_t n_warps)
     {
-        const uint32_t n = n_warps * queries_of_warp;
-        return 2 * stage_bytes + T::q_parts * n * T::row * 2 + n * 4 + BATCH_PAGES;
+        return 2 * stage_bytes + n_warps * queries_of_warp * (T::q_parts * T::row * 2 + 4) + BATCH_PAGES;
     }
 };
 
@@ -303,11 +303,12 @@ static __device__ void finish(const step &step, const prefill_place &at, prefill
 }
 
 template <class T>
-static __global__ void __launch_bounds__(MAX_WARPS * 32)
+static __global__ void __launch_bounds__(prefill_memory<T>::warps * 32)
     prefill_tile(step step, page_layout layout, uint32_t layer, uint32_t first, const float *q,
                  const float *q_sink, float *out, attention_workspace w, float scale)
 {
     typedef prefill_memory<T> memory;
+    static_assert(memory::bytes(memory::warps) <= SHARED_MAX, "also on sm_80");
     DYNAMIC_SHARED(uint8_t, shared);
     const uint32_t s = first + blockIdx.z, n_block = blockDim.x / 32 * memory::queries_of_warp;
     if (s >= step.header->n_segments || step.segments[s].n_rows < 2)
@@ -372,7 +373,7 @@ static void launch_tiles(cudaStream_t stream, const struct step *step, uint32_t 
     typedef prefill_memory<T> memory;
     const uint32_t queries = max_rows * (step->n_heads / step->n_kv_heads);
     const uint32_t needed = (queries + memory::queries_of_warp - 1) / memory::queries_of_warp;
-    const uint32_t warps = needed < MAX_WARPS ? needed : MAX_WARPS;
+    const uint32_t warps = needed < memory::warps ? needed : memory::warps;
     const uint32_t bytes = memory::bytes(warps), n_block = warps * memory::queries_of_warp;
     cudaFuncSetAttribute(prefill_tile<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     LAUNCH((prefill_tile<T>), dim3((queries + n_block - 1) / n_block, step->n_kv_heads, n), warps * 32,

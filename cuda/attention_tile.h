@@ -32,6 +32,7 @@
 #endif
 
 #define GROUP_MAX      16 /* query heads that share a KV head: the rows of an mma tile */
+#define SHARED_MAX     166912 /* bytes that a block can have on sm_80 */
 #define LOG2_E        1.44269504088896f
 #define MINUS_INFINITY __int_as_float(0xff800000)
 

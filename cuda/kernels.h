@@ -72,7 +72,7 @@ void launch_kv_write(cudaStream_t stream, const struct step *step, uint32_t laye
  * alone in their segment) and heads of at most max_slots slots. */
 struct attention_workspace {
     float *partial;    /* decode: split results, see attention_decode.cu */
-    float *weights;    /* decode, scored: e^(logit - split maximum) per slot and query head */
+    float *weights;    /* decode, scored: logits (base 2) per query head and slot, turned into scores by the merge */
     float *softmax;    /* [rows][n_heads][2] largest logit, 1 / sum: what scoring needs of prefill */
     uint32_t *n_seen;  /* [rows][n_kv_heads] */
     uint32_t max_rows, max_decode, max_slots;
@@ -83,7 +83,8 @@ void attention_workspace_place(struct attention_workspace *w, const struct step 
                                uint32_t max_rows, uint32_t max_decode, uint32_t max_slots);
 
 /* out[row][n_heads][head_dim]. Segments of one row (decode), with their scores fused; the number of
- * splits of a head depends on its n_slots alone. */
+ * splits of a head depends on its n_slots alone. n <= max_decode; segments of several rows are left to
+ * the other two, and theirs to this one. At most 16 query heads share a KV head (GROUP_MAX). */
 void launch_attention_decode(cudaStream_t stream, const struct step *step, uint32_t layer, uint32_t first,
                              uint32_t n, const float *q, const float *q_sink, float *out,
                              const struct attention_workspace *w);

@@ -15,12 +15,13 @@
 
 #include "cache/cache.h"
 
-constexpr uint32_t SCORE_WARPS = 8, QUERIES = 32, SCRATCH_ROW = PAGE_SLOTS + 1;
+constexpr uint32_t QUERIES = 32, SCRATCH_ROW = PAGE_SLOTS + 1;
 
 template <class T> struct score_memory {
+    static constexpr uint32_t warps = T::dim > 128 ? 4 : 8; /* at most */
     static constexpr uint32_t page_bytes = PAGE_SLOTS * T::row * 2;
     static constexpr uint32_t warp_bytes = page_bytes + 16 * SCRATCH_ROW * 4;
-    static uint32_t bytes(uint32_t n_warps)
+    static constexpr uint32_t bytes(uint32_t n_warps)
     {
         return n_warps * warp_bytes + T::q_parts * QUERIES * T::row * 2 + 3 * QUERIES * 4;
     }
@@ -101,11 +102,12 @@ static __device__ void add_row(const step &step, const step_segment *segment, co
 }
 
 template <class T>
-static __global__ void __launch_bounds__(SCORE_WARPS * 32)
+static __global__ void __launch_bounds__(score_memory<T>::warps * 32)
     score_pages(step step, page_layout layout, uint32_t layer, uint32_t first, const float *q,
                 attention_workspace w, float scale)
 {
     typedef score_memory<T> memory;
+    static_assert(memory::bytes(memory::warps) <= SHARED_MAX, "also on sm_80");
     DYNAMIC_SHARED(uint8_t, shared);
     const uint32_t n_warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const uint32_t s = first + blockIdx.z, kv_head = blockIdx.y, page = blockIdx.x * n_warps + warp;
@@ -184,7 +186,7 @@ static void launch_score(cudaStream_t stream, const struct step *step, uint32_t 
                          const struct attention_workspace *w)
 {
     const uint32_t pages = (max_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
-    const uint32_t most = T::dim > 128 ? SCORE_WARPS / 2 : SCORE_WARPS;
+    const uint32_t most = score_memory<T>::warps;
     const uint32_t warps = pages < most ? pages : most, bytes = score_memory<T>::bytes(warps);
     cudaFuncSetAttribute(score_pages<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     LAUNCH((score_pages<T>), dim3((pages + warps - 1) / warps, step->n_kv_heads, n), warps * 32, bytes,

@@ -496,6 +496,23 @@ START_TEST(many_slots_are_split_and_merged)
 }
 END_TEST
 
+/* The most shared memory that any shape asks for. */
+START_TEST(the_largest_heads_fit)
+{
+    random_state = 23;
+    sequence one, prompt;
+    one.n_tokens = 60;
+    one.n_rows = 1;
+    one.n_sinks = 3;
+    one.window = 40;
+    one.sink_query = true;
+    prompt = one;
+    prompt.n_rows = 9;
+    scene s(16, 1, 256, storages[_i], {one, prompt});
+    check(s);
+}
+END_TEST
+
 START_TEST(bits_do_not_depend_on_other_sequences)
 {
     random_state = 3 + (uint64_t)_i;
@@ -679,6 +696,7 @@ int main(void)
     tcase_add_test(c, pages_are_copied_and_tables_changed);
     tcase_add_loop_test(c, attention_and_scores_agree_with_double_precision, 0, N_SHAPES * N_STORAGES);
     tcase_add_test(c, many_slots_are_split_and_merged);
+    tcase_add_loop_test(c, the_largest_heads_fit, 0, N_STORAGES);
     tcase_add_loop_test(c, bits_do_not_depend_on_other_sequences, 0, N_STORAGES);
     tcase_add_loop_test(c, bits_of_a_prompt_do_not_depend_on_its_chunks, 0, 2);
     suite_add_tcase(suite, c);
