@@ -3,7 +3,9 @@
  * Nothing is sorted. Each truncating stage asks for "the best elements until a count or a mass is
  * reached", which is a selection: partition around a random pivot, look at the count or mass of the
  * better part, go on in one side only. Expected linear time on any input; pivots come from a fixed
- * generator, so a pick is a pure function of logits, settings and the draw. */
+ * generator, so a pick is a pure function of logits, settings and the draw. The draw walks what is
+ * left in order of ids, not in the order that partitions left behind, so that a backend that
+ * selects in another way draws the same tokens. */
 #include "engine/sampler.h"
 
 #include <float.h>
@@ -21,6 +23,7 @@ struct sampler_scratch {
     uint32_t n_vocab;
     float *logits;                /* [n_vocab] after bias, penalties, masks */
     struct candidate *candidates; /* [n_vocab] */
+    float *p;                     /* [n_vocab] of candidates by id; 0 between picks */
 };
 
 struct sampler {
@@ -59,10 +62,11 @@ struct sampler_scratch *sampler_scratch_new(uint32_t n_vocab, struct error *e)
         scratch->n_vocab = n_vocab;
         scratch->logits = calloc(n_vocab, sizeof *scratch->logits);
         scratch->candidates = calloc(n_vocab, sizeof *scratch->candidates);
+        scratch->p = calloc(n_vocab, sizeof *scratch->p);
     }
-    if (!scratch || !scratch->logits || !scratch->candidates) {
+    if (!scratch || !scratch->logits || !scratch->candidates || !scratch->p) {
         sampler_scratch_free(scratch);
-        error_set_memory(e, "sampling", (uint64_t)n_vocab * 16);
+        error_set_memory(e, "sampling", (uint64_t)n_vocab * 20);
         return NULL;
     }
     return scratch;
@@ -74,6 +78,7 @@ void sampler_scratch_free(struct sampler_scratch *scratch)
         return;
     free(scratch->logits);
     free(scratch->candidates);
+    free(scratch->p);
     free(scratch);
 }
 
@@ -297,15 +302,25 @@ static uint32_t gather(const struct sampling *set, struct candidate *c, const fl
     return kept;
 }
 
-static int32_t draw(const struct candidate *c, uint32_t n, double uniform)
+/* The token at which the mass, summed by rising id, passes the draw. p [n_vocab] is 0, and is so
+ * again. */
+static int32_t draw(const struct candidate *c, uint32_t n, double uniform, float *p)
 {
     double left = uniform * sum_p(c, n);
-    for (uint32_t i = 0; i + 1 < n; i++) {
-        left -= (double)c[i].p;
-        if (left < 0)
-            return c[i].token;
+    int32_t first = INT32_MAX, last = 0, token;
+    for (uint32_t i = 0; i < n; i++) {
+        p[c[i].token] = c[i].p;
+        first = c[i].token < first ? c[i].token : first;
+        last = c[i].token > last ? c[i].token : last;
     }
-    return c[n - 1].token;
+    for (token = first; token < last; token++) {
+        left -= (double)p[token];
+        if (left < 0)
+            break;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        p[c[i].token] = 0;
+    return token;
 }
 
 int32_t sampler_pick(const struct sampler *s, struct sampler_scratch *scratch, const float *logits,
@@ -339,5 +354,5 @@ int32_t sampler_pick(const struct sampler *s, struct sampler_scratch *scratch, c
     }
     if (set->min_p > 0)
         n = select_min_p(c, n, set->min_p);
-    return draw(c, n, sampler_uniform(set->seed, s->choice, index));
+    return draw(c, n, sampler_uniform(set->seed, s->choice, index), scratch->p);
 }

@@ -22,6 +22,11 @@ template <class T> struct device_array {
     {
         MUST(cudaMalloc(&device, n * sizeof(T)));
     }
+    explicit device_array(const std::vector<T> &from) : device_array(from.size())
+    {
+        host = from;
+        upload();
+    }
     ~device_array()
     {
         cudaFree(device);

@@ -1,4 +1,4 @@
-/* Random numbers and device arrays for tests of CUDA kernels, on a real device or emulated. */
+/* Random numbers for tests of CUDA kernels, on a real device or emulated. */
 #ifndef TESTS_KERNELS_CUDA_CASE_H
 #define TESTS_KERNELS_CUDA_CASE_H
 
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cuda/portable.h"
+#include "tests/cuda_emu/device_array.h"
 
 /* Xorshift; every test program begins with the same seed. */
 static uint64_t random_state = 0x9E3779B97F4A7C15u;
@@ -32,43 +33,6 @@ static inline float random_uniform()
 {
     return (float)(random_bits() >> 8) * 0x1p-24f;
 }
-
-/* n values on the device with a copy here; send and fetch make them equal. */
-template <class T> struct device_array {
-    std::vector<T> host;
-    T *device = NULL;
-
-    explicit device_array(size_t n, T value = T()) : host(n, value)
-    {
-        ck_assert_int_eq(cudaMalloc((void **)&device, (n ? n : 1) * sizeof(T)), cudaSuccess);
-        send();
-    }
-    explicit device_array(const std::vector<T> &from) : device_array(from.size())
-    {
-        host = from;
-        send();
-    }
-    device_array(const device_array &) = delete;
-    device_array &operator=(const device_array &) = delete;
-    ~device_array()
-    {
-        cudaFree(device);
-    }
-    void send()
-    {
-        if (!host.empty())
-            ck_assert_int_eq(
-                cudaMemcpy(device, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice),
-                cudaSuccess);
-    }
-    void fetch()
-    {
-        if (!host.empty())
-            ck_assert_int_eq(
-                cudaMemcpy(host.data(), device, host.size() * sizeof(T), cudaMemcpyDeviceToHost),
-                cudaSuccess);
-    }
-};
 
 static inline void device_wait()
 {

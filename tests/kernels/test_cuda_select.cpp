@@ -129,7 +129,7 @@ static scene make_scene(uint32_t n_heads, uint32_t max_slots, uint32_t head_dim,
         head.table = new device_array<uint32_t>(head.pages);
         head.scores = new device_array<float>(whole);
         head.history = new device_array<uint32_t>((size_t)whole * HISTORY_WORDS);
-        head.holes = new device_array<uint32_t>(2 * head.n_slots + 1, 77);
+        head.holes = new device_array<uint32_t>(std::vector<uint32_t>(2 * head.n_slots + 1, 77));
         head.summary = new device_array<float>(2 * head_dim);
         head.key_sum = new device_array<double>(head_dim);
         head.counters = new device_array<head_counters>(1);
@@ -156,14 +156,14 @@ static scene make_scene(uint32_t n_heads, uint32_t max_slots, uint32_t head_dim,
             x = head.counters->host[0].n_summary ? random_uniform() : 0;
         for (double &x : head.key_sum->host)
             x = random_uniform() - 0.3;
-        head.scores->send();
-        head.history->send();
-        head.holes->send();
-        head.summary->send();
-        head.key_sum->send();
-        head.counters->send();
+        head.scores->upload();
+        head.history->upload();
+        head.holes->upload();
+        head.summary->upload();
+        head.key_sum->upload();
+        head.counters->upload();
     }
-    s.pool->send();
+    s.pool->upload();
     return s;
 }
 
@@ -356,12 +356,13 @@ static void check_evict(scene *s, const valuation &v, bool remnant, std::vector<
     segments[0].evicts = 0;
     device_array<step_segment> device_segments(segments);
     device_array<step_head> device_heads(heads);
-    device_array<step_header> header(1, step_header{2, 2, 0});
+    device_array<step_header> header(std::vector<step_header>(1, step_header{2, 2, 0}));
     step step = shape_of(*s);
     step.header = header.device;
     step.segments = device_segments.device;
     step.heads = device_heads.device;
-    device_array<uint8_t> scratch(select_scratch_bytes(&step, 3, max_slots), 0xff);
+    device_array<uint8_t> scratch(
+        std::vector<uint8_t>(select_scratch_bytes(&step, 3, max_slots), 0xff));
     launch_evict(0, &step, v.layer, 0, 3, max_slots, scratch.device);
     device_wait();
 
@@ -391,9 +392,9 @@ static void check_evict(scene *s, const valuation &v, bool remnant, std::vector<
         std::vector<uint32_t> holes = head.holes->host;
         std::vector<float> summary = head.summary->host;
         head_counters expected = *counters;
-        head.holes->fetch();
-        head.summary->fetch();
-        head.counters->fetch();
+        head.holes->download();
+        head.summary->download();
+        head.counters->download();
         ck_assert_msg(expected.n_holes == counters->n_holes &&
                           expected.n_summary == counters->n_summary,
                       "head %u: %u holes and %u in the summary, not %u and %u", h,
@@ -407,7 +408,7 @@ static void check_evict(scene *s, const valuation &v, bool remnant, std::vector<
             "head %u: another summary", h);
     }
     std::vector<uint8_t> expected = s->pool->host;
-    s->pool->fetch();
+    s->pool->download();
     ck_assert_msg(expected == s->pool->host, "the pool differs in more than holes");
 }
 
@@ -461,9 +462,9 @@ START_TEST(a_summary_is_the_mean_of_what_was_dropped)
     scene s = make_scene(1, 500, 16, true, false, 2, SCORER_RANDOM);
     s.sinks = s.recent = 0;
     s.heads[0].counters->host[0].n_summary = 0;
-    s.heads[0].counters->send();
+    s.heads[0].counters->upload();
     s.heads[0].summary->host.assign(32, 0);
-    s.heads[0].summary->send();
+    s.heads[0].summary->upload();
     check_evict(&s, any_valuation(s, false), true, {300});
     for (uint32_t d = 0; d < 32; d++) {
         double sum = 0;
@@ -514,8 +515,8 @@ static void check_survivors(scene *s, uint32_t h, const bool *keep, uint32_t n_k
         for (uint32_t d = 0; d < mean.size(); d++)
             mean[d] += s->value(head, i, d % s->head_dim, d < s->head_dim);
     }
-    head.counters->fetch();
-    head.summary->fetch();
+    head.counters->download();
+    head.summary->download();
     uint32_t n = before.n_summary + (b.remnant ? n_dropped : 0);
     ck_assert_uint_eq(head.counters->host[0].n_summary, n);
     ck_assert_uint_eq(head.counters->host[0].n_holes, 0);
@@ -539,8 +540,8 @@ static void check_head_memory(scene *s, uint32_t h, uint32_t n_kept, const budge
         head.scores->host[i] = 0;
     std::vector<float> scores = head.scores->host;
     std::vector<uint32_t> history = head.history->host;
-    head.scores->fetch();
-    head.history->fetch();
+    head.scores->download();
+    head.history->download();
     ck_assert_msg(memcmp(scores.data(), head.scores->host.data(), scores.size() * sizeof(float)) ==
                       0,
                   "head %u: other scores", h);
@@ -576,8 +577,9 @@ static void check_compress(scene *s, const valuation &v, const budgets &b)
     }
     step shape = shape_of(*s);
     device_array<step_job> device_jobs(jobs);
-    device_array<uint32_t> n_kept(n_heads, 77);
-    device_array<uint8_t> scratch(select_scratch_bytes(&shape, 1, max_slots), 0xff);
+    device_array<uint32_t> n_kept(std::vector<uint32_t>(n_heads, 77));
+    device_array<uint8_t> scratch(
+        std::vector<uint8_t>(select_scratch_bytes(&shape, 1, max_slots), 0xff));
     /* Scores of keys are looked at before the rest reuses their place. */
     launch_appraise(0, &shape, device_jobs.device, n_heads, max_slots, scratch.device);
     device_wait();
@@ -597,7 +599,7 @@ static void check_compress(scene *s, const valuation &v, const budgets &b)
     launch_compress(0, &shape, device_jobs.device, n_heads, max_slots, n_kept.device,
                     scratch.device);
     device_wait();
-    n_kept.fetch();
+    n_kept.download();
 
     bool *keep = (bool *)calloc(total, sizeof *keep);
     std::vector<uint64_t> keys(total);
@@ -622,7 +624,7 @@ static void check_compress(scene *s, const valuation &v, const budgets &b)
     }
     free(keep);
     std::vector<uint8_t> pool = s->pool->host;
-    s->pool->fetch();
+    s->pool->download();
     for (uint32_t h = 0; h < n_heads; h++)
         for (uint32_t i = 0; i < expected[h] && b.of_head[h] != UINT32_MAX; i++) {
             int32_t want;
@@ -699,7 +701,7 @@ START_TEST(heads_compete_as_in_select_adaptive)
         if (trial % 4 == 1)
             for (scene::head &head : s.heads) {
                 head.scores->host.assign(head.scores->host.size(), 0.5f);
-                head.scores->send();
+                head.scores->upload();
             }
         s.sinks = s.sinks < 4 ? s.sinks : 4;
         budgets b = {std::vector<uint32_t>(n_heads, any_budget(s)), true, trial % 3 == 0, false};
