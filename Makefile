@@ -30,7 +30,7 @@ CFLAGS_ALL = -std=gnu11 $(OPTIMISE) -g -pthread -ffp-contract=off -fno-math-errn
 	-DWINNOW_VERSION='"$(VERSION)"' -I. $(WARNINGS) $(SANITIZE) $(shell pkg-config --cflags $(PACKAGES)) $(CFLAGS)
 # CUDA kernels on the CPU, for tests on machines without a GPU. Like nvcc, it lets vectors alias what they load.
 CXXFLAGS_ALL = -std=gnu++17 $(OPTIMISE) -g -pthread -ffp-contract=off -fno-math-errno -fno-strict-aliasing -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 \
-	-DWINNOW_CUDA_EMULATED -I. -Wall -Wextra -Werror -Wpointer-arith $(SANITIZE) $(shell pkg-config --cflags $(PACKAGES)) $(CXXFLAGS)
+	-DWINNOW_CUDA_EMULATED -I. -Wall -Wextra -Werror -Wno-unknown-pragmas -Wpointer-arith $(SANITIZE) $(shell pkg-config --cflags $(PACKAGES)) $(CXXFLAGS)
 LIBS = $(shell pkg-config --libs $(PACKAGES)) -lm -pthread
 CHECK_LIBS = $(shell pkg-config --cflags --libs check)
 

@@ -5,8 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "config/log.h"
 #include "cuda/backend_private.h"
+
+extern "C" {
+#include "config/log.h"
+}
 
 /* ---- errors */
 
@@ -26,8 +29,8 @@ bool cuda_fail(const struct cuda_backend *c, struct error *e)
                      cudaGetErrorString(c->failed));
 }
 
-bool cuda_take(struct cuda_backend *c, void *pointer, uint64_t bytes, const char *what,
-               struct error *e)
+bool cuda_take_raw(struct cuda_backend *c, void *pointer, uint64_t bytes, const char *what,
+                   struct error *e)
 {
     void *memory = NULL;
     size_t n_free = 0, total = 0;
@@ -40,13 +43,21 @@ bool cuda_take(struct cuda_backend *c, void *pointer, uint64_t bytes, const char
                          (double)bytes / 1048576, (double)n_free / 1048576,
                          (double)total / 1048576);
     }
-    if (!cuda_check(c, error, "taking memory") ||
-        !cuda_check(c, cudaMemsetAsync(memory, 0, bytes, c->stream), "clearing memory")) {
-        cudaFree(memory);
+    if (!cuda_check(c, error, "taking memory"))
         return cuda_fail(c, e);
-    }
     memcpy(pointer, &memory, sizeof memory);
     return true;
+}
+
+bool cuda_take(struct cuda_backend *c, void *pointer, uint64_t bytes, const char *what,
+               struct error *e)
+{
+    void *memory;
+    if (!cuda_take_raw(c, pointer, bytes, what, e))
+        return false;
+    memcpy(&memory, pointer, sizeof memory);
+    return cuda_check(c, cudaMemsetAsync(memory, 0, bytes, c->stream), "clearing memory") ||
+           cuda_fail(c, e);
 }
 
 /* ---- buffers */
@@ -117,8 +128,8 @@ static uint64_t cuda_memory_free(void *self)
     size_t n_free = 0, total = 0;
     if (!cuda_check(c, cudaMemGetInfo(&n_free, &total), "asking for memory"))
         return 0;
-    size_t kept = (size_t)((double)total * (1 - c->o.memory_share));
-    return n_free > kept ? n_free - kept : 0;
+    uint64_t kept = (uint64_t)((double)total * (1 - c->o.memory_share));
+    return n_free > kept ? state_leaves(n_free - kept, cuda_page_bytes(c, c->o.head_dim)) : 0;
 }
 
 /* ---- weights */

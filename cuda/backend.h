@@ -3,11 +3,12 @@
 #ifndef WINNOW_CUDA_BACKEND_H
 #define WINNOW_CUDA_BACKEND_H
 
-#include "engine/backend.h"
-
 #ifdef __cplusplus
+#include <jansson.h> /* before the linkage: it has its own */
 extern "C" {
 #endif
+
+#include "engine/backend.h"
 
 /* What is known of the model and the server when the device is opened: every buffer of a step is
  * allocated then. */

@@ -19,15 +19,6 @@ size_t cuda_page_bytes(void *self, uint32_t head_dim)
     return page_layout_of(head_dim, c->storage).bytes;
 }
 
-/* Scores of every page and half as much again for tables that grow by halves, an entry of a table
- * for each page likewise, and a share of the pool for histories, key sums and summaries. */
-static uint64_t state_bytes(uint64_t n_pages, uint64_t page_bytes)
-{
-    uint64_t pool = n_pages * page_bytes, extra = UINT64_C(64) << 20;
-    extra = pool / 16 > extra ? pool / 16 : extra < pool ? extra : pool;
-    return 2 * n_pages * (PAGE_SLOTS * sizeof(float) + sizeof(uint32_t)) + extra;
-}
-
 bool cuda_kv_alloc(void *self, uint32_t n_pages, uint32_t head_dim, struct error *e)
 {
     struct cuda_backend *c = (struct cuda_backend *)self;
@@ -36,8 +27,8 @@ bool cuda_kv_alloc(void *self, uint32_t n_pages, uint32_t head_dim, struct error
                          "a head has %u dimensions; the CUDA backend can do 1 to 256", head_dim);
     cuda_kv_free(c);
     uint64_t page_bytes = cuda_page_bytes(c, head_dim);
-    if (!cuda_take(c, &c->pool, n_pages * page_bytes, "the KV pool", e) ||
-        !state_open(c, state_bytes(n_pages, page_bytes), e)) {
+    if (!cuda_take_raw(c, &c->pool, n_pages * page_bytes, "the KV pool", e) ||
+        !state_open(c, n_pages, page_bytes, e)) {
         cuda_kv_free(c);
         return false;
     }

@@ -100,7 +100,9 @@ struct cuda_backend {
 bool cuda_check(struct cuda_backend *c, cudaError_t error, const char *doing);
 /* Fills e from the first error; returns false. */
 bool cuda_fail(const struct cuda_backend *c, struct error *e);
-/* Device memory, zeroed; false: "out_of_memory" with what it was for. */
+/* Device memory, zeroed (raw: as it is); false: "out_of_memory" with what it was for. */
+bool cuda_take_raw(struct cuda_backend *c, void *pointer, uint64_t bytes, const char *what,
+                   struct error *e);
 bool cuda_take(struct cuda_backend *c, void *pointer, uint64_t bytes, const char *what,
                struct error *e);
 
@@ -122,8 +124,10 @@ bool cuda_step_end(void *self, struct error *e);
  * rows): a recorded step computes a whole bucket. */
 uint64_t step_rows(const struct cuda_backend *c, uint64_t n);
 
-/* backend_state.cu */
-bool state_open(struct cuda_backend *c, uint64_t bytes, struct error *e);
+/* backend_state.cu. For a pool of n_pages pages. */
+bool state_open(struct cuda_backend *c, uint64_t n_pages, uint64_t page_bytes, struct error *e);
+/* How much of `bytes` the pool may take so that its state memory fits too. */
+uint64_t state_leaves(uint64_t bytes, uint64_t page_bytes);
 void state_close(struct cuda_backend *c);
 /* Page tables on the device follow the host's. Not while recording. */
 void state_flush(struct cuda_backend *c);

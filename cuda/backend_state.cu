@@ -80,8 +80,29 @@ void state_flush(struct cuda_backend *c)
     c->n_given = 0;
 }
 
-bool state_open(struct cuda_backend *c, uint64_t bytes, struct error *e)
+static const uint64_t EXTRA_MOST = UINT64_C(64) << 20;
+
+/* For each page its scores and its entry in a table, twice: tables grow by halves, in pieces of
+ * powers of two. Beyond that a sixteenth of the pool, or 64 MiB of a small one, for histories, key
+ * sums, summaries and what every sequence has. */
+static uint64_t state_bytes(uint64_t n_pages, uint64_t page_bytes)
 {
+    uint64_t pool = n_pages * page_bytes, extra = pool / 16;
+    if (extra < EXTRA_MOST)
+        extra = pool < EXTRA_MOST ? pool : EXTRA_MOST;
+    return 2 * n_pages * (PAGE_SLOTS * sizeof(float) + sizeof(uint32_t)) + extra;
+}
+
+uint64_t state_leaves(uint64_t bytes, uint64_t page_bytes)
+{
+    uint64_t a_page = page_bytes + page_bytes / 16 + 1 +
+                      2 * (PAGE_SLOTS * sizeof(float) + sizeof(uint32_t));
+    return bytes > 2 * EXTRA_MOST ? (bytes - EXTRA_MOST) / a_page * page_bytes : bytes / 3;
+}
+
+bool state_open(struct cuda_backend *c, uint64_t n_pages, uint64_t page_bytes, struct error *e)
+{
+    uint64_t bytes = state_bytes(n_pages, page_bytes);
     c->changes_capacity = 65536;
     c->changes = (struct table_change *)malloc(c->changes_capacity * sizeof *c->changes);
     c->buddy = buddy_new(bytes);

@@ -153,7 +153,7 @@ static bool size_pool(struct engine *e, struct error *error)
         bytes = (uint64_t)((double)available * o->kv_memory_share);
     /* A GPU's memory is for nothing else. */
     if (bytes == 0 && e->device == DEVICE_CUDA)
-        bytes = available / 100 * 95; /* scores and page tables lie beside the pool */
+        bytes = available;
     if (bytes == 0) {
         bytes = 4 * tokens_to_pages(e->model, e->n_ctx) * e->page_bytes;
         if (available > 0 && bytes > available / 2)
