@@ -57,16 +57,15 @@ constexpr int warpSize = 32;
 
 namespace emu
 {
-/* Where in a kernel a primitive was called; a default argument, so that callers need not say. */
+/* Where in a kernel a primitive was called, as a default argument, so that callers need not say. A
+ * constructor, because gcc evaluates braces in a default argument once, where they are written. */
 struct where {
     const char *file;
     int line;
-};
-#define EMU_HERE                                                                                   \
-    emu::where                                                                                     \
-    {                                                                                              \
-        __builtin_FILE(), __builtin_LINE()                                                         \
+    where(const char *file = __builtin_FILE(), int line = __builtin_LINE()) : file(file), line(line)
+    {
     }
+};
 
 extern bool shuffled; /* a seed is set */
 [[noreturn]] void fault(where at, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -226,23 +225,23 @@ template <reduction kind> struct reducer {
 } // namespace emu
 
 /* Barriers and warp primitives. */
-static inline void __syncthreads(emu::where at = EMU_HERE)
+static inline void __syncthreads(emu::where at = emu::where())
 {
     emu::sync_block("__syncthreads", emu::barrier::plain, 0, at);
 }
-static inline int __syncthreads_count(int predicate, emu::where at = EMU_HERE)
+static inline int __syncthreads_count(int predicate, emu::where at = emu::where())
 {
     return emu::sync_block("__syncthreads_count", emu::barrier::count, predicate, at);
 }
-static inline int __syncthreads_and(int predicate, emu::where at = EMU_HERE)
+static inline int __syncthreads_and(int predicate, emu::where at = emu::where())
 {
     return emu::sync_block("__syncthreads_and", emu::barrier::all, predicate, at);
 }
-static inline int __syncthreads_or(int predicate, emu::where at = EMU_HERE)
+static inline int __syncthreads_or(int predicate, emu::where at = emu::where())
 {
     return emu::sync_block("__syncthreads_or", emu::barrier::any, predicate, at);
 }
-static inline void __syncwarp(unsigned mask = 0xffffffffu, emu::where at = EMU_HERE)
+static inline void __syncwarp(unsigned mask = 0xffffffffu, emu::where at = emu::where())
 {
     int none;
     emu::meet(
@@ -256,7 +255,7 @@ static inline unsigned __activemask()
 
 #define EMU_SHUFFLE(name, kind, arg_type)                                                          \
     template <class T>                                                                             \
-    T name(unsigned mask, T value, arg_type arg, int width = 32, emu::where at = EMU_HERE)         \
+    T name(unsigned mask, T value, arg_type arg, int width = 32, emu::where at = emu::where())     \
     {                                                                                              \
         return emu::shuffle_by<emu::shuffle::kind>(#name, mask, value, (int)arg, width, at);       \
     }
@@ -266,24 +265,24 @@ EMU_SHUFFLE(__shfl_down_sync, down, unsigned)
 EMU_SHUFFLE(__shfl_xor_sync, exclusive_or, int)
 #undef EMU_SHUFFLE
 
-static inline unsigned __ballot_sync(unsigned mask, int predicate, emu::where at = EMU_HERE)
+static inline unsigned __ballot_sync(unsigned mask, int predicate, emu::where at = emu::where())
 {
     return emu::exchange<emu::voter, int, unsigned>("__ballot_sync", mask, predicate, 0, at);
 }
-static inline int __any_sync(unsigned mask, int predicate, emu::where at = EMU_HERE)
+static inline int __any_sync(unsigned mask, int predicate, emu::where at = emu::where())
 {
     return emu::exchange<emu::voter, int, unsigned>("__any_sync", mask, predicate, 0, at) != 0;
 }
-static inline int __all_sync(unsigned mask, int predicate, emu::where at = EMU_HERE)
+static inline int __all_sync(unsigned mask, int predicate, emu::where at = emu::where())
 {
     return emu::exchange<emu::voter, int, unsigned>("__all_sync", mask, predicate, 0, at) == mask;
 }
-template <class T> unsigned __match_any_sync(unsigned mask, T value, emu::where at = EMU_HERE)
+template <class T> unsigned __match_any_sync(unsigned mask, T value, emu::where at = emu::where())
 {
     return emu::exchange<emu::matcher, T, unsigned>("__match_any_sync", mask, value, 0, at);
 }
 #define EMU_REDUCE(name, kind, T)                                                                  \
-    static inline T name(unsigned mask, T value, emu::where at = EMU_HERE)                         \
+    static inline T name(unsigned mask, T value, emu::where at = emu::where())                     \
     {                                                                                              \
         return emu::exchange<emu::reducer<emu::reduction::kind>, T, T>(#name, mask, value, 0, at); \
     }

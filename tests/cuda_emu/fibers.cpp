@@ -124,7 +124,9 @@ static void prepare(context *c)
 #endif
 }
 
-static std::vector<context *> all_fibers, idle_fibers;
+/* Never freed, so that a leak checker at exit still sees them. */
+static std::vector<context *> &all_fibers = *new std::vector<context *>;
+static std::vector<context *> &idle_fibers = *new std::vector<context *>;
 
 static context *take_fiber()
 {
@@ -183,7 +185,8 @@ static struct {
     const std::function<void()> *body;
     unsigned n_threads, n_live, n_at_barrier;
     std::vector<thread> threads;
-    uint32_t ready[32], ready_warps; /* bit l of ready[w]: lane l of warp w can run */
+    /* Bit l of [w]: lane l of warp w can run; waits at a warp primitive; has not left. */
+    uint32_t ready[32], meeting[32], live[32], ready_warps;
     thread *current;
     char *shared;
     uint64_t serial;
@@ -402,20 +405,13 @@ int sync_block(const char *what, barrier kind, int predicate, where at)
     return t->value;
 }
 
-/* Lanes of the warp that exist and have not left. */
-static unsigned live_lanes(unsigned warp)
-{
-    unsigned live = 0;
-    for (unsigned n = 32 * warp; n < 32 * warp + 32 && n < block.n_threads; n++)
-        live |= block.threads[n].now != state::left ? 1u << n % 32 : 0;
-    return live;
-}
-
 static bool everybody_came(unsigned warp, const thread &t, unsigned expected)
 {
+    if (expected & ~block.meeting[warp])
+        return false;
     for (unsigned rest = expected; rest; rest &= rest - 1) {
         const thread &o = block.threads[32 * warp + (unsigned)__builtin_ctz(rest)];
-        if (o.now != state::at_meeting || o.combine != t.combine || o.mask != t.mask)
+        if (o.combine != t.combine || o.mask != t.mask)
             return false;
     }
     return true;
@@ -429,6 +425,7 @@ static void finish_meeting(unsigned warp, const thread &t, unsigned expected)
         lanes[l] = block.threads[32 * warp + l].mine;
     }
     t.combine(lanes, expected, t.at);
+    block.meeting[warp] &= ~expected;
     for (unsigned rest = expected; rest; rest &= rest - 1)
         make_ready(&block.threads[32 * warp + (unsigned)__builtin_ctz(rest)]);
 }
@@ -452,11 +449,12 @@ void meet(const char *what, unsigned mask, combine_fn combine, void *mine, leave
     t->policy = policy;
     if (!(mask >> t->number % 32 & 1))
         fault(at, "%s by lane %u, which is not in its own mask %08x", what, t->number % 32, mask);
-    unsigned gone = mask & ~live_lanes(warp);
+    unsigned gone = mask & ~block.live[warp];
     if (gone && policy == leavers::fault)
         fault_names_gone(t, gone);
     expected &= ~gone;
     t->now = state::at_meeting;
+    block.meeting[warp] |= 1u << t->number % 32;
     if (everybody_came(warp, *t, expected))
         finish_meeting(warp, *t, expected);
     yield();
@@ -468,18 +466,19 @@ static void leave()
     thread *self = block.current;
     unsigned warp = self->number / 32, bit = 1u << self->number % 32;
     self->now = state::left;
+    block.live[warp] &= ~bit;
     self->copies.clear();
     self->groups.clear();
     block.n_live--;
     if (block.n_at_barrier && block.n_at_barrier == block.n_live)
         finish_barrier();
-    for (unsigned n = 32 * warp; n < 32 * warp + 32 && n < block.n_threads; n++) {
-        thread &t = block.threads[n];
-        if (t.now != state::at_meeting || !(t.mask & bit))
+    for (uint32_t rest = block.meeting[warp]; rest; rest &= rest - 1) {
+        thread &t = block.threads[32 * warp + (unsigned)__builtin_ctz(rest)];
+        if (t.now != state::at_meeting || !(t.mask & bit)) /* an earlier one may have met by now */
             continue;
         if (t.policy == leavers::fault)
             fault_names_gone(&t, bit);
-        unsigned expected = t.mask & live_lanes(warp);
+        unsigned expected = t.mask & block.live[warp];
         if (everybody_came(warp, t, expected))
             finish_meeting(warp, t, expected);
     }
@@ -563,15 +562,19 @@ static bool run_block(size_t shared_bytes)
     memset(block.shared, 0xff, shared_bytes);
     block.n_live = block.n_threads;
     block.n_at_barrier = 0;
-    for (thread &t : block.threads) {
-        t.now = state::fresh;
-        block.ready[t.number / 32] |= 1u << t.number % 32;
-        block.ready_warps |= 1u << t.number / 32;
+    for (unsigned w = 0; 32 * w < block.n_threads; w++) {
+        unsigned left = block.n_threads - 32 * w;
+        block.ready[w] = block.live[w] = left < 32 ? (1u << left) - 1 : ~0u;
+        block.meeting[w] = 0;
+        block.ready_warps |= 1u << w;
     }
+    for (thread &t : block.threads)
+        t.now = state::fresh;
     set_current(pick());
     switch_to(take_fiber());
     if (!block.faulted && !canary_holds(block.shared + shared_bytes)) {
-        message = place() + "the last of a block that wrote past the end of dynamic shared memory";
+        message = place() +
+                  "this thread or another of the block wrote past the end of dynamic shared memory";
         report(message.c_str());
         block.faulted = true;
     }

@@ -93,7 +93,7 @@ template <int n, bool transposed> void ldmatrix(uint32_t *r, const void *row, wh
 } // namespace emu
 
 static inline void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                                    emu::where at = EMU_HERE)
+                                    emu::where at = emu::where())
 {
     emu::mma_slot mine{a, b, d};
     emu::meet("mma_m16n8k16_f16", 0xffffffffu,
@@ -101,7 +101,7 @@ static inline void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], const
               emu::leavers::fault, at);
 }
 static inline void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                                     emu::where at = EMU_HERE)
+                                     emu::where at = emu::where())
 {
     emu::mma_slot mine{a, b, d};
     emu::meet("mma_m16n8k16_bf16", 0xffffffffu,
@@ -109,7 +109,7 @@ static inline void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], cons
               emu::leavers::fault, at);
 }
 static inline void mma_m16n8k32_s8(int (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                                   emu::where at = EMU_HERE)
+                                   emu::where at = emu::where())
 {
     emu::mma_slot mine{a, b, d};
     emu::meet("mma_m16n8k32_s8", 0xffffffffu,
@@ -118,7 +118,7 @@ static inline void mma_m16n8k32_s8(int (&d)[4], const uint32_t (&a)[4], const ui
 }
 
 #define EMU_LDMATRIX(name, n, transposed)                                                          \
-    static inline void name(uint32_t(&r)[n], const void *row, emu::where at = EMU_HERE)            \
+    static inline void name(uint32_t(&r)[n], const void *row, emu::where at = emu::where())        \
     {                                                                                              \
         emu::ldmatrix<n, transposed>(r, row, at);                                                  \
     }
@@ -130,12 +130,12 @@ EMU_LDMATRIX(ldmatrix_x2_trans, 2, true)
 EMU_LDMATRIX(ldmatrix_x4_trans, 4, true)
 #undef EMU_LDMATRIX
 
-static inline void cp_async_16(void *to, const void *from, emu::where at = EMU_HERE)
+static inline void cp_async_16(void *to, const void *from, emu::where at = emu::where())
 {
     emu::copy_later(to, from, 16, at);
 }
 static inline void cp_async_16_zero(void *to, const void *from, unsigned n_bytes,
-                                    emu::where at = EMU_HERE)
+                                    emu::where at = emu::where())
 {
     emu::copy_later(to, from, n_bytes, at);
 }
