@@ -85,11 +85,12 @@ static void bench_matmul(const struct backend *b)
 
 /* 9 query heads on 3 KV heads of 64, as in a small model; 8 layers' worth of pages, walked in turn.
  */
-static void bench_attention(const struct backend *b, uint32_t n_slots)
+static void bench_attention(const struct backend *b, enum plan_storage storage, uint32_t n_slots)
 {
     enum { KV_HEADS = 3, HEADS = 9, DIM = 64, LAYERS = 8 };
     const uint32_t n_pages = (n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
     struct error e;
+    b->kv_set_storage(b->self, storage);
     if (!b->kv_alloc(b->self, n_pages * KV_HEADS * LAYERS, DIM, &e)) {
         fprintf(stderr, "%s\n", e.message);
         exit(1);
@@ -129,9 +130,10 @@ static void bench_attention(const struct backend *b, uint32_t n_slots)
             seconds[run] = now() - start;
     }
     qsort(seconds, RUNS, sizeof *seconds, by_value);
-    double bytes = (double)n_slots * KV_HEADS * DIM * 2 * 2 * LAYERS;
-    printf("  attention, one row, %5u slots: %6.2f GB/s, %7.1f us a layer\n", n_slots,
-           bytes / seconds[RUNS / 2] * 1e-9, seconds[RUNS / 2] / LAYERS * 1e6);
+    double bytes = (double)n_pages * KV_HEADS * LAYERS * (double)b->page_bytes(b->self, DIM);
+    printf("  attention, one row, %4s, %5u slots: %6.2f GB/s, %7.1f us a layer\n",
+           plan_storage_name(storage), n_slots, bytes / seconds[RUNS / 2] * 1e-9,
+           seconds[RUNS / 2] / LAYERS * 1e6);
     b->kv_free(b->self);
     free(pages);
     free(slots);
@@ -154,8 +156,9 @@ int main(int argc, char **argv)
         }
         printf("%s\n", b.description);
         bench_matmul(&b);
-        bench_attention(&b, 1024);
-        bench_attention(&b, 8192);
+        for (enum plan_storage s = STORAGE_F16; s <= STORAGE_Q4; s++)
+            for (uint32_t n_slots = 1024; n_slots <= 4096; n_slots *= 4)
+                bench_attention(&b, s, n_slots);
         b.close(b.self);
     }
     return 0;

@@ -223,11 +223,11 @@ static double reference(const struct scene *s, const struct kv_segment *segment,
 
 static struct shape random_shape(uint32_t n_sequences)
 {
-    static const uint32_t dims[] = {2, 6, 8, 16, 40, 64, 64, 80, 96, 128};
+    static const uint32_t dims[] = {2, 6, 8, 16, 24, 40, 64, 64, 80, 96, 128, 256};
     static const uint32_t groups[] = {1, 2, 3, 4, 5, 7, 8};
     return (struct shape){.n_kv_heads = 1 + random_below(3),
                           .group = groups[random_below(7)],
-                          .head_dim = dims[random_below(10)],
+                          .head_dim = dims[random_below(12)],
                           .n_sequences = n_sequences,
                           .sink_query = random_below(2)};
 }
