@@ -10,6 +10,13 @@ extern "C" {
 
 enum { MAX_HEADS = 8 };
 
+static float half_at(const uint8_t *p)
+{
+    __half x;
+    memcpy(&x, p, 2);
+    return __half2float(x);
+}
+
 /* The heads of one layer of one sequence, here and on the device. Slots hold different positions
  * below n_tokens in any order, some are holes. */
 struct scene {
@@ -36,17 +43,68 @@ struct scene {
     {
         return ((int32_t *)page(h, slot))[slot % PAGE_SLOTS];
     }
-    /* Dimension d of a slot as stored; f16. */
+    /* Dimension d of a slot as stored; the formulas of page.h. */
     float value(const head &h, uint32_t slot, uint32_t d, bool is_key) const
     {
-        __half x;
-        memcpy(&x,
-               page(h, slot) + (is_key ? layout.k_at : layout.v_at) +
-                   slot % PAGE_SLOTS * layout.row_bytes + d * 2,
-               2);
-        return __half2float(x);
+        const uint32_t index = slot % PAGE_SLOTS;
+        const uint8_t *row =
+            page(h, slot) + (is_key ? layout.k_at : layout.v_at) + index * layout.row_bytes;
+        const uint8_t *scales = page(h, slot) + (is_key ? layout.k_scales_at : layout.v_scales_at) +
+                                index * layout.scale_bytes;
+        const uint32_t nibble = d % 8 / 2 + d % 2 * 4;
+        switch (layout.storage) {
+        case STORAGE_F16:
+            return half_at(row + d * 2);
+        case STORAGE_BF16: {
+            uint32_t bits = 0;
+            memcpy((uint8_t *)&bits + 2, row + d * 2, 2);
+            float x;
+            memcpy(&x, &bits, 4);
+            return x;
+        }
+        case STORAGE_Q8:
+            return half_at(scales + d / 32 * 2) * (float)(int8_t)row[d];
+        default:
+            return half_at(scales + d / 32 * 4 + 2) +
+                   half_at(scales + d / 32 * 4) *
+                       (float)(row[d / 8 * 4 + nibble / 2] >> nibble % 2 * 4 & 15);
+        }
     }
 };
+
+/* K and V of a slot: any numbers up to 1 or so; what pads a row is 0. */
+static void fill_slot(const scene &s, const scene::head &head, uint32_t slot)
+{
+    const page_layout &l = s.layout;
+    for (uint32_t which = 0; which < 2; which++) {
+        uint8_t *row =
+            s.page(head, slot) + (which ? l.v_at : l.k_at) + slot % PAGE_SLOTS * l.row_bytes;
+        uint8_t *scales = s.page(head, slot) + (which ? l.v_scales_at : l.k_scales_at) +
+                          slot % PAGE_SLOTS * l.scale_bytes;
+        memset(row, 0, l.row_bytes);
+        for (uint32_t d = 0; d < s.head_dim; d++) {
+            const float x = 2 * random_uniform() - 1 + 0.5f * (d % 3 == 0);
+            uint32_t bits;
+            memcpy(&bits, &x, 4);
+            if (l.storage == STORAGE_F16) {
+                __half h = __float2half(x);
+                memcpy(row + d * 2, &h, 2);
+            } else if (l.storage == STORAGE_BF16)
+                memcpy(row + d * 2, (uint8_t *)&bits + 2, 2);
+            else if (l.storage == STORAGE_Q8)
+                row[d] = (uint8_t)random_bits();
+            else
+                row[d / 8 * 4 + d % 4] = (uint8_t)random_bits();
+        }
+        for (uint32_t i = 0; i < l.scale_bytes; i += 2) {
+            const bool is_least = l.storage == STORAGE_Q4 && i % 4 == 2;
+            __half h = __float2half(is_least ? -random_uniform()
+                                             : (0.2f + random_uniform()) /
+                                                   (l.storage == STORAGE_Q8 ? 127 : 15));
+            memcpy(scales + i, &h, 2);
+        }
+    }
+}
 
 static float any_score(uint32_t kind)
 {
@@ -95,10 +153,11 @@ static std::vector<int32_t> any_positions(uint32_t n, uint32_t n_tokens, uint32_
 
 /* Without `same`, heads have lengths of their own up to max_slots. */
 static scene make_scene(uint32_t n_heads, uint32_t max_slots, uint32_t head_dim, bool same,
-                        bool with_holes, uint32_t disorder, plan_scorer scorer)
+                        bool with_holes, uint32_t disorder, plan_scorer scorer,
+                        plan_storage storage = STORAGE_F16)
 {
     scene s = {};
-    s.layout = page_layout_of(head_dim, STORAGE_F16);
+    s.layout = page_layout_of(head_dim, storage);
     s.head_dim = head_dim;
     s.scorer = scorer;
     s.n_tokens = max_slots + random_below(max_slots + 1);
@@ -140,12 +199,7 @@ static scene make_scene(uint32_t n_heads, uint32_t max_slots, uint32_t head_dim,
                     random_bits() & random_bits() & random_bits();
             /* What lies behind the used slots looks like slots. */
             s.position(head, i) = i < head.n_slots ? head.positions[i] : (int32_t)(s.n_tokens / 2);
-            for (uint32_t d = 0; d < 2 * head_dim; d++) {
-                __half x = __float2half(2 * random_uniform() - 1 + 0.5f * (d % 3 == 0));
-                memcpy(s.page(head, i) + (d < head_dim ? s.layout.k_at : s.layout.v_at) +
-                           i % PAGE_SLOTS * s.layout.row_bytes + d % head_dim * 2,
-                       &x, 2);
-            }
+            fill_slot(s, head, i);
         }
         uint32_t n_holes = 0;
         for (uint32_t i = 0; i < head.n_slots; i++)
@@ -204,7 +258,7 @@ static step shape_of(const scene &s)
     shape.head_dim = s.head_dim;
     shape.pool = s.pool->device;
     shape.page_bytes = s.layout.bytes;
-    shape.storage = STORAGE_F16;
+    shape.storage = s.layout.storage;
     return shape;
 }
 
@@ -403,9 +457,13 @@ static void check_evict(scene *s, const valuation &v, bool remnant, std::vector<
             ck_assert_msg(holes[i] == head.holes->host[i],
                           "scorer %d, %u of %u slots: hole %u is %u, not %u", v.scorer, n_drop[h],
                           head.n_slots, i, head.holes->host[i], holes[i]);
-        ck_assert_msg(
-            memcmp(summary.data(), head.summary->host.data(), summary.size() * sizeof(float)) == 0,
-            "head %u: another summary", h);
+        /* The same operations, but for q4, where the device may fuse least + scale * q: a rounding
+         * of values below 1.5 a victim. */
+        const float tolerance = s->layout.storage == STORAGE_Q4 ? 1.5f * 0x1p-24f * n : 0;
+        for (uint32_t d = 0; d < summary.size(); d++)
+            ck_assert_msg(fabsf(summary[d] - head.summary->host[d]) <= tolerance,
+                          "head %u, summary %u: %.9g, not %.9g", h, d,
+                          (double)head.summary->host[d], (double)summary[d]);
     }
     std::vector<uint8_t> expected = s->pool->host;
     s->pool->download();
@@ -437,7 +495,7 @@ START_TEST(victims_are_those_of_select_victims)
             scorer = SCORER_ATTENTION_SUM; /* decode has no window that votes */
         uint32_t max_slots = trial % 6 == 0 ? 1 + random_below(6) : 1 + random_below(400);
         scene s = make_scene(1 + random_below(3), max_slots, 1 + random_below(70), share, true,
-                             random_below(3), scorer);
+                             random_below(3), scorer, (plan_storage)(trial % 4));
         check_evict(&s, any_valuation(s, share), random_below(2), any_drops(s, share));
         free_scene(&s);
     }
@@ -489,9 +547,13 @@ static void move_slot(scene *s, scene::head *head, uint32_t to, uint32_t from)
 {
     const page_layout &l = s->layout;
     uint8_t *a = s->page(*head, to), *b = s->page(*head, from);
-    for (uint32_t at : {l.k_at, l.v_at})
-        memcpy(a + at + to % PAGE_SLOTS * l.row_bytes, b + at + from % PAGE_SLOTS * l.row_bytes,
-               l.row_bytes);
+    const auto copy = [=](uint32_t at, uint32_t bytes) {
+        memcpy(a + at + to % PAGE_SLOTS * bytes, b + at + from % PAGE_SLOTS * bytes, bytes);
+    };
+    copy(l.k_at, l.row_bytes);
+    copy(l.v_at, l.row_bytes);
+    copy(l.k_scales_at, l.scale_bytes);
+    copy(l.v_scales_at, l.scale_bytes);
     s->position(*head, to) = s->position(*head, from);
     head->scores->host[to] = head->scores->host[from];
     memcpy(&head->history->host[(size_t)to * HISTORY_WORDS],
@@ -651,9 +713,9 @@ START_TEST(survivors_are_those_of_select_survivors)
     for (uint32_t trial = 0; trial < 27; trial++) {
         bool share = random_below(3) == 0;
         uint32_t max_slots = trial % 6 == 0 ? 1 + random_below(6) : 1 + random_below(400);
-        scene s =
-            make_scene(1 + random_below(3), max_slots, 1 + random_below(140), share,
-                       random_below(2), random_below(3), (plan_scorer)(SCORER_RECENCY + trial % 9));
+        scene s = make_scene(1 + random_below(3), max_slots, 1 + random_below(140), share,
+                             random_below(2), random_below(3),
+                             (plan_scorer)(SCORER_RECENCY + trial % 9), (plan_storage)(trial % 4));
         budgets b = {{}, false, random_below(2) == 0, random_below(2) == 0};
         for (uint32_t h = 0; h < s.heads.size(); h++)
             b.of_head.push_back(!share && random_below(5) == 0 ? UINT32_MAX : any_budget(s));
