@@ -1,23 +1,23 @@
-/* What the kernels of attention share: queries and pages in shared memory as tiles of 16-bit numbers,
- * products of a warp on tensor cores (mma.m16n8k16), the running softmax.
+/* What the kernels of attention share: queries and pages in shared memory as tiles of 16-bit
+ * numbers, products of a warp on tensor cores (mma.m16n8k16), the running softmax.
  *
  * Sixteen queries (rows of one KV head's group; M) meet slots (N) in three steps:
  *
  *   logits   S = Q K^T    A: Q [16][d] by ldmatrix, B: K [slots][d] as it lies in a page
- *   softmax  running maximum and sum of a row (Milakov and Gimelshein, arXiv 1805.02867); a row of S is
- *            spread over 4 lanes
- *   values   O += P V     A: P from the registers of S, B: V [slots][d] by ldmatrix.trans
+ *   softmax  running maximum and sum of a row (Milakov and Gimelshein, arXiv 1805.02867); a row of
+ * S is spread over 4 lanes values   O += P V     A: P from the registers of S, B: V [slots][d] by
+ * ldmatrix.trans
  *
  * Logits are as exact as with 32-bit queries: tensor cores multiply halves exactly and add in fp32,
  * so a query is split into parts that sum up to it, q = high + low (11 bits each; of bfloat16 three
- * parts of 8). Before that each query is scaled by a power of two so that its largest element lies in
- * [2^9, 2^10): low parts stay normal numbers. Scores and kept slots follow from these logits; an
+ * parts of 8). Before that each query is scaled by a power of two so that its largest element lies
+ * in [2^9, 2^10): low parts stay normal numbers. Scores and kept slots follow from these logits; an
  * f16 query would be wrong in the fourth digit and keep other slots than the CPU does.
  *
  * Logits are in base 2 here: q . k log2(e) / sqrt(d), so that a weight is one exp2f.
  *
- * Head dimensions 64 and 128 are exact templates; others run in the next larger of 64, 128 and 256 with
- * a bound on the loops, padded with zeros to 16. */
+ * Head dimensions 64 and 128 are exact templates; others run in the next larger of 64, 128 and 256
+ * with a bound on the loops, padded with zeros to 16. */
 #ifndef WINNOW_CUDA_ATTENTION_TILE_H
 #define WINNOW_CUDA_ATTENTION_TILE_H
 
@@ -31,9 +31,9 @@
 #endif
 #endif
 
-#define GROUP_MAX      16 /* query heads that share a KV head: the rows of an mma tile */
+#define GROUP_MAX      16     /* query heads that share a KV head: the rows of an mma tile */
 #define SHARED_MAX     166912 /* bytes that a block can have on sm_80 */
-#define LOG2_E        1.44269504088896f
+#define LOG2_E         1.44269504088896f
 #define MINUS_INFINITY __int_as_float(0xff800000)
 
 /* A shape of tile. row: 16-bit numbers from one row in shared memory to the next: an odd number of
@@ -106,8 +106,8 @@ static __device__ void store_query(uint16_t *q, uint32_t rows, uint32_t row, con
         largest = max(largest, __float_as_uint(values[i]) & 0x7fffffff);
     }
     largest = __reduce_max_sync(0xffffffff, largest);
-    /* Its exponent becomes 9; of zeros, infinities and NaN it stays, and of what is close to the end
-     * of the range it is moved less. */
+    /* Its exponent becomes 9; of zeros, infinities and NaN it stays, and of what is close to the
+     * end of the range it is moved less. */
     uint32_t exponent = largest >> 23, up = 127;
     if (largest != 0 && exponent < 255)
         up = 127 + 127 + 9 - max(exponent, 10u);
@@ -124,8 +124,8 @@ static __device__ void store_query(uint16_t *q, uint32_t rows, uint32_t row, con
 }
 
 template <class T>
-static __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4],
-                                                uint32_t b0, uint32_t b1)
+static __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                                uint32_t b1)
 {
     const uint32_t b[2] = {b0, b1};
     if (T::bfloat)
@@ -264,8 +264,8 @@ static __device__ __forceinline__ void tile_values(float (&o)[m_tiles][T::dim / 
     }
 }
 
-/* Starts the copies of n_rows rows of K or V from row `slot` of a page on into `to`, by threads i, i +
- * n_threads, ...; rows whose bit in `live` is 0 become zeros. Commit is the caller's. */
+/* Starts the copies of n_rows rows of K or V from row `slot` of a page on into `to`, by threads i,
+ * i + n_threads, ...; rows whose bit in `live` is 0 become zeros. Commit is the caller's. */
 template <class T>
 static __device__ __forceinline__ void load_rows(uint16_t *to, const uint8_t *from,
                                                  uint32_t row_bytes, uint32_t n_rows, uint32_t live,
@@ -275,7 +275,8 @@ static __device__ __forceinline__ void load_rows(uint16_t *to, const uint8_t *fr
     for (uint32_t c = i; c < n_rows * pieces; c += n_threads) {
         const uint32_t row = c / pieces, piece = c % pieces;
         const bool has = (live >> row & 1) && (T::exact || piece * 16 < row_bytes);
-        const uint8_t *at = from + row * (T::exact ? T::dim * 2 : row_bytes) + (has ? piece * 16 : 0);
+        const uint8_t *at =
+            from + row * (T::exact ? T::dim * 2 : row_bytes) + (has ? piece * 16 : 0);
         cp_async_16_zero(to + row * T::row + piece * 8, at, has ? 16 : 0);
     }
 }

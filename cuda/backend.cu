@@ -290,19 +290,27 @@ static void cuda_close(void *self)
 static bool take_buffers(struct cuda_backend *c, struct error *e)
 {
     const struct cuda_options *o = &c->o;
-    uint64_t matmul = matmul_scratch_bytes(o->max_rows, o->max_matrix_rows, o->max_matrix_cols),
-             select = select_scratch_bytes(&c->step, o->max_rows, o->max_slots),
-             attention =
-                 attention_workspace_bytes(&c->step, o->max_rows, o->max_rows, o->max_slots);
+    const uint64_t enough = UINT64_C(256) << 20;
+    uint64_t matmul = matmul_scratch_bytes(o->max_rows, o->max_matrix_rows, o->max_matrix_cols);
+    /* A whole prompt is compressed alone; decode rows drop many at once, from short heads. */
+    uint64_t compress = select_scratch_bytes(&c->step, 1, o->max_slots),
+             evict = select_scratch_bytes(&c->step, o->max_logits,
+                                          o->max_slots < 4096 ? o->max_slots : 4096);
+    c->select_bytes = compress > evict ? compress : evict;
+    uint32_t n_decode = o->max_rows;
+    while (n_decode > 1 &&
+           attention_workspace_bytes(&c->step, o->max_rows, n_decode, o->max_slots) > enough)
+        n_decode = (n_decode + 1) / 2;
+    uint64_t attention = attention_workspace_bytes(&c->step, o->max_rows, n_decode, o->max_slots);
     if (!cuda_take(c, &c->matmul_scratch, matmul, "working memory of products", e) ||
-        !cuda_take(c, &c->select_scratch, select, "working memory of choosing", e) ||
+        !cuda_take(c, &c->select_scratch, c->select_bytes, "working memory of choosing", e) ||
         !cuda_take(c, &c->attention_memory, attention, "working memory of attention", e) ||
         !cuda_take(c, &c->n_kept, o->n_kv_heads * sizeof *c->n_kept, "a list", e) ||
         !cuda_take(c, &c->read_k, 2 * o->head_dim * sizeof *c->read_k, "a slot", e) ||
         !cuda_take(c, &c->read_position, sizeof *c->read_position, "a slot", e))
         return false;
-    attention_workspace_place(&c->attention, &c->step, c->attention_memory, o->max_rows,
-                              o->max_rows, o->max_slots);
+    attention_workspace_place(&c->attention, &c->step, c->attention_memory, o->max_rows, n_decode,
+                              o->max_slots);
     return true;
 }
 

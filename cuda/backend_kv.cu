@@ -100,8 +100,11 @@ void cuda_attention(void *self, float *out, const float *q, const float *q_sink,
     struct attention_workspace space = c->attention;
     space.max_slots = w.max_slots;
     uint32_t layer = segments[0].layer;
-    if (w.n_single > 0)
-        launch_attention_decode(c->stream, &c->step, layer, w.first, w.n, q, q_sink, out, &space);
+    /* Working memory bounds how many rows can be alone in their segments at once. */
+    for (uint32_t i = 0; w.n_single > 0 && i < w.n; i += space.max_decode)
+        launch_attention_decode(c->stream, &c->step, layer, w.first + i,
+                                w.n - i < space.max_decode ? w.n - i : space.max_decode, q, q_sink,
+                                out, &space);
     if (w.n_single < w.n)
         launch_attention_prefill(c->stream, &c->step, layer, w.first, w.n, w.max_rows, q, q_sink,
                                  out, &space);
@@ -114,11 +117,14 @@ bool cuda_evict(void *self, const struct kv_segment *segments, uint32_t n_segmen
 {
     struct cuda_backend *c = (struct cuda_backend *)self;
     (void)n_segments, (void)n_kv_heads, (void)e;
-    if (c->key.drops) {
-        struct wave w = wave_of(c, segments);
-        launch_evict(c->stream, &c->step, segments[0].layer, w.first, w.n, w.max_slots,
-                     c->select_scratch);
-    }
+    const uint32_t slots = c->key.drop_slots;
+    if (slots == 0)
+        return true;
+    struct wave w = wave_of(c, segments);
+    uint32_t at_once = (uint32_t)(c->select_bytes / select_scratch_bytes(&c->step, 1, slots));
+    for (uint32_t i = 0; i < w.n; i += at_once)
+        launch_evict(c->stream, &c->step, segments[0].layer, w.first + i,
+                     w.n - i < at_once ? w.n - i : at_once, slots, c->select_scratch);
     return true;
 }
 

@@ -37,7 +37,8 @@ struct wave {
 /* A decode step that was recorded: it fits steps with the same key. */
 struct graph_key {
     uint32_t n_rows, max_slots; /* rounded up to a bucket */
-    bool sink_query, drops;
+    uint32_t drop_slots;        /* of heads that drop, likewise; 0: none does */
+    bool sink_query;
 };
 struct graph {
     struct graph_key key;
@@ -63,6 +64,7 @@ struct cuda_backend {
     struct blas *blas;
     struct weight_copy *weights;
     uint8_t *matmul_scratch, *select_scratch, *attention_memory;
+    uint64_t select_bytes;
     struct attention_workspace attention;
     struct mailbox mailbox;
 

@@ -1,6 +1,6 @@
 /* State memory on the device: scores, holes, summaries and page tables of sequences
- * (cache/state_memory.h). One block is allocated with the pool and handed out by the buddy allocator; what
- * the cache asks for happens in the order of the stream. */
+ * (cache/state_memory.h). One block is allocated with the pool and handed out by the buddy
+ * allocator; what the cache asks for happens in the order of the stream. */
 #include <stdlib.h>
 
 #include "cuda/backend_private.h"
@@ -95,8 +95,8 @@ static uint64_t state_bytes(uint64_t n_pages, uint64_t page_bytes)
 
 uint64_t state_leaves(uint64_t bytes, uint64_t page_bytes)
 {
-    uint64_t a_page = page_bytes + page_bytes / 16 + 1 +
-                      2 * (PAGE_SLOTS * sizeof(float) + sizeof(uint32_t));
+    uint64_t a_page =
+        page_bytes + page_bytes / 16 + 1 + 2 * (PAGE_SLOTS * sizeof(float) + sizeof(uint32_t));
     return bytes > 2 * EXTRA_MOST ? (bytes - EXTRA_MOST) / a_page * page_bytes : bytes / 3;
 }
 

@@ -107,7 +107,7 @@ bool cuda_step_begin(void *self, const struct step_shape *shape, struct error *e
     c->shape = *shape;
     c->n_segments = c->next_slot = 0;
     c->seen_page = UINT32_MAX;
-    c->key = (struct graph_key){0, 1, shape->sink_query, false};
+    c->key = (struct graph_key){0, 1, 0, shape->sink_query};
     struct step_header *header = (struct step_header *)(m->pinned + m->header);
     *header = (struct step_header){shape->n_rows, shape->n_segments, shape->n_logits};
     memcpy(m->pinned + m->tokens, shape->tokens, shape->n_rows * sizeof(int32_t));
@@ -176,7 +176,8 @@ static void plan_heads(struct cuda_backend *c, const struct kv_segment *from, ui
     for (uint32_t h = 0; h < n; h++) {
         const struct select_job *drop = from->drops ? &from->drops[h] : NULL;
         fill_head(&heads[h], &from->heads[h], from->states[h], drop);
-        c->key.drops |= drop && drop->n_drop > 0;
+        if (drop && drop->n_drop > 0 && heads[h].n_slots > c->key.drop_slots)
+            c->key.drop_slots = heads[h].n_slots;
         wave->max_slots = heads[h].n_slots > wave->max_slots ? heads[h].n_slots : wave->max_slots;
     }
 }
@@ -247,7 +248,7 @@ static struct graph *find_graph(struct cuda_backend *c)
     for (uint32_t i = 0; i < c->n_graphs; i++) {
         const struct graph_key *a = &c->graphs[i].key, *b = &c->key;
         if (a->n_rows == b->n_rows && a->max_slots == b->max_slots &&
-            a->sink_query == b->sink_query && a->drops == b->drops)
+            a->drop_slots == b->drop_slots && a->sink_query == b->sink_query)
             return &c->graphs[i];
     }
     return NULL;
@@ -271,6 +272,8 @@ bool cuda_step_compute(void *self)
     uint32_t most = c->o.max_rows < c->o.max_logits ? c->o.max_rows : c->o.max_logits;
     c->key.n_rows = bucket_of_rows(c->shape.n_rows, most);
     c->key.max_slots = bucket_of_slots(c->waves[0].max_slots, c->o.max_slots);
+    if (c->key.drop_slots > 0)
+        c->key.drop_slots = bucket_of_slots(c->key.drop_slots, c->o.max_slots);
     if (find_graph(c)) {
         c->mode = STEP_REPLAY;
         return false;

@@ -1,9 +1,10 @@
 /* New keys and values go into their pages; copies of pages, changes of page tables.
  *
  * A decode step writes 2 d floats a head: latency, not bandwidth, decides, so all rows of a segment
- * that do not depend on each other are spread over warps, one row of K or of V each. Two things have an
- * order: holes are taken from the top of a stack, and KeyDiff's sum of keys is added up row by row in
- * double. The first block of a (segment, head) does all rows itself where there is either. */
+ * that do not depend on each other are spread over warps, one row of K or of V each. Two things
+ * have an order: holes are taken from the top of a stack, and KeyDiff's sum of keys is added up row
+ * by row in double. The first block of a (segment, head) does all rows itself where there is
+ * either. */
 #include "cuda/kernels.h"
 #include "cuda/page.h"
 
@@ -48,9 +49,9 @@ static __device__ void write_row(const page_layout &layout, const step_head *hea
                                  uint32_t slot, bool is_v, const float *x, int32_t position)
 {
     const uint32_t lane = threadIdx.x % 32, at = slot % PAGE_SLOTS;
-    page_store_row(layout, page + (is_v ? layout.v_at : layout.k_at) + at * layout.row_bytes,
-                   page + (is_v ? layout.v_scales_at : layout.k_scales_at) + at * layout.scale_bytes,
-                   x, lane);
+    page_store_row(
+        layout, page + (is_v ? layout.v_at : layout.k_at) + at * layout.row_bytes,
+        page + (is_v ? layout.v_scales_at : layout.k_scales_at) + at * layout.scale_bytes, x, lane);
     if (is_v)
         return;
     if (lane == 0)
@@ -95,7 +96,8 @@ static __global__ void __launch_bounds__(WRITE_WARPS * 32)
                 continue;
             uint8_t *page = step.pool + head->pages[slot / PAGE_SLOTS] * step.page_bytes;
             write_row(layout, head, page, slot, is_v,
-                      (is_v ? v : k) + ((uint64_t)row * step.n_kv_heads + kv_head) * layout.head_dim,
+                      (is_v ? v : k) +
+                          ((uint64_t)row * step.n_kv_heads + kv_head) * layout.head_dim,
                       step.positions[row]);
             if (head->key_sum == NULL || is_v)
                 continue;

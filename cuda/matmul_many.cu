@@ -26,11 +26,12 @@
 
 #include "cuda/weight_decode.h"
 
-#define UNIT_COLS  64
-#define RING_BYTES (99 * 1024) /* two blocks on an SM; every GPU of this kind allows a block that  \
-                                */
-#define SPLIT_TILE  64         /* rows of w, for counting blocks */
-#define SPLIT_ABOUT 256        /* blocks that fill a GPU of 132 SMs twice */
+#define UNIT_COLS 64
+#define RING_BYTES                                                                                 \
+    (99 * 1024)         /* two blocks on an SM; every GPU of this kind allows a block that         \
+                         */
+#define SPLIT_TILE  64  /* rows of w, for counting blocks */
+#define SPLIT_ABOUT 256 /* blocks that fill a GPU of 132 SMs twice */
 
 template <uint32_t type, int m_tiles, int m_warps, int n_warps> struct many {
     static constexpr bool quantised = weight_is_quantised(type);

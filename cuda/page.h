@@ -11,9 +11,10 @@
  *              V scales    likewise
  *              (to a multiple of 128)
  *
- * Rows are whole 16-byte pieces and what pads them is zero, so attention copies them to shared memory
- * with cp.async as they are: row-major K is the column-major B of Q K^T for ldmatrix, and row-major V,
- * transposed by ldmatrix, the B of P V. Sixteen slots of K are one contiguous run (4 KB at d = 128, f16).
+ * Rows are whole 16-byte pieces and what pads them is zero, so attention copies them to shared
+ * memory with cp.async as they are: row-major K is the column-major B of Q K^T for ldmatrix, and
+ * row-major V, transposed by ldmatrix, the B of P V. Sixteen slots of K are one contiguous run (4
+ * KB at d = 128, f16).
  *
  * A scale belongs to 32 dimensions of one token: any slot can be overwritten or moved alone.
  *   q8: x = scale * q, q -127..127          q4: x = least + scale * q, q 0..15
@@ -42,8 +43,10 @@ static inline __host__ __device__ page_layout page_layout_of(uint32_t head_dim, 
     s.n_groups = (head_dim + PAGE_GROUP - 1) / PAGE_GROUP;
     s.row_bytes = storage == STORAGE_Q8   ? (head_dim + 15) / 16 * 16
                   : storage == STORAGE_Q4 ? s.n_groups * 16
-                                       : (head_dim + 7) / 8 * 16;
-    s.scale_bytes = storage == STORAGE_Q8 ? s.n_groups * 2 : storage == STORAGE_Q4 ? s.n_groups * 4 : 0;
+                                          : (head_dim + 7) / 8 * 16;
+    s.scale_bytes = storage == STORAGE_Q8   ? s.n_groups * 2
+                    : storage == STORAGE_Q4 ? s.n_groups * 4
+                                            : 0;
     s.k_at = PAGE_SLOTS * sizeof(int32_t);
     s.v_at = s.k_at + PAGE_SLOTS * s.row_bytes;
     s.k_scales_at = s.v_at + PAGE_SLOTS * s.row_bytes;
@@ -79,7 +82,8 @@ static inline __device__ uint32_t page_q4_byte(uint32_t d, uint32_t *shift)
 static inline __device__ float page_value(const page_layout &s, const uint8_t *row,
                                           const uint8_t *scales, uint32_t d)
 {
-    const __half *pair = (const __half *)scales + d / PAGE_GROUP * (s.storage == STORAGE_Q4 ? 2 : 1);
+    const __half *pair =
+        (const __half *)scales + d / PAGE_GROUP * (s.storage == STORAGE_Q4 ? 2 : 1);
     uint32_t shift;
     switch (s.storage) {
     case STORAGE_F16:

@@ -219,12 +219,37 @@ uint32_t batch_wave(struct batch *b, uint32_t layer, uint32_t wave)
     return n;
 }
 
-bool batch_is_decode(const struct batch *b)
+/* Whether every segment is one decode row and nothing is compressed. */
+static bool is_decode(const struct batch *b)
 {
     for (uint32_t i = 0; i < b->n_segments; i++)
         if (b->segments[i].n_rows > 1 || work_of(b, &b->segments[i]).step == CACHE_STEP_COMPRESS)
             return false;
     return b->n_waves == 1;
+}
+
+bool batch_plan(struct batch *b, const struct backend *backend, bool may_replay, bool *by_heart,
+                struct error *e)
+{
+    const struct step_shape shape = {.n_rows = b->n_rows,
+                                     .n_logits = b->n_logits,
+                                     .n_waves = b->n_waves,
+                                     .n_segments = b->n_segments,
+                                     .is_decode = may_replay && is_decode(b),
+                                     .sink_query = b->sink_query,
+                                     .tokens = b->tokens,
+                                     .positions = b->positions,
+                                     .logit_rows = b->logit_rows};
+    *by_heart = false;
+    if (!backend->step_begin)
+        return true;
+    if (!backend->step_begin(backend->self, &shape, e))
+        return false;
+    for (uint32_t wave = 0; wave < b->n_waves; wave++)
+        for (uint32_t i = 0; i < b->model->n_layers; i++)
+            backend->step_plan(backend->self, b->wave, batch_wave(b, i, wave));
+    *by_heart = !backend->step_compute(backend->self);
+    return true;
 }
 
 /* ---- dropping */

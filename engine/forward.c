@@ -225,27 +225,6 @@ static bool compute(struct forward *f, struct batch *b, struct error *e)
     return true;
 }
 
-/* Tells a device all that the step will read. */
-static bool plan_step(const struct forward *f, struct batch *b, struct error *e)
-{
-    const struct backend *be = f->backend;
-    const struct step_shape shape = {.n_rows = b->n_rows,
-                                     .n_logits = b->n_logits,
-                                     .n_waves = b->n_waves,
-                                     .n_segments = b->n_segments,
-                                     .is_decode = !f->observe && batch_is_decode(b),
-                                     .sink_query = b->sink_query,
-                                     .tokens = b->tokens,
-                                     .positions = b->positions,
-                                     .logit_rows = b->logit_rows};
-    if (!be->step_begin(be->self, &shape, e))
-        return false;
-    for (uint32_t wave = 0; wave < b->n_waves; wave++)
-        for (uint32_t i = 0; i < f->model->n_layers; i++)
-            be->step_plan(be->self, b->wave, batch_wave(b, i, wave));
-    return true;
-}
-
 const float *forward_run(struct forward *f, struct batch *b, struct error *e)
 {
     const struct backend *be = f->backend;
@@ -260,9 +239,8 @@ const float *forward_run(struct forward *f, struct batch *b, struct error *e)
     be->upload(be->self, f->angles, b->angles, n_angles);
     if (b->sink_query)
         be->upload(be->self, f->sink_angles, b->sink_angles, n_angles);
-    if (be->step_begin && !plan_step(f, b, e))
-        return NULL;
-    if ((!be->step_compute || be->step_compute(be->self)) && !compute(f, b, e))
+    bool by_heart;
+    if (!batch_plan(b, be, !f->observe, &by_heart, e) || (!by_heart && !compute(f, b, e)))
         return NULL;
     if (be->step_end && !be->step_end(be->self, e))
         return NULL;

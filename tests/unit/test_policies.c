@@ -10,6 +10,7 @@
 #include "engine/forward.h"
 #include "engine/tokenizer.h"
 #include "tests/reference/transformer.h"
+#include "tests/unit/test_device.h"
 
 #define MODEL    "tests/data/stories260K.gguf"
 #define LAYERS   5
@@ -129,9 +130,10 @@ static void machine_open(struct machine *m, uint32_t n_pages, uint32_t n_rows)
 {
     struct error e = {.message = ""};
     memset(m, 0, sizeof *m);
-    ck_assert(backend_cpu_open(&m->backend, 1, NULL, &e));
+    test_device_open(&m->backend, model, NULL, 1, n_rows, MOST);
     ck_assert(m->backend.kv_alloc(m->backend.self, n_pages, model->head_dim, &e));
     m->cache = cache_new(model->n_layers, model->n_kv_heads, model->head_dim, n_pages, &e);
+    cache_set_memory(m->cache, m->backend.state_memory);
     cache_set_profile(m->cache, &profile);
     cache_set_reader(m->cache, position_of, m);
     m->batch = batch_new(m->cache, model, n_rows, n_rows, &e);

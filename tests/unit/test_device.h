@@ -1,0 +1,36 @@
+/* The backend that a test runs on: WINNOW_TEST_DEVICE is "cpu" (also when it is not set) or "cuda",
+ * which is the emulated device or, built by `make test-cuda`, a real one. */
+#ifndef WINNOW_TESTS_UNIT_TEST_DEVICE_H
+#define WINNOW_TESTS_UNIT_TEST_DEVICE_H
+
+#include <check.h>
+#include <stdlib.h>
+
+#include "engine/device.h"
+
+static inline const char *test_device_name(void)
+{
+    const char *name = getenv("WINNOW_TEST_DEVICE");
+    return name && *name ? name : "cpu";
+}
+
+static inline bool test_device_is_cpu(void)
+{
+    return strcmp(test_device_name(), "cuda") != 0;
+}
+
+static inline void test_device_open(struct backend *b, const struct model *m, const char *isa,
+                                    uint32_t n_threads, uint32_t max_rows, uint32_t max_slots)
+{
+    struct device_options o = {.n_threads = n_threads,
+                               .isa = isa,
+                               .max_rows = max_rows,
+                               .max_logits = max_rows,
+                               .max_slots = max_slots};
+    const char *why;
+    struct error e = {.message = ""};
+    ck_assert_msg(device_pick(test_device_name(), &o.kind, &why, &e), "%s", e.message);
+    ck_assert_msg(device_open(b, &o, m, &e), "%s", e.message);
+}
+
+#endif
