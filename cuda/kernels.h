@@ -13,8 +13,8 @@
 
 /* ---- rows.cu */
 
-/* A weight matrix on the device. Quantised ones keep their bits, in the layout that matmul_few.cu
- * describes; F32, F16 and BF16 are as in the file. */
+/* A weight matrix on the device. Quantised ones keep their bits in another order; F32, F16 and BF16
+ * are as in the file, each row padded to 16 bytes: weight_layout.h. */
 struct device_weight {
     uint32_t type; /* enum tensor_type */
     uint32_t rows, cols;
@@ -43,8 +43,8 @@ void launch_gather(cudaStream_t stream, float *out, const float *x, const uint32
 uint64_t device_weight_bytes(uint32_t type, uint32_t rows, uint32_t cols);
 void device_weight_pack(uint8_t *to, const void *from, uint32_t type, uint32_t rows, uint32_t cols);
 
-/* Scratch that launch_matmul needs for at most max_n rows of x and max_cols columns (activations as
- * 8-bit or 16-bit numbers, split sums). */
+/* Scratch that launch_matmul needs for at most max_n rows of x and weights of max_rows x max_cols
+ * (activations as 16-bit numbers, split sums). 256-byte aligned. */
 uint64_t matmul_scratch_bytes(uint32_t max_n, uint32_t max_rows, uint32_t max_cols);
 
 /* out[n][w.rows] = x[n][w.cols] * w^T (+ bias). Few rows: one pass over the weight's bytes, each

@@ -357,7 +357,7 @@ static __device__ void finish_wide(const float *sums, float *pairs, float *out, 
 /* Grid: bands of w; or, wide, tiles of WIDE_BANDS bands, pairs of phases. Shared memory: the chunk
  * of x, then a ring for each warp. */
 template <uint32_t type, int n_groups, bool wide>
-static __global__ void __launch_bounds__(MAX_PHASES * 32, 2)
+static __global__ void __launch_bounds__(MAX_PHASES * 32, wide || n_groups < 4 ? 2 : 1)
     matmul_few(float *out, const uint8_t *w, const float *x, const float *bias, float *pairs,
                const few_shape s)
 {
@@ -400,7 +400,7 @@ static __global__ void __launch_bounds__(MAX_PHASES * 32, 2)
             cp_async_commit();
             fetched += p.n_phases;
             const uint8_t *at = ring + stage * f::stage_bytes;
-#pragma unroll
+#pragma unroll(n_groups < 4 ? 2 : 1) /* registers */
             for (uint32_t i = 0; i < unit_blocks; i++) {
                 if (unit * unit_blocks + i >= s.n_blocks)
                     break;
