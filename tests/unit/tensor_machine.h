@@ -6,6 +6,7 @@
 
 #include "engine/batch.h"
 #include "tests/kernels/kernel_cases.h"
+#include "tests/unit/test_device.h"
 
 #define MOST_MATES 4
 
@@ -111,19 +112,21 @@ static inline void machine_open(struct machine *m, const struct shape *s,
                                     .rope_dim = 2,
                                     .rope_base = 10000,
                                     .rope_scale = 1}};
-    ck_assert_msg(backend_cpu_open(&m->backend, n_threads, isa, &e), "%s", e.message);
+    test_device_open(&m->backend, &m->model, isa, n_threads, max_rows, n_pages * PAGE_SLOTS);
     m->backend.kv_set_storage(m->backend.self, s->storage);
     ck_assert_msg(m->backend.kv_alloc(m->backend.self, n_pages, d, &e), "%s", e.message);
     m->cache = cache_new(s->n_layers, s->n_kv_heads, d, n_pages, &e);
+    cache_set_memory(m->cache, m->backend.state_memory);
     cache_set_profile(m->cache, profile);
     cache_set_reader(m->cache, machine_position, m);
     m->batch = batch_new(m->cache, &m->model, max_rows, 1, &e);
     ck_assert_ptr_nonnull(m->batch);
-    m->q = floats((size_t)max_rows * n_heads * d);
-    m->q_sink = floats((size_t)max_rows * n_heads * d);
-    m->out = floats((size_t)max_rows * n_heads * d);
-    m->k = floats((size_t)max_rows * s->n_kv_heads * d);
-    m->v = floats((size_t)max_rows * s->n_kv_heads * d);
+    float **const buffers[] = {&m->q, &m->q_sink, &m->out, &m->k, &m->v};
+    for (uint32_t i = 0; i < 5; i++) {
+        uint32_t heads = i < 3 ? n_heads : s->n_kv_heads;
+        *buffers[i] = m->backend.alloc(m->backend.self, (size_t)max_rows * heads * d, &e);
+        ck_assert_msg(*buffers[i] != NULL, "%s", e.message);
+    }
 }
 
 static inline void machine_close(struct machine *m)
@@ -131,17 +134,16 @@ static inline void machine_close(struct machine *m)
     ck_assert_uint_eq(cache_counts(m->cache).used, 0);
     batch_free(m->batch);
     cache_free(m->cache);
+    float *const buffers[] = {m->q, m->q_sink, m->out, m->k, m->v};
+    for (uint32_t i = 0; i < 5; i++)
+        m->backend.free(m->backend.self, buffers[i]);
     m->backend.kv_free(m->backend.self);
     m->backend.close(m->backend.self);
-    free(m->q);
-    free(m->q_sink);
-    free(m->k);
-    free(m->v);
-    free(m->out);
 }
 
 /* A sequence that reads its tensors from the first token to the last. */
 struct reader {
+    struct machine *machine;
     const struct tensors *tensors;
     struct plan plan;
     struct cache_sequence *s;
@@ -156,7 +158,7 @@ static inline void reader_open(struct reader *r, struct machine *m, const struct
                                const struct plan *plan, uint32_t n_prompt)
 {
     struct error e = {.message = ""};
-    *r = (struct reader){.tensors = t, .plan = *plan, .n_prompt = n_prompt};
+    *r = (struct reader){.machine = m, .tensors = t, .plan = *plan, .n_prompt = n_prompt};
     r->s = cache_sequence_new(m->cache, plan, &e);
     require(r->s != NULL, "%s", e.message);
     cache_sequence_set_prompt(r->s, n_prompt);
@@ -184,19 +186,55 @@ static inline uint32_t reader_rows(const struct reader *r, uint32_t wanted)
 static inline void move_rows(struct machine *m, struct reader *const *readers, uint32_t n,
                              uint32_t layer, bool back)
 {
+    const struct backend *be = &m->backend;
+    struct error e = {.message = ""};
     for (uint32_t i = 0; i < n; i++) {
         struct reader *r = readers[i];
         const struct tensors *t = r->tensors;
         size_t at = (size_t)layer * t->n + r->done, q = t->q_width, kv = t->kv_width;
         if (back) {
-            memcpy(r->out + at * q, m->out + r->first_row * q, r->n_next * q * sizeof(float));
+            require(r->n_next == 0 || be->download(be->self, r->out + at * q,
+                                                   m->out + r->first_row * q, r->n_next * q, &e),
+                    "%s", e.message);
             continue;
         }
-        memcpy(m->q + r->first_row * q, t->q + at * q, r->n_next * q * sizeof(float));
-        memcpy(m->q_sink + r->first_row * q, t->q_sink + at * q, r->n_next * q * sizeof(float));
-        memcpy(m->k + r->first_row * kv, t->k + at * kv, r->n_next * kv * sizeof(float));
-        memcpy(m->v + r->first_row * kv, t->v + at * kv, r->n_next * kv * sizeof(float));
+        be->upload(be->self, m->q + r->first_row * q, t->q + at * q, r->n_next * q);
+        be->upload(be->self, m->q_sink + r->first_row * q, t->q_sink + at * q, r->n_next * q);
+        be->upload(be->self, m->k + r->first_row * kv, t->k + at * kv, r->n_next * kv);
+        be->upload(be->self, m->v + r->first_row * kv, t->v + at * kv, r->n_next * kv);
     }
+}
+
+/* Where a token went that took the place of another. */
+static inline uint32_t slot_of(const struct machine *m, const struct head_state *head,
+                               int32_t position)
+{
+    uint32_t slot = 0;
+    while (slot < head->n_slots &&
+           m->backend.kv_read(m->backend.self, head->pages[slot / PAGE_SLOTS], slot % PAGE_SLOTS,
+                              m->shape.head_dim, NULL, NULL) != position)
+        slot++;
+    require(slot < head->n_slots, "position %d is nowhere", position);
+    return slot;
+}
+
+/* Tokens in the summary of head i = layer * n_kv_heads + KV head, and their means [2][head_dim]. */
+static inline uint32_t summary_of(const struct reader *r, uint32_t i, float *means)
+{
+    const struct machine *m = r->machine;
+    const struct backend *be = &m->backend;
+    const struct head_state *head =
+        cache_head(r->s, i / m->shape.n_kv_heads, i % m->shape.n_kv_heads);
+    struct error e = {.message = ""};
+    float bits[2];
+    uint32_t n;
+    if (!head->summary)
+        return 0;
+    require(be->download(be->self, means, head->summary, 2 * m->shape.head_dim, &e) &&
+                be->download(be->self, bits, (const float *)head->counters, 2, &e),
+            "%s", e.message);
+    memcpy(&n, &bits[offsetof(struct head_counters, n_summary) / sizeof *bits], sizeof n);
+    return n;
 }
 
 /* What the wave's tokens look like in their slots, before anything is dropped. */
@@ -214,12 +252,14 @@ static inline void read_back(struct machine *m, struct reader *const *readers, u
         require(r != NULL, "row %u is nobody's", g->first_row);
         for (uint32_t row = 0; row < g->n_rows; row++)
             for (uint32_t h = 0; h < n_kv_heads; h++) {
-                uint32_t slot = g->write_slots[row * n_kv_heads + h],
-                         position = (uint32_t)m->batch->positions[g->first_row + row];
+                uint32_t position = (uint32_t)m->batch->positions[g->first_row + row],
+                         slot = g->write_slots[row * n_kv_heads + h];
+                if (slot == SLOT_OF_HOLE)
+                    slot = slot_of(m, g->states[h], (int32_t)position);
                 size_t at =
                     (((size_t)layer * r->tensors->n + position) * n_kv_heads + h) * (size_t)d;
                 int32_t got =
-                    m->backend.kv_read(m->backend.self, g->heads[h].pages[slot / PAGE_SLOTS],
+                    m->backend.kv_read(m->backend.self, g->states[h]->pages[slot / PAGE_SLOTS],
                                        slot % PAGE_SLOTS, d, r->k + at, r->v + at);
                 require(got == (int32_t)position, "position %d in the slot of %u", got, position);
             }
@@ -241,7 +281,10 @@ static inline void machine_step(struct machine *m, struct reader *const *readers
                     "%s: %s", readers[i]->plan.preset->name, e.message);
     }
     uint32_t n_copies = cache_take_copies(m->cache, &from, &to);
-    be->kv_copy(be->self, from, to, n_copies);
+    if (n_copies)
+        be->kv_copy(be->self, from, to, n_copies);
+    bool by_heart;
+    require(batch_plan(m->batch, be, false, &by_heart, &e), "%s", e.message);
     for (uint32_t l = 0; l < m->shape.n_layers; l++) {
         move_rows(m, readers, n, l, false);
         for (uint32_t wave = 0; wave < m->batch->n_waves; wave++) {
@@ -253,10 +296,11 @@ static inline void machine_step(struct machine *m, struct reader *const *readers
                           m->batch->positions, m->batch->wave, n_segments,
                           m->shape.n_kv_heads * m->shape.group, m->shape.n_kv_heads,
                           m->shape.head_dim);
-            require(batch_drop(m->batch, be, l, wave, &e), "%s", e.message);
+            require(batch_drop(m->batch, be, l, wave, n_segments, &e), "%s", e.message);
         }
         move_rows(m, readers, n, l, true);
     }
+    require(!be->step_end || be->step_end(be->self, &e), "%s", e.message);
     for (uint32_t i = 0; i < n; i++) {
         readers[i]->done += readers[i]->n_next;
         readers[i]->n_next = 0;

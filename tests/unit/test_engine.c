@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "engine/engine.h"
+#include "tests/unit/test_device.h"
 
 #define MODEL "tests/data/stories260K.gguf"
 
@@ -55,6 +56,7 @@ static struct engine_options options(void)
                                    .n_threads = 1,
                                    .max_num_seqs = 16,
                                    .max_batched_tokens = 64,
+                                   .device = test_device_name(),
                                    .max_queue = 64,
                                    .max_generate = 1000,
                                    .audit = true};

@@ -276,12 +276,15 @@ static void judge_summaries(const struct reader *r, const struct shape *s, const
     uint32_t n = r->tensors->n, d = s->head_dim;
     bool *held = reader_held(r, s);
     for (uint32_t i = 0; i < s->n_layers * s->n_kv_heads; i++) {
-        const struct head_state *head = cache_head(r->s, i / s->n_kv_heads, i % s->n_kv_heads);
-        uint32_t n_lost = 0;
+        float means[2 * 256];
+        uint32_t n_lost = 0, n_summed = summary_of(r, i, means);
         for (uint32_t p = 0; p < r->done; p++)
             n_lost += !held[(size_t)i * n + p];
-        require(n_lost == (head->summary ? head->n_summary : 0), "%s: %u lost, %u summed", what,
-                n_lost, head->summary ? head->n_summary : 0);
+        require(n_lost == n_summed ||
+                    !cache_head(r->s, i / s->n_kv_heads, i % s->n_kv_heads)->summary,
+                "%s: %u lost, %u summed", what, n_lost, n_summed);
+        if (n_summed == 0)
+            continue;
         for (uint32_t c = 0; c < 2 * d && n_lost > 0; c++) {
             double sum = 0, largest = 0;
             for (uint32_t p = 0; p < r->done; p++) {
@@ -293,7 +296,7 @@ static void judge_summaries(const struct reader *r, const struct shape *s, const
                 sum += held[(size_t)i * n + p] ? 0 : value;
                 largest = fmax(largest, fabs(value));
             }
-            double want = sum / n_lost, got = (double)head->summary[c];
+            double want = sum / n_lost, got = (double)means[c];
             /* Three roundings a token, none larger than twice the largest value. */
             require(isnan(want) ? isnan(got) : fabs(got - want) <= 6 * n_lost * EPSILON * largest,
                     "%s: head %u, dimension %u: the mean of %u tokens is %.9g, not %.9g", what, i,
@@ -411,14 +414,17 @@ static void assert_same(const char *what, const struct reader *a, const struct r
     size_t n_out = (size_t)s->n_layers * a->tensors->n * a->tensors->q_width,
            n_held = (size_t)s->n_layers * s->n_kv_heads * a->tensors->n;
     bool *x = reader_held(a, s), *y = reader_held(b, s);
-    ck_assert_msg(!memcmp(a->out, b->out, n_out * sizeof *a->out), "%s: other outputs", what);
+    /* A GPU computes one row and many by different kernels: sums in another order. */
+    for (size_t i = 0; i < n_out; i++)
+        require(test_device_is_cpu()
+                    ? !memcmp(&a->out[i], &b->out[i], sizeof *a->out)
+                    : fabsf(a->out[i] - b->out[i]) <= 2e-3f * fmaxf(1, fabsf(a->out[i])),
+                "%s: output %zu is %.9g and %.9g", what, i, (double)a->out[i], (double)b->out[i]);
     ck_assert_msg(!memcmp(x, y, n_held * sizeof *x), "%s: other slots are held", what);
     for (uint32_t i = 0; i < s->n_layers * s->n_kv_heads; i++) {
-        const struct head_state *p = cache_head(a->s, i / s->n_kv_heads, i % s->n_kv_heads),
-                                *q = cache_head(b->s, i / s->n_kv_heads, i % s->n_kv_heads);
-        ck_assert_msg(!p->summary ||
-                          (p->n_summary == q->n_summary &&
-                           !memcmp(p->summary, q->summary, 2 * s->head_dim * sizeof(float))),
+        float p[2 * 256], q[2 * 256];
+        uint32_t n_p = summary_of(a, i, p), n_q = summary_of(b, i, q);
+        ck_assert_msg(n_p == n_q && (n_p == 0 || !memcmp(p, q, 2 * s->head_dim * sizeof *p)),
                       "%s: another summary", what);
     }
     free(x);
