@@ -1,25 +1,31 @@
-/* Attention of rows that are alone in their segment (decode), flash-decoding: a head's slots are cut
- * into splits, one block each, whose results a second kernel merges by their maxima and sums; the
- * merge also turns logits that were kept into scores, so K is read once.
+/* Attention of rows that are alone in their segment (decode), flash-decoding: a head's slots are
+ * cut into splits, one block each, whose results a second kernel merges by their maxima and sums;
+ * the merge also turns logits that were kept into scores, so K is read once.
  *
- *   split kernel   block (KV head, segment, split): all query heads of the group, padded to 16 rows of an
- *                  mma tile. Its 4 warps walk tiles of 16 slots, each its own (tile w, w + 4, ...) with a
- *                  ring of STAGES tiles in shared memory filled by cp.async: no barrier in the loop.
- *   merge kernel   block (KV head, segment, split): the first adds up the output and the summary slot, each
- *                  scores the slots of its split.
+ *   split kernel   block (KV head, segment, split): all query heads of the group, padded to 16 rows
+ * of an mma tile. Its 4 warps walk tiles of 16 slots, each its own (tile w, w + 4, ...) with a ring
+ * of STAGES tiles in shared memory filled by cp.async: no barrier in the loop. merge kernel   block
+ * (KV head, segment, split): the first adds up the output and the summary slot, each scores the
+ * slots of its split.
  *
- * Where splits end depends on the head's n_slots alone (split_pages), never on the batch, and every sum
- * has one order: a sequence's bits are the same alone and in a crowd.
+ * Where splits end depends on the head's n_slots alone (split_pages), never on the batch, and every
+ * sum has one order: a sequence's bits are the same alone and in a crowd.
  *
- * Cost at d = 128, f16, group of 4, 32 sequences x 8 KV heads x 8192 slots: 516 bytes a slot, 1.08 GB,
- * 323 us at 3.35 TB/s. An SM's share is 14.5 bytes a cycle, 36 cycles a slot. A tile of 16 slots takes a
- * warp 8 x (1 + 2) + 8 ldmatrix, 8 x 2 x 2 + 8 x 2 x 2 mma (queries in two parts, weights in two), 17
- * cp.async and about 200 others: 20 issue slots a slot of the 144 that 36 cycles have; the mma take 4 mma
- * x 2048 products / 1024 a cycle = 8 cycles a slot of the 36. Memory is the limit, by a factor of four.
- * In flight: (STAGES - 1) x 8.2 KB x 4 warps = 66 KB a block; 111 KB of shared memory without sink
- * queries, so two blocks on an SM of 227 KB: 131 KB, three times what latency x bandwidth (~40 KB) asks.
- * A block of 512 slots (8k) moves 264 KB in about 20 us, its start and end (queries, merge of 4 warps,
- * 2 us) hidden behind the other block. */
+ * Cost at d = 128, f16, group of 4, 32 sequences x 8 KV heads x 8192 slots: 516 bytes a slot, 1.08
+ * GB, 323 us at 3.35 TB/s. An SM's share is 14.5 bytes a cycle, 36 cycles a slot. A tile of 16
+ * slots takes a warp 8 x (1 + 2) + 8 ldmatrix, 8 x 2 x 2 + 8 x 2 x 2 mma (queries in two parts,
+ * weights in two), 17 cp.async and about 200 others: 20 issue slots a slot of the 144 that 36
+ * cycles have; the mma take 4 mma x 2048 products / 1024 a cycle = 8 cycles a slot of the 36.
+ * Memory is the limit, by a factor of four. In flight: (STAGES - 1) x 8.2 KB x 4 warps = 66 KB a
+ * block; 111 KB of shared memory without sink queries, so two blocks on an SM of 227 KB: 131 KB,
+ * three times what latency x bandwidth (~40 KB) asks. A block of 512 slots (8k) moves 264 KB in
+ * about 20 us, its start and end (queries, merge of 4 warps, 2 us) hidden behind the other block.
+ *
+ * Quantised tiles come as they lie in the page and are unpacked into a tile of the warp's own; 276
+ * bytes (q8) or 192 (q4) a slot of d = 128, 19 or 13 cycles. Unpacking takes about 8 instructions a
+ * number of K and 6 of V, 56 issue slots a slot, the rest 25, of 76 (q8) and 53 (q4): q8 is at the
+ * limit of memory and of issue at once, q4 is held by issue at about two thirds of the memory's
+ * rate, and still reads a slot in half the time of f16. */
 #include "cuda/attention_tile.h"
 #include "cuda/kernels.h"
 
@@ -27,15 +33,15 @@
 
 constexpr uint32_t MERGE_WARPS = 4, TILE_SLOTS = 16, MAX_SPLITS = 32;
 
-/* Pages of a split: 8 pages (256 slots) up to 16 splits, then as few splits as 16 pages each make, to
- * 32 at most. */
-static __host__ __device__ uint32_t split_pages(uint32_t n_pages)
+/* Pages of a split: 8 pages (256 slots) up to 16 splits, then as few splits as 16 pages each make,
+ * to 32 at most. */
+static __device__ uint32_t split_pages(uint32_t n_pages)
 {
     const uint32_t sixteenth = (n_pages + 15) / 16, least = (n_pages + MAX_SPLITS - 1) / MAX_SPLITS;
     const uint32_t pages = sixteenth < 16 ? sixteenth : 16;
     return pages < 8 && least < 8 ? 8 : pages > least ? pages : least;
 }
-static __host__ __device__ uint32_t n_splits(uint32_t n_slots)
+static __device__ uint32_t n_splits(uint32_t n_slots)
 {
     const uint32_t n_pages = (n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
     return n_pages == 0 ? 1 : (n_pages + split_pages(n_pages) - 1) / split_pages(n_pages);
@@ -95,8 +101,8 @@ struct decode_place {
     uint32_t kv_head, group, row, first_page, end_page;
     bool scored;
 };
-static __device__ bool find_place(const step &step, uint32_t layer, uint32_t first, uint32_t kv_head,
-                                  uint32_t split, decode_place *p)
+static __device__ bool find_place(const step &step, uint32_t layer, uint32_t first,
+                                  uint32_t kv_head, uint32_t split, decode_place *p)
 {
     const uint32_t s = first + blockIdx.y;
     if (s >= step.header->n_segments || step.segments[s].n_rows != 1)
@@ -118,15 +124,19 @@ static __device__ bool find_place(const step &step, uint32_t layer, uint32_t fir
 /* Shared memory of the split kernel. */
 template <class T> struct decode_memory {
     static constexpr uint32_t warps = T::dim > 128 ? 3 : 4;
-    static constexpr uint32_t stages = T::dim > 128 ? 2 : 3;
+    static constexpr uint32_t stages = T::dim > 128 ? 2 : T::storage == STORAGE_Q4 ? 4 : 3;
     static constexpr uint32_t rows = TILE_SLOTS * T::row; /* 16-bit numbers of K or V of a tile */
-    static constexpr uint32_t stage_bytes = 2 * rows * 2 + TILE_SLOTS * 4;
-    static constexpr uint32_t warp_bytes = stages * stage_bytes;
+    /* Tiles of halves come as they are used; quantised ones as they lie in pages, to be unpacked.
+     */
+    static constexpr uint32_t stage_bytes =
+        T::quantised ? TILE_SLOTS * T::raw_bytes : 2 * rows * 2 + TILE_SLOTS * 4;
+    static constexpr uint32_t unpacked_bytes = T::quantised ? (T::k_parts + 1) * rows * 2 : 0;
+    static constexpr uint32_t warp_bytes = stages * stage_bytes + unpacked_bytes;
     static constexpr uint32_t query_bytes = T::q_parts * 16 * T::row * 2;
     /* What a warp leaves for the others, in place of its ring: values, maxima, sums, slots seen. */
     static constexpr uint32_t result_row = T::dim + 8;
     static_assert((16 * result_row + 33) * 4 <= warp_bytes, "a warp's result fits into its ring");
-    static constexpr uint32_t bytes(bool sinks)
+    static constexpr __host__ __device__ uint32_t bytes(bool sinks)
     {
         return warps * warp_bytes + (sinks ? 2 : 1) * (query_bytes + 16 * 4);
     }
@@ -141,6 +151,10 @@ static __device__ __forceinline__ void load_tile(uint8_t *stage, const step &ste
     const uint32_t lane = threadIdx.x % 32, slot = half * TILE_SLOTS;
     const uint8_t *from = step.pool + page * step.page_bytes;
     uint16_t *k = (uint16_t *)stage;
+    if (T::quantised) {
+        load_raw(stage, from, layout, slot, TILE_SLOTS, lane, 32);
+        return;
+    }
     load_rows<T>(k, from + layout.k_at + slot * layout.row_bytes, layout.row_bytes, TILE_SLOTS,
                  0xffffffff, steps, lane, 32);
     load_rows<T>(k + memory::rows, from + layout.v_at + slot * layout.row_bytes, layout.row_bytes,
@@ -150,8 +164,7 @@ static __device__ __forceinline__ void load_tile(uint8_t *stage, const step &ste
 }
 
 /* Rows of V that are not seen may hold anything; a weight of 0 would not silence a NaN. */
-template <class T>
-static __device__ void silence(uint16_t *v, uint32_t visible, uint32_t steps)
+template <class T> static __device__ void silence(uint16_t *v, uint32_t visible, uint32_t steps)
 {
     const uint32_t lane = threadIdx.x % 32, pieces = 2 * steps;
     for (uint32_t c = lane; c < TILE_SLOTS * pieces; c += 32)
@@ -162,10 +175,10 @@ static __device__ void silence(uint16_t *v, uint32_t visible, uint32_t steps)
 
 /* A warp's tiles of 16 slots one after another. */
 template <class T>
-static __device__ void walk_tiles(const step &step, const page_layout &layout, const decode_place &at,
-                                  const uint16_t *q, const float *factors, uint8_t *ring,
-                                  float *weights, uint32_t max_slots, running<1> &state,
-                                  float (&o)[1][T::dim / 8][4], uint32_t *n_seen)
+static __device__ void walk_tiles(const step &step, const page_layout &layout,
+                                  const decode_place &at, const uint16_t *q, const float *factors,
+                                  uint8_t *ring, float *weights, uint32_t max_slots,
+                                  running<1> &state, float (&o)[1][T::dim / 8][4], uint32_t *n_seen)
 {
     typedef decode_memory<T> memory;
     constexpr uint32_t sink_set = memory::query_bytes / 2; /* from q to q_sink */
@@ -196,8 +209,13 @@ static __device__ void walk_tiles(const step &step, const page_layout &layout, c
         load += memory::warps;
         page = load < end ? at.head->pages[load / 2] : 0;
 
-        uint16_t *k = (uint16_t *)(ring + stage * memory::stage_bytes), *v = k + memory::rows;
-        const int32_t *positions = (const int32_t *)(v + memory::rows);
+        uint8_t *here = ring + stage * memory::stage_bytes;
+        uint16_t *k =
+            (uint16_t *)(T::quantised ? ring + memory::stages * memory::stage_bytes : here);
+        uint16_t *v = k + T::k_parts * memory::rows;
+        const int32_t *positions =
+            (const int32_t *)(here + (T::quantised ? raw_positions_at(layout, TILE_SLOTS)
+                                                   : 4 * memory::rows));
         stage = stage + 1 == memory::stages ? 0 : stage + 1;
         const uint32_t slot = t * TILE_SLOTS + lane % 16;
         const int32_t p = positions[lane % 16];
@@ -207,9 +225,13 @@ static __device__ void walk_tiles(const step &step, const page_layout &layout, c
             0xffffffff, lane < 16 ? sees : sees && sink_query && (uint32_t)p < n_sinks);
         const uint32_t visible = bits & 0xffff, sinks = bits >> 16;
         *n_seen += (uint32_t)__popc(visible);
+        if (T::quantised && visible != 0) {
+            unpack_tile<T>(k, v, here, layout, TILE_SLOTS, visible, steps, lane, 32);
+            __syncwarp();
+        }
         float s[1][2][4];
         if (visible != 0) {
-            tile_logits<T, 1, 2>(s, q, 16, 0, k, steps);
+            tile_logits<T, 1, 2>(s, q, 16, 0, k, TILE_SLOTS, steps);
             UNROLL
             for (uint32_t n = 0; n < 2; n++)
                 UNROLL
@@ -218,7 +240,7 @@ static __device__ void walk_tiles(const step &step, const page_layout &layout, c
         }
         if (sinks != 0) {
             float other[1][2][4];
-            tile_logits<T, 1, 2>(other, q + sink_set, 16, 0, k, steps);
+            tile_logits<T, 1, 2>(other, q + sink_set, 16, 0, k, TILE_SLOTS, steps);
             UNROLL
             for (uint32_t n = 0; n < 2; n++)
                 UNROLL
@@ -237,14 +259,15 @@ static __device__ void walk_tiles(const step &step, const page_layout &layout, c
             UNROLL
         for (uint32_t n = 0; n < 2; n++)
             if (row + half * 8 < at.group)
-                *(float2 *)(weights + (uint64_t)(row + half * 8) * max_slots + t * TILE_SLOTS + n * 8 +
-                            column) = make_float2(s[0][n][2 * half], s[0][n][2 * half + 1]);
+                *(float2 *)(weights + (uint64_t)(row + half * 8) * max_slots + t * TILE_SLOTS +
+                            n * 8 + column) = make_float2(s[0][n][2 * half], s[0][n][2 * half + 1]);
         if (visible == 0)
             continue;
-        if (visible != 0xffff)
+        if (!T::quantised && visible != 0xffff)
             silence<T>(v, visible, steps);
         tile_softmax<T, 1, 2>(s, state, o, steps);
-        tile_values<T, 1, 2, 2>(o, s, v, steps);
+        /* Quantised values are rounded to halves, so weights need no more. */
+        tile_values<T, 1, 2, T::quantised ? 1 : 2>(o, s, v, steps);
     }
     cp_async_wait<0>();
 }
@@ -267,7 +290,8 @@ static __global__ void __launch_bounds__(decode_memory<T>::warps * 32)
     float *factors = (float *)((uint8_t *)queries + (q_sink != NULL ? 2 : 1) * memory::query_bytes);
     for (uint32_t i = warp; i < sets * 16; i += memory::warps) {
         const uint32_t g = i % 16;
-        const float *x = (i < 16 ? q : q_sink) + ((uint64_t)at.row * step.n_heads + head0 + g) * head_dim;
+        const float *x =
+            (i < 16 ? q : q_sink) + ((uint64_t)at.row * step.n_heads + head0 + g) * head_dim;
         store_query<T>(queries + i / 16 * (memory::query_bytes / 2), 16, g, g < at.group ? x : NULL,
                        head_dim, scale, factors + i);
     }
@@ -317,11 +341,13 @@ static __global__ void __launch_bounds__(decode_memory<T>::warps * 32)
         uint32_t seen = 0;
         UNROLL
         for (uint32_t i = 0; i < memory::warps; i++)
-            maximum = fmaxf(maximum, ((const float *)(shared + i * memory::warp_bytes))
-                                         [16 * memory::result_row + g]);
+            maximum = fmaxf(
+                maximum,
+                ((const float *)(shared + i * memory::warp_bytes))[16 * memory::result_row + g]);
         UNROLL
         for (uint32_t i = 0; i < memory::warps; i++) {
-            const float *m = (const float *)(shared + i * memory::warp_bytes) + 16 * memory::result_row;
+            const float *m =
+                (const float *)(shared + i * memory::warp_bytes) + 16 * memory::result_row;
             factor[i] = m[g] == MINUS_INFINITY ? 0 : exp2f(m[g] - maximum);
             sum += m[16 + g] * factor[i];
             seen += ((const uint32_t *)m)[32];
@@ -331,8 +357,9 @@ static __global__ void __launch_bounds__(decode_memory<T>::warps * 32)
             float value = 0;
             UNROLL
             for (uint32_t i = 0; i < memory::warps; i++)
-                value += factor[i] * ((const float *)(shared + i * memory::warp_bytes))
-                                         [g * memory::result_row + d];
+                value +=
+                    factor[i] *
+                    ((const float *)(shared + i * memory::warp_bytes))[g * memory::result_row + d];
             to[d] = value;
         }
         if (lane == 0) {
@@ -344,8 +371,8 @@ static __global__ void __launch_bounds__(decode_memory<T>::warps * 32)
 }
 
 /* Base-2 logit of the summary slot: a mean key that stands for n tokens. By a warp. */
-static __device__ float summary_logit(const float *q, const float *mean, uint32_t head_dim, float scale,
-                                      uint32_t n)
+static __device__ float summary_logit(const float *q, const float *mean, uint32_t head_dim,
+                                      float scale, uint32_t n)
 {
     float dot = 0;
     for (uint32_t d = threadIdx.x % 32; d < head_dim; d += 32)
@@ -401,12 +428,13 @@ static __global__ void __launch_bounds__(MERGE_WARPS * 32)
     const uint32_t n_summary = at.head->summary != NULL ? at.head->counters->n_summary : 0;
     for (uint32_t g = warp; g < at.group; g += MERGE_WARPS) {
         /* A lane has a split: there are as many at most. */
-        const float *mine = partial + ((uint64_t)g * gridDim.z + min(lane, n - 1)) * width + head_dim;
+        const float *mine =
+            partial + ((uint64_t)g * gridDim.z + min(lane, n - 1)) * width + head_dim;
         float maximum = lane < n ? mine[0] : MINUS_INFINITY, summary = MINUS_INFINITY;
         const float own = maximum;
         if (n_summary > 0)
-            summary = summary_logit(queries + g * head_dim, at.head->summary, head_dim, scale,
-                                    n_summary);
+            summary =
+                summary_logit(queries + g * head_dim, at.head->summary, head_dim, scale, n_summary);
         for (int i = 16; i > 0; i /= 2)
             maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffff, maximum, i));
         maximum = fmaxf(maximum, summary);
@@ -440,20 +468,20 @@ static __global__ void __launch_bounds__(MERGE_WARPS * 32)
         out[((uint64_t)at.row * step.n_heads + head0) * head_dim + i] = value * share[g];
     }
     for (uint32_t page = at.first_page + warp; at.scored && page < at.end_page; page += MERGE_WARPS)
-        leave_scores(at, w.weights + query0 * w.max_slots, w.max_slots, page, largest, share, seen[0],
-                     step.positions[at.row]);
+        leave_scores(at, w.weights + query0 * w.max_slots, w.max_slots, page, largest, share,
+                     seen[0], step.positions[at.row]);
 }
 
 template <class T>
-static void launch_split(cudaStream_t stream, const struct step *step, uint32_t layer, uint32_t first,
-                         uint32_t n, const float *q, const float *q_sink,
+static void launch_split(cudaStream_t stream, const struct step *step, uint32_t layer,
+                         uint32_t first, uint32_t n, const float *q, const float *q_sink,
                          const struct attention_workspace *w, float scale)
 {
     const uint32_t bytes = decode_memory<T>::bytes(q_sink != NULL);
     cudaFuncSetAttribute(decode_split<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     LAUNCH((decode_split<T>), dim3(step->n_kv_heads, n, max_splits(w->max_slots)),
-           decode_memory<T>::warps * 32, bytes, stream, *step, page_layout_of(step->head_dim, step->storage),
-           layer, first, q, q_sink, *w, scale);
+           decode_memory<T>::warps * 32, bytes, stream, *step,
+           page_layout_of(step->head_dim, step->storage), layer, first, q, q_sink, *w, scale);
 }
 
 void launch_attention_decode(cudaStream_t stream, const struct step *step, uint32_t layer,

@@ -1,25 +1,27 @@
 /* Attention of segments of several rows (prefill): flash attention over pages.
  *
- * A block takes one KV head and 32 queries a warp, 4 warps: rows x heads of the group, packed, so a page's
- * K and V serve all of them. It walks the head's pages in their order, which is the same for every row
- * whatever the chunk, and a page that a row sees nothing of changes no bit of its sums: so a row's
- * output does not depend on how the prompt was cut.
+ * A block takes one KV head and 32 queries a warp, 4 warps: rows x heads of the group, packed, so a
+ * page's K and V serve all of them. It walks the head's pages in their order, which is the same for
+ * every row whatever the chunk, and a page that a row sees nothing of changes no bit of its sums:
+ * so a row's output does not depend on how the prompt was cut.
  *
  * Slots are a set: whether a query sees one follows from the positions alone. Before a block loads
- * pages it looks at their positions (128 bytes of 16.5 KB), a thread a page, and leaves out those that none
- * of its rows can see: with positions in order, all later ones; with a window, all earlier ones. Pages
- * that every row sees whole are not masked.
+ * pages it looks at their positions (128 bytes of 16.5 KB), a thread a page, and leaves out those
+ * that none of its rows can see: with positions in order, all later ones; with a window, all
+ * earlier ones. Pages that every row sees whole are not masked.
  *
- * Where a segment has a second query for sinks, the pages with sinks are walked first with that query,
- * those slots alone, and then all pages with the ordinary query and the other slots.
+ * Where a segment has a second query for sinks, the pages with sinks are walked first with that
+ * query, those slots alone, and then all pages with the ordinary query and the other slots.
  *
- * Cost at d = 128, f16, group of 4: a warp's 32 queries x 32 slots are 2 x (64 + 32) mma (2 parts of Q,
- * one of P) = 393k products, 384 cycles of an SM at the 1024 a cycle of mma.sync on sm_80, about 300 on
- * sm_90; shared memory moves 16 KB of Q (two parts), 8 of K and 8 of V = 256 cycles at 128 bytes: tensor
- * cores are the limit. Of three products two count as useful, so at most 2/3 of what mma.sync gives (about
- * 600 of 989 TFLOP/s on H100) = 400. K and V come from L2: 33 KB for 4 warps in 1536 cycles, 2.8 TB/s
- * over 132 SMs of the 5.5 that L2 has. Shared memory 105 KB: two blocks on an SM with 227 KB, so one's
- * softmax runs beside the other's products; at most 255 registers for 256 threads an SM. */
+ * Cost at d = 128, f16, group of 4: a warp's 32 queries x 32 slots are 2 x (64 + 32) mma (2 parts
+ * of Q, one of P) = 393k products, 384 cycles of an SM at the 1024 a cycle of mma.sync on sm_80,
+ * about 300 on sm_90; shared memory moves 16 KB of Q (two parts), 8 of K and 8 of V = 256 cycles at
+ * 128 bytes: tensor cores are the limit. Of three products two count as useful, so at most 2/3 of
+ * what mma.sync gives (about 600 of 989 TFLOP/s on H100) = 400. K and V come from L2: 33 KB for 4
+ * warps in 1536 cycles, 2.8 TB/s over 132 SMs of the 5.5 that L2 has. Shared memory 105 KB: two
+ * blocks on an SM with 227 KB, so one's softmax runs beside the other's products; at most 255
+ * registers for 256 threads an SM. bfloat16 takes five products for three (queries in three parts,
+ * weights in two), quantised pages four: half and three quarters of the speed. */
 #include "cuda/attention_tile.h"
 #include "cuda/kernels.h"
 
@@ -32,14 +34,20 @@ constexpr uint8_t SEEN = 1 /* by some row */, MASKED = 2 /* not by all, or not a
                   DEAD = 4 /* slots that no row sees: unused, holes, later ones */;
 
 template <class T> struct prefill_memory {
-    static constexpr uint32_t m_tiles = T::dim > 128 ? 1 : 2; /* of 16 queries, a warp */
+    /* Of 16 queries, a warp; what registers allow. */
+    static constexpr uint32_t m_tiles = T::dim > 128 || (T::bfloat && T::dim > 64) ? 1 : 2;
     static constexpr uint32_t warps = T::dim > 128 && T::bfloat ? 3 : 4; /* at most */
-    static constexpr uint32_t rows = PAGE_SLOTS * T::row;     /* 16-bit numbers of K or V of a page */
-    static constexpr uint32_t stage_bytes = 2 * rows * 2 + PAGE_SLOTS * 4;
+    static constexpr uint32_t rows = PAGE_SLOTS * T::row; /* 16-bit numbers of K or V of a page */
+    /* Two pages in turn; quantised, one as it lies in the pool and one unpacked. */
+    static constexpr uint32_t stage_bytes =
+        T::quantised ? PAGE_SLOTS * T::raw_bytes : 2 * rows * 2 + PAGE_SLOTS * 4;
+    static constexpr uint32_t pages_bytes =
+        T::quantised ? stage_bytes + (T::k_parts + 1) * rows * 2 + PAGE_SLOTS * 4 : 2 * stage_bytes;
     static constexpr uint32_t queries_of_warp = m_tiles * 16;
-    static constexpr uint32_t bytes(uint32_t n_warps)
+    static constexpr __host__ __device__ uint32_t bytes(uint32_t n_warps)
     {
-        return 2 * stage_bytes + n_warps * queries_of_warp * (T::q_parts * T::row * 2 + 4) + BATCH_PAGES;
+        return pages_bytes + n_warps * queries_of_warp * (T::q_parts * T::row * 2 + 4) +
+               BATCH_PAGES;
     }
 };
 
@@ -73,14 +81,16 @@ static __device__ void look_at_pages(const step &step, const prefill_place &at, 
     const uint32_t n_sinks = at.head->n_sinks, window = at.head->window;
     for (uint32_t i = threadIdx.x; i < count; i += blockDim.x) {
         const uint32_t slot0 = (first + i) * PAGE_SLOTS;
-        const int4 *positions = (const int4 *)(step.pool + at.head->pages[first + i] * step.page_bytes);
+        const int4 *positions =
+            (const int4 *)(step.pool + at.head->pages[first + i] * step.page_bytes);
         uint32_t seen = 0, whole = 0, dead = 0;
         for (uint32_t c = 0; c < PAGE_SLOTS / 4; c++) {
             const int4 four = positions[c];
             const int32_t p[4] = {four.x, four.y, four.z, four.w};
             UNROLL
             for (uint32_t j = 0; j < 4; j++) {
-                const bool used = slot0 + c * 4 + j < at.head->n_slots, is_sink = (uint32_t)p[j] < n_sinks;
+                const bool used = slot0 + c * 4 + j < at.head->n_slots,
+                           is_sink = (uint32_t)p[j] < n_sinks;
                 const bool mine = used && p[j] >= at.from && p[j] < at.to;
                 /* The earliest row is nearest to the past, the latest to the future. */
                 seen += mine && p[j] <= at.latest &&
@@ -90,17 +100,23 @@ static __device__ void look_at_pages(const step &step, const prefill_place &at, 
                 dead += !used || p[j] > at.latest;
             }
         }
-        flags[i] = (uint8_t)((seen ? SEEN : 0) | (whole < PAGE_SLOTS ? MASKED : 0) | (dead ? DEAD : 0));
+        flags[i] =
+            (uint8_t)((seen ? SEEN : 0) | (whole < PAGE_SLOTS ? MASKED : 0) | (dead ? DEAD : 0));
     }
 }
 
 template <class T>
 static __device__ void load_page(uint8_t *stage, const step &step, const page_layout &layout,
-                                 const prefill_place &at, uint32_t page, uint8_t flags, uint32_t steps)
+                                 const prefill_place &at, uint32_t page, uint8_t flags,
+                                 uint32_t steps)
 {
     typedef prefill_memory<T> memory;
     const uint8_t *from = step.pool + at.head->pages[page] * step.page_bytes;
     uint32_t live = 0xffffffff;
+    if (T::quantised) {
+        load_raw(stage, from, layout, 0, PAGE_SLOTS, threadIdx.x, blockDim.x);
+        return;
+    }
     if (flags & DEAD) {
         /* Their V may be anything, and a weight of 0 would not silence a NaN. */
         live = 0;
@@ -108,8 +124,8 @@ static __device__ void load_page(uint8_t *stage, const step &step, const page_la
             live |= (uint32_t)(page_positions(from)[i] <= at.latest) << i;
     }
     uint16_t *k = (uint16_t *)stage;
-    load_rows<T>(k, from + layout.k_at, layout.row_bytes, PAGE_SLOTS, 0xffffffff, steps, threadIdx.x,
-                 blockDim.x);
+    load_rows<T>(k, from + layout.k_at, layout.row_bytes, PAGE_SLOTS, 0xffffffff, steps,
+                 threadIdx.x, blockDim.x);
     load_rows<T>(k + memory::rows, from + layout.v_at, layout.row_bytes, PAGE_SLOTS, live, steps,
                  threadIdx.x, blockDim.x);
     if (threadIdx.x < PAGE_SLOTS / 4)
@@ -151,6 +167,24 @@ template <class T> struct prefill_sums {
     int32_t now[m_tiles][2]; /* positions of the rows; -1: no row */
 };
 
+/* A page that has arrived as it lies in the pool becomes tiles, with its positions behind them. */
+template <class T>
+static __device__ void unpack_page(uint16_t *k, const uint8_t *raw, const page_layout &layout,
+                                   const prefill_place &at, uint32_t page, uint8_t flags,
+                                   uint32_t steps)
+{
+    typedef prefill_memory<T> memory;
+    const int32_t *positions = (const int32_t *)(raw + raw_positions_at(layout, PAGE_SLOTS));
+    uint16_t *v = k + T::k_parts * memory::rows;
+    uint32_t live = 0xffffffff;
+    for (uint32_t i = 0; (flags & DEAD) && i < PAGE_SLOTS; i++)
+        if (page * PAGE_SLOTS + i >= at.head->n_slots || positions[i] > at.latest)
+            live &= ~(1u << i);
+    unpack_tile<T>(k, v, raw, layout, PAGE_SLOTS, live, steps, threadIdx.x, blockDim.x);
+    for (uint32_t i = threadIdx.x; i < PAGE_SLOTS; i += blockDim.x)
+        ((int32_t *)(v + memory::rows))[i] = positions[i];
+}
+
 /* All pages of the head, for the slots of positions [at.from, at.to), with the queries in q. */
 template <class T>
 static __device__ void walk_pages(const step &step, const page_layout &layout,
@@ -180,14 +214,21 @@ static __device__ void walk_pages(const step &step, const page_layout &layout,
             cp_async_wait<0>();
             __syncthreads(); /* the page is there for all, and nobody is in the one before it */
             uint8_t *here = stages + stage * memory::stage_bytes;
-            stage ^= 1;
+            if (T::quantised) {
+                here = stages + memory::stage_bytes;
+                unpack_page<T>((uint16_t *)here, stages, layout, at, first + page, flags[page],
+                               steps);
+                __syncthreads(); /* it is unpacked for all, and its place is free */
+            } else {
+                stage ^= 1;
+            }
             if (next < count)
                 load_page<T>(stages + stage * memory::stage_bytes, step, layout, at, first + next,
                              flags[next], steps);
             cp_async_commit();
-            const uint16_t *k = (const uint16_t *)here, *v = k + memory::rows;
+            const uint16_t *k = (const uint16_t *)here, *v = k + T::k_parts * memory::rows;
             float s[memory::m_tiles][4][4];
-            tile_logits<T, memory::m_tiles, 4>(s, q, rows, row0, k, steps);
+            tile_logits<T, memory::m_tiles, 4>(s, q, rows, row0, k, PAGE_SLOTS, steps);
             UNROLL
             for (uint32_t m = 0; m < memory::m_tiles; m++)
                 UNROLL
@@ -225,14 +266,15 @@ static __device__ void store_queries(const step &step, const prefill_place &at, 
     const uint32_t rows = blockDim.x / 32 * prefill_memory<T>::queries_of_warp;
     for (uint32_t i = threadIdx.x / 32; i < rows; i += blockDim.x / 32) {
         const uint32_t query = at.query0 + i, row = at.segment->first_row + query / at.group;
-        const uint64_t head = (uint64_t)row * step.n_heads + at.kv_head * at.group + query % at.group;
+        const uint64_t head =
+            (uint64_t)row * step.n_heads + at.kv_head * at.group + query % at.group;
         store_query<T>(q, rows, i, query < at.n_queries ? x + head * step.head_dim : NULL,
                        step.head_dim, scale, factors + i);
     }
 }
 
-/* A summary is one more slot, which stands for n tokens (RazorAttention's compensation token); in fp32.
- * x: the row's query, NULL for none. The four lanes of a row call together. */
+/* A summary is one more slot, which stands for n tokens (RazorAttention's compensation token); in
+ * fp32. x: the row's query, NULL for none. The four lanes of a row call together. */
 template <class T>
 static __device__ void add_summary(prefill_sums<T> &sums, uint32_t m, uint32_t half, const float *x,
                                    const float *summary, uint32_t head_dim, float scale, uint32_t n)
@@ -289,7 +331,8 @@ static __device__ void finish(const step &step, const prefill_place &at, prefill
         UNROLL
         for (uint32_t i = 0; i < T::dim / 8; i++) {
             const uint32_t d = i * 8 + lane % 4 * 2;
-            const float first = sums.o[m][i][2 * half] * share, second = sums.o[m][i][2 * half + 1] * share;
+            const float first = sums.o[m][i][2 * half] * share,
+                        second = sums.o[m][i][2 * half + 1] * share;
             if (T::exact) {
                 *(float2 *)(out + head * T::dim + d) = make_float2(first, second);
                 continue;
@@ -327,7 +370,7 @@ static __global__ void __launch_bounds__(prefill_memory<T>::warps * 32)
     find_positions(step, &at, n_block);
 
     uint8_t *stages = shared;
-    uint16_t *queries = (uint16_t *)(shared + 2 * memory::stage_bytes);
+    uint16_t *queries = (uint16_t *)(shared + memory::pages_bytes);
     float *factors = (float *)(queries + T::q_parts * n_block * T::row);
     uint8_t *flags = (uint8_t *)(factors + n_block);
     prefill_sums<T> sums;
@@ -366,9 +409,9 @@ static __global__ void __launch_bounds__(prefill_memory<T>::warps * 32)
 }
 
 template <class T>
-static void launch_tiles(cudaStream_t stream, const struct step *step, uint32_t layer, uint32_t first,
-                         uint32_t n, uint32_t max_rows, const float *q, const float *q_sink, float *out,
-                         const struct attention_workspace *w)
+static void launch_tiles(cudaStream_t stream, const struct step *step, uint32_t layer,
+                         uint32_t first, uint32_t n, uint32_t max_rows, const float *q,
+                         const float *q_sink, float *out, const struct attention_workspace *w)
 {
     typedef prefill_memory<T> memory;
     const uint32_t queries = max_rows * (step->n_heads / step->n_kv_heads);
@@ -376,14 +419,15 @@ static void launch_tiles(cudaStream_t stream, const struct step *step, uint32_t 
     const uint32_t warps = needed < memory::warps ? needed : memory::warps;
     const uint32_t bytes = memory::bytes(warps), n_block = warps * memory::queries_of_warp;
     cudaFuncSetAttribute(prefill_tile<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-    LAUNCH((prefill_tile<T>), dim3((queries + n_block - 1) / n_block, step->n_kv_heads, n), warps * 32,
-           bytes, stream, *step, page_layout_of(step->head_dim, step->storage), layer, first, q, q_sink,
-           out, *w, LOG2_E / sqrtf((float)step->head_dim));
+    LAUNCH((prefill_tile<T>), dim3((queries + n_block - 1) / n_block, step->n_kv_heads, n),
+           warps * 32, bytes, stream, *step, page_layout_of(step->head_dim, step->storage), layer,
+           first, q, q_sink, out, *w, LOG2_E / sqrtf((float)step->head_dim));
 }
 
 void launch_attention_prefill(cudaStream_t stream, const struct step *step, uint32_t layer,
-                              uint32_t first, uint32_t n, uint32_t max_rows_of_segment, const float *q,
-                              const float *q_sink, float *out, const struct attention_workspace *w)
+                              uint32_t first, uint32_t n, uint32_t max_rows_of_segment,
+                              const float *q, const float *q_sink, float *out,
+                              const struct attention_workspace *w)
 {
     if (n > 0 && max_rows_of_segment > 1)
         FOR_TILE(step, launch_tiles, stream, step, layer, first, n, max_rows_of_segment, q, q_sink,

@@ -1,15 +1,16 @@
-/* Scores of prompts: the second pass of segments of several rows. The logits are computed again, by the
- * same instructions as in attention (so they have the same bits), for a query's probabilities are known
- * only when it has seen every page.
+/* Scores of prompts: the second pass of segments of several rows. The logits are computed again, by
+ * the same instructions as in attention (so they have the same bits), for a query's probabilities
+ * are known only when it has seen every page.
  *
- * A warp owns a page, a lane one of its slots: it adds up the rows' means in rising order of rows, so no cut
- * of the prompt changes a score. The 8 warps of a block share the queries, 32 at a time, as two mma tiles
- * of as many whole rows (all heads of the group) as fit into 16.
+ * A warp owns a page, a lane one of its slots: it adds up the rows' means in rising order of rows,
+ * so no cut of the prompt changes a score. The 8 warps of a block share the queries, 32 at a time,
+ * as two mma tiles of as many whole rows (all heads of the group) as fit into 16.
  *
- * Cost at d = 128, f16: 32 queries x 32 slots are 128 mma, 256 cycles of an SM at 1024 products a cycle;
- * shared memory moves 16 KB of Q and 8 of K (192 cycles) and 4 + 4 of probabilities (64): the two are
- * balanced, and the pass takes about two thirds of attention's time (2 products of 3). Queries come from
- * L2 once for 256 slots: 512 bytes for 8 x 32 mma-cycles. Shared memory 105 KB: two blocks an SM. */
+ * Cost at d = 128, f16: 32 queries x 32 slots are 128 mma, 256 cycles of an SM at 1024 products a
+ * cycle; shared memory moves 16 KB of Q and 8 of K (192 cycles) and 4 + 4 of probabilities (64):
+ * the two are balanced, and the pass takes about two thirds of attention's time (2 products of 3).
+ * Queries come from L2 once for 256 slots: 512 bytes for 8 x 32 mma-cycles. Shared memory 105 KB:
+ * two blocks an SM. */
 #include "cuda/attention_tile.h"
 #include "cuda/kernels.h"
 
@@ -18,10 +19,10 @@
 constexpr uint32_t QUERIES = 32, SCRATCH_ROW = PAGE_SLOTS + 1;
 
 template <class T> struct score_memory {
-    static constexpr uint32_t warps = T::dim > 128 ? 4 : 8; /* at most */
-    static constexpr uint32_t page_bytes = PAGE_SLOTS * T::row * 2;
+    static constexpr uint32_t warps = (T::dim > 128 ? 4 : 8) / T::k_parts; /* at most */
+    static constexpr uint32_t page_bytes = T::k_parts * PAGE_SLOTS * T::row * 2;
     static constexpr uint32_t warp_bytes = page_bytes + 16 * SCRATCH_ROW * 4;
-    static constexpr uint32_t bytes(uint32_t n_warps)
+    static constexpr __host__ __device__ uint32_t bytes(uint32_t n_warps)
     {
         return n_warps * warp_bytes + T::q_parts * QUERIES * T::row * 2 + 3 * QUERIES * 4;
     }
@@ -53,8 +54,8 @@ static __device__ void store_rows(const step &step, const step_segment *segment,
         const bool is_row = in_tile < per_tile && at < segment->n_rows;
         const uint64_t head =
             (uint64_t)(segment->first_row + at) * step.n_heads + kv_head * group + i % 16 % group;
-        store_query<T>(to.q, QUERIES, i, is_row ? q + head * step.head_dim : NULL, step.head_dim, scale,
-                       to.factors + i);
+        store_query<T>(to.q, QUERIES, i, is_row ? q + head * step.head_dim : NULL, step.head_dim,
+                       scale, to.factors + i);
         if (threadIdx.x % 32 == 0 && is_row) {
             to.largest[i] = w.softmax[2 * head];
             to.share[i] = w.softmax[2 * head + 1];
@@ -117,7 +118,8 @@ static __global__ void __launch_bounds__(score_memory<T>::warps * 32)
     const step_head *head =
         &step.heads[((uint64_t)s * step.n_layers + layer) * step.n_kv_heads + kv_head];
     if (segment->n_rows < 2 || segment->score == CACHE_SCORE_NONE ||
-        segment->first_scored >= segment->n_rows || (head->scores == NULL && head->history == NULL) ||
+        segment->first_scored >= segment->n_rows ||
+        (head->scores == NULL && head->history == NULL) ||
         blockIdx.x * n_warps * PAGE_SLOTS >= head->n_slots)
         return;
     const uint32_t slot = page * PAGE_SLOTS + lane, steps = T::steps(layout.head_dim);
@@ -133,7 +135,13 @@ static __global__ void __launch_bounds__(score_memory<T>::warps * 32)
     slot_score state = {slot < head->n_slots, HOLE, 0, UINT32_MAX, 0};
     if (page * PAGE_SLOTS < head->n_slots) {
         const uint8_t *from = step.pool + head->pages[page] * step.page_bytes;
-        load_rows<T>(k, from + layout.k_at, layout.row_bytes, PAGE_SLOTS, 0xffffffff, steps, lane, 32);
+        const uint32_t pieces = 2 * steps;
+        for (uint32_t i = lane; T::quantised && i < PAGE_SLOTS * pieces; i += 32)
+            unpack_key<T>(k, PAGE_SLOTS, i / pieces, page_k_row(layout, from, i / pieces),
+                          i % pieces, layout.head_dim);
+        if (!T::quantised)
+            load_rows<T>(k, from + layout.k_at, layout.row_bytes, PAGE_SLOTS, 0xffffffff, steps,
+                         lane, 32);
         if (state.used)
             state.position = page_positions(from)[lane];
     }
@@ -141,7 +149,7 @@ static __global__ void __launch_bounds__(score_memory<T>::warps * 32)
     if (state.used && keeps_score)
         state.score = head->scores[slot];
     const int32_t earliest = __reduce_min_sync(0xffffffff, state.position);
-    cp_async_wait<0>();
+    cp_async_wait<0>(); /* the barrier of the first rows makes it known to the other lanes */
 
     const uint32_t group = step.n_heads / step.n_kv_heads, per_tile = 16 / group;
     for (uint32_t row = segment->first_scored; row < segment->n_rows; row += 2 * per_tile) {
@@ -155,7 +163,7 @@ static __global__ void __launch_bounds__(score_memory<T>::warps * 32)
         if (earliest > latest) /* nothing of the page is seen yet */
             continue;
         float l[2][4][4];
-        tile_logits<T, 2, 4>(l, rows.q, QUERIES, 0, k, steps);
+        tile_logits<T, 2, 4>(l, rows.q, QUERIES, 0, k, PAGE_SLOTS, steps);
         UNROLL
         for (uint32_t m = 0; m < 2; m++) {
             UNROLL
@@ -164,7 +172,8 @@ static __global__ void __launch_bounds__(score_memory<T>::warps * 32)
             for (uint32_t i = 0; i < 4; i++) {
                 const uint32_t query = lane / 4 + i / 2 * 8;
                 scratch[query * SCRATCH_ROW + n * 8 + lane % 4 * 2 + i % 2] =
-                    exp2f(l[m][n][i] * rows.factors[m * 16 + query] - rows.largest[m * 16 + query]) *
+                    exp2f(l[m][n][i] * rows.factors[m * 16 + query] -
+                          rows.largest[m * 16 + query]) *
                     rows.share[m * 16 + query];
             }
             __syncwarp();
@@ -181,21 +190,21 @@ static __global__ void __launch_bounds__(score_memory<T>::warps * 32)
 }
 
 template <class T>
-static void launch_score(cudaStream_t stream, const struct step *step, uint32_t layer, uint32_t first,
-                         uint32_t n, uint32_t max_slots, const float *q,
+static void launch_score(cudaStream_t stream, const struct step *step, uint32_t layer,
+                         uint32_t first, uint32_t n, uint32_t max_slots, const float *q,
                          const struct attention_workspace *w)
 {
     const uint32_t pages = (max_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
     const uint32_t most = score_memory<T>::warps;
     const uint32_t warps = pages < most ? pages : most, bytes = score_memory<T>::bytes(warps);
     cudaFuncSetAttribute(score_pages<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-    LAUNCH((score_pages<T>), dim3((pages + warps - 1) / warps, step->n_kv_heads, n), warps * 32, bytes,
-           stream, *step, page_layout_of(step->head_dim, step->storage), layer, first, q, *w,
+    LAUNCH((score_pages<T>), dim3((pages + warps - 1) / warps, step->n_kv_heads, n), warps * 32,
+           bytes, stream, *step, page_layout_of(step->head_dim, step->storage), layer, first, q, *w,
            LOG2_E / sqrtf((float)step->head_dim));
 }
 
-void launch_score_prefill(cudaStream_t stream, const struct step *step, uint32_t layer, uint32_t first,
-                          uint32_t n, uint32_t max_slots, const float *q,
+void launch_score_prefill(cudaStream_t stream, const struct step *step, uint32_t layer,
+                          uint32_t first, uint32_t n, uint32_t max_slots, const float *q,
                           const struct attention_workspace *w)
 {
     if (n > 0 && max_slots > 0)
