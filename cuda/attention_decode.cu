@@ -20,7 +20,12 @@
  * block; 111 KB of shared memory without sink queries, so two blocks on an SM of 227 KB: 131 KB,
  * three times what latency x bandwidth (~40 KB) asks. A block of 512 slots (8k) moves 264 KB in
  * about 20 us, its start and end (queries, merge of 4 warps, 2 us) hidden behind the other block.
- */
+ *
+ * Quantised tiles come as they lie in the page and are unpacked into a tile of the warp's own; 276
+ * bytes (q8) or 192 (q4) a slot of d = 128, 19 or 13 cycles. Unpacking takes about 8 instructions a
+ * number of K and 6 of V, 56 issue slots a slot, the rest 25, of 76 (q8) and 53 (q4): q8 is at the
+ * limit of memory and of issue at once, q4 is held by issue at about two thirds of the memory's
+ * rate, and still reads a slot in half the time of f16. */
 #include "cuda/attention_tile.h"
 #include "cuda/kernels.h"
 
@@ -30,13 +35,13 @@ constexpr uint32_t MERGE_WARPS = 4, TILE_SLOTS = 16, MAX_SPLITS = 32;
 
 /* Pages of a split: 8 pages (256 slots) up to 16 splits, then as few splits as 16 pages each make,
  * to 32 at most. */
-static __host__ __device__ uint32_t split_pages(uint32_t n_pages)
+static __device__ uint32_t split_pages(uint32_t n_pages)
 {
     const uint32_t sixteenth = (n_pages + 15) / 16, least = (n_pages + MAX_SPLITS - 1) / MAX_SPLITS;
     const uint32_t pages = sixteenth < 16 ? sixteenth : 16;
     return pages < 8 && least < 8 ? 8 : pages > least ? pages : least;
 }
-static __host__ __device__ uint32_t n_splits(uint32_t n_slots)
+static __device__ uint32_t n_splits(uint32_t n_slots)
 {
     const uint32_t n_pages = (n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
     return n_pages == 0 ? 1 : (n_pages + split_pages(n_pages) - 1) / split_pages(n_pages);
@@ -119,15 +124,19 @@ static __device__ bool find_place(const step &step, uint32_t layer, uint32_t fir
 /* Shared memory of the split kernel. */
 template <class T> struct decode_memory {
     static constexpr uint32_t warps = T::dim > 128 ? 3 : 4;
-    static constexpr uint32_t stages = T::dim > 128 ? 2 : 3;
+    static constexpr uint32_t stages = T::dim > 128 ? 2 : T::storage == STORAGE_Q4 ? 4 : 3;
     static constexpr uint32_t rows = TILE_SLOTS * T::row; /* 16-bit numbers of K or V of a tile */
-    static constexpr uint32_t stage_bytes = 2 * rows * 2 + TILE_SLOTS * 4;
-    static constexpr uint32_t warp_bytes = stages * stage_bytes;
+    /* Tiles of halves come as they are used; quantised ones as they lie in pages, to be unpacked.
+     */
+    static constexpr uint32_t stage_bytes =
+        T::quantised ? TILE_SLOTS * T::raw_bytes : 2 * rows * 2 + TILE_SLOTS * 4;
+    static constexpr uint32_t unpacked_bytes = T::quantised ? (T::k_parts + 1) * rows * 2 : 0;
+    static constexpr uint32_t warp_bytes = stages * stage_bytes + unpacked_bytes;
     static constexpr uint32_t query_bytes = T::q_parts * 16 * T::row * 2;
     /* What a warp leaves for the others, in place of its ring: values, maxima, sums, slots seen. */
     static constexpr uint32_t result_row = T::dim + 8;
     static_assert((16 * result_row + 33) * 4 <= warp_bytes, "a warp's result fits into its ring");
-    static __host__ __device__ constexpr uint32_t bytes(bool sinks)
+    static constexpr __host__ __device__ uint32_t bytes(bool sinks)
     {
         return warps * warp_bytes + (sinks ? 2 : 1) * (query_bytes + 16 * 4);
     }
@@ -142,6 +151,10 @@ static __device__ __forceinline__ void load_tile(uint8_t *stage, const step &ste
     const uint32_t lane = threadIdx.x % 32, slot = half * TILE_SLOTS;
     const uint8_t *from = step.pool + page * step.page_bytes;
     uint16_t *k = (uint16_t *)stage;
+    if (T::quantised) {
+        load_raw(stage, from, layout, slot, TILE_SLOTS, lane, 32);
+        return;
+    }
     load_rows<T>(k, from + layout.k_at + slot * layout.row_bytes, layout.row_bytes, TILE_SLOTS,
                  0xffffffff, steps, lane, 32);
     load_rows<T>(k + memory::rows, from + layout.v_at + slot * layout.row_bytes, layout.row_bytes,
@@ -196,8 +209,13 @@ static __device__ void walk_tiles(const step &step, const page_layout &layout,
         load += memory::warps;
         page = load < end ? at.head->pages[load / 2] : 0;
 
-        uint16_t *k = (uint16_t *)(ring + stage * memory::stage_bytes), *v = k + memory::rows;
-        const int32_t *positions = (const int32_t *)(v + memory::rows);
+        uint8_t *here = ring + stage * memory::stage_bytes;
+        uint16_t *k =
+            (uint16_t *)(T::quantised ? ring + memory::stages * memory::stage_bytes : here);
+        uint16_t *v = k + T::k_parts * memory::rows;
+        const int32_t *positions =
+            (const int32_t *)(here + (T::quantised ? raw_positions_at(layout, TILE_SLOTS)
+                                                   : 4 * memory::rows));
         stage = stage + 1 == memory::stages ? 0 : stage + 1;
         const uint32_t slot = t * TILE_SLOTS + lane % 16;
         const int32_t p = positions[lane % 16];
@@ -207,9 +225,13 @@ static __device__ void walk_tiles(const step &step, const page_layout &layout,
             0xffffffff, lane < 16 ? sees : sees && sink_query && (uint32_t)p < n_sinks);
         const uint32_t visible = bits & 0xffff, sinks = bits >> 16;
         *n_seen += (uint32_t)__popc(visible);
+        if (T::quantised && visible != 0) {
+            unpack_tile<T>(k, v, here, layout, TILE_SLOTS, visible, steps, lane, 32);
+            __syncwarp();
+        }
         float s[1][2][4];
         if (visible != 0) {
-            tile_logits<T, 1, 2>(s, q, 16, 0, k, steps);
+            tile_logits<T, 1, 2>(s, q, 16, 0, k, TILE_SLOTS, steps);
             UNROLL
             for (uint32_t n = 0; n < 2; n++)
                 UNROLL
@@ -218,7 +240,7 @@ static __device__ void walk_tiles(const step &step, const page_layout &layout,
         }
         if (sinks != 0) {
             float other[1][2][4];
-            tile_logits<T, 1, 2>(other, q + sink_set, 16, 0, k, steps);
+            tile_logits<T, 1, 2>(other, q + sink_set, 16, 0, k, TILE_SLOTS, steps);
             UNROLL
             for (uint32_t n = 0; n < 2; n++)
                 UNROLL
@@ -241,10 +263,11 @@ static __device__ void walk_tiles(const step &step, const page_layout &layout,
                             n * 8 + column) = make_float2(s[0][n][2 * half], s[0][n][2 * half + 1]);
         if (visible == 0)
             continue;
-        if (visible != 0xffff)
+        if (!T::quantised && visible != 0xffff)
             silence<T>(v, visible, steps);
         tile_softmax<T, 1, 2>(s, state, o, steps);
-        tile_values<T, 1, 2, 2>(o, s, v, steps);
+        /* Quantised values are rounded to halves, so weights need no more. */
+        tile_values<T, 1, 2, T::quantised ? 1 : 2>(o, s, v, steps);
     }
     cp_async_wait<0>();
 }

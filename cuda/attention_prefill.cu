@@ -20,7 +20,8 @@
  * what mma.sync gives (about 600 of 989 TFLOP/s on H100) = 400. K and V come from L2: 33 KB for 4
  * warps in 1536 cycles, 2.8 TB/s over 132 SMs of the 5.5 that L2 has. Shared memory 105 KB: two
  * blocks on an SM with 227 KB, so one's softmax runs beside the other's products; at most 255
- * registers for 256 threads an SM. */
+ * registers for 256 threads an SM. bfloat16 takes five products for three (queries in three parts,
+ * weights in two), quantised pages four: half and three quarters of the speed. */
 #include "cuda/attention_tile.h"
 #include "cuda/kernels.h"
 
@@ -33,14 +34,19 @@ constexpr uint8_t SEEN = 1 /* by some row */, MASKED = 2 /* not by all, or not a
                   DEAD = 4 /* slots that no row sees: unused, holes, later ones */;
 
 template <class T> struct prefill_memory {
-    static constexpr uint32_t m_tiles = T::dim > 128 ? 1 : 2;            /* of 16 queries, a warp */
+    /* Of 16 queries, a warp; what registers allow. */
+    static constexpr uint32_t m_tiles = T::dim > 128 || (T::bfloat && T::dim > 64) ? 1 : 2;
     static constexpr uint32_t warps = T::dim > 128 && T::bfloat ? 3 : 4; /* at most */
     static constexpr uint32_t rows = PAGE_SLOTS * T::row; /* 16-bit numbers of K or V of a page */
-    static constexpr uint32_t stage_bytes = 2 * rows * 2 + PAGE_SLOTS * 4;
+    /* Two pages in turn; quantised, one as it lies in the pool and one unpacked. */
+    static constexpr uint32_t stage_bytes =
+        T::quantised ? PAGE_SLOTS * T::raw_bytes : 2 * rows * 2 + PAGE_SLOTS * 4;
+    static constexpr uint32_t pages_bytes =
+        T::quantised ? stage_bytes + (T::k_parts + 1) * rows * 2 + PAGE_SLOTS * 4 : 2 * stage_bytes;
     static constexpr uint32_t queries_of_warp = m_tiles * 16;
-    static __host__ __device__ constexpr uint32_t bytes(uint32_t n_warps)
+    static constexpr __host__ __device__ uint32_t bytes(uint32_t n_warps)
     {
-        return 2 * stage_bytes + n_warps * queries_of_warp * (T::q_parts * T::row * 2 + 4) +
+        return pages_bytes + n_warps * queries_of_warp * (T::q_parts * T::row * 2 + 4) +
                BATCH_PAGES;
     }
 };
@@ -107,6 +113,10 @@ static __device__ void load_page(uint8_t *stage, const step &step, const page_la
     typedef prefill_memory<T> memory;
     const uint8_t *from = step.pool + at.head->pages[page] * step.page_bytes;
     uint32_t live = 0xffffffff;
+    if (T::quantised) {
+        load_raw(stage, from, layout, 0, PAGE_SLOTS, threadIdx.x, blockDim.x);
+        return;
+    }
     if (flags & DEAD) {
         /* Their V may be anything, and a weight of 0 would not silence a NaN. */
         live = 0;
@@ -157,6 +167,24 @@ template <class T> struct prefill_sums {
     int32_t now[m_tiles][2]; /* positions of the rows; -1: no row */
 };
 
+/* A page that has arrived as it lies in the pool becomes tiles, with its positions behind them. */
+template <class T>
+static __device__ void unpack_page(uint16_t *k, const uint8_t *raw, const page_layout &layout,
+                                   const prefill_place &at, uint32_t page, uint8_t flags,
+                                   uint32_t steps)
+{
+    typedef prefill_memory<T> memory;
+    const int32_t *positions = (const int32_t *)(raw + raw_positions_at(layout, PAGE_SLOTS));
+    uint16_t *v = k + T::k_parts * memory::rows;
+    uint32_t live = 0xffffffff;
+    for (uint32_t i = 0; (flags & DEAD) && i < PAGE_SLOTS; i++)
+        if (page * PAGE_SLOTS + i >= at.head->n_slots || positions[i] > at.latest)
+            live &= ~(1u << i);
+    unpack_tile<T>(k, v, raw, layout, PAGE_SLOTS, live, steps, threadIdx.x, blockDim.x);
+    for (uint32_t i = threadIdx.x; i < PAGE_SLOTS; i += blockDim.x)
+        ((int32_t *)(v + memory::rows))[i] = positions[i];
+}
+
 /* All pages of the head, for the slots of positions [at.from, at.to), with the queries in q. */
 template <class T>
 static __device__ void walk_pages(const step &step, const page_layout &layout,
@@ -186,14 +214,21 @@ static __device__ void walk_pages(const step &step, const page_layout &layout,
             cp_async_wait<0>();
             __syncthreads(); /* the page is there for all, and nobody is in the one before it */
             uint8_t *here = stages + stage * memory::stage_bytes;
-            stage ^= 1;
+            if (T::quantised) {
+                here = stages + memory::stage_bytes;
+                unpack_page<T>((uint16_t *)here, stages, layout, at, first + page, flags[page],
+                               steps);
+                __syncthreads(); /* it is unpacked for all, and its place is free */
+            } else {
+                stage ^= 1;
+            }
             if (next < count)
                 load_page<T>(stages + stage * memory::stage_bytes, step, layout, at, first + next,
                              flags[next], steps);
             cp_async_commit();
-            const uint16_t *k = (const uint16_t *)here, *v = k + memory::rows;
+            const uint16_t *k = (const uint16_t *)here, *v = k + T::k_parts * memory::rows;
             float s[memory::m_tiles][4][4];
-            tile_logits<T, memory::m_tiles, 4>(s, q, rows, row0, k, steps);
+            tile_logits<T, memory::m_tiles, 4>(s, q, rows, row0, k, PAGE_SLOTS, steps);
             UNROLL
             for (uint32_t m = 0; m < memory::m_tiles; m++)
                 UNROLL
@@ -335,7 +370,7 @@ static __global__ void __launch_bounds__(prefill_memory<T>::warps * 32)
     find_positions(step, &at, n_block);
 
     uint8_t *stages = shared;
-    uint16_t *queries = (uint16_t *)(shared + 2 * memory::stage_bytes);
+    uint16_t *queries = (uint16_t *)(shared + memory::pages_bytes);
     float *factors = (float *)(queries + T::q_parts * n_block * T::row);
     uint8_t *flags = (uint8_t *)(factors + n_block);
     prefill_sums<T> sums;

@@ -14,6 +14,9 @@
  * in [2^9, 2^10): low parts stay normal numbers. Scores and kept slots follow from these logits; an
  * f16 query would be wrong in the fourth digit and keep other slots than the CPU does.
  *
+ * Quantised keys are unpacked to 32-bit numbers and split likewise (high x high, high x low, low x
+ * high), so that they mean the same as on the CPU; quantised values to halves.
+ *
  * Logits are in base 2 here: q . k log2(e) / sqrt(d), so that a weight is one exp2f.
  *
  * Head dimensions 64 and 128 are exact templates; others run in the next larger of 64, 128 and 256
@@ -41,7 +44,14 @@
 template <uint32_t dim_, bool exact_, uint32_t storage_> struct tile {
     static constexpr uint32_t dim = dim_, storage = storage_, row = dim_ + 8;
     static constexpr bool exact = exact_, bfloat = storage_ == STORAGE_BF16;
-    static constexpr uint32_t q_parts = bfloat ? 3 : 2;
+    static constexpr bool quantised = storage_ == STORAGE_Q8 || storage_ == STORAGE_Q4;
+    static constexpr uint32_t q_parts = bfloat ? 3 : 2, k_parts = quantised ? 2 : 1;
+    /* Bytes of a slot as it lies in a page, of a head of `dim`, its position included. */
+    static constexpr uint32_t raw_bytes =
+        4 + (storage_ == STORAGE_Q8 ? 2 * dim_ + 2 * (dim_ / 32 * 2)
+             : storage_ == STORAGE_Q4
+                 ? dim_ + dim_ / 64 * 8 + dim_ / 32 * 4 + dim_ / 32 * 4 + dim_ / 64 * 2
+                 : 4 * dim_);
     /* Steps of 16 dimensions, of dim / 16 at most, that a head has. */
     static __host__ __device__ uint32_t steps(uint32_t head_dim)
     {
@@ -69,6 +79,10 @@ template <uint32_t dim_, bool exact_, uint32_t storage_> struct tile {
             FOR_TILE_OF_STORAGE(STORAGE_F16, (step)->head_dim, f, __VA_ARGS__);                    \
         else if ((step)->storage == STORAGE_BF16)                                                  \
             FOR_TILE_OF_STORAGE(STORAGE_BF16, (step)->head_dim, f, __VA_ARGS__);                   \
+        else if ((step)->storage == STORAGE_Q8)                                                    \
+            FOR_TILE_OF_STORAGE(STORAGE_Q8, (step)->head_dim, f, __VA_ARGS__);                     \
+        else                                                                                       \
+            FOR_TILE_OF_STORAGE(STORAGE_Q4, (step)->head_dim, f, __VA_ARGS__);                     \
     } while (0)
 
 /* What a query at position t sees (engine/backend.h). */
@@ -135,11 +149,11 @@ static __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&
 }
 
 /* s = Q K^T, not yet scaled: m_tiles of 16 queries from row0 of q on, n_tiles of 8 slots from the
- * first row of k on. */
+ * first row of k on; k [k_parts][k_rows][T::row]. */
 template <class T, uint32_t m_tiles, uint32_t n_tiles>
-static __device__ __forceinline__ void tile_logits(float (&s)[m_tiles][n_tiles][4],
-                                                   const uint16_t *q, uint32_t rows, uint32_t row0,
-                                                   const uint16_t *k, uint32_t steps)
+static __device__ __forceinline__ void
+tile_logits(float (&s)[m_tiles][n_tiles][4], const uint16_t *q, uint32_t rows, uint32_t row0,
+            const uint16_t *k, uint32_t k_rows, uint32_t steps)
 {
     const uint32_t lane = threadIdx.x % 32;
     const uint16_t *q_at = q + (row0 + lane % 16) * T::row + lane / 16 * 8;
@@ -155,19 +169,22 @@ static __device__ __forceinline__ void tile_logits(float (&s)[m_tiles][n_tiles][
     for (uint32_t step = 0; step < T::dim / 16; step++) {
         if (!T::exact && step >= steps)
             break;
-        uint32_t b[n_tiles / 2][4];
         UNROLL
-        for (uint32_t n = 0; n < n_tiles / 2; n++)
-            ldmatrix_x4(b[n], k_at + n * 16 * T::row + step * 16);
-        UNROLL
-        for (uint32_t m = 0; m < m_tiles; m++) {
+        for (uint32_t k_part = 0; k_part < T::k_parts; k_part++) {
+            uint32_t b[n_tiles / 2][4];
             UNROLL
-            for (uint32_t part = 0; part < T::q_parts; part++) {
-                uint32_t a[4];
-                ldmatrix_x4(a, q_at + (part * rows + m * 16) * T::row + step * 16);
+            for (uint32_t n = 0; n < n_tiles / 2; n++)
+                ldmatrix_x4(b[n], k_at + (k_part * k_rows + n * 16) * T::row + step * 16);
+            UNROLL
+            for (uint32_t m = 0; m < m_tiles; m++) {
                 UNROLL
-                for (uint32_t n = 0; n < n_tiles; n++)
-                    multiply<T>(s[m][n], a, b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
+                for (uint32_t part = 0; part + k_part < T::q_parts; part++) {
+                    uint32_t a[4];
+                    ldmatrix_x4(a, q_at + (part * rows + m * 16) * T::row + step * 16);
+                    UNROLL
+                    for (uint32_t n = 0; n < n_tiles; n++)
+                        multiply<T>(s[m][n], a, b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
+                }
             }
         }
     }
@@ -278,6 +295,101 @@ static __device__ __forceinline__ void load_rows(uint16_t *to, const uint8_t *fr
         const uint8_t *at =
             from + row * (T::exact ? T::dim * 2 : row_bytes) + (has ? piece * 16 : 0);
         cp_async_16_zero(to + row * T::row + piece * 8, at, has ? 16 : 0);
+    }
+}
+
+/* Starts the copies of n slots of a page, from slot0 on, as they lie there: section after section
+ * into `to`, the positions last. n * (bytes of a slot in a section) is a multiple of 16 for n = 16.
+ */
+static __device__ __forceinline__ uint8_t *
+copy_section(uint8_t *to, const uint8_t *from, uint32_t bytes, uint32_t i, uint32_t n_threads)
+{
+    for (uint32_t c = i; c < bytes / 16; c += n_threads)
+        cp_async_16(to + c * 16, from + c * 16);
+    return to + bytes;
+}
+static __device__ __forceinline__ void load_raw(uint8_t *to, const uint8_t *page,
+                                                const page_layout &s, uint32_t slot0, uint32_t n,
+                                                uint32_t i, uint32_t n_threads)
+{
+    to = copy_section(to, page + s.k_at + slot0 * s.row_bytes, n * s.row_bytes, i, n_threads);
+    to = copy_section(to, page + s.v_at + slot0 * s.row_bytes, n * s.row_bytes, i, n_threads);
+    to = copy_section(to, page + s.k_scales_at + slot0 * s.k_scale_bytes, n * s.k_scale_bytes, i,
+                      n_threads);
+    to = copy_section(to, page + s.v_scales_at + slot0 * s.v_scale_bytes, n * s.v_scale_bytes, i,
+                      n_threads);
+    to = copy_section(to, page + s.fifths_at + slot0 * s.fifth_bytes, n * s.fifth_bytes, i,
+                      n_threads);
+    to = copy_section(to, page + s.places_at + slot0 * s.place_bytes, n * s.place_bytes, i,
+                      n_threads);
+    copy_section(to, page + slot0 * 4, n * 4, i, n_threads);
+}
+
+/* Where the positions lie in such a copy. */
+static __device__ __forceinline__ uint32_t raw_positions_at(const page_layout &s, uint32_t n)
+{
+    return n *
+           (2 * s.row_bytes + s.k_scale_bytes + s.v_scale_bytes + s.fifth_bytes + s.place_bytes);
+}
+
+static __device__ __forceinline__ uint32_t pack_halves(float low, float high)
+{
+    return (uint32_t)__half_as_ushort(__float2half_rn(low)) |
+           (uint32_t)__half_as_ushort(__float2half_rn(high)) << 16;
+}
+
+/* Eight numbers of a key as halves, and what they leave as halves. */
+static __device__ __forceinline__ void split_key(const float *x, uint16_t *high, uint16_t *low)
+{
+    uint32_t first[4], second[4];
+    UNROLL
+    for (uint32_t i = 0; i < 4; i++) {
+        const __half a = __float2half_rn(x[2 * i]), b = __float2half_rn(x[2 * i + 1]);
+        first[i] = (uint32_t)__half_as_ushort(a) | (uint32_t)__half_as_ushort(b) << 16;
+        second[i] = pack_halves(x[2 * i] - __half2float(a), x[2 * i + 1] - __half2float(b));
+    }
+    *(uint4 *)high = make_uint4(first[0], first[1], first[2], first[3]);
+    *(uint4 *)low = make_uint4(second[0], second[1], second[2], second[3]);
+}
+
+/* One key from a page or a copy of it into row `row` of k [2][k_rows][T::row]: piece c of 8
+ * dimensions. */
+template <class T>
+static __device__ __forceinline__ void unpack_key(uint16_t *k, uint32_t k_rows, uint32_t row,
+                                                  const page_row &from, uint32_t c,
+                                                  uint32_t head_dim)
+{
+    float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+    if (c * 8 < head_dim)
+        page_load_8(T::storage, from, true, c * 8, x);
+    uint16_t *to = k + row * T::row + c * 8;
+    split_key(x, to, to + k_rows * T::row);
+}
+
+/* n slots of a copy by load_raw become tiles k [2][n][T::row] and v [n][T::row]; slots whose bit in
+ * `live` is 0 become zeros in v. */
+template <class T>
+static __device__ __forceinline__ void unpack_tile(uint16_t *k, uint16_t *v, const uint8_t *raw,
+                                                   const page_layout &s, uint32_t n, uint32_t live,
+                                                   uint32_t steps, uint32_t i, uint32_t n_threads)
+{
+    const uint32_t pieces = T::exact ? T::dim / 8 : 2 * steps;
+    const uint8_t *values = raw + n * s.row_bytes, *k_scales = values + n * s.row_bytes,
+                  *v_scales = k_scales + n * s.k_scale_bytes,
+                  *fifths = v_scales + n * s.v_scale_bytes, *places = fifths + n * s.fifth_bytes;
+    for (uint32_t at = i; at < n * pieces; at += n_threads) {
+        const uint32_t slot = at / pieces, c = at % pieces;
+        const page_row key = {raw + slot * s.row_bytes, k_scales + slot * s.k_scale_bytes,
+                              fifths + slot * s.fifth_bytes, places + slot * s.place_bytes};
+        unpack_key<T>(k, n, slot, key, c, s.head_dim);
+        const page_row value = {values + slot * s.row_bytes, v_scales + slot * s.v_scale_bytes,
+                                NULL, NULL};
+        float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+        if ((live >> slot & 1) && c * 8 < s.head_dim)
+            page_load_8(T::storage, value, false, c * 8, x);
+        *(uint4 *)(v + slot * T::row + c * 8) =
+            make_uint4(pack_halves(x[0], x[1]), pack_halves(x[2], x[3]), pack_halves(x[4], x[5]),
+                       pack_halves(x[6], x[7]));
     }
 }
 

@@ -6,7 +6,7 @@
  * by row in double. The first block of a (segment, head) does all rows itself where there is
  * either. */
 #include "cuda/kernels.h"
-#include "cuda/page.h"
+#include "cuda/page_store.h"
 
 #include "cache/cache.h"
 
@@ -31,8 +31,8 @@ static __device__ void take_slots(const step_head *head, const uint32_t *slots, 
     out[lane] = slot;
 }
 
-/* |k| as stored, in double; the same in every lane. */
-static __device__ double stored_norm(const page_layout &layout, const uint8_t *page, uint32_t slot)
+/* 1 / |k| as stored, in double, 0 of a key of zeros; the same in every lane. */
+static __device__ double inverse_norm(const page_layout &layout, const uint8_t *page, uint32_t slot)
 {
     double squares = 0;
     for (uint32_t d = threadIdx.x % 32; d < layout.head_dim; d += 32) {
@@ -41,7 +41,7 @@ static __device__ double stored_norm(const page_layout &layout, const uint8_t *p
     }
     for (int i = 16; i > 0; i /= 2)
         squares += __shfl_xor_sync(0xffffffff, squares, i);
-    return sqrt(squares);
+    return squares > 0 ? 1 / sqrt(squares) : 0;
 }
 
 /* One row of K (with everything that goes with a new slot) or of V, by a warp. */
@@ -49,9 +49,10 @@ static __device__ void write_row(const page_layout &layout, const step_head *hea
                                  uint32_t slot, bool is_v, const float *x, int32_t position)
 {
     const uint32_t lane = threadIdx.x % 32, at = slot % PAGE_SLOTS;
-    page_store_row(
-        layout, page + (is_v ? layout.v_at : layout.k_at) + at * layout.row_bytes,
-        page + (is_v ? layout.v_scales_at : layout.k_scales_at) + at * layout.scale_bytes, x, lane);
+    if (is_v)
+        store_v(layout, page, at, x);
+    else
+        store_k(layout, page, at, x);
     if (is_v)
         return;
     if (lane == 0)
@@ -67,7 +68,7 @@ static __global__ void __launch_bounds__(WRITE_WARPS * 32)
                const float *v)
 {
     SHARED(uint32_t, slots, [WRITE_ROWS]);
-    SHARED(double, norms, [WRITE_ROWS]);
+    SHARED(double, inverse, [WRITE_ROWS]);
     const uint32_t s = first + blockIdx.x, kv_head = blockIdx.y, warp = threadIdx.x / 32;
     if (s >= step.header->n_segments)
         return;
@@ -102,7 +103,7 @@ static __global__ void __launch_bounds__(WRITE_WARPS * 32)
             if (head->key_sum == NULL || is_v)
                 continue;
             __syncwarp();
-            norms[i] = stored_norm(layout, page, slot % PAGE_SLOTS);
+            inverse[i] = inverse_norm(layout, page, slot % PAGE_SLOTS);
         }
         __syncthreads();
         for (uint32_t d = threadIdx.x; head->key_sum != NULL && d < layout.head_dim;
@@ -111,12 +112,12 @@ static __global__ void __launch_bounds__(WRITE_WARPS * 32)
             for (uint32_t i = 0; i < count; i++) {
                 const uint8_t *page =
                     step.pool + head->pages[slots[i] / PAGE_SLOTS] * step.page_bytes;
-                if (norms[i] > 0)
-                    sum += (double)page_k(layout, page, slots[i] % PAGE_SLOTS, d) / norms[i];
+                if (inverse[i] > 0)
+                    sum += (double)page_k(layout, page, slots[i] % PAGE_SLOTS, d) * inverse[i];
             }
             head->key_sum[d] = sum;
         }
-        __syncthreads(); /* slots and norms are written again */
+        __syncthreads(); /* slots and inverses are written again */
     }
 }
 

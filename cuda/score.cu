@@ -19,10 +19,10 @@
 constexpr uint32_t QUERIES = 32, SCRATCH_ROW = PAGE_SLOTS + 1;
 
 template <class T> struct score_memory {
-    static constexpr uint32_t warps = T::dim > 128 ? 4 : 8; /* at most */
-    static constexpr uint32_t page_bytes = PAGE_SLOTS * T::row * 2;
+    static constexpr uint32_t warps = (T::dim > 128 ? 4 : 8) / T::k_parts; /* at most */
+    static constexpr uint32_t page_bytes = T::k_parts * PAGE_SLOTS * T::row * 2;
     static constexpr uint32_t warp_bytes = page_bytes + 16 * SCRATCH_ROW * 4;
-    static __host__ __device__ constexpr uint32_t bytes(uint32_t n_warps)
+    static constexpr __host__ __device__ uint32_t bytes(uint32_t n_warps)
     {
         return n_warps * warp_bytes + T::q_parts * QUERIES * T::row * 2 + 3 * QUERIES * 4;
     }
@@ -135,8 +135,13 @@ static __global__ void __launch_bounds__(score_memory<T>::warps * 32)
     slot_score state = {slot < head->n_slots, HOLE, 0, UINT32_MAX, 0};
     if (page * PAGE_SLOTS < head->n_slots) {
         const uint8_t *from = step.pool + head->pages[page] * step.page_bytes;
-        load_rows<T>(k, from + layout.k_at, layout.row_bytes, PAGE_SLOTS, 0xffffffff, steps, lane,
-                     32);
+        const uint32_t pieces = 2 * steps;
+        for (uint32_t i = lane; T::quantised && i < PAGE_SLOTS * pieces; i += 32)
+            unpack_key<T>(k, PAGE_SLOTS, i / pieces, page_k_row(layout, from, i / pieces),
+                          i % pieces, layout.head_dim);
+        if (!T::quantised)
+            load_rows<T>(k, from + layout.k_at, layout.row_bytes, PAGE_SLOTS, 0xffffffff, steps,
+                         lane, 32);
         if (state.used)
             state.position = page_positions(from)[lane];
     }
@@ -144,7 +149,7 @@ static __global__ void __launch_bounds__(score_memory<T>::warps * 32)
     if (state.used && keeps_score)
         state.score = head->scores[slot];
     const int32_t earliest = __reduce_min_sync(0xffffffff, state.position);
-    cp_async_wait<0>();
+    cp_async_wait<0>(); /* the barrier of the first rows makes it known to the other lanes */
 
     const uint32_t group = step.n_heads / step.n_kv_heads, per_tile = 16 / group;
     for (uint32_t row = segment->first_scored; row < segment->n_rows; row += 2 * per_tile) {
@@ -158,7 +163,7 @@ static __global__ void __launch_bounds__(score_memory<T>::warps * 32)
         if (earliest > latest) /* nothing of the page is seen yet */
             continue;
         float l[2][4][4];
-        tile_logits<T, 2, 4>(l, rows.q, QUERIES, 0, k, steps);
+        tile_logits<T, 2, 4>(l, rows.q, QUERIES, 0, k, PAGE_SLOTS, steps);
         UNROLL
         for (uint32_t m = 0; m < 2; m++) {
             UNROLL
