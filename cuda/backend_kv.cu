@@ -54,6 +54,7 @@ void cuda_kv_copy(void *self, const uint32_t *from, const uint32_t *to, uint32_t
 {
     struct cuda_backend *c = (struct cuda_backend *)self;
     const uint32_t at_once = 4096;
+    c->seen_page = UINT32_MAX;
     for (uint32_t done = 0; done < n; done += at_once) {
         uint32_t lists[2][at_once], m = n - done < at_once ? n - done : at_once;
         memcpy(lists[0], from + done, m * sizeof *from);
@@ -84,6 +85,7 @@ void cuda_kv_write(void *self, const float *k, const float *v, const int32_t *po
     (void)positions, (void)n_kv_heads, (void)head_dim;
     if (n_segments == 0)
         return;
+    c->seen_page = UINT32_MAX;
     struct wave w = wave_of(c, segments);
     launch_kv_write(c->stream, &c->step, segments[0].layer, w.first, w.n, k, v);
 }
@@ -118,6 +120,7 @@ bool cuda_evict(void *self, const struct kv_segment *segments, uint32_t n_segmen
     struct cuda_backend *c = (struct cuda_backend *)self;
     (void)n_segments, (void)n_kv_heads, (void)e;
     const uint32_t slots = c->key.drop_slots;
+    c->seen_page = UINT32_MAX;
     if (slots == 0)
         return true;
     struct wave w = wave_of(c, segments);
@@ -165,6 +168,7 @@ static void fill_job(struct step_job *to, const struct select_job *from)
 bool cuda_compress(void *self, struct select_job *jobs, uint32_t n_jobs, struct error *e)
 {
     struct cuda_backend *c = (struct cuda_backend *)self;
+    c->seen_page = UINT32_MAX;
     struct step_job *list = (struct step_job *)malloc(n_jobs * sizeof *list);
     uint32_t *n_kept = (uint32_t *)malloc(n_jobs * sizeof *n_kept), max_slots = 0;
     bool ok = list && n_kept;

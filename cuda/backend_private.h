@@ -95,7 +95,7 @@ struct cuda_backend {
     float *read_k;                      /* device [2][head_dim]: kv_read */
     int32_t *read_position;             /* device [1] */
     int32_t seen_positions[PAGE_SLOTS]; /* of page seen_page, as kv_read found them ... */
-    uint32_t seen_page;                 /* ... since the last step; UINT32_MAX: none */
+    uint32_t seen_page;                 /* ... until something is written; UINT32_MAX: none */
 };
 
 /* Notes the first error that is not cudaSuccess. Returns whether there is none at all. */
