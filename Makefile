@@ -76,11 +76,12 @@ UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(sort $(wildcard 
 KERNEL_TESTS := $(patsubst tests/kernels/%.c,$(BUILD)/tests/kernels/%,$(sort $(wildcard tests/kernels/test_*.c)))
 # Kernels of CUDA, on the emulated device or (make test-cuda) on a real one.
 EMULATION_TESTS := $(patsubst %.cpp,$(BUILD)/%,$(sort $(wildcard tests/cuda_emu/test_*.cpp tests/kernels/test_cuda_*.cpp)))
+REAL_TESTS := $(patsubst %.cpp,$(BUILD)/real/%,$(sort $(wildcard tests/kernels/test_cuda_*.cpp)))
 TESTS := $(UNIT_TESTS) $(KERNEL_TESTS) $(EMULATION_TESTS)
 BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/tests/bench/%,$(sort $(wildcard tests/bench/bench_*.c)))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
-.PHONY: all run test test-built bench clean format lint asan tsan fuzz fuzz-built install deps deps-test binary tests fuzzers
+.PHONY: all run test test-cuda test-cuda-built test-built bench clean format lint asan tsan fuzz fuzz-built install deps deps-test binary tests fuzzers
 all: deps
 	@$(MAKE) --no-print-directory binary
 
@@ -110,6 +111,13 @@ asan: deps deps-test
 		SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer" test-built
 tsan: deps deps-test
 	@$(MAKE) --no-print-directory BUILD=build/tsan OPTIMISE=-O1 SANITIZE="-fsanitize=thread" test-built
+
+# The kernel tests, and the tests of the engine that take a device, on the GPU of this machine.
+test-cuda: deps deps-test
+	@[ -n "$(NVCC)" ] || { echo "make test-cuda needs nvcc" >&2; exit 2; }
+	@$(MAKE) --no-print-directory BUILD=build/cuda TEST_CUDA=real test-cuda-built
+	@BUILD=build/cuda sh tests/run_cuda.sh
+test-cuda-built: $(BUILD)/winnow $(UNIT_TESTS) $(REAL_TESTS)
 
 fuzz: deps
 	@CC=clang BUILD=build/fuzz sh tests/fuzz/run.sh $(FUZZ_SECONDS)
@@ -182,6 +190,13 @@ $(UNIT_TESTS) $(KERNEL_TESTS): $(BUILD)/%: $(BUILD)/%.o $(REFERENCE_OBJECTS) $(L
 $(EMULATION_TESTS): $(BUILD)/%: $(BUILD)/%.o $(EMULATED_OBJECTS) $(LIB)
 	$(if $(V),,@echo "  ld $@")
 	$(Q)$(CXX) $(SANITIZE) -o $@ $^ $(LIB) $(LIBS) $(CHECK_LIBS)
+$(BUILD)/real/%.o: %.cpp
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  nvcc $<")
+	$(Q)$(NVCC) -x cu $(NVCC_FLAGS) -MD -MF $(@:.o=.d) -c -o $@ $<
+$(REAL_TESTS): $(BUILD)/real/%: $(BUILD)/real/%.o $(LIB) $(CUDA_OBJECTS)
+	$(if $(V),,@echo "  ld $@")
+	$(Q)$(CXX) -o $@ $^ $(LIB) $(LIBS) $(CUDA_LIBS) $(CHECK_LIBS)
 $(BENCHES): $(BUILD)/%: $(BUILD)/%.o $(LIB) $(CUDA_OBJECTS)
 	$(if $(V),,@echo "  ld $@")
 	$(Q)$(CC) $(SANITIZE) -o $@ $^ $(LIB) $(LIBS) $(CUDA_LIBS)
