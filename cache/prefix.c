@@ -228,16 +228,18 @@ bool prefix_adopt(struct cache_sequence *s, const struct prefix_name *root, cons
     return true;
 }
 
-/* Whether the pages of tokens [0, n) are what a full prefill makes of them: nothing dropped or
- * overwritten, every head at slot = position. */
+/* Whether the block that ends at token n is what a full prefill makes of it: computed with all
+ * before it in sight, nothing dropped, and no newer token of a ring in its slots. */
 static bool is_pristine(const struct cache_sequence *s, uint32_t n)
 {
+    const struct plan *p = &s->plan;
     if (s->compressed)
         return false;
-    uint32_t held = UINT32_MAX;
-    if (s->plan.prefill == PREFILL_STREAM)
-        held = s->plan.allocation == ALLOCATION_PROFILE ? s->plan.window_budget : s->plan.budget;
-    return n <= held;
+    if (p->prefill != PREFILL_STREAM)
+        return true;
+    uint32_t held = p->allocation == ALLOCATION_PROFILE ? p->window_budget : p->budget,
+             oldest = n - PAGE_SLOTS > p->sinks ? n - PAGE_SLOTS : p->sinks;
+    return n <= held && s->n_tokens <= oldest + (held - p->sinks) + PAGE_SLOTS;
 }
 
 static bool add_block(struct cache_sequence *s, const struct prefix_name *name, uint32_t index)
