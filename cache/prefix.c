@@ -167,6 +167,20 @@ uint32_t prefix_usable(const struct plan *p, uint32_t n_prompt)
     return n_prompt > seen ? n_prompt - seen : 0;
 }
 
+bool prefix_is_read_alike(const struct plan *a, const struct plan *b)
+{
+    if (a->prefill != b->prefill || a->scorer != b->scorer || a->allocation != b->allocation ||
+        a->sparsity != b->sparsity || a->positions != b->positions || a->storage != b->storage)
+        return false;
+    if (a->prefill == PREFILL_STREAM)
+        return a->sinks == b->sinks && a->recent == b->recent && a->budget == b->budget &&
+               a->window_budget == b->window_budget;
+    /* The others begin to score at a distance from the end of the prompt, wherever that is. */
+    return plan_evicts(a) && plan_evicts(b) &&
+           (a->scorer == SCORER_ATTENTION_SUM || a->scorer == SCORER_ATTENTION_MEAN ||
+            a->scorer == SCORER_KEY_DIFF);
+}
+
 /* The blocks of a chain; from the last to the first they become the newest, so that a child is
  * given up before its parent. */
 static uint32_t walk(struct cache *c, const struct prefix_name *root, const int32_t *tokens,
