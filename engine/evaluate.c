@@ -341,36 +341,37 @@ static void look_into(void *context, int32_t first, int32_t last)
 }
 
 static double share_that_holds(const struct evaluator *v, const struct cache_sequence *s,
-                               const struct evaluate_fact *fact)
+                               const struct evaluate_question *q)
 {
     uint32_t n_layers = v->model->n_layers, n_kv_heads = v->model->n_kv_heads, n = 0;
     for (uint32_t i = 0; i < n_layers * n_kv_heads; i++) {
-        struct search search = {(int32_t)fact->first, (int32_t)fact->end - 1, false};
+        struct search search = {(int32_t)q->fact_first, (int32_t)q->fact_end - 1, false};
         cache_kept_ranges(s, i / n_kv_heads, i % n_kv_heads, look_into, &search);
         n += search.found;
     }
     return (double)n / (n_layers * n_kv_heads);
 }
 
-bool evaluate_answer(struct evaluator *v, const struct plan *plan, const int32_t *tokens,
-                     uint32_t n_prompt, uint32_t n_most, int32_t *answer, uint32_t *n_answer,
-                     struct evaluate_fact *fact, struct evaluate_memory *memory, struct error *e)
+bool evaluate_answer(struct evaluator *v, const struct plan *plan,
+                     const struct evaluate_question *q, struct evaluate_reply *out, struct error *e)
 {
-    struct cache_sequence *s = begin(v, plan, tokens, n_prompt, e);
-    const float *logits = s ? prefill(v, s, tokens, n_prompt, e) : NULL;
-    *n_answer = 0;
+    struct cache_sequence *s = begin(v, plan, q->tokens, q->n_prompt, e);
+    const float *logits = s ? prefill(v, s, q->tokens, q->n_prompt, e) : NULL;
+    *out = (struct evaluate_reply){.n = 0};
     if (logits)
-        fact->held = share_that_holds(v, s, fact);
-    while (logits && *n_answer < n_most) {
+        out->held = share_that_holds(v, s, q);
+    if (logits && q->n_lead > 0)
+        logits = feed(v, s, q->tokens + q->n_prompt, q->n_lead, e);
+    while (logits && out->n < EVALUATE_ANSWER_TOKENS) {
         int32_t next = likeliest(logits, v->model->n_vocab);
         if (tokenizer_is_end(v->tokenizer, next))
             break;
-        answer[(*n_answer)++] = next;
-        if (*n_answer < n_most)
+        out->tokens[out->n++] = next;
+        if (out->n < EVALUATE_ANSWER_TOKENS)
             logits = feed(v, s, &next, 1, e);
     }
     if (s)
-        *memory = memory_of(v, s);
+        out->memory = memory_of(v, s);
     cache_sequence_free(s);
     return logits != NULL;
 }

@@ -60,18 +60,27 @@ bool evaluate_text(struct evaluator *v, const struct plan *plan, const int32_t *
                    uint32_t n_prompt, uint32_t n_steps, struct evaluate_reference *reference,
                    struct evaluate_text_result *out, struct error *e);
 
-/* Tokens [first, end) of a prompt that its question is about, and the share of (layer, KV head)
- * pairs that hold all of them when the prompt has been read: what a run found it in. */
-struct evaluate_fact {
-    uint32_t first, end;
-    double held;
+enum { EVALUATE_ANSWER_TOKENS = 12 };
+
+/* tokens[0, n_prompt) are the prompt; the n_lead behind them begin the answer. The lead comes after
+ * the compression, or the first token of the rest would be full attention's. Tokens
+ * [fact_first, fact_end) are what is asked for. */
+struct evaluate_question {
+    const int32_t *tokens;
+    uint32_t n_prompt, n_lead, fact_first, fact_end;
 };
 
-/* Greedy answer to a prompt: at most n_most tokens, up to one that ends a generation. Fills
- * fact->held. */
-bool evaluate_answer(struct evaluator *v, const struct plan *plan, const int32_t *tokens,
-                     uint32_t n_prompt, uint32_t n_most, int32_t *answer, uint32_t *n_answer,
-                     struct evaluate_fact *fact, struct evaluate_memory *memory, struct error *e);
+struct evaluate_reply {
+    int32_t tokens[EVALUATE_ANSWER_TOKENS]; /* without the lead */
+    uint32_t n;
+    double held; /* share of (layer, KV head) pairs that hold all of the fact behind the prompt */
+    struct evaluate_memory memory;
+};
+
+/* Greedy answer, up to a token that ends a generation. */
+bool evaluate_answer(struct evaluator *v, const struct plan *plan,
+                     const struct evaluate_question *question, struct evaluate_reply *out,
+                     struct error *e);
 
 /* StreamingLLM's own experiment: a text of any length through a plan that streams; after every
  * `interval` tokens report(context, n_tokens, mean nll of the interval, pages held). False from it

@@ -139,7 +139,7 @@ static bool open_eval(struct eval *v, struct error *e)
     put_full_first(v);
     for (uint32_t i = 0; i < n_contexts; i++)
         longest = contexts[i] > longest ? (uint32_t)contexts[i] : longest;
-    o.max_tokens = longest + EVAL_ANSWER_TOKENS;
+    o.max_tokens = longest + EVALUATE_ANSWER_TOKENS;
     v->evaluator = evaluator_open(&o, e);
     if (!v->evaluator || !set_contexts(v, contexts, n_contexts, e) || !read_text(v, e))
         return false;

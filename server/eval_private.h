@@ -9,8 +9,6 @@
 #include "server/eval_arguments.h"
 #include "server/eval_results.h"
 
-enum { EVAL_ANSWER_TOKENS = 12 };
-
 struct eval {
     struct eval_arguments a;
     struct evaluator *evaluator;

@@ -1,8 +1,10 @@
 /* The task `retrieval`: two facts are hidden in a text, and each is asked for at its end. The
  * number has five digits, which many vocabularies write as five tokens; the word is one that the
  * text does not have. Where a policy finds words and no numbers it is the pieces that it loses, not
- * the place. Both facts lie in every text, the word as far from the end as the number from the
- * beginning, so that the two questions share all but their last tokens. */
+ * the place. The answer's first words are given, after the prompt was compressed: inside of it they
+ * would make the first token of the fact full attention's. Both facts lie in every text, the word
+ * as far from the end as the number from the beginning, so that the two questions share all but
+ * their last tokens. */
 #include <ctype.h>
 #include <math.h>
 #include <stdlib.h>
@@ -10,7 +12,7 @@
 
 #include "server/eval_private.h"
 
-enum { ANSWER_TOKENS = EVAL_ANSWER_TOKENS, N_FACTS = 2 };
+enum { N_FACTS = 2 };
 
 static const char *const cities[] = {"Lisbon", "Oslo",   "Cairo", "Lima",   "Kyoto",
                                      "Dublin", "Prague", "Quito", "Athens", "Vienna"};
@@ -23,7 +25,8 @@ struct fact {
     double depth;
     struct tokens told; /* the sentence in the text */
     struct tokens end;  /* the question, the template's end and the beginning of the answer */
-    struct evaluate_fact place;
+    uint32_t n_lead;    /* tokens of that beginning */
+    uint32_t value_first, value_end; /* tokens of the value: in `told`, then in the text */
 };
 
 struct haystack {
@@ -109,16 +112,19 @@ static bool tell(const struct eval *v, struct fact *f, const char *subject,
     if (!append_string(v, &f->told, text, e))
         return false;
     snprintf(text, sizeof text, "\nThe %s is", subject);
-    if (!count_tokens(v, &f->told, text, &f->place.first, e))
+    if (!count_tokens(v, &f->told, text, &f->value_first, e))
         return false;
     snprintf(text, sizeof text, "\nThe %s is %s", subject, f->value);
-    if (!count_tokens(v, &f->told, text, &f->place.end, e))
+    if (!count_tokens(v, &f->told, text, &f->value_end, e))
         return false;
     snprintf(text, sizeof text, "\n\nWhat is the %s that is mentioned in the text?", subject);
     if (!append_string(v, &f->end, text, e) || !append(&f->end, after->data, after->count, e))
         return false;
     snprintf(text, sizeof text, "The %s is", subject);
-    return append_string(v, &f->end, text, e);
+    size_t before = f->end.count;
+    bool done = append_string(v, &f->end, text, e);
+    f->n_lead = (uint32_t)(f->end.count - before);
+    return done;
 }
 
 /* Filler from token `from` of the text on, n_filler long, with the facts at their depths. */
@@ -133,15 +139,15 @@ static bool fill(const struct eval *v, struct haystack *h, size_t from, size_t n
         if (!eval_append_text(v, &h->text, from + filled, until - filled, e))
             return false;
         filled = until;
-        f->place.first += (uint32_t)h->text.count;
-        f->place.end += (uint32_t)h->text.count;
+        f->value_first += (uint32_t)h->text.count;
+        f->value_end += (uint32_t)h->text.count;
         if (!append(&h->text, f->told.data, f->told.count, e))
             return false;
     }
     return eval_append_text(v, &h->text, from + filled, n_filler - filled, e);
 }
 
-/* A text whose longer prompt has `context` tokens. */
+/* A text whose longer prompt, with the beginning of its answer, has `context` tokens. */
 static bool hide(const struct eval *v, uint32_t context, double depth, uint32_t trial,
                  struct haystack *h, struct error *e)
 {
@@ -207,16 +213,16 @@ static bool is_word(const char *answer, const char *word)
     return !strncasecmp(answer, word, n) && !isalnum((unsigned char)answer[n]);
 }
 
-static json_t *outcome_of(const struct eval *v, const struct fact *f, const int32_t *answer,
-                          uint32_t n_answer, const struct evaluate_memory *memory)
+static json_t *outcome_of(const struct eval *v, const struct fact *f,
+                          const struct evaluate_reply *reply)
 {
     size_t length;
-    char *text = tokenizer_decode(evaluator_tokenizer(v->evaluator), answer, n_answer, false, false,
-                                  &length);
+    char *text = tokenizer_decode(evaluator_tokenizer(v->evaluator), reply->tokens, reply->n, false,
+                                  false, &length);
     bool right = text && (!strcmp(f->name, "number") ? is_number : is_word)(text, f->value);
-    json_t *outcome = eval_memory_json(memory), *given = json_string(text ? text : "");
+    json_t *outcome = eval_memory_json(&reply->memory), *given = json_string(text ? text : "");
     json_object_set_new(outcome, "correct", json_boolean(right));
-    json_object_set_new(outcome, "held", json_real(f->place.held));
+    json_object_set_new(outcome, "held", json_real(reply->held));
     json_object_set_new(outcome, "wanted", json_string(f->value));
     json_object_set_new(outcome, "answer", given ? given : json_string("(not UTF-8)"));
     free(text);
@@ -234,21 +240,23 @@ static bool run_question(struct eval *v, const char *policy, double budget, uint
         json_decref(key);
         return key || error_set_memory(e, "results", 4096);
     }
-    uint32_t n_answer;
-    int32_t answer[ANSWER_TOKENS];
     struct plan plan;
     struct error reason;
-    struct evaluate_memory memory;
+    struct evaluate_reply reply;
     /* Of the length, not of this prompt: both questions get the same number of slots. */
     if (!eval_plan(v, policy, budget, context, &plan, &reason))
         return eval_finish(v, key, json_pack("{s:s}", "skipped", reason.message), e);
     size_t n_text = h->text.count;
-    bool done = append(&h->text, f->end.data, f->end.count, e) &&
-                evaluate_answer(v->evaluator, &plan, h->text.data, (uint32_t)h->text.count,
-                                ANSWER_TOKENS, answer, &n_answer, &f->place, &memory, e);
+    bool done = append(&h->text, f->end.data, f->end.count, e);
+    struct evaluate_question question = {.tokens = h->text.data,
+                                         .n_prompt = (uint32_t)h->text.count - f->n_lead,
+                                         .n_lead = f->n_lead,
+                                         .fact_first = f->value_first,
+                                         .fact_end = f->value_end};
+    done = done && evaluate_answer(v->evaluator, &plan, &question, &reply, e);
     h->text.count = n_text;
     if (done)
-        return eval_finish(v, key, outcome_of(v, f, answer, n_answer, &memory), e);
+        return eval_finish(v, key, outcome_of(v, f, &reply), e);
     json_decref(key);
     return false;
 }
