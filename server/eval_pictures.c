@@ -55,7 +55,7 @@ static const struct {
     bool percent;
 } qualities[N_QUALITIES] = {
     {"Perplexity, lower is better", "perplexity", false},
-    {"Agreement with full attention's likeliest token", "tokens, %", true},
+    {"Agreement with full attention's likeliest token", "tokens, %", false},
     {"Divergence from full attention, lower is better", "KL, nats per token", false},
     {"Numbers found", "found, %", true},
     {"Words found", "found, %", true}};
@@ -205,10 +205,24 @@ static void draw_legend(const char *policy, uint32_t row, const char *dash, FILE
     fprintf(out, "</text>");
 }
 
+/* The policy's place among all, so that it looks the same in every picture. */
+static uint32_t look_of(const struct eval_points *points, const char *policy)
+{
+    uint32_t look = 0;
+    for (uint32_t i = 0; i < points->n && strcmp(points->at[i].policy, policy) != 0; i++) {
+        bool first = strcmp(points->at[i].policy, "full") != 0;
+        for (uint32_t k = 0; k < i && first; k++)
+            first = strcmp(points->at[k].policy, points->at[i].policy) != 0;
+        look += first;
+    }
+    return look;
+}
+
 static void draw_policy(const struct plot *plot, uint32_t row, FILE *out)
 {
-    const char *policy = plot->policies[row], *colour = colours[row % N_COLOURS],
-               *dash = dashes[row / N_COLOURS % 3];
+    const char *policy = plot->policies[row];
+    uint32_t look = look_of(plot->points, policy);
+    const char *colour = colours[look % N_COLOURS], *dash = dashes[look / N_COLOURS % 3];
     fprintf(out, "<g stroke='%s' fill='%s'><polyline fill='none' stroke-dasharray='%s' points='",
             colour, colour, dash);
     const struct eval_point *p = NULL;
