@@ -129,7 +129,8 @@ bool heads_copy(struct cache_sequence *to, const struct cache_sequence *from, st
         copy(b->summary, a->summary, 2 * d * sizeof *a->summary);
         b->n_pages = a->n_pages;
         b->n_slots = a->n_slots;
-        b->budget = a->budget;
+        if (from->compressed) /* before that it is the plan's own */
+            b->budget = a->budget;
         b->n_holes = a->n_holes;
         b->n_holes_due = a->n_holes_due;
         b->n_summary = a->n_summary;
