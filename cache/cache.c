@@ -110,8 +110,15 @@ void cache_sequence_set_prompt(struct cache_sequence *s, uint32_t end)
 
 struct cache_sequence *cache_sequence_fork(struct cache_sequence *of, struct error *e)
 {
+    return cache_sequence_fork_under(of, &of->plan, e);
+}
+
+struct cache_sequence *cache_sequence_fork_under(struct cache_sequence *of, const struct plan *plan,
+                                                 struct error *e)
+{
     struct cache *c = of->cache;
-    struct cache_sequence *s = cache_sequence_new(c, &of->plan, e);
+    assert(plan == &of->plan || !of->compressed);
+    struct cache_sequence *s = cache_sequence_new(c, plan, e);
     if (!s)
         return NULL;
     if (!heads_copy(s, of, e)) {

@@ -45,6 +45,10 @@ struct cache_sequence *cache_sequence_new(struct cache *c, const struct plan *pl
                                           struct error *e);
 /* Another sequence that shares all pages of `of`. NULL: "out_of_memory". */
 struct cache_sequence *cache_sequence_fork(struct cache_sequence *of, struct error *e);
+/* The same under another plan, which must have read the prompt so far as `of`'s did
+ * (prefix_is_read_alike in cache/prefix.h); `of` is before the end of its prompt. */
+struct cache_sequence *cache_sequence_fork_under(struct cache_sequence *of, const struct plan *plan,
+                                                 struct error *e);
 /* Gives its pages back. NULL is allowed. */
 void cache_sequence_free(struct cache_sequence *s);
 

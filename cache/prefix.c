@@ -167,6 +167,20 @@ uint32_t prefix_usable(const struct plan *p, uint32_t n_prompt)
     return n_prompt > seen ? n_prompt - seen : 0;
 }
 
+bool prefix_is_read_alike(const struct plan *a, const struct plan *b)
+{
+    if (a->prefill != b->prefill || a->scorer != b->scorer || a->allocation != b->allocation ||
+        a->sparsity != b->sparsity || a->positions != b->positions || a->storage != b->storage)
+        return false;
+    if (a->prefill == PREFILL_STREAM)
+        return a->sinks == b->sinks && a->recent == b->recent && a->budget == b->budget &&
+               a->window_budget == b->window_budget;
+    /* The others begin to score at a distance from the end of the prompt, wherever that is. */
+    return plan_evicts(a) && plan_evicts(b) &&
+           (a->scorer == SCORER_ATTENTION_SUM || a->scorer == SCORER_ATTENTION_MEAN ||
+            a->scorer == SCORER_KEY_DIFF);
+}
+
 /* The blocks of a chain; from the last to the first they become the newest, so that a child is
  * given up before its parent. */
 static uint32_t walk(struct cache *c, const struct prefix_name *root, const int32_t *tokens,
@@ -228,16 +242,18 @@ bool prefix_adopt(struct cache_sequence *s, const struct prefix_name *root, cons
     return true;
 }
 
-/* Whether the pages of tokens [0, n) are what a full prefill makes of them: nothing dropped or
- * overwritten, every head at slot = position. */
+/* Whether the block that ends at token n is what a full prefill makes of it: computed with all
+ * before it in sight, nothing dropped, and no newer token of a ring in its slots. */
 static bool is_pristine(const struct cache_sequence *s, uint32_t n)
 {
+    const struct plan *p = &s->plan;
     if (s->compressed)
         return false;
-    uint32_t held = UINT32_MAX;
-    if (s->plan.prefill == PREFILL_STREAM)
-        held = s->plan.allocation == ALLOCATION_PROFILE ? s->plan.window_budget : s->plan.budget;
-    return n <= held;
+    if (p->prefill != PREFILL_STREAM)
+        return true;
+    uint32_t held = p->allocation == ALLOCATION_PROFILE ? p->window_budget : p->budget,
+             oldest = n - PAGE_SLOTS > p->sinks ? n - PAGE_SLOTS : p->sinks;
+    return n <= held && s->n_tokens <= oldest + (held - p->sinks) + PAGE_SLOTS;
 }
 
 static bool add_block(struct cache_sequence *s, const struct prefix_name *name, uint32_t index)

@@ -25,6 +25,12 @@ struct prefix_name prefix_root(const void *secret, size_t n);
  * always left to compute. */
 uint32_t prefix_usable(const struct plan *plan, uint32_t n_prompt);
 
+/* Whether a sequence in the midst of a prompt holds and remembers the same under both plans, so
+ * that cache_sequence_fork_under may go on from the one under the other: they differ at most in how
+ * much stays when the prompt ends. For plans that prefix_usable gives little: scores that every
+ * query adds to, and streams. */
+bool prefix_is_read_alike(const struct plan *a, const struct plan *b);
+
 /* Tokens of the prompt, a multiple of PAGE_SLOTS and at most `most`, that the index knows. */
 uint32_t prefix_match(struct cache *c, const struct prefix_name *root, const int32_t *tokens,
                       uint32_t most);

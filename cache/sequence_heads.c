@@ -153,6 +153,9 @@ bool heads_copy(struct cache_sequence *to, const struct cache_sequence *from, st
 {
     const struct state_memory *m = &to->cache->memory;
     size_t d = to->cache->head_dim;
+    /* Under another budget there are no holes yet. */
+    uint32_t n_holes =
+        to->plan.interval < from->plan.interval ? to->plan.interval : from->plan.interval;
     for (uint32_t h = 0; h < n_heads(to); h++) {
         const struct head_state *a = &from->tables[h].state;
         struct head_state *b = &to->tables[h].state;
@@ -164,7 +167,7 @@ bool heads_copy(struct cache_sequence *to, const struct cache_sequence *from, st
             size_t bytes;
         } all[] = {
             {b->counters, a->counters, sizeof *a->counters},
-            {b->holes, a->holes, to->plan.interval * sizeof *a->holes},
+            {b->holes, a->holes, n_holes * sizeof *a->holes},
             {b->scores, a->scores, a->n_slots * sizeof *a->scores},
             {b->history, a->history, (size_t)a->n_slots * HISTORY_WORDS * sizeof *a->history},
             {b->key_sum, a->key_sum, d * sizeof *a->key_sum},
@@ -176,7 +179,8 @@ bool heads_copy(struct cache_sequence *to, const struct cache_sequence *from, st
             head_set_page(to, b, i, a->pages[i]);
         b->n_pages = a->n_pages;
         b->n_slots = a->n_slots;
-        b->budget = a->budget;
+        if (from->compressed) /* before that it is the plan's own */
+            b->budget = a->budget;
         b->n_holes_due = a->n_holes_due;
     }
     return true;

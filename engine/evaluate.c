@@ -1,5 +1,10 @@
 /* Runs of one sequence under a plan: see evaluate.h. What several runs have in common at the
- * beginning of their text is computed once (cache/prefix.h), where that changes no bit. */
+ * beginning of their text is computed once, where that changes no bit:
+ *
+ *   full pages   for plans that need not see every query (cache/prefix.h), whatever their scorer
+ *   a state      for the others: the sequence as it was shortly before the end of the prompt, which
+ *                goes on under another budget, or with another question at its end
+ */
 #include "engine/evaluate.h"
 #include "engine/device.h"
 
@@ -10,7 +15,9 @@
 #include "cache/prefix.h"
 #include "engine/model_hash.h"
 
-enum { CHUNK = 256 };
+/* QUESTION: a state lies at least that many tokens before the end, so that prompts that differ in
+ * their question share it. It lies between chunks, where a run of its own would have paused too. */
+enum { CHUNK = 256, QUESTION = 64 };
 
 struct evaluator {
     struct model *model;
@@ -23,6 +30,9 @@ struct evaluator {
     struct cache *cache;
     struct batch *batch;
     struct forward *forward;
+    bool no_sharing;
+    struct cache_sequence *state; /* in the midst of a prompt; NULL: none */
+    int32_t *state_tokens;        /* those it has seen */
 };
 
 static int32_t position_of(void *context, uint32_t page, uint32_t index)
@@ -56,7 +66,7 @@ static bool open_machine(struct evaluator *v, const struct evaluator_options *o,
 {
     const struct model *m = v->model;
     uint64_t tokens = o->max_tokens ? o->max_tokens : m->n_ctx_train,
-             n_pages = (tokens / PAGE_SLOTS + 2) * m->n_layers * m->n_kv_heads * 5 / 2;
+             n_pages = (tokens / PAGE_SLOTS + 2) * m->n_layers * m->n_kv_heads * 3;
     const char *no_gpu;
     struct device_options device = {.n_threads = o->n_threads,
                                     .isa = o->isa,
@@ -72,6 +82,7 @@ static bool open_machine(struct evaluator *v, const struct evaluator_options *o,
     v->backend.kv_set_storage(v->backend.self, o->storage);
     v->page_bytes = (uint32_t)v->backend.page_bytes(v->backend.self, m->head_dim);
     v->storage = o->storage;
+    v->no_sharing = o->no_sharing;
     if (!v->backend.kv_alloc(v->backend.self, (uint32_t)n_pages, m->head_dim, e))
         return false;
     v->cache = cache_new(m->n_layers, m->n_kv_heads, m->head_dim, (uint32_t)n_pages, e);
@@ -101,10 +112,19 @@ struct evaluator *evaluator_open(const struct evaluator_options *o, struct error
     return NULL;
 }
 
+static void forget_state(struct evaluator *v)
+{
+    cache_sequence_free(v->state);
+    free(v->state_tokens);
+    v->state = NULL;
+    v->state_tokens = NULL;
+}
+
 void evaluator_close(struct evaluator *v)
 {
     if (!v)
         return;
+    forget_state(v);
     forward_free(v->forward);
     batch_free(v->batch);
     cache_free(v->cache);
@@ -166,26 +186,62 @@ static const float *feed(struct evaluator *v, struct cache_sequence *s, const in
     return feed_all(v, s, tokens, n, 1, e);
 }
 
-/* Computes the prompt, taking over what an earlier run began with. */
+/* Keeps the sequence as it is for runs to come. Short of memory it does not. */
+static void keep_state(struct evaluator *v, struct cache_sequence *s, const int32_t *tokens)
+{
+    uint32_t n = cache_tokens_seen(s);
+    struct error ignored;
+    forget_state(v);
+    v->state_tokens = malloc(n * sizeof *tokens);
+    v->state = v->state_tokens ? cache_sequence_fork(s, &ignored) : NULL;
+    if (v->state)
+        memcpy(v->state_tokens, tokens, n * sizeof *tokens);
+    else
+        forget_state(v);
+}
+
+/* A sequence that has seen as much of the prompt as earlier runs over it leave no doubt about. */
+static struct cache_sequence *begin(struct evaluator *v, const struct plan *plan,
+                                    const int32_t *tokens, uint32_t n, struct error *e)
+{
+    const struct prefix_name root = prefix_root(NULL, 0);
+    uint32_t n_state = v->state ? cache_tokens_seen(v->state) : 0;
+    bool same_text = n_state > 0 && n_state < n &&
+                     memcmp(tokens, v->state_tokens, n_state * sizeof *tokens) == 0;
+    if (same_text && prefix_is_read_alike(cache_sequence_plan(v->state), plan))
+        return cache_sequence_fork_under(v->state, plan, e);
+    if (!same_text || prefix_is_read_alike(plan, plan)) /* no use any more, or soon replaced */
+        forget_state(v);
+    struct cache_sequence *s = cache_sequence_new(v->cache, plan, e);
+    uint32_t most = s && !v->no_sharing ? prefix_usable(plan, n) : 0,
+             known = most ? prefix_match(v->cache, &root, tokens, most) : 0;
+    if (!known || prefix_adopt(s, &root, tokens, known, e))
+        return s;
+    cache_sequence_free(s);
+    return NULL;
+}
+
+/* Computes the rest of the prompt. */
 static const float *prefill(struct evaluator *v, struct cache_sequence *s, const int32_t *tokens,
                             uint32_t n, struct error *e)
 {
-    const struct prefix_name root = prefix_root(NULL, 0);
-    struct prefix_name chain = root;
-    uint32_t n_chained = 0, most = prefix_usable(cache_sequence_plan(s), n),
-             known = most ? prefix_match(v->cache, &root, tokens, most) : 0;
-    if (known && !prefix_adopt(s, &root, tokens, known, e))
-        return NULL;
-    cache_sequence_set_prompt(s, n);
+    const struct plan *plan = cache_sequence_plan(s);
+    struct prefix_name chain = prefix_root(NULL, 0);
+    uint32_t n_chained = 0, known = cache_tokens_seen(s);
+    bool makes_state = !v->no_sharing && prefix_is_read_alike(plan, plan);
     const float *logits = NULL;
+    cache_sequence_set_prompt(s, n);
     for (uint32_t done = known, rows; done < n; done += rows) {
         rows = n - done < CHUNK ? n - done : CHUNK;
         /* Before the last step's compression everything is still there. */
         logits = feed(v, s, tokens + done, rows, e);
         if (!logits)
             return NULL;
-        if (done + rows < n)
-            prefix_list(s, &chain, &n_chained, tokens, done + rows);
+        uint32_t seen = done + rows;
+        if (!v->no_sharing && (seen < n || !plan_evicts(plan)))
+            prefix_list(s, &chain, &n_chained, tokens, seen);
+        if (makes_state && seen + QUESTION <= n && seen + CHUNK + QUESTION > n)
+            keep_state(v, s, tokens);
     }
     return logits;
 }
@@ -226,6 +282,18 @@ static double divergence(const float *p, const float *q, uint32_t n)
     return sum > 0 ? sum : 0; /* rounding may leave a hair below */
 }
 
+/* What one prediction adds to the means. */
+static void judge(struct evaluate_text_result *out, const float *logits, const float *full,
+                  uint32_t n_vocab, int32_t next)
+{
+    double n = out->n_steps;
+    out->nll += (log_total(logits, n_vocab) - (double)logits[next]) / n;
+    out->agreement += (double)(likeliest(logits, n_vocab) == likeliest(full, n_vocab)) / n;
+    out->kl += divergence(full, logits, n_vocab) / n;
+}
+
+/* The text is known, so its tokens go through the layers together; in each layer they still write,
+ * attend and drop one after the other, as in an answer (waves, engine/batch.h). */
 static bool run_text(struct evaluator *v, struct cache_sequence *s, const int32_t *tokens,
                      uint32_t n_prompt, uint32_t n_steps, struct evaluate_reference *reference,
                      bool is_reference, struct evaluate_text_result *out, struct error *e)
@@ -233,17 +301,17 @@ static bool run_text(struct evaluator *v, struct cache_sequence *s, const int32_
     const uint32_t n_vocab = v->model->n_vocab;
     const float *logits = prefill(v, s, tokens, n_prompt, e);
     *out = (struct evaluate_text_result){.n_steps = n_steps};
-    for (uint32_t i = 0; logits && i < n_steps; i++) {
-        float *full = reference->logits + (size_t)i * n_vocab;
+    for (uint32_t done = 0, rows = 1; logits && done < n_steps;) {
+        float *full = reference->logits + (size_t)done * n_vocab;
         if (is_reference)
-            memcpy(full, logits, n_vocab * sizeof *full);
-        int32_t next = tokens[n_prompt + i];
-        out->nll += (log_total(logits, n_vocab) - (double)logits[next]) / n_steps;
-        out->agreement +=
-            (double)(likeliest(logits, n_vocab) == likeliest(full, n_vocab)) / n_steps;
-        out->kl += divergence(full, logits, n_vocab) / n_steps;
-        if (i + 1 < n_steps)
-            logits = feed(v, s, &next, 1, e);
+            memcpy(full, logits, (size_t)rows * n_vocab * sizeof *full);
+        for (uint32_t i = 0; i < rows; i++)
+            judge(out, logits + (size_t)i * n_vocab, full + (size_t)i * n_vocab, n_vocab,
+                  tokens[n_prompt + done + i]);
+        done += rows;
+        rows = n_steps - done < CHUNK ? n_steps - done : CHUNK;
+        if (rows > 0)
+            logits = feed_all(v, s, tokens + n_prompt + done - 1, rows, rows, e);
     }
     out->memory = memory_of(v, s);
     return logits != NULL;
@@ -257,7 +325,7 @@ bool evaluate_text(struct evaluator *v, const struct plan *plan, const int32_t *
     size_t n = (size_t)n_steps * v->model->n_vocab;
     if (is_reference && !(reference->logits = malloc(n * sizeof *reference->logits)))
         return error_set_memory(e, "logits of full attention", n * sizeof *reference->logits);
-    struct cache_sequence *s = cache_sequence_new(v->cache, plan, e);
+    struct cache_sequence *s = begin(v, plan, tokens, n_prompt, e);
     bool done = s && run_text(v, s, tokens, n_prompt, n_steps, reference, is_reference, out, e);
     cache_sequence_free(s);
     if (!done && is_reference) {
@@ -267,23 +335,50 @@ bool evaluate_text(struct evaluator *v, const struct plan *plan, const int32_t *
     return done;
 }
 
-bool evaluate_answer(struct evaluator *v, const struct plan *plan, const int32_t *tokens,
-                     uint32_t n_prompt, uint32_t n_most, int32_t *answer, uint32_t *n_answer,
-                     struct evaluate_memory *memory, struct error *e)
+/* Whether one of the ranges that a head keeps holds the whole fact. */
+struct search {
+    int32_t first, last;
+    bool found;
+};
+
+static void look_into(void *context, int32_t first, int32_t last)
 {
-    struct cache_sequence *s = cache_sequence_new(v->cache, plan, e);
-    const float *logits = s ? prefill(v, s, tokens, n_prompt, e) : NULL;
-    *n_answer = 0;
-    while (logits && *n_answer < n_most) {
+    struct search *search = context;
+    search->found |= first <= search->first && search->last <= last;
+}
+
+static double share_that_holds(const struct evaluator *v, const struct cache_sequence *s,
+                               const struct evaluate_question *q)
+{
+    uint32_t n_layers = v->model->n_layers, n_kv_heads = v->model->n_kv_heads, n = 0;
+    for (uint32_t i = 0; i < n_layers * n_kv_heads; i++) {
+        struct search search = {(int32_t)q->fact_first, (int32_t)q->fact_end - 1, false};
+        cache_kept_ranges(s, i / n_kv_heads, i % n_kv_heads, look_into, &search);
+        n += search.found;
+    }
+    return (double)n / (n_layers * n_kv_heads);
+}
+
+bool evaluate_answer(struct evaluator *v, const struct plan *plan,
+                     const struct evaluate_question *q, struct evaluate_reply *out, struct error *e)
+{
+    struct cache_sequence *s = begin(v, plan, q->tokens, q->n_prompt, e);
+    const float *logits = s ? prefill(v, s, q->tokens, q->n_prompt, e) : NULL;
+    *out = (struct evaluate_reply){.n = 0};
+    if (logits)
+        out->held = share_that_holds(v, s, q);
+    if (logits && q->n_lead > 0)
+        logits = feed(v, s, q->tokens + q->n_prompt, q->n_lead, e);
+    while (logits && out->n < EVALUATE_ANSWER_TOKENS) {
         int32_t next = likeliest(logits, v->model->n_vocab);
         if (tokenizer_is_end(v->tokenizer, next))
             break;
-        answer[(*n_answer)++] = next;
-        if (*n_answer < n_most)
+        out->tokens[out->n++] = next;
+        if (out->n < EVALUATE_ANSWER_TOKENS)
             logits = feed(v, s, &next, 1, e);
     }
     if (s)
-        *memory = memory_of(v, s);
+        out->memory = memory_of(v, s);
     cache_sequence_free(s);
     return logits != NULL;
 }

@@ -18,9 +18,11 @@ struct evaluator_options {
     uint32_t n_threads;        /* >= 1 */
     uint32_t max_tokens;       /* longest sequence; 0 = the trained context */
     enum plan_storage storage; /* of cached keys and values */
+    bool no_sharing;           /* every prompt is computed anew: slower, and the same to the bit */
 };
 
-/* Loads the model and takes memory for some two sequences. NULL: "invalid_model", "out_of_memory",
+/* Loads the model and takes memory for three sequences: the prompt as it is shared, a prompt as one
+ * policy read it, and the run at hand. NULL: "invalid_model", "out_of_memory",
  * ... */
 struct evaluator *evaluator_open(const struct evaluator_options *options, struct error *e);
 void evaluator_close(struct evaluator *v);
@@ -50,17 +52,36 @@ struct evaluate_text_result {
     struct evaluate_memory memory;
 };
 
-/* Prefills tokens[0, n_prompt) and feeds the following n_steps one by one, each predicted before it
- * is fed. With reference->logits NULL this run is the reference (plan should be full) and makes it.
- * False: "out_of_memory", or as batch_add. */
+/* Prefills tokens[0, n_prompt) and feeds the following n_steps, each predicted before it is fed;
+ * what the policy drops it drops token by token, as in an answer. Runs over one prompt are quick
+ * when they follow each other, `full` first and each plan's budgets together. With
+ * reference->logits NULL this run is the reference (plan should be full) and makes it. False:
+ * "out_of_memory", or as batch_add. */
 bool evaluate_text(struct evaluator *v, const struct plan *plan, const int32_t *tokens,
                    uint32_t n_prompt, uint32_t n_steps, struct evaluate_reference *reference,
                    struct evaluate_text_result *out, struct error *e);
 
-/* Greedy answer to a prompt: at most n_most tokens, up to one that ends a generation. */
-bool evaluate_answer(struct evaluator *v, const struct plan *plan, const int32_t *tokens,
-                     uint32_t n_prompt, uint32_t n_most, int32_t *answer, uint32_t *n_answer,
-                     struct evaluate_memory *memory, struct error *e);
+enum { EVALUATE_ANSWER_TOKENS = 12 };
+
+/* tokens[0, n_prompt) are the prompt; the n_lead behind them begin the answer. The lead comes after
+ * the compression, or the first token of the rest would be full attention's. Tokens
+ * [fact_first, fact_end) are what is asked for. */
+struct evaluate_question {
+    const int32_t *tokens;
+    uint32_t n_prompt, n_lead, fact_first, fact_end;
+};
+
+struct evaluate_reply {
+    int32_t tokens[EVALUATE_ANSWER_TOKENS]; /* without the lead */
+    uint32_t n;
+    double held; /* share of (layer, KV head) pairs that hold all of the fact behind the prompt */
+    struct evaluate_memory memory;
+};
+
+/* Greedy answer, up to a token that ends a generation. */
+bool evaluate_answer(struct evaluator *v, const struct plan *plan,
+                     const struct evaluate_question *question, struct evaluate_reply *out,
+                     struct error *e);
 
 /* StreamingLLM's own experiment: a text of any length through a plan that streams; after every
  * `interval` tokens report(context, n_tokens, mean nll of the interval, pages held). False from it

@@ -43,8 +43,16 @@ assert names >= {"full", "sink", "h2o", "snapkv", "tova", "scissorhands", "pyram
 assert all(x["memory"] < 1 for x in rows if x["policy"] != "full"), rows
 assert all(math.isfinite(x["perplexity"]) and x["kl"] >= 0 for x in rows if x["task"] == "text"), rows
 assert len({x["kl"] for x in rows if x["task"] == "text"}) > 10
+asked = [x for x in r["runs"] if x["task"] == "retrieval"]
+assert {x["fact"] for x in asked} == {"number", "word"} and len(asked) == 2 * 3 * 2 * (len(names) * 2 - 1), len(asked)
+assert all(x["held"] == 1 for x in asked if x["policy"] == "full"), asked
+held = [x["held"] for x in asked if x["policy"] == "random" and x["budget"] == 0.5]
+assert 0 < sum(held) / len(held) < 0.5, held  # all pieces of a fact, of which each stays with one half
+held = {x["depth"]: x["held"] for x in asked
+        if x["policy"] == "sink" and x["budget"] == 0.5 and x["context"] == 400}
+assert held[0.1] == 0 and held[0.9] == 1, held  # a window holds the end of the text, and all of it
 page = open(d + "/a/report.html").read()
-assert page.count("<svg") >= 6 and "</html>" in page and "http" not in page.replace("http-equiv", ""), page[:200]
+assert page.count("<svg") == 2 * 5 and "</html>" in page and "http" not in page.replace("http-equiv", ""), page[:200]
 EOF
 check "results and report hold together" $?
 lines=$(wc -l <"$dir/a/results.jsonl")
@@ -56,6 +64,17 @@ head -n 30 "$dir/a/results.jsonl" | head -c -9 >"$dir/b/results.jsonl" # the las
 run "$dir/b" >"$dir/table3" 2>"$dir/log3"
 [ "$(wc -l <"$dir/b/results.jsonl")" -eq "$lines" ] && cmp -s "$dir/table" "$dir/table3"
 check "an interrupted run goes on and comes to the same" $?
+
+run "$dir/d" --no-sharing >"$dir/table4" 2>"$dir/log4"
+sort "$dir/a/results.jsonl" >"$dir/shared" && sort "$dir/d/results.jsonl" >"$dir/anew"
+[ -s "$dir/anew" ] && cmp "$dir/shared" "$dir/anew"
+check "what runs share changes no digit" $?
+run "$dir/e" --policies '{"name":"h2o","remnant":"mean"},h2o,{"name":"keydiff","sinks":0},keydiff,sink,full' >"$dir/out" 2>"$dir/err"
+run "$dir/f" --no-sharing --policies 'full,{"name":"keydiff","sinks":0},{"name":"h2o","remnant":"mean"},sink,keydiff,h2o' \
+    >"$dir/out" 2>"$dir/err"
+sort "$dir/e/results.jsonl" >"$dir/shared" && sort "$dir/f/results.jsonl" >"$dir/anew"
+[ -s "$dir/anew" ] && cmp "$dir/shared" "$dir/anew"
+check "nor does the order of policies, or what they took over from each other" $?
 
 run "$dir/c" --tasks stream --stream-tokens 5000 --policies sink --budgets 64 >"$dir/stream" 2>"$dir/log"
 check "a stream runs" $?

@@ -165,6 +165,15 @@ def prefixes(path, alone):
         hit = float(re.search(r"\nwinnow_prefix_hit_tokens_total (\S+)", metrics).group(1))
         asked = float(re.search(r"\nwinnow_prefix_query_tokens_total (\S+)", metrics).group(1))
         check("metrics count queries and hits", 0 < hit < asked, (hit, asked))
+    stream = {"name": "sink", "sinks": 4, "budget": 40}  # its ring goes round within the first step
+    with Server("--audit") as s:
+        def logprobs(policy):
+            choice = s.post("/v1/completions", body(policy, n=8, logprobs=1))[2]["choices"][0]
+            return choice["text"], choice["logprobs"]["token_logprobs"]
+        s.post("/v1/completions", body(stream, n=8))
+        behind = logprobs({"name": "full"})
+    with Server("--audit") as s:
+        check("pages that a stream has overwritten are no prefix", logprobs({"name": "full"}) == behind, behind)
     with Server("--api-key", "one,two") as s:
         def by(key):
             return s.post("/v1/completions", body({"name": "full"}, n=2), {"Authorization": "Bearer " + key})[2][
