@@ -5,17 +5,11 @@
 extern "C" {
 #include "cache/select.h"
 }
+#include "cuda/kernels.h"
 #include "cuda/page.h"
 #include "cuda/select.h"
 
 enum { MAX_HEADS = 8 };
-
-static float half_at(const uint8_t *p)
-{
-    __half x;
-    memcpy(&x, p, 2);
-    return __half2float(x);
-}
 
 /* The heads of one layer of one sequence, here and on the device. Slots hold different positions
  * below n_tokens in any order, some are holes. */
@@ -24,6 +18,7 @@ struct scene {
         uint32_t n_slots;
         std::vector<int32_t> positions;
         std::vector<uint32_t> pages;
+        std::vector<float> stored; /* [n_slots][K, V][head_dim] as attention would read them */
         device_array<uint32_t> *table, *holes, *history;
         device_array<float> *scores, *summary;
         device_array<double> *key_sum;
@@ -43,66 +38,64 @@ struct scene {
     {
         return ((int32_t *)page(h, slot))[slot % PAGE_SLOTS];
     }
-    /* Dimension d of a slot as stored; the formulas of page.h. */
+    /* Dimension d of a slot as it was stored at first. */
     float value(const head &h, uint32_t slot, uint32_t d, bool is_key) const
     {
-        const uint32_t index = slot % PAGE_SLOTS;
-        const uint8_t *row =
-            page(h, slot) + (is_key ? layout.k_at : layout.v_at) + index * layout.row_bytes;
-        const uint8_t *scales = page(h, slot) + (is_key ? layout.k_scales_at : layout.v_scales_at) +
-                                index * layout.scale_bytes;
-        const uint32_t nibble = d % 8 / 2 + d % 2 * 4;
-        switch (layout.storage) {
-        case STORAGE_F16:
-            return half_at(row + d * 2);
-        case STORAGE_BF16: {
-            uint32_t bits = 0;
-            memcpy((uint8_t *)&bits + 2, row + d * 2, 2);
-            float x;
-            memcpy(&x, &bits, 4);
-            return x;
-        }
-        case STORAGE_Q8:
-            return half_at(scales + d / 32 * 2) * (float)(int8_t)row[d];
-        default:
-            return half_at(scales + d / 32 * 4 + 2) +
-                   half_at(scales + d / 32 * 4) *
-                       (float)(row[d / 8 * 4 + nibble / 2] >> nibble % 2 * 4 & 15);
-        }
+        return h.stored[((size_t)slot * 2 + !is_key) * head_dim + d];
     }
 };
 
-/* K and V of a slot: any numbers up to 1 or so; what pads a row is 0. */
-static void fill_slot(const scene &s, const scene::head &head, uint32_t slot)
+static step shape_of(const scene &s)
 {
-    const page_layout &l = s.layout;
-    for (uint32_t which = 0; which < 2; which++) {
-        uint8_t *row =
-            s.page(head, slot) + (which ? l.v_at : l.k_at) + slot % PAGE_SLOTS * l.row_bytes;
-        uint8_t *scales = s.page(head, slot) + (which ? l.v_scales_at : l.k_scales_at) +
-                          slot % PAGE_SLOTS * l.scale_bytes;
-        memset(row, 0, l.row_bytes);
-        for (uint32_t d = 0; d < s.head_dim; d++) {
-            const float x = 2 * random_uniform() - 1 + 0.5f * (d % 3 == 0);
-            uint32_t bits;
-            memcpy(&bits, &x, 4);
-            if (l.storage == STORAGE_F16) {
-                __half h = __float2half(x);
-                memcpy(row + d * 2, &h, 2);
-            } else if (l.storage == STORAGE_BF16)
-                memcpy(row + d * 2, (uint8_t *)&bits + 2, 2);
-            else if (l.storage == STORAGE_Q8)
-                row[d] = (uint8_t)random_bits();
-            else
-                row[d / 8 * 4 + d % 4] = (uint8_t)random_bits();
-        }
-        for (uint32_t i = 0; i < l.scale_bytes; i += 2) {
-            const bool is_least = l.storage == STORAGE_Q4 && i % 4 == 2;
-            __half h = __float2half(is_least ? -random_uniform()
-                                             : (0.2f + random_uniform()) /
-                                                   (l.storage == STORAGE_Q8 ? 127 : 15));
-            memcpy(scales + i, &h, 2);
-        }
+    step shape = {};
+    shape.n_layers = 3;
+    shape.n_heads = shape.n_kv_heads = (uint32_t)s.heads.size();
+    shape.head_dim = s.head_dim;
+    shape.pool = s.pool->device;
+    shape.page_bytes = s.layout.bytes;
+    shape.storage = s.layout.storage;
+    return shape;
+}
+
+/* Every slot of a head, those behind the used ones too, gets any numbers up to 1.5 for K and V. */
+static void fill_slots(const step &shape, const std::vector<int32_t> &positions, scene::head *head)
+{
+    const uint32_t n = (uint32_t)positions.size(), d = shape.head_dim;
+    std::vector<float> numbers[2];
+    for (std::vector<float> &x : numbers)
+        for (uint32_t i = 0; i < n * d; i++)
+            x.push_back(2 * random_uniform() - 1 + 0.5f * (i % d % 3 == 0));
+    std::vector<uint32_t> slots(n);
+    for (uint32_t i = 0; i < n; i++)
+        slots[i] = i;
+    device_array<float> k(numbers[0]), v(numbers[1]), read(2 * d);
+    device_array<uint32_t> write_slots(slots);
+    device_array<int32_t> device_positions(positions), read_position(1);
+    device_array<head_counters> no_holes(std::vector<head_counters>(1));
+    step_segment segment = {};
+    segment.n_rows = n;
+    step_head target = {};
+    target.pages = head->table->device;
+    target.counters = no_holes.device;
+    target.n_slots = n;
+    device_array<step_segment> segments(std::vector<step_segment>(1, segment));
+    device_array<step_head> heads(std::vector<step_head>(1, target));
+    device_array<step_header> header(std::vector<step_header>(1, step_header{n, 1, 0}));
+    step one = shape;
+    one.n_layers = one.n_heads = one.n_kv_heads = 1;
+    one.header = header.device;
+    one.positions = device_positions.device;
+    one.segments = segments.device;
+    one.heads = heads.device;
+    one.write_slots = write_slots.device;
+    launch_kv_write(0, &one, 0, 0, 1, k.device, v.device);
+    for (uint32_t i = 0; i < head->n_slots; i++) {
+        launch_kv_read(0, shape.pool, shape.page_bytes, shape.storage, d,
+                       head->pages[i / PAGE_SLOTS], i % PAGE_SLOTS, read.device, read.device + d,
+                       read_position.device);
+        device_wait();
+        read.download();
+        head->stored.insert(head->stored.end(), read.host.begin(), read.host.end());
     }
 }
 
@@ -180,6 +173,7 @@ static scene make_scene(uint32_t n_heads, uint32_t max_slots, uint32_t head_dim,
     for (uint32_t i = 0; i < numbers.size(); i++)
         std::swap(numbers[i], numbers[i + random_below((uint32_t)numbers.size() - i)]);
     s.pool = new device_array<uint8_t>(numbers.size() * s.layout.bytes);
+    const step shape = shape_of(s);
     uint32_t kind = random_below(6);
     for (scene::head &head : s.heads) {
         const uint32_t whole = (uint32_t)head.pages.size() * PAGE_SLOTS;
@@ -197,10 +191,11 @@ static scene make_scene(uint32_t n_heads, uint32_t max_slots, uint32_t head_dim,
             for (uint32_t w = 0; w < HISTORY_WORDS; w++)
                 head.history->host[(size_t)i * HISTORY_WORDS + w] =
                     random_bits() & random_bits() & random_bits();
-            /* What lies behind the used slots looks like slots. */
-            s.position(head, i) = i < head.n_slots ? head.positions[i] : (int32_t)(s.n_tokens / 2);
-            fill_slot(s, head, i);
         }
+        /* What lies behind the used slots looks like slots. */
+        std::vector<int32_t> positions = head.positions;
+        positions.resize(whole, (int32_t)(s.n_tokens / 2));
+        fill_slots(shape, positions, &head);
         uint32_t n_holes = 0;
         for (uint32_t i = 0; i < head.n_slots; i++)
             if (head.positions[i] == HOLE)
@@ -217,7 +212,7 @@ static scene make_scene(uint32_t n_heads, uint32_t max_slots, uint32_t head_dim,
         head.key_sum->upload();
         head.counters->upload();
     }
-    s.pool->upload();
+    s.pool->download();
     return s;
 }
 
@@ -248,18 +243,6 @@ static step_head head_of(const scene::head &h)
     out.n_slots = h.n_slots;
     out.window = UINT32_MAX;
     return out;
-}
-
-static step shape_of(const scene &s)
-{
-    step shape = {};
-    shape.n_layers = 3;
-    shape.n_heads = shape.n_kv_heads = (uint32_t)s.heads.size();
-    shape.head_dim = s.head_dim;
-    shape.pool = s.pool->device;
-    shape.page_bytes = s.layout.bytes;
-    shape.storage = s.layout.storage;
-    return shape;
 }
 
 /* ---- scores, plainly */
@@ -552,8 +535,10 @@ static void move_slot(scene *s, scene::head *head, uint32_t to, uint32_t from)
     };
     copy(l.k_at, l.row_bytes);
     copy(l.v_at, l.row_bytes);
-    copy(l.k_scales_at, l.scale_bytes);
-    copy(l.v_scales_at, l.scale_bytes);
+    copy(l.k_scales_at, l.k_scale_bytes);
+    copy(l.v_scales_at, l.v_scale_bytes);
+    copy(l.fifths_at, l.fifth_bytes);
+    copy(l.places_at, l.place_bytes);
     s->position(*head, to) = s->position(*head, from);
     head->scores->host[to] = head->scores->host[from];
     memcpy(&head->history->host[(size_t)to * HISTORY_WORDS],
