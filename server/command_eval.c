@@ -120,6 +120,7 @@ static bool open_eval(struct eval *v, struct error *e)
     double contexts[EVAL_MOST];
     uint32_t n_contexts, longest = 0;
     struct evaluator_options o = {.model_path = a->model_path,
+                                  .device = a->device,
                                   .isa = a->isa,
                                   .head_profile = a->head_profile,
                                   .no_sharing = a->no_sharing,

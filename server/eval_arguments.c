@@ -32,6 +32,7 @@ const char eval_usage[] =
     "      --kv-storage TYPE   f16, bf16, q8 or q4 (default f16)\n"
     "      --no-sharing        computes every prompt anew: slower, the same to the digit\n"
     "  -t, --threads N         threads (default: physical cores)\n"
+    "      --device NAME       auto, cpu or cuda (default auto: a GPU where one can be used)\n"
     "      --isa NAME          plain, avx2 or avx512 (default: the best there is)\n";
 
 enum flag {
@@ -50,6 +51,7 @@ enum flag {
     FLAG_PROFILE,
     FLAG_STORAGE,
     FLAG_ISA,
+    FLAG_DEVICE,
     FLAG_NO_SHARING
 };
 
@@ -70,6 +72,7 @@ static const struct option long_options[] = {
     {"head-profile", required_argument, NULL, FLAG_PROFILE},
     {"kv-storage", required_argument, NULL, FLAG_STORAGE},
     {"threads", required_argument, NULL, 't'},
+    {"device", required_argument, NULL, FLAG_DEVICE},
     {"isa", required_argument, NULL, FLAG_ISA},
     {"no-sharing", no_argument, NULL, FLAG_NO_SHARING},
     {"help", no_argument, NULL, 'h'},
@@ -126,6 +129,9 @@ static bool parse_flag(struct eval_arguments *a, int flag, const char *text, str
         return true;
     case FLAG_ISA:
         a->isa = text;
+        return true;
+    case FLAG_DEVICE:
+        a->device = text;
         return true;
     case FLAG_STEPS:
         return parse_whole("--steps", text, 1, 65536, &a->n_steps, e);

@@ -12,7 +12,7 @@ enum { EVAL_MOST = 64 }; /* policies, budgets, contexts, depths: of each */
 /* What was asked for; strings are borrowed from argv, NULL where nothing was said. */
 struct eval_arguments {
     const char *model_path, *text_path, *directory, *policies, *budgets, *contexts, *depths, *tasks,
-        *head_profile, *storage, *isa;
+        *head_profile, *storage, *isa, *device;
     uint64_t n_threads, n_steps, n_samples, n_trials, n_stream, seed;
     bool no_sharing, help;
 };
