@@ -66,13 +66,15 @@ TEST_CUDA_OBJECTS := $(EMULATED_OBJECTS)
 else
 TEST_CUDA_OBJECTS := $(CUDA_OBJECTS)
 TEST_CUDA_LIBS := $(CUDA_LIBS)
+# A real device does not fail on demand.
+ONLY_EMULATED := $(BUILD)/tests/unit/test_cuda_faults
 endif
 
 LIB_SOURCES := $(sort $(wildcard config/*.c cache/*.c engine/*.c engine/*/*.c) cuda/buddy.c $(filter-out server/main.c,$(wildcard server/*.c)))
 LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/%.o)
 LIB := $(BUILD)/libwinnow.a
 REFERENCE_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/reference/*.c)))
-UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(sort $(wildcard tests/unit/test_*.c)))
+UNIT_TESTS := $(filter-out $(ONLY_EMULATED),$(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(sort $(wildcard tests/unit/test_*.c))))
 KERNEL_TESTS := $(patsubst tests/kernels/%.c,$(BUILD)/tests/kernels/%,$(sort $(wildcard tests/kernels/test_*.c)))
 # Kernels of CUDA, on the emulated device or (make test-cuda) on a real one.
 EMULATION_TESTS := $(patsubst %.cpp,$(BUILD)/%,$(sort $(wildcard tests/cuda_emu/test_*.cpp tests/kernels/test_cuda_*.cpp)))
@@ -86,7 +88,7 @@ all: deps
 	@$(MAKE) --no-print-directory binary
 
 binary: $(BUILD)/winnow
-tests: $(BUILD)/winnow $(TESTS)
+tests: $(BUILD)/winnow $(BUILD)/winnow-emulated $(TESTS)
 fuzzers: $(FUZZERS)
 
 run: deps

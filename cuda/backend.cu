@@ -43,8 +43,10 @@ bool cuda_take_raw(struct cuda_backend *c, void *pointer, uint64_t bytes, const 
                          (double)bytes / 1048576, (double)n_free / 1048576,
                          (double)total / 1048576);
     }
-    if (!cuda_check(c, error, "taking memory"))
+    if (!cuda_check(c, error, "taking memory")) { /* or something failed before */
+        cudaFree(memory);
         return cuda_fail(c, e);
+    }
     memcpy(pointer, &memory, sizeof memory);
     return true;
 }
@@ -56,8 +58,11 @@ bool cuda_take(struct cuda_backend *c, void *pointer, uint64_t bytes, const char
     if (!cuda_take_raw(c, pointer, bytes, what, e))
         return false;
     memcpy(&memory, pointer, sizeof memory);
-    return cuda_check(c, cudaMemsetAsync(memory, 0, bytes, c->stream), "clearing memory") ||
-           cuda_fail(c, e);
+    if (cuda_check(c, cudaMemsetAsync(memory, 0, bytes, c->stream), "clearing memory"))
+        return true;
+    cudaFree(memory);
+    memset(pointer, 0, sizeof memory);
+    return cuda_fail(c, e);
 }
 
 /* ---- buffers */
