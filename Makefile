@@ -83,7 +83,7 @@ TESTS := $(UNIT_TESTS) $(KERNEL_TESTS) $(EMULATION_TESTS)
 BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/tests/bench/%,$(sort $(wildcard tests/bench/bench_*.c)))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
-.PHONY: all run test test-cuda test-cuda-built test-built bench clean format lint asan tsan fuzz fuzz-built install deps deps-test binary tests fuzzers
+.PHONY: all run test test-cuda bench-cuda test-cuda-built test-built bench clean format lint asan tsan fuzz fuzz-built install deps deps-test binary tests fuzzers
 all: deps
 	@$(MAKE) --no-print-directory binary
 
@@ -120,6 +120,12 @@ test-cuda: deps deps-test
 	@$(MAKE) --no-print-directory BUILD=build/cuda TEST_CUDA=real test-cuda-built
 	@BUILD=build/cuda sh tests/run_cuda.sh
 test-cuda-built: $(BUILD)/winnow $(UNIT_TESTS) $(REAL_TESTS)
+
+# How near the kernels come to what this machine's GPU can do.
+bench-cuda: deps
+	@[ -n "$(NVCC)" ] || { echo "make bench-cuda needs nvcc" >&2; exit 2; }
+	@$(MAKE) --no-print-directory $(BUILD)/real/tests/bench/bench_cuda
+	$(BUILD)/real/tests/bench/bench_cuda
 
 fuzz: deps
 	@CC=clang BUILD=build/fuzz sh tests/fuzz/run.sh $(FUZZ_SECONDS)
@@ -196,6 +202,9 @@ $(BUILD)/real/%.o: %.cpp
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  nvcc $<")
 	$(Q)$(NVCC) -x cu $(NVCC_FLAGS) -MD -MF $(@:.o=.d) -c -o $@ $<
+$(BUILD)/real/tests/bench/bench_cuda: $(BUILD)/real/tests/bench/bench_cuda.o $(LIB) $(CUDA_OBJECTS)
+	$(if $(V),,@echo "  ld $@")
+	$(Q)$(CXX) -o $@ $^ $(LIB) $(LIBS) $(CUDA_LIBS)
 $(REAL_TESTS): $(BUILD)/real/%: $(BUILD)/real/%.o $(LIB) $(CUDA_OBJECTS)
 	$(if $(V),,@echo "  ld $@")
 	$(Q)$(CXX) -o $@ $^ $(LIB) $(LIBS) $(CUDA_LIBS) $(CHECK_LIBS)
