@@ -26,6 +26,8 @@
  * number of K and 6 of V, 56 issue slots a slot, the rest 25, of 76 (q8) and 53 (q4): q8 is at the
  * limit of memory and of issue at once, q4 is held by issue at about two thirds of the memory's
  * rate, and still reads a slot in half the time of f16. */
+#include <cassert>
+
 #include "cuda/attention_tile.h"
 #include "cuda/kernels.h"
 
@@ -490,6 +492,7 @@ void launch_attention_decode(cudaStream_t stream, const struct step *step, uint3
 {
     if (n == 0)
         return;
+    assert(w->max_slots % PAGE_SLOTS == 0);
     const float scale = LOG2_E / sqrtf((float)step->head_dim);
     FOR_TILE(step, launch_split, stream, step, layer, first, n, q, q_sink, w, scale);
     LAUNCH(decode_merge, dim3(step->n_kv_heads, n, max_splits(w->max_slots)), MERGE_WARPS * 32, 0,

@@ -99,8 +99,9 @@ void cuda_attention(void *self, float *out, const float *q, const float *q_sink,
     if (n_segments == 0)
         return;
     struct wave w = wave_of(c, segments);
+    /* Rows of logits are written a tile at a time: whole pages keep them apart, and aligned. */
     struct attention_workspace space = c->attention;
-    space.max_slots = w.max_slots;
+    space.max_slots = (w.max_slots + PAGE_SLOTS - 1) / PAGE_SLOTS * PAGE_SLOTS;
     uint32_t layer = segments[0].layer;
     /* Working memory bounds how many rows can be alone in their segments at once. */
     for (uint32_t i = 0; w.n_single > 0 && i < w.n; i += space.max_decode)

@@ -71,7 +71,8 @@ void launch_kv_write(cudaStream_t stream, const struct step *step, uint32_t laye
                      uint32_t n, const float *k, const float *v);
 
 /* Working memory of attention, allocated once at start for max_rows rows (of which max_decode may
- * be alone in their segment) and heads of at most max_slots slots. */
+ * be alone in their segment) and heads of at most max_slots slots. A launch may be given fewer
+ * max_slots, whole pages of them. */
 struct attention_workspace {
     float *partial;   /* decode: split results, see attention_decode.cu */
     float *weights;   /* decode, scored: logits (base 2) per query head and slot, turned into scores
