@@ -17,6 +17,13 @@
 #define PAGE_SLOTS 32
 #endif
 
+/* What quantised pages hold stays among the halves (to 65504), so that a backend can multiply with
+ * it as such; numbers beyond become the largest. Of q8 the largest scale: 127 * 515.5 = 65468. Of
+ * q4 the largest number that a scale is made for: rounding the scale adds 2^-11 of at most 130912,
+ * which is 64. */
+#define PAGE_Q8_MOST 515.5f
+#define PAGE_Q4_MOST 65408.0f
+
 /* The position of a hole: later than every query, so nobody sees it. */
 #define HOLE INT32_MAX
 

@@ -69,7 +69,7 @@ static __device__ void store_scaled(const page_layout &s, uint8_t *row, uint8_t 
         const float value = x[inside ? i : g * PAGE_GROUP];
         const float least = least_of(value), largest = -least_of(-value);
         if (s.storage == STORAGE_Q8) {
-            const __half scale = to_half(fmaxf(largest, -least) / 127);
+            const __half scale = to_half(fminf(fmaxf(largest, -least) / 127, PAGE_Q8_MOST));
             const int q = nearest_step(value, 0, __half2float(scale), -127, 127);
             if (i < s.row_bytes)
                 ((int8_t *)row)[i] = (int8_t)(inside ? q : 0);
@@ -77,7 +77,8 @@ static __device__ void store_scaled(const page_layout &s, uint8_t *row, uint8_t 
                 ((__half *)scales)[g] = scale;
             continue;
         }
-        const __half low = to_half(least), scale = to_half((largest - __half2float(low)) / 15);
+        const __half low = to_half(least),
+                     scale = to_half((fminf(largest, PAGE_Q4_MOST) - __half2float(low)) / 15);
         const int q = nearest_step(value, __half2float(low), __half2float(scale), 0, 15);
         store_nibbles(row + g * 16, inside ? (uint32_t)q : 0);
         if (lane == 0) {
@@ -162,7 +163,7 @@ static __device__ void store_key_q4(const page_layout &s, uint8_t *page, uint32_
         }
         const extremes e = choose_extremes(value, inside);
         const __half least = to_half(e.least),
-                     scale = to_half((e.largest - __half2float(least)) / 31);
+                     scale = to_half((fminf(e.largest, PAGE_Q4_MOST) - __half2float(least)) / 31);
         for (uint32_t i = 0; i < 2; i++) {
             const uint32_t place = i * 32 + lane;
             const bool plain = inside[i] && place != e.places[0] && place != e.places[1];

@@ -37,6 +37,14 @@ for program in "$BUILD"/tests/unit/test_* "$BUILD"/tests/kernels/test_* "$BUILD"
     "$program" >"$log" 2>&1
     count $?
 done
+# The properties of every policy once more on the emulated GPU: where the heads of a real model keep the reference's
+# slots for every plan, of everything else every 12th case. WINNOW_TEST_DEVICE=cuda alone runs all of it (an hour).
+for name in test_policies test_policy_properties; do
+    echo "tests/unit/$name.c on the emulated GPU, a part"
+    WINNOW_TEST_DEVICE=cuda WINNOW_TEST_PART=12 "$BUILD/tests/unit/$name" >"$log" 2>&1
+    count $?
+    grep -a '^a part: ' "$log" | sed 's/^/  /'
+done
 for script in tests/e2e/test_*.sh tests/e2e/test_*.py; do
     [ -f "$script" ] || continue
     echo "$script"

@@ -104,7 +104,7 @@ static void write_group(const struct row *r, enum plan_storage storage, const fl
     }
     uint16_t *scale_at = r->scales + first / PAGE_GROUP * r->scale_stride;
     if (storage == STORAGE_Q8) {
-        *scale_at = half_from_float(fmaxf(largest, -smallest) / 127);
+        *scale_at = half_from_float(fminf(fmaxf(largest, -smallest) / 127, PAGE_Q8_MOST));
         float scale = half_to_float(*scale_at);
         for (uint32_t i = 0; i < n; i++)
             ((int8_t *)r->values)[(first + i) * r->value_stride] =
@@ -113,7 +113,7 @@ static void write_group(const struct row *r, enum plan_storage storage, const fl
     }
     scale_at[r->least_at] = half_from_float(smallest);
     float least = half_to_float(scale_at[r->least_at]);
-    *scale_at = half_from_float((largest - least) / 15);
+    *scale_at = half_from_float((fminf(largest, PAGE_Q4_MOST) - least) / 15);
     float scale = half_to_float(*scale_at);
     for (uint32_t i = 0; i < n; i += 2) {
         int32_t low = nearest(x[first + i], least, scale, 0, 15),
@@ -193,7 +193,7 @@ static void write_key_group(const struct page_shape *s, const struct key *k, con
     choose_extremes(x + first, n, places, &smallest, &largest);
     k->least[group * PAGE_SLOTS] = half_from_float(smallest);
     float least = half_to_float(k->least[group * PAGE_SLOTS]);
-    k->scales[group * PAGE_SLOTS] = half_from_float((largest - least) / 31);
+    k->scales[group * PAGE_SLOTS] = half_from_float((fminf(largest, PAGE_Q4_MOST) - least) / 31);
     float scale = half_to_float(k->scales[group * PAGE_SLOTS]);
     for (uint32_t i = 0; i < n; i++)
         codes[i] = (uint8_t)nearest(x[first + i], least, scale, 0, 31);

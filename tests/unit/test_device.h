@@ -4,7 +4,9 @@
 #define WINNOW_TESTS_UNIT_TEST_DEVICE_H
 
 #include <check.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/device.h"
 
@@ -18,6 +20,23 @@ static inline bool test_device_is_cpu(void)
 {
     return strcmp(test_device_name(), "cuda") != 0;
 }
+
+/* Emulation is slow: WINNOW_TEST_PART=n runs every nth case of a loop of tests (and says so), for a
+ * run that is a sample. 1 without it: everything. */
+static inline int test_part(void)
+{
+    const char *text = getenv("WINNOW_TEST_PART");
+    int n = text ? atoi(text) : 1;
+    return n > 1 ? n : 1;
+}
+#define add_part_of_loop_test(t, test, first, end)                                                 \
+    do {                                                                                           \
+        for (int part_i = (first); part_i < (int)(end); part_i += test_part())                     \
+            tcase_add_loop_test(t, test, part_i, part_i + 1);                                      \
+        if (test_part() > 1)                                                                       \
+            printf("a part: of %s every %dth of %d cases\n", #test, test_part(),                   \
+                   (int)(end) - (first));                                                          \
+    } while (0)
 
 static inline void test_device_open(struct backend *b, const struct model *m, const char *isa,
                                     uint32_t n_threads, uint32_t max_rows, uint32_t max_slots)

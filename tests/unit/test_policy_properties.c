@@ -203,6 +203,14 @@ static void attend(struct referee *f, uint32_t l, uint32_t h, uint32_t g, uint32
     }
 }
 
+/* A GPU multiplies quantised values as halves (cuda/attention_tile.h): half a unit in the last of
+ * 11 bits each, and their weights add up to 1. */
+static double value_rounding(enum plan_storage storage)
+{
+    bool quantised = storage == STORAGE_Q8 || storage == STORAGE_Q4;
+    return quantised && !test_device_is_cpu() ? 0x1p-11 : 0;
+}
+
 /* Token t of layer l by the definition; what the machine gave for it must be that. */
 static void judge_token(struct referee *f, const char *what, uint32_t l, uint32_t t)
 {
@@ -221,7 +229,7 @@ static void judge_token(struct referee *f, const char *what, uint32_t l, uint32_
             attend(f, l, h, g, t, kept, n);
             const float *got =
                 f->r->out + ((size_t)l * x->n + t) * x->q_width + (size_t)(h * s->group + g) * d;
-            double bound = 2 * error_of(f) * f->largest_v;
+            double bound = (2 * error_of(f) + value_rounding(s->storage)) * f->largest_v;
             for (uint32_t c = 0; c < d && !f->diverged[l * s->n_kv_heads + h]; c++)
                 require(isnan(f->out[c]) ? isnan(got[c])
                                          : fabs((double)got[c] - f->out[c]) <= bound,
@@ -572,10 +580,10 @@ int main(void)
     TCase *t = tcase_create("policy_properties");
     tcase_set_timeout(t, 120);
     tcase_add_test(t, every_preset_is_tested);
-    tcase_add_loop_test(t, kept_slots_outputs_and_summaries_are_the_references, 0, N_ROWS);
-    tcase_add_loop_test(t, chunks_and_mates_change_no_bit, 0, N_ROWS);
-    tcase_add_loop_test(t, room_for_everything_is_full_attention_to_the_bit, 1, N_ROWS);
-    tcase_add_loop_test(t, thousands_of_steps_do_not_grow_nor_drift, 1, N_ROWS);
+    add_part_of_loop_test(t, kept_slots_outputs_and_summaries_are_the_references, 0, N_ROWS);
+    add_part_of_loop_test(t, chunks_and_mates_change_no_bit, 0, N_ROWS);
+    add_part_of_loop_test(t, room_for_everything_is_full_attention_to_the_bit, 1, N_ROWS);
+    add_part_of_loop_test(t, thousands_of_steps_do_not_grow_nor_drift, 1, N_ROWS);
     suite_add_tcase(suite, t);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
