@@ -13,7 +13,7 @@
 
 #define MODEL "tests/data/stories260K.gguf"
 
-enum { MOST_TOKENS = 128, MOST_CHOICES = 3, N_REQUESTS = 12 };
+enum { MOST_TOKENS = 128, MOST_CHOICES = 3, N_REQUESTS = 12, N_HEADS = 20, ROOMY = 4 << 20 };
 
 /* ---- the backend's operation */
 
@@ -160,9 +160,9 @@ static struct generation_request request(struct engine *engine, uint32_t i, int3
 {
     struct error e = {.message = ""};
     struct generation_request r = {.id = "test",
-                                   .n_prompt = 1 + i * 13 % 70,
+                                   .n_prompt = 1 + i * 13 % 40,
                                    .sampling = nth_sampling(i),
-                                   .max_tokens = 20 + i,
+                                   .max_tokens = 6 + i / 2,
                                    .n_choices = i == 7 ? MOST_CHOICES : 1,
                                    .n_logprobs = n_logprobs,
                                    .n_prompt_logprobs = -1,
@@ -254,7 +254,7 @@ static struct answer first[N_REQUESTS], second[N_REQUESTS];
 
 START_TEST(plain_requests_download_tokens_only_and_the_same_ones)
 {
-    struct engine *engine = open_engine(0);
+    struct engine *engine = open_engine(ROOMY);
     uint64_t n = 0;
     ask_plain(engine, 0, first);
     for (uint32_t i = 0; i < N_REQUESTS; i++)
@@ -303,7 +303,7 @@ static bool make_special(struct generation_request *r, uint32_t i)
 
 START_TEST(in_a_mixed_crowd_each_gets_its_own_tokens)
 {
-    struct engine *engine = open_engine(0);
+    struct engine *engine = open_engine(ROOMY);
     struct generation_request requests[N_REQUESTS];
     for (uint32_t i = 0; i < N_REQUESTS; i++) {
         struct generation_request alone = request(engine, i, 0);
@@ -325,46 +325,45 @@ START_TEST(in_a_mixed_crowd_each_gets_its_own_tokens)
 }
 END_TEST
 
-/* An end token is masked for 6 tokens, so the host picks those, and the device the others. */
+/* An end token is masked for 3 tokens, so the host picks those, and the device the others. */
 START_TEST(a_request_goes_to_the_device_after_its_min_tokens)
 {
-    struct engine *engine = open_engine(0);
+    struct engine *engine = open_engine(ROOMY);
     struct answer *const both[] = {&first[0], &second[0]};
     for (int32_t round = 0; round < 2; round++) {
         struct generation_request r = request(engine, 3, -round);
         r.ignore_eos = false;
-        r.min_tokens = 6;
+        r.min_tokens = 3;
+        r.max_tokens = 10;
         ask_all(engine, &r, 1, both[round]);
-        ck_assert_uint_gt(n_tokens(both[round]), 6);
+        ck_assert_uint_gt(n_tokens(both[round]), 3);
     }
     check_same(&first[0], &second[0], 3);
-    ck_assert_uint_ge(n_picked, n_tokens(&second[0]) - 6);
-    ck_assert_uint_le(n_picked, n_tokens(&second[0]) - 6 + 1); /* the end token is not told */
+    ck_assert_uint_ge(n_picked, n_tokens(&second[0]) - 3);
+    ck_assert_uint_le(n_picked, n_tokens(&second[0]) - 3 + 1); /* the end token is not told */
     engine_close(engine);
 }
 END_TEST
 
 START_TEST(preempted_requests_get_the_same_tokens)
 {
+    uint64_t page_bytes = 0;
     for (int round = 0; round < 2; round++) {
-        struct engine *engine = open_engine(round ? UINT64_C(0) : UINT64_C(0));
-        if (round) {
-            uint64_t bytes = engine_page_bytes(engine) * 20 * 6; /* 6 pages of 32 tokens a head */
-            engine_close(engine);
-            engine = open_engine(bytes);
-        }
-        struct generation_request requests[4];
-        for (uint32_t i = 0; i < 4; i++) {
+        /* 4 pages of 32 tokens a head, for requests of 61 to 89 tokens */
+        struct engine *engine = open_engine(round ? page_bytes * N_HEADS * 4 : ROOMY);
+        page_bytes = engine_page_bytes(engine);
+        struct generation_request requests[3];
+        for (uint32_t i = 0; i < 3; i++) {
             requests[i] = request(engine, 4 * i + 2, -1);
-            requests[i].max_tokens = 70;
+            requests[i].max_tokens = 50;
         }
-        ask_all(engine, requests, 4, round ? second : first);
+        ask_all(engine, requests, 3, round ? second : first);
         uint64_t n = atomic_load(&engine_metrics(engine)->preemptions);
         ck_assert_msg(round ? n > 0 : n == 0, "%llu preemptions", (unsigned long long)n);
-        ck_assert_uint_eq(n_picked, 4 * 70);
+        ck_assert_uint_eq(n_picked, 3 * 50); /* also of what was computed again, nothing twice */
         engine_close(engine);
     }
-    for (uint32_t i = 0; i < 4; i++)
+    for (uint32_t i = 0; i < 3; i++)
         check_same(&first[i], &second[i], i);
 }
 END_TEST
