@@ -280,6 +280,7 @@ static void cuda_close(void *self)
     if (c->stream)
         cudaStreamSynchronize(c->stream);
     cuda_kv_free(c);
+    pick_close(c);
     step_close(c);
     mailbox_close(c);
     blas_close(c->blas);
@@ -369,7 +370,7 @@ bool backend_cuda_open(struct backend *b, const struct cuda_options *options, st
     c->seen_page = UINT32_MAX;
     *b = (struct backend){};
     if (!open_device(c, b, e) || !mailbox_open(c, 1 << 20, e) || !step_open(c, e) ||
-        !take_buffers(c, e)) {
+        !take_buffers(c, e) || !pick_open(c, e)) {
         cuda_close(c);
         return false;
     }
@@ -401,6 +402,7 @@ bool backend_cuda_open(struct backend *b, const struct cuda_options *options, st
     b->swiglu = cuda_swiglu;
     b->copy = cuda_copy;
     b->gather = cuda_gather;
+    b->pick = cuda_pick;
     b->kv_set_storage = cuda_kv_set_storage;
     b->page_bytes = cuda_page_bytes;
     b->kv_alloc = cuda_kv_alloc;

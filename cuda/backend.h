@@ -18,6 +18,7 @@ struct cuda_options {
     uint32_t max_matrix_rows, max_matrix_cols; /* of any weight */
     uint32_t max_rows, max_logits;             /* of a step */
     uint32_t max_slots;                        /* of any head */
+    uint32_t n_vocab;                          /* of logits that tokens are picked from */
     double memory_share;                       /* of the GPU's memory that may be used, 0..1 */
 };
 

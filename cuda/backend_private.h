@@ -80,6 +80,10 @@ struct cuda_backend {
     uint32_t n_graphs;
     uint64_t n_steps;
 
+    /* Picking tokens */
+    int32_t *picked, *picked_pinned; /* of one launch */
+    uint8_t *pick_scratch;
+
     /* The pool, and state memory */
     enum plan_storage storage;
     uint8_t *pool;
@@ -125,6 +129,12 @@ bool cuda_step_end(void *self, struct error *e);
 /* The rows that a launch is sized for, when an operation was asked for n (a multiple of the step's
  * rows): a recorded step computes a whole bucket. */
 uint64_t step_rows(const struct cuda_backend *c, uint64_t n);
+
+/* backend_pick.cu */
+bool pick_open(struct cuda_backend *c, struct error *e);
+void pick_close(struct cuda_backend *c);
+bool cuda_pick(void *self, int32_t *tokens, const float *logits, uint32_t n_vocab,
+               const struct token_pick *picks, uint32_t n, struct error *e);
 
 /* backend_state.cu. For a pool of n_pages pages. */
 bool state_open(struct cuda_backend *c, uint64_t n_pages, uint64_t page_bytes, struct error *e);

@@ -10,6 +10,7 @@
 
 #include "cuda/portable.h"
 #include "cuda/step.h"
+#include "engine/token_pick.h"
 
 /* ---- rows.cu */
 
@@ -131,16 +132,10 @@ uint64_t select_scratch_bytes(const struct step *shape, uint32_t max_segments, u
 
 /* ---- sample.cu */
 
-/* How one row's token is picked: temperature, top-k, top-p, min-p and a draw (no penalties, bias or
- * masks: those rows are sampled on the host from their logits). */
-struct sample_row {
-    float temperature, top_p, min_p;
-    int32_t top_k; /* 0: off */
-    double draw;   /* sampler_uniform of (seed, choice, index) */
-};
-/* tokens[i] of logits[i][n_vocab], i < n; ties: the lowest id. */
+/* tokens[i] as picks[i] says of logits[picks[i].row][n_vocab], i < n, all in device memory; ties:
+ * the lowest id. PICK_ODD where a logit of the row is not finite. */
 void launch_sample(cudaStream_t stream, int32_t *tokens, const float *logits, uint32_t n,
-                   uint32_t n_vocab, const struct sample_row *rows, uint8_t *scratch);
+                   uint32_t n_vocab, const struct token_pick *picks, uint8_t *scratch);
 uint64_t sample_scratch_bytes(uint32_t max_n, uint32_t n_vocab);
 
 #endif

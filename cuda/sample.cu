@@ -57,22 +57,32 @@ static __device__ uint64_t token_key(uint32_t value, uint32_t token)
     return (uint64_t)value << 32 | ~token;
 }
 
-static __device__ bool is_greedy(const struct sample_row *row)
+static __device__ bool is_greedy(const struct token_pick *pick)
 {
-    return row->temperature <= 0 || row->top_p <= 0;
+    return pick->temperature <= 0 || pick->top_p <= 0;
+}
+
+/* Above the key of any number: what is not finite makes its whole row odd. */
+#define ODD_KEY UINT64_MAX
+
+static __device__ uint64_t logit_key(float logit, uint32_t token)
+{
+    bool is_odd = (__float_as_uint(logit) & 0x7f800000u) == 0x7f800000u;
+    return is_odd ? ODD_KEY : token_key(score_rank(logit), token);
 }
 
 /* grid (n_chunks, n) */
 static __global__ void __launch_bounds__(CHUNK_THREADS)
-    best_kernel(const float *logits, uint32_t n_vocab, uint8_t *scratch)
+    best_kernel(const float *logits, uint32_t n_vocab, const struct token_pick *picks,
+                uint8_t *scratch)
 {
     SHARED(struct block_room, room, [1]);
-    const float *row = logits + (uint64_t)blockIdx.y * n_vocab;
+    const float *row = logits + (uint64_t)picks[blockIdx.y].row * n_vocab;
     const uint32_t first = blockIdx.x * CHUNK + threadIdx.x;
     uint64_t key = 0;
     for (uint32_t k = 0; k < CHUNK / CHUNK_THREADS; k++) {
         uint32_t i = first + k * CHUNK_THREADS;
-        uint64_t own = i < n_vocab ? token_key(score_rank(row[i]), i) : 0;
+        uint64_t own = i < n_vocab ? logit_key(row[i], i) : 0;
         key = own > key ? own : key;
     }
     key = ~block_least(~key, room);
@@ -80,37 +90,39 @@ static __global__ void __launch_bounds__(CHUNK_THREADS)
         chunk_keys(scratch, blockIdx.y, n_vocab)[blockIdx.x] = key;
 }
 
-/* The best token of a row, from its chunks. A whole block. */
-static __device__ uint32_t best_of(uint8_t *scratch, uint32_t n_vocab, struct block_room *room)
+/* The best token of a row, from its chunks, or PICK_ODD. A whole block. */
+static __device__ int32_t best_of(uint8_t *scratch, uint32_t n_vocab, struct block_room *room)
 {
     const uint64_t *keys = chunk_keys(scratch, blockIdx.y, n_vocab);
     uint64_t least = UINT64_MAX;
     for (uint32_t i = threadIdx.x; i < n_chunks_of(n_vocab); i += blockDim.x)
         least = ~keys[i] < least ? ~keys[i] : least;
-    return (uint32_t)block_least(least, room);
+    least = block_least(least, room);
+    return least == ~ODD_KEY ? PICK_ODD : (int32_t)(uint32_t)least;
 }
 
 /* grid (n_chunks, n) */
 static __global__ void __launch_bounds__(CHUNK_THREADS)
     weigh_kernel(int32_t *tokens, const float *logits, uint32_t n_vocab,
-                 const struct sample_row *rows, uint8_t *scratch)
+                 const struct token_pick *picks, uint8_t *scratch)
 {
     SHARED(struct block_room, room, [1]);
-    const struct sample_row *row = &rows[blockIdx.y];
-    const uint32_t best = best_of(scratch, n_vocab, room);
-    const float *from = logits + (uint64_t)blockIdx.y * n_vocab, most = from[best];
+    const struct token_pick *pick = &picks[blockIdx.y];
+    const int32_t best = best_of(scratch, n_vocab, room);
+    const float *from = logits + (uint64_t)pick->row * n_vocab;
     float *to = probabilities(scratch, blockIdx.y, gridDim.y, n_vocab);
     if (blockIdx.x == 0 && threadIdx.x == 0)
-        tokens[blockIdx.y] = (int32_t)best;
-    if (is_greedy(row) || fabsf(most) == INFINITY)
+        tokens[blockIdx.y] = best;
+    if (best == PICK_ODD || is_greedy(pick))
         return;
+    const float most = from[best];
     const uint32_t first = blockIdx.x * CHUNK + threadIdx.x;
     for (uint32_t k = 0; k < CHUNK / CHUNK_THREADS; k++) {
         uint32_t i = first + k * CHUNK_THREADS;
         if (i >= row_floats(n_vocab))
             break;
-        double x = i < n_vocab ? ((double)from[i] - (double)most) / row->temperature : -INFINITY;
-        to[i] = x >= -103 ? expf((float)x) : 0; /* below, a float is 0; so are NaN and what pads */
+        double x = i < n_vocab ? ((double)from[i] - (double)most) / pick->temperature : -INFINITY;
+        to[i] = x >= -103 ? expf((float)x) : 0; /* below, a float is 0; so is what pads */
     }
 }
 
@@ -200,7 +212,7 @@ struct mass_tally {
 
 /* The digit at which the mass from the top reaches room->left; in the first pass what is wanted is
  * a share of all. First warp. */
-static __device__ void pick_mass(bool first, float top_p, struct mass_room *room)
+static __device__ void pick_mass(bool first, double top_p, struct mass_room *room)
 {
     const uint32_t lane = threadIdx.x, top = 255 - 8 * lane;
     uint64_t mine = 0;
@@ -214,7 +226,7 @@ static __device__ void pick_mass(bool first, float top_p, struct mass_room *room
     const uint64_t all = __shfl_sync(0xffffffffu, sum, 31);
     uint64_t left = room->left, before = sum - mine;
     if (first) {
-        left = (uint64_t)ceil((double)top_p * (double)all);
+        left = (uint64_t)ceil(top_p * (double)all);
         left = left < 1 ? 1 : left > all ? all : left;
     }
     __syncwarp();
@@ -234,7 +246,7 @@ static __device__ void pick_mass(bool first, float top_p, struct mass_room *room
 
 /* The key of the last token of the fewest best whose mass reaches top_p of all, or one between its
  * and the next: by bytes of the probability and, where many are equal, of the id. */
-static __device__ uint64_t cut_mass(const float *p, uint32_t n_vocab, float top_p,
+static __device__ uint64_t cut_mass(const float *p, uint32_t n_vocab, double top_p,
                                     struct mass_room *room)
 {
     uint64_t prefix = 0;
@@ -296,11 +308,11 @@ static __device__ uint64_t mass_before(uint64_t mine, uint64_t *total, struct ma
 /* The first token, by id, at which the mass passes draw * all. Warps own stretches; the stretch
  * that holds it is divided among all threads. */
 static __device__ int32_t draw_token(const float *p, uint32_t n_vocab, uint64_t cut,
-                                     const struct sample_row *row, struct mass_room *room)
+                                     const struct token_pick *pick, struct mass_room *room)
 {
     const uint32_t lane = threadIdx.x % 32, n_warps = blockDim.x / 32;
     const uint32_t stretch = ((n_vocab + n_warps - 1) / n_warps + 127) / 128 * 128;
-    const double min_p = row->min_p > 0 ? row->min_p : 0;
+    const double min_p = pick->min_p > 0 ? pick->min_p : 0;
     uint32_t first = threadIdx.x / 32 * stretch, last = first + stretch;
     uint64_t mine = 0, total;
     for (uint32_t i = first + lane * 4; i < last && i < n_vocab; i += 128) {
@@ -309,7 +321,7 @@ static __device__ int32_t draw_token(const float *p, uint32_t n_vocab, uint64_t 
                 mass_in(v.z, i + 2, cut, min_p) + mass_in(v.w, i + 3, cut, min_p);
     }
     mass_before(mine, &total, room);
-    uint64_t target = (uint64_t)(row->draw * (double)total);
+    uint64_t target = (uint64_t)(pick->draw * (double)total);
     target = target < total ? target : total - 1;
     uint32_t warp = 0;
     while (target >= room->warps[warp])
@@ -334,31 +346,31 @@ static __device__ int32_t draw_token(const float *p, uint32_t n_vocab, uint64_t 
 /* grid (1, n) */
 static __global__ void __launch_bounds__(1024)
     draw_kernel(int32_t *tokens, const float *logits, uint32_t n_vocab,
-                const struct sample_row *rows, uint8_t *scratch)
+                const struct token_pick *picks, uint8_t *scratch)
 {
     SHARED(struct block_room, room, [1]);
     SHARED(struct mass_room, masses, [1]);
-    const struct sample_row *row = &rows[blockIdx.y];
-    const float *from = logits + (uint64_t)blockIdx.y * n_vocab;
+    const struct token_pick *pick = &picks[blockIdx.y];
+    const float *from = logits + (uint64_t)pick->row * n_vocab;
     float *p = probabilities(scratch, blockIdx.y, gridDim.y, n_vocab);
-    if (is_greedy(row) || fabsf(from[tokens[blockIdx.y]]) == INFINITY)
+    if (tokens[blockIdx.y] == PICK_ODD || is_greedy(pick))
         return;
-    if (row->top_k > 0 && (uint32_t)row->top_k < n_vocab)
-        keep_best(p, from, n_vocab, (uint32_t)row->top_k, room);
-    const uint64_t cut = row->top_p < 1 ? cut_mass(p, n_vocab, row->top_p, masses) : 1;
-    const int32_t token = draw_token(p, n_vocab, cut, row, masses);
+    if (pick->top_k > 0 && (uint32_t)pick->top_k < n_vocab)
+        keep_best(p, from, n_vocab, (uint32_t)pick->top_k, room);
+    const uint64_t cut = pick->top_p < 1 ? cut_mass(p, n_vocab, pick->top_p, masses) : 1;
+    const int32_t token = draw_token(p, n_vocab, cut, pick, masses);
     if (token >= 0)
         tokens[blockIdx.y] = token;
 }
 
 void launch_sample(cudaStream_t stream, int32_t *tokens, const float *logits, uint32_t n,
-                   uint32_t n_vocab, const struct sample_row *rows, uint8_t *scratch)
+                   uint32_t n_vocab, const struct token_pick *picks, uint8_t *scratch)
 {
     const dim3 grid(n_chunks_of(n_vocab), n);
     if (n == 0)
         return;
-    LAUNCH(best_kernel, grid, CHUNK_THREADS, 0, stream, logits, n_vocab, scratch);
-    LAUNCH(weigh_kernel, grid, CHUNK_THREADS, 0, stream, tokens, logits, n_vocab, rows, scratch);
+    LAUNCH(best_kernel, grid, CHUNK_THREADS, 0, stream, logits, n_vocab, picks, scratch);
+    LAUNCH(weigh_kernel, grid, CHUNK_THREADS, 0, stream, tokens, logits, n_vocab, picks, scratch);
     LAUNCH(draw_kernel, dim3(1, n), n_vocab > 16384 ? 1024 : 256, 0, stream, tokens, logits,
-           n_vocab, rows, scratch);
+           n_vocab, picks, scratch);
 }

@@ -19,6 +19,7 @@
 #include "cache/state_memory.h"
 #include "config/error.h"
 #include "engine/tensor_type.h"
+#include "engine/token_pick.h"
 
 /* A weight matrix [rows][cols]: row r starts at data + r * cols / block_values * block_bytes. Bound
  * from the model file (host memory, mapped); `prepared` is the backend's own form of it, made once
@@ -138,6 +139,17 @@ struct backend {
     /* Copies row `rows[i]` of x[.][width] to out[i], i < n. rows: the step's logit_rows. */
     void (*gather)(void *self, float *out, const float *x, const uint32_t *rows, uint32_t n,
                    uint32_t width);
+
+    /* tokens[i] (host) of logits row picks[i].row, i < n, rows of n_vocab logits in backend memory:
+     * the best (lowest id on ties) if temperature or top_p is 0; else, of p = e^((logit - best) /
+     * temperature) over the top_k best logits, the fewest best that reach top_p of their mass
+     * (lower ids first on ties), of those that have at least min_p times the best one's p, the
+     * first by id at which the mass passes draw * all. PICK_ODD where a logit of the row is not
+     * finite. After step_end; waits for the device. False: "engine_fault". A token depends on its
+     * row and its pick alone, and is the host's (sampler_pick) unless a draw or a cut is within
+     * rounding of a boundary. NULL where logits are as good as on the host. */
+    bool (*pick)(void *self, int32_t *tokens, const float *logits, uint32_t n_vocab,
+                 const struct token_pick *picks, uint32_t n, struct error *e);
 
     /* The pool: one allocation at start. kv_set_storage (before; f16 without it) says as what K and
      * V are stored; page_bytes is a function of head_dim and that. */

@@ -46,6 +46,7 @@ static bool open_cuda(struct backend *b, const struct device_options *o, const s
                                       .max_rows = o->max_rows,
                                       .max_logits = o->max_logits,
                                       .max_slots = o->max_slots + 2 * PAGE_SLOTS,
+                                      .n_vocab = m->n_vocab,
                                       .memory_share = o->memory_share > 0 ? o->memory_share : 0.9};
     return backend_cuda_open(b, &cuda, e);
 }

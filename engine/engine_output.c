@@ -235,7 +235,7 @@ static bool contains(const int32_t *tokens, uint32_t n, int32_t token)
     return false;
 }
 
-/* The next token of one choice from its logits. */
+/* The next token of one choice, picked already or from its logits. */
 static void sample(struct scheduler *s, struct sequence *q, const float *logits)
 {
     struct generation *g = q->owner;
@@ -247,8 +247,10 @@ static void sample(struct scheduler *s, struct sequence *q, const float *logits)
     bool early = q->n_generated < r->min_tokens;
     struct top_logprob top[TOPS];
     struct event_token token = {.top = top};
-    token.token = sampler_pick(q->sampler, s->scratch, logits, g->ends, early ? g->n_ends : 0,
-                               q->n_generated);
+    token.token = q->picked;
+    if (q->picked == PICK_NONE)
+        token.token = sampler_pick(q->sampler, s->scratch, logits, g->ends, early ? g->n_ends : 0,
+                                   q->n_generated);
     if (r->n_logprobs >= 0)
         token.logprob = logprobs_of(logits, s->model->n_vocab, token.token, (uint32_t)r->n_logprobs,
                                     top, &token.n_top);
@@ -371,8 +373,10 @@ static void output_one(struct scheduler *s, const struct step_rows *rows, const 
     struct generation *g = q->owner;
     uint32_t n_vocab = s->model->n_vocab, end = rows->first + rows->n;
     const float *first = logits + (size_t)rows->logits_row * n_vocab;
+    bool is_picked = q->picked != PICK_NONE; /* the row's logits stayed on the device */
     for (uint32_t i = 0; i < rows->n_logits; i++)
-        if (!logits_are_finite(first + (size_t)i * n_vocab, n_vocab)) {
+        if (is_picked ? q->picked == PICK_ODD
+                      : !logits_are_finite(first + (size_t)i * n_vocab, n_vocab)) {
             error_set(&g->error, "engine_fault", "",
                       "the model's output at position %u is not a number",
                       end - rows->n_logits + i);

@@ -225,7 +225,7 @@ static bool compute(struct forward *f, struct batch *b, struct error *e)
     return true;
 }
 
-const float *forward_run(struct forward *f, struct batch *b, struct error *e)
+bool forward_compute(struct forward *f, struct batch *b, struct error *e)
 {
     const struct backend *be = f->backend;
     const uint32_t *from, *to;
@@ -234,18 +234,39 @@ const float *forward_run(struct forward *f, struct batch *b, struct error *e)
     if (n_copies)
         be->kv_copy(be->self, from, to, n_copies);
     if (b->n_rows == 0)
-        return f->host_logits;
+        return true;
     size_t n_angles = (size_t)b->n_rows * f->model->rope_dim;
     be->upload(be->self, f->angles, b->angles, n_angles);
     if (b->sink_query)
         be->upload(be->self, f->sink_angles, b->sink_angles, n_angles);
     bool by_heart;
     if (!batch_plan(b, be, !f->observe, &by_heart, e) || (!by_heart && !compute(f, b, e)))
-        return NULL;
-    if (be->step_end && !be->step_end(be->self, e))
-        return NULL;
-    if (b->n_logits && !be->download(be->self, f->host_logits, f->logits,
-                                     (size_t)b->n_logits * f->model->n_vocab, e))
+        return false;
+    return !be->step_end || be->step_end(be->self, e);
+}
+
+const float *forward_logits(struct forward *f, uint32_t first, uint32_t n, struct error *e)
+{
+    size_t n_vocab = f->model->n_vocab, at = first * n_vocab;
+    if (n && !f->backend->download(f->backend->self, f->host_logits + at, f->logits + at,
+                                   n * n_vocab, e))
         return NULL;
     return f->host_logits;
+}
+
+bool forward_can_pick(const struct forward *f)
+{
+    return f->backend->pick != NULL;
+}
+
+bool forward_pick(struct forward *f, const struct token_pick *picks, uint32_t n, int32_t *tokens,
+                  struct error *e)
+{
+    return n == 0 ||
+           f->backend->pick(f->backend->self, tokens, f->logits, f->model->n_vocab, picks, n, e);
+}
+
+const float *forward_run(struct forward *f, struct batch *b, struct error *e)
+{
+    return forward_compute(f, b, e) ? forward_logits(f, 0, b->n_logits, e) : NULL;
 }

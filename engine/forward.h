@@ -2,7 +2,8 @@
  * together).
  *
  * A batch is filled with batch_add, one call per sequence, then forward_run computes all layers and
- * returns the logits of the rows that asked for them. Engine thread only. Neither looks at a
+ * returns the logits of the rows that asked for them; or forward_compute leaves them on the device,
+ * where tokens can be picked from them. Engine thread only. Neither looks at a
  * policy: the cache says where rows are written and what they may see. */
 #ifndef WINNOW_ENGINE_FORWARD_H
 #define WINNOW_ENGINE_FORWARD_H
@@ -21,7 +22,7 @@ void batch_clear(struct batch *b);
 uint32_t batch_rows(const struct batch *b); /* rows added */
 uint32_t batch_room(const struct batch *b); /* rows that still fit */
 uint32_t batch_logits_room(const struct batch *b);
-/* Nanoseconds that choosing and dropping slots took in the last forward_run. */
+/* Nanoseconds that choosing and dropping slots took in the last step. */
 uint64_t batch_policy_ns(const struct batch *b);
 
 /* Appends n tokens of sequence s (positions follow cache_tokens_seen) and takes their pages, in
@@ -49,5 +50,17 @@ bool forward_set_observer(struct forward *f, forward_observer *observe, void *co
  * overwritten by the next step; NULL with "engine_fault" when the device fails. With no logits
  * asked for returns a non-NULL pointer. */
 const float *forward_run(struct forward *f, struct batch *b, struct error *e);
+
+/* The same without logits on the host: those of the step stay with the device until the next one.
+ * False: "engine_fault", or "out_of_memory" of a policy's state. */
+bool forward_compute(struct forward *f, struct batch *b, struct error *e);
+/* Brings logits rows [first, first + n) of the step to the host, and returns where row 0 lies (or
+ * would lie). Every call waits for the device. NULL: "engine_fault". */
+const float *forward_logits(struct forward *f, uint32_t first, uint32_t n, struct error *e);
+/* Whether the device picks tokens; it does it well enough not to look at logits on the host. */
+bool forward_can_pick(const struct forward *f);
+/* tokens[i] as picks[i] says, i < n, see `pick` of struct backend. False: "engine_fault". */
+bool forward_pick(struct forward *f, const struct token_pick *picks, uint32_t n, int32_t *tokens,
+                  struct error *e);
 
 #endif

@@ -356,3 +356,16 @@ int32_t sampler_pick(const struct sampler *s, struct sampler_scratch *scratch, c
         n = select_min_p(c, n, set->min_p);
     return draw(c, n, sampler_uniform(set->seed, s->choice, index), scratch->p);
 }
+
+bool sampler_describe(const struct sampler *s, uint64_t index, struct token_pick *pick)
+{
+    const struct sampling *set = s->sampling;
+    if (set->n_bias || s->generated || set->typical_p < 1)
+        return false;
+    *pick = (struct token_pick){.top_k = set->top_k,
+                                .temperature = set->temperature,
+                                .top_p = set->top_p,
+                                .min_p = set->min_p,
+                                .draw = sampler_uniform(set->seed, s->choice, index)};
+    return true;
+}

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "config/error.h"
+#include "engine/token_pick.h"
 
 struct logit_bias {
     int32_t token;
@@ -53,6 +54,9 @@ void sampler_free(struct sampler *s);
  * picked. When bans and masks leave nothing, the best of all tokens is picked. Changes nothing. */
 int32_t sampler_pick(const struct sampler *s, struct sampler_scratch *scratch, const float *logits,
                      const int32_t *masked, uint32_t n_masked, uint64_t index);
+/* The same pick for a device, all but its row. False: the choice needs more than a device does
+ * (bias, penalties, typical_p), *pick is not touched. */
+bool sampler_describe(const struct sampler *s, uint64_t index, struct token_pick *pick);
 /* Counts a generated token for the penalties. */
 void sampler_accept(struct sampler *s, int32_t token);
 

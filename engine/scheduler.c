@@ -73,7 +73,10 @@ bool scheduler_init(struct scheduler *s, struct error *e)
     s->prompt_tokens = calloc(n, sizeof *s->prompt_tokens);
     s->prompt_tops = calloc(n * (LOGPROBS_MAX_TOP + 1), sizeof *s->prompt_tops);
     s->rows = calloc(s->max_num_seqs, sizeof *s->rows);
-    if (!s->prompt_tokens || !s->prompt_tops || !s->rows)
+    s->picks = calloc(s->max_num_seqs, sizeof *s->picks);
+    s->pickers = calloc(s->max_num_seqs, sizeof *s->pickers);
+    s->picked = calloc(s->max_num_seqs, sizeof *s->picked);
+    if (!s->prompt_tokens || !s->prompt_tops || !s->rows || !s->picks || !s->pickers || !s->picked)
         return error_set_memory(e, "the scheduler",
                                 n * (LOGPROBS_MAX_TOP + 1) * sizeof *s->prompt_tops);
     return true;
@@ -114,6 +117,9 @@ void scheduler_clear(struct scheduler *s, const char *code, const char *message)
     free(s->prompt_tokens);
     free(s->prompt_tops);
     free(s->rows);
+    free(s->picks);
+    free(s->pickers);
+    free(s->picked);
 }
 
 static bool is_running(const struct generation *g)
@@ -752,7 +758,7 @@ static void run(struct scheduler *s)
 {
     struct error e;
     uint64_t start_ns = clock_ns();
-    const float *logits = forward_run(s->forward, s->batch, &e);
+    const float *logits = forward_compute(s->forward, s->batch, &e) ? output_fetch(s, &e) : NULL;
     if (logits) {
         histogram_observe(&s->metrics->step_batch_tokens, batch_rows(s->batch));
         cache_set_time(s->cache, clock_ns());

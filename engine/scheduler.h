@@ -53,6 +53,10 @@ struct scheduler {
     struct top_logprob *prompt_tops;   /* [max_batched_tokens + 1][LOGPROBS_MAX_TOP + 1] */
     struct step_rows *rows;            /* [max_num_seqs] */
     uint32_t n_rows;
+    struct token_pick *picks;  /* [max_num_seqs] tokens that the device picks in this step ... */
+    struct sequence **pickers; /* ... for whom ... */
+    int32_t *picked;           /* ... and which */
+    uint32_t n_picks;
     struct generation_list queue, running;
     struct session_store sessions;
     struct request_history history;
@@ -81,9 +85,15 @@ int64_t scheduler_retry_after_ms(const struct scheduler *s, uint32_t n_waiting);
 uint64_t scheduler_growing_pages(const struct cache *cache, const struct plan *plan,
                                  uint32_t n_tokens, uint32_t n_choices);
 
+/* ---- engine_pick.c */
+
+/* After the forward pass: the tokens that the device picks, in `picked` of their sequences, and the
+ * logits of all other rows, as forward_logits returns them. NULL: "engine_fault". */
+const float *output_fetch(struct scheduler *s, struct error *e);
+
 /* ---- engine_output.c: what a step's rows mean */
 
-/* After the forward pass, for every group of rows in order. */
+/* For every group of rows in order, from what output_fetch brought. */
 void output_rows(struct scheduler *s, const float *logits);
 /* Ends one choice; the last one ends its generation. */
 void output_end_choice(struct scheduler *s, struct sequence *choice, enum finish_reason reason,

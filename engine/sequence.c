@@ -16,6 +16,7 @@ bool sequence_init(struct sequence *s, struct generation *owner, uint32_t index,
     s->owner = owner;
     s->index = index;
     s->hit = -1;
+    s->picked = PICK_NONE;
     s->sampler =
         sampler_new(&request->sampling, index, n_vocab, request->prompt, request->n_prompt, e);
     if (!s->sampler)

@@ -26,6 +26,7 @@ struct sequence {
 
     int32_t *generated; /* [n_generated] every sampled token */
     uint32_t n_generated, capacity;
+    int32_t picked; /* by the device in this step, or PICK_ODD; PICK_NONE: from the logits */
     uint64_t last_token_ns;
     struct cache_sequence_counts counted; /* what the metrics have seen */
 

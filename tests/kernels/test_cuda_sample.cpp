@@ -18,7 +18,7 @@ struct choice {
     bool is_sure; /* no boundary is near */
 };
 
-static choice plain_pick(const float *logits, uint32_t n_vocab, const sample_row &row)
+static choice plain_pick(const float *logits, uint32_t n_vocab, const token_pick &row)
 {
     struct candidate {
         float logit;
@@ -27,7 +27,7 @@ static choice plain_pick(const float *logits, uint32_t n_vocab, const sample_row
     };
     std::vector<candidate> c;
     uint32_t best = (uint32_t)(std::max_element(logits, logits + n_vocab) - logits);
-    if (row.temperature <= 0 || row.top_p <= 0 || std::isinf(logits[best]))
+    if (row.temperature <= 0 || row.top_p <= 0)
         return {(int32_t)best, true};
     for (uint32_t i = 0; i < n_vocab; i++)
         c.push_back({logits[i], exp(((double)logits[i] - logits[best]) / row.temperature), i});
@@ -44,8 +44,8 @@ static choice plain_pick(const float *logits, uint32_t n_vocab, const sample_row
         size_t n = 0;
         do
             before += c[n++].p;
-        while (n < c.size() && before < (double)row.top_p * sum);
-        double wanted = (double)row.top_p * sum;
+        while (n < c.size() && before < row.top_p * sum);
+        double wanted = row.top_p * sum;
         is_sure =
             n == c.size() || (fabs(before - wanted) > margin * sum &&
                               fabs(before - c[n - 1].p - wanted) > margin * sum &&
@@ -74,7 +74,7 @@ static choice plain_pick(const float *logits, uint32_t n_vocab, const sample_row
     return {-1, false};
 }
 
-static int32_t host_pick(const float *logits, uint32_t n_vocab, const sample_row &row,
+static int32_t host_pick(const float *logits, uint32_t n_vocab, const token_pick &row,
                          const sampling &set, uint64_t index)
 {
     struct error e;
@@ -94,11 +94,11 @@ static int32_t host_pick(const float *logits, uint32_t n_vocab, const sample_row
 }
 
 static std::vector<int32_t> device_pick(const std::vector<float> &logits, uint32_t n_vocab,
-                                        const std::vector<sample_row> &rows)
+                                        const std::vector<token_pick> &rows)
 {
     const uint32_t n = (uint32_t)rows.size();
     device_array<float> device_logits(logits);
-    device_array<sample_row> device_rows(rows);
+    device_array<token_pick> device_rows(rows);
     device_array<int32_t> tokens(std::vector<int32_t>(n, -7));
     device_array<uint8_t> scratch(std::vector<uint8_t>(sample_scratch_bytes(n, n_vocab), 0xff));
     launch_sample(0, tokens.device, device_logits.device, n, n_vocab, device_rows.device,
@@ -123,15 +123,16 @@ static float any_logit(uint32_t kind)
     case 3:
         return spread * 400; /* most underflow */
     case 4:
-        return random_below(3) ? -INFINITY : spread * 4;
+        return random_below(3) ? -3e38f : spread * 4;
     default:
         return 1.5f; /* all equal */
     }
 }
 
-static sample_row any_row(const sampling &set, uint64_t index, uint32_t n_vocab)
+static token_pick any_row(const sampling &set, uint32_t index, uint32_t n_vocab)
 {
-    sample_row row = {};
+    token_pick row = {};
+    row.row = index;
     row.temperature = random_below(8) == 0 ? 0 : 0.1f + 1.9f * random_uniform();
     row.top_p = random_below(3) == 0 ? 1 : random_below(10) == 0 ? 0 : random_uniform();
     row.min_p = random_below(3) ? 0 : random_uniform() * random_uniform();
@@ -146,7 +147,7 @@ static uint32_t check_rows(uint32_t n, uint32_t n_vocab)
     sampling set = {};
     set.seed = random_bits();
     std::vector<float> logits((size_t)n * n_vocab);
-    std::vector<sample_row> rows;
+    std::vector<token_pick> rows;
     uint32_t n_unsure = 0;
     for (uint32_t r = 0; r < n; r++) {
         uint32_t kind = random_below(6);
@@ -166,8 +167,8 @@ static uint32_t check_rows(uint32_t n, uint32_t n_vocab)
         ck_assert_msg(tokens[r] == plain.token && host == plain.token,
                       "vocabulary %u, temperature %g, top_k %d, top_p %g, min_p %g, draw %.9g: "
                       "token %d on the device, %d on the host, %d in double",
-                      n_vocab, (double)rows[r].temperature, rows[r].top_k, (double)rows[r].top_p,
-                      (double)rows[r].min_p, rows[r].draw, tokens[r], host, plain.token);
+                      n_vocab, rows[r].temperature, rows[r].top_k, rows[r].top_p, rows[r].min_p,
+                      rows[r].draw, tokens[r], host, plain.token);
     }
     return n_unsure;
 }
@@ -211,7 +212,9 @@ START_TEST(greedy_takes_the_lowest_of_the_best)
         logits[i] = 2;
     logits[n_vocab + 4999] = 0.0f; /* equal to -0 before it */
     logits[n_vocab + 4100] = -0.0f;
-    std::vector<sample_row> rows(3);
+    std::vector<token_pick> rows(3);
+    rows[1].row = 1;
+    rows[2].row = 2;
     rows[0].top_p = 1; /* temperature 0 */
     rows[1].temperature = 1;
     rows[2].top_p = 1;
@@ -223,14 +226,14 @@ START_TEST(greedy_takes_the_lowest_of_the_best)
 END_TEST
 
 /* The token of one row. */
-static int32_t pick_one(const std::vector<float> &logits, sample_row row)
+static int32_t pick_one(const std::vector<float> &logits, token_pick row)
 {
     return device_pick(logits, (uint32_t)logits.size(), {row})[0];
 }
 
-static sample_row row_of(float top_p, float min_p, int32_t top_k, double draw)
+static token_pick row_of(double top_p, double min_p, int32_t top_k, double draw)
 {
-    sample_row row = {};
+    token_pick row = {};
     row.temperature = 1;
     row.top_p = top_p;
     row.min_p = min_p;
@@ -246,8 +249,8 @@ START_TEST(equal_tokens_are_drawn_evenly_and_cut_by_id)
     ck_assert_int_eq(pick_one(logits, row_of(1, 0, 0, 0.25)), 250);
     ck_assert_int_eq(pick_one(logits, row_of(1, 0, 0, 0)), 0);
     /* Top-p 0.2999 leaves the first 300. */
-    ck_assert_int_eq(pick_one(logits, row_of(0.2999f, 0, 0, 0.5001)), 150);
-    ck_assert_int_eq(pick_one(logits, row_of(0.2999f, 0, 0, 0.9999999999)), 299);
+    ck_assert_int_eq(pick_one(logits, row_of(0.2999, 0, 0, 0.5001)), 150);
+    ck_assert_int_eq(pick_one(logits, row_of(0.2999, 0, 0, 0.9999999999)), 299);
     ck_assert_int_eq(pick_one(logits, row_of(1, 0, 7, 0.5)), 3);
     ck_assert_int_eq(pick_one(logits, row_of(1, 0, 7, 0.9999999999)), 6);
 }
@@ -260,9 +263,9 @@ START_TEST(a_long_tail_has_its_mass)
     std::vector<float> logits(20001, logf(1e-4f));
     logits[0] = 0;
     const double last = 0.9999999;
-    int32_t token = pick_one(logits, row_of(0.5f, 0, 0, last));
+    int32_t token = pick_one(logits, row_of(0.5, 0, 0, last));
     ck_assert_msg(abs(token - 5000) <= 1, "token %d", token); /* 1e-4 is rounded */
-    ck_assert_int_eq(pick_one(logits, row_of(0.3f, 0, 0, last)), 0);
+    ck_assert_int_eq(pick_one(logits, row_of(0.3, 0, 0, last)), 0);
 }
 END_TEST
 
@@ -270,7 +273,7 @@ START_TEST(min_p_is_a_share_of_the_best)
 {
     std::vector<float> logits = {logf(0.501f), 0, logf(0.501f), logf(0.499f), logf(0.1f)};
     for (int32_t i = 0; i < 100; i++) {
-        int32_t token = pick_one(logits, row_of(1, 0.5f, 0, i / 100.0));
+        int32_t token = pick_one(logits, row_of(1, 0.5, 0, i / 100.0));
         double passed = i / 100.0 * 2.002;
         ck_assert_int_eq(token, passed < 0.501 ? 0 : passed < 1.501 ? 1 : 2);
     }
@@ -282,7 +285,7 @@ START_TEST(a_row_picks_the_same_in_any_batch)
     const uint32_t n_vocab = 6000;
     sampling set = {};
     std::vector<float> logits(4 * n_vocab);
-    std::vector<sample_row> rows;
+    std::vector<token_pick> rows;
     for (float &x : logits)
         x = any_logit(0);
     for (uint32_t r = 0; r < 4; r++) {
@@ -292,8 +295,44 @@ START_TEST(a_row_picks_the_same_in_any_batch)
     std::vector<int32_t> together = device_pick(logits, n_vocab, rows);
     for (uint32_t r = 0; r < 4; r++) {
         std::vector<float> own(logits.begin() + r * n_vocab, logits.begin() + (r + 1) * n_vocab);
-        ck_assert_int_eq(device_pick(own, n_vocab, {rows[r]})[0], together[r]);
+        token_pick alone = rows[r];
+        alone.row = 0;
+        ck_assert_int_eq(device_pick(own, n_vocab, {alone})[0], together[r]);
     }
+}
+END_TEST
+
+START_TEST(a_row_that_is_not_finite_is_odd_and_its_neighbours_are_not)
+{
+    const uint32_t n_vocab = 9000;
+    const float bad[] = {NAN, -NAN, INFINITY, -INFINITY};
+    std::vector<float> logits(9 * n_vocab, 0.25f);
+    std::vector<token_pick> picks;
+    for (uint32_t r = 0; r < 9; r++) {
+        token_pick pick = row_of(1, 0, 0, 0.5);
+        pick.row = r;
+        pick.temperature = r % 4 < 2 ? 0 : 1;
+        if (r % 2)
+            logits[r * n_vocab + (r < 4 ? 0 : r < 6 ? 5000 : n_vocab - 1)] = bad[r / 2];
+        picks.push_back(pick);
+    }
+    std::vector<int32_t> tokens = device_pick(logits, n_vocab, picks);
+    for (uint32_t r = 0; r < 9; r++)
+        ck_assert_int_eq(tokens[r], r % 2 ? PICK_ODD : r % 4 < 2 ? 0 : 4500);
+}
+END_TEST
+
+START_TEST(picks_of_one_row_differ_by_their_draws)
+{
+    const std::vector<float> logits(2000, 0.5f);
+    std::vector<token_pick> picks;
+    for (uint32_t i = 0; i < 5; i++) {
+        picks.push_back(row_of(1, 0, 0, i / 8.0));
+        picks[i].row = 1;
+    }
+    std::vector<int32_t> tokens = device_pick(logits, 1000, picks);
+    for (int32_t i = 0; i < 5; i++)
+        ck_assert_int_eq(tokens[(size_t)i], i * 125);
 }
 END_TEST
 
@@ -310,6 +349,8 @@ int main(void)
     tcase_add_test(tests, a_long_tail_has_its_mass);
     tcase_add_test(tests, min_p_is_a_share_of_the_best);
     tcase_add_test(tests, a_row_picks_the_same_in_any_batch);
+    tcase_add_test(tests, a_row_that_is_not_finite_is_odd_and_its_neighbours_are_not);
+    tcase_add_test(tests, picks_of_one_row_differ_by_their_draws);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);
