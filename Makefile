@@ -83,7 +83,8 @@ TESTS := $(UNIT_TESTS) $(KERNEL_TESTS) $(EMULATION_TESTS)
 BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/tests/bench/%,$(sort $(wildcard tests/bench/bench_*.c)))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
-.PHONY: all run test test-cuda bench-cuda test-cuda-built test-built bench clean format lint asan tsan fuzz fuzz-built install deps deps-test binary tests fuzzers
+.PHONY: all run test test-cuda bench-cuda test-cuda-built test-built sanitized emulated-asan bench clean format lint asan tsan fuzz \
+	fuzz-built install deps deps-test binary tests fuzzers
 all: deps
 	@$(MAKE) --no-print-directory binary
 
@@ -106,6 +107,18 @@ test-built: tests
 bench: deps
 	@$(MAKE) --no-print-directory OPTIMISE=-O2 $(BENCHES)
 	@for b in $(BENCHES); do echo "== $$b"; $$b || exit 1; done
+
+# Kernels that choose, move and write slots, under sanitizers on the emulated device: a part that builds and runs in two
+# minutes (tests/run.sh does so); `make asan` is everything.
+ONLY ?= test_cuda_select test_cuda_rows
+SANITIZED_TESTS := $(addprefix $(BUILD)/sanitized/,$(ONLY))
+SANITIZED_OBJECTS := $(patsubst %,$(BUILD)/emulated/cuda/%.o,select evict compress kv_write page rows matmul_pack) \
+	$(BUILD)/tests/cuda_emu/fibers.o $(BUILD)/tests/cuda_emu/runtime.o $(BUILD)/cache/select.o $(BUILD)/engine/cpu/page.o $(BUILD)/engine/tensor_type.o
+emulated-asan:
+	@$(MAKE) --no-print-directory BUILD=build/asan OPTIMISE=-O1 \
+		SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer" sanitized
+sanitized: $(SANITIZED_TESTS)
+	@for t in $(SANITIZED_TESTS); do $$t || exit 1; done
 
 # The same tests under a sanitizer, in a build folder of their own.
 asan: deps deps-test
@@ -208,6 +221,10 @@ $(BUILD)/real/tests/bench/bench_cuda: $(BUILD)/real/tests/bench/bench_cuda.o $(L
 $(REAL_TESTS): $(BUILD)/real/%: $(BUILD)/real/%.o $(LIB) $(CUDA_OBJECTS)
 	$(if $(V),,@echo "  ld $@")
 	$(Q)$(CXX) -o $@ $^ $(LIB) $(LIBS) $(CUDA_LIBS) $(CHECK_LIBS)
+$(SANITIZED_TESTS): $(BUILD)/sanitized/%: $(BUILD)/tests/kernels/%.o $(SANITIZED_OBJECTS)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  ld $@")
+	$(Q)$(CXX) $(SANITIZE) -o $@ $^ $(LIBS) $(CHECK_LIBS)
 $(BENCHES): $(BUILD)/%: $(BUILD)/%.o $(LIB) $(CUDA_OBJECTS)
 	$(if $(V),,@echo "  ld $@")
 	$(Q)$(CC) $(SANITIZE) -o $@ $^ $(LIB) $(LIBS) $(CUDA_LIBS)

@@ -3,13 +3,14 @@
  *
  *   d = head_dim, g = ceil(d / 32) and g' = ceil(d / 64) groups of dimensions, r = bytes of a row
  *
- *   0            positions   int32 [32]                  HOLE: dropped, seen by nobody
- *   128          K           [32][r]  rotated keys       f16, bf16: r = 2 d, d rounded up to 8
- *   128 + 32 r   V           [32][r]                     q8: r = d rounded up to 16; q4: r = 16 g
- *   128 + 64 r   K scales    q8: f16 [32][g]             q4: f16 [32][g'][4]: scale, least value,
- * extremes V scales    q8: f16 [32][g]             q4: f16 [32][g][2]: scale, least value fifth
- * bits                              q4: [32][g] words, bit i of dimension i places q4: bytes
- * [32][g'][2]: where the extremes lie (to a multiple of 128)
+ *   0            positions   int32 [32]     HOLE: dropped, seen by nobody
+ *   128          K           [32][r]        rotated keys. f16, bf16: r = 2 d, d rounded up to 8
+ *   128 + 32 r   V           [32][r]        q8: r = d rounded up to 16; q4: r = 16 g
+ *   128 + 64 r   K scales    q8: f16 [32][g]; q4: f16 [32][g'][4]: scale, least value, extremes
+ *                V scales    q8: f16 [32][g]; q4: f16 [32][g][2]: scale, least value
+ *                fifth bits  q4: [32][g] words, bit i of dimension i
+ *                places      q4: bytes [32][g'][2]: where the extremes lie
+ *                (to a multiple of 128)
  *
  * Rows are whole 16-byte pieces and what pads them is zero, so attention copies them to shared
  * memory with cp.async as they are: row-major K is the column-major B of Q K^T for ldmatrix, and
@@ -17,10 +18,12 @@
  * contiguous run of whole 16-byte pieces (K at d = 128, f16: 4 KB).
  *
  * The numbers are those of the CPU's pages (engine/cpu/page.h says why K of q4 has extremes and
- * five bits), and no two tokens share any: a slot can be overwritten or moved alone. q8: x = scale
- * * q, q -127..127          q4: x = least + scale * q, q 0..15, in K 0..31 The nibbles of a 32-bit
- * word of q4 are dimensions 0 2 4 6 1 3 5 7 from its low end: a mask and a shift give pairs of
- * neighbours, as pairs of halves want them. */
+ * five bits), and no two tokens share any: a slot can be overwritten or moved alone.
+ *
+ *   q8: x = scale * q, q -127..127          q4: x = least + scale * q, q 0..15, in K 0..31
+ *
+ * The nibbles of a 32-bit word of q4 are dimensions 0 2 4 6 1 3 5 7 from its low end: a mask and a
+ * shift give pairs of neighbours, as pairs of halves want them. */
 #ifndef WINNOW_CUDA_PAGE_H
 #define WINNOW_CUDA_PAGE_H
 

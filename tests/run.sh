@@ -45,6 +45,16 @@ for name in test_policies test_policy_properties; do
     count $?
     grep -a '^a part: ' "$log" | sed 's/^/  /'
 done
+# A build that is itself sanitized has no need of this one.
+case "$BUILD" in *asan* | *tsan*) ;;
+*)
+    for name in test_cuda_select test_cuda_rows; do
+        echo "tests/kernels/$name.cpp under AddressSanitizer and UndefinedBehaviorSanitizer"
+        make --no-print-directory CUDA=none emulated-asan ONLY="$name" >"$log" 2>&1
+        count $?
+    done
+    ;;
+esac
 for script in tests/e2e/test_*.sh tests/e2e/test_*.py; do
     [ -f "$script" ] || continue
     echo "$script"
