@@ -57,7 +57,7 @@ bool forward_compute(struct forward *f, struct batch *b, struct error *e);
 /* Brings logits rows [first, first + n) of the step to the host, and returns where row 0 lies (or
  * would lie). Every call waits for the device. NULL: "engine_fault". */
 const float *forward_logits(struct forward *f, uint32_t first, uint32_t n, struct error *e);
-/* Whether the device picks tokens; it does it well enough not to look at logits on the host. */
+/* Whether the backend picks tokens where its logits lie. */
 bool forward_can_pick(const struct forward *f);
 /* tokens[i] as picks[i] says, i < n, see `pick` of struct backend. False: "engine_fault". */
 bool forward_pick(struct forward *f, const struct token_pick *picks, uint32_t n, int32_t *tokens,
