@@ -44,7 +44,7 @@ const struct option_row option_rows[] = {
     {"Cache", "kv-policy-lock", "", OPTION_SWITCH, AT(kv_policy_lock), 0, 0, NULL, NULL,
      "refuse requests that name a policy"},
     {"Cache", "head-profile", "", OPTION_TEXT, AT(head_profile), 0, 0, NULL, "FILE",
-     "which heads keep everything under razor and duo: made by `winnow calibrate`, or "
+     "which heads look things up, for razor, duo and compresskv: made by `winnow calibrate`, or "
      "DuoAttention's"},
     {"Cache", "no-prefix-cache", "", OPTION_UNSWITCH, AT(prefix_cache), 0, 0, NULL, NULL,
      "compute every prompt anew, also where one began like an earlier one"},

@@ -40,7 +40,7 @@ static const char usage[] =
     "      --temp T            temperature, 0 to 2 (default 1; 0: always the likeliest)\n"
     "      --top-p P, --top-k K, --min-p P, --repeat-penalty R, --seed N\n"
     "      --kv-policy NAME|JSON  how the KV cache is compressed (default full)\n"
-    "      --head-profile FILE which heads keep everything under razor and duo\n"
+    "      --head-profile FILE which heads look things up, for razor, duo and compresskv\n"
     "      --kv-storage TYPE   f16, bf16, q8 or q4 (default f16)\n"
     "      --kv-memory SIZE    memory of the KV cache (default: what the context needs)\n"
     "  -c, --ctx-size N        context (default: as trained)\n"

@@ -199,8 +199,7 @@ static void decode_attention(double copy)
         [&] { launch_attention_decode(stream, &b.s, 0, 0, SEQUENCES, b.q, NULL, b.out, &b.w); });
     scene c(SEQUENCES, 1, 0, true, 1);
     uint8_t *scratch = (uint8_t *)device(select_scratch_bytes(&c.s, SEQUENCES, SLOTS));
-    double evict =
-        median_ms([&] { launch_evict(stream, &c.s, 0, 0, SEQUENCES, SLOTS, scratch); });
+    double evict = median_ms([&] { launch_evict(stream, &c.s, 0, 0, SEQUENCES, SLOTS, scratch); });
     printf("scores while attending: +%.1f %%; choosing and dropping one of %d slots a head: +%.1f "
            "%%\n",
            100 * (scored / plain - 1), SLOTS, 100 * evict / plain);
