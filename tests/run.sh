@@ -45,6 +45,9 @@ for name in test_policies test_policy_properties; do
     count $?
     grep -a '^a part: ' "$log" | sed 's/^/  /'
 done
+echo "tests/unit/test_reference.c on the emulated GPU: a whole answer, token by token; the long streams are left out"
+WINNOW_TEST_DEVICE=cuda CK_RUN_CASE=reference "$BUILD/tests/unit/test_reference" >"$log" 2>&1
+count $?
 # A build that is itself sanitized has no need of this one.
 case "$BUILD" in *asan* | *tsan*) ;;
 *)
