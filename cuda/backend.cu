@@ -377,7 +377,6 @@ bool backend_cuda_open(struct backend *b, const struct cuda_options *options, st
     c->blas = blas_open(c->stream, &reason);
     if (!c->blas)
         log_line(LOG_INFO, "cuBLAS is not used: %s", reason);
-    c->state_memory.mirrors_tables = true;
     b->name = "cuda";
     b->self = c;
     b->state_memory = &c->state_memory;

@@ -32,8 +32,6 @@ bool cuda_kv_alloc(void *self, uint32_t n_pages, uint32_t head_dim, struct error
         cuda_kv_free(c);
         return false;
     }
-    c->n_pages = n_pages;
-    c->head_dim = head_dim;
     c->step.pool = c->pool;
     c->step.page_bytes = page_bytes;
     c->step.storage = c->storage;
@@ -47,7 +45,6 @@ void cuda_kv_free(void *self)
     state_close(c);
     cudaFree(c->pool);
     c->pool = NULL;
-    c->n_pages = 0;
 }
 
 void cuda_kv_copy(void *self, const uint32_t *from, const uint32_t *to, uint32_t n)

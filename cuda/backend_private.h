@@ -87,7 +87,6 @@ struct cuda_backend {
     /* The pool, and state memory */
     enum plan_storage storage;
     uint8_t *pool;
-    uint32_t n_pages, head_dim;
     struct state_memory state_memory;
     uint8_t *state;
     struct buddy *buddy;
@@ -95,6 +94,9 @@ struct cuda_backend {
     size_t n_given, given_capacity;
     struct table_change *changes; /* [n_changes] host */
     size_t n_changes, changes_capacity;
+    uint64_t
+        *pending; /* hash of the entries that change: flush number << 32 | index of the change */
+    uint32_t n_flushes;
     uint32_t *n_kept;                   /* device [n_kv_heads] */
     float *read_k;                      /* device [2][head_dim]: kv_read */
     int32_t *read_position;             /* device [1] */

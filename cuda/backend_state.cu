@@ -54,16 +54,37 @@ static void state_clear(void *context, void *p, size_t bytes)
     cuda_check(c, cudaMemsetAsync(p, 0, bytes, c->stream), "clearing state memory");
 }
 
+enum { CHANGES = 65536, PENDING = 2 * CHANGES };
+
+/* Where the hash says which change of this flush is about `to`, or could say so. */
+static uint64_t *pending_place(const struct cuda_backend *c, const uint32_t *to)
+{
+    uint64_t at = ((uint64_t)(uintptr_t)to >> 2) * UINT64_C(0x9e3779b97f4a7c15) >> 32;
+    for (;; at++) {
+        uint64_t *place = &c->pending[at % PENDING];
+        if (*place >> 32 != c->n_flushes || c->changes[(uint32_t)*place].address == to)
+            return place;
+    }
+}
+
+/* The changes of a launch are made in any order, so an entry that changes twice before it (a forked
+ * table whose last page is then copied, a table that has moved) is in the list once. */
 static void state_set_page(void *context, uint32_t *to, uint32_t page)
 {
     struct cuda_backend *c = (struct cuda_backend *)context;
-    if (c->n_changes == c->changes_capacity)
+    uint64_t *place = pending_place(c, to);
+    if (*place >> 32 == c->n_flushes) {
+        c->changes[(uint32_t)*place].page = page;
+        return;
+    }
+    if (c->n_changes == c->changes_capacity) {
         state_flush(c);
+        place = pending_place(c, to);
+    }
+    *place = (uint64_t)c->n_flushes << 32 | c->n_changes;
     c->changes[c->n_changes++] = (struct table_change){to, page, 0};
 }
 
-/* Two changes of one entry must not race: in a launch only the last counts, and page tables change
- * an entry twice only when a copied page follows a shared one, in different calls. */
 void state_flush(struct cuda_backend *c)
 {
     const size_t at_once = c->mailbox.half_bytes / sizeof *c->changes;
@@ -75,6 +96,7 @@ void state_flush(struct cuda_backend *c)
         done += n;
     }
     c->n_changes = 0;
+    c->n_flushes++;
     for (size_t i = 0; i < c->n_given; i++)
         buddy_give(c->buddy, c->given[i]);
     c->n_given = 0;
@@ -103,10 +125,12 @@ uint64_t state_leaves(uint64_t bytes, uint64_t page_bytes)
 bool state_open(struct cuda_backend *c, uint64_t n_pages, uint64_t page_bytes, struct error *e)
 {
     uint64_t bytes = state_bytes(n_pages, page_bytes);
-    c->changes_capacity = 65536;
-    c->changes = (struct table_change *)malloc(c->changes_capacity * sizeof *c->changes);
+    c->changes_capacity = CHANGES;
+    c->changes = (struct table_change *)malloc(CHANGES * sizeof *c->changes);
+    c->pending = (uint64_t *)calloc(PENDING, sizeof *c->pending);
+    c->n_flushes = 1; /* 0 is what the hash is full of */
     c->buddy = buddy_new(bytes);
-    if (!c->changes || !c->buddy)
+    if (!c->changes || !c->pending || !c->buddy)
         return error_set_memory(e, "lists of state memory", bytes / 8);
     c->state_memory = (struct state_memory){c,          true,        state_take,    state_give,
                                             state_copy, state_clear, state_set_page};
@@ -119,9 +143,11 @@ void state_close(struct cuda_backend *c)
     buddy_free(c->buddy);
     free(c->given);
     free(c->changes);
+    free(c->pending);
     c->state = NULL;
     c->buddy = NULL;
     c->given = NULL;
     c->changes = NULL;
+    c->pending = NULL;
     c->n_given = c->given_capacity = c->n_changes = c->changes_capacity = 0;
 }
