@@ -22,7 +22,7 @@ struct mailbox {
 struct image {
     uint8_t *pinned, *device;
     size_t bytes;
-    size_t header, tokens, positions, row_segment, logit_rows, segments, heads, write_slots;
+    size_t header, tokens, positions, logit_rows, segments, heads, write_slots;
     cudaEvent_t sent; /* the last one has left */
     bool is_out;
 };

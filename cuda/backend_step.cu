@@ -27,7 +27,6 @@ static void lay_out(struct cuda_backend *c)
     m->header = place(&at, sizeof(struct step_header));
     m->tokens = place(&at, rows * sizeof(int32_t));
     m->positions = place(&at, rows * sizeof(int32_t));
-    m->row_segment = place(&at, rows * sizeof(uint32_t));
     m->logit_rows = place(&at, c->o.max_logits * sizeof(uint32_t));
     m->segments = place(&at, rows * sizeof(struct step_segment));
     m->heads = place(&at, rows * n_heads_of(c) * sizeof(struct step_head));
@@ -53,7 +52,6 @@ bool step_open(struct cuda_backend *c, struct error *e)
     s->header = (const struct step_header *)(m->device + m->header);
     s->tokens = (const int32_t *)(m->device + m->tokens);
     s->positions = (const int32_t *)(m->device + m->positions);
-    s->row_segment = (const uint32_t *)(m->device + m->row_segment);
     s->logit_rows = (const uint32_t *)(m->device + m->logit_rows);
     s->segments = (const struct step_segment *)(m->device + m->segments);
     s->heads = (const struct step_head *)(m->device + m->heads);
@@ -120,7 +118,6 @@ static void plan_segment(struct cuda_backend *c, const struct kv_segment *from, 
 {
     struct image *m = &c->image;
     struct step_segment *to = (struct step_segment *)(m->pinned + m->segments) + index;
-    uint32_t *row_segment = (uint32_t *)(m->pinned + m->row_segment);
     *to = (struct step_segment){};
     to->first_row = from->first_row;
     to->n_rows = from->n_rows;
@@ -140,8 +137,6 @@ static void plan_segment(struct cuda_backend *c, const struct kv_segment *from, 
         to->seed = job->seed;
     }
     c->next_slot += (uint32_t)n_heads_of(c) * from->n_rows;
-    for (uint32_t i = 0; i < from->n_rows; i++)
-        row_segment[from->first_row + i] = index;
 }
 
 static void fill_head(struct step_head *to, const struct head_view *view,

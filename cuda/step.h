@@ -53,7 +53,6 @@ struct step_header {
 struct step {
     const struct step_header *header;
     const int32_t *tokens, *positions;   /* [rows] */
-    const uint32_t *row_segment;         /* [rows] which segment a row belongs to */
     const uint32_t *logit_rows;          /* [n_logits] */
     const struct step_segment *segments; /* sorted by wave */
     const struct step_head *heads;

@@ -116,7 +116,7 @@ struct scene {
         s.page_bytes = layout.bytes;
         s.storage = storage;
         s.pool = (uint8_t *)device((size_t)n_pages * layout.bytes);
-        std::vector<uint32_t> pages(n_pages), row_segment(n_rows), slots((size_t)n_rows * KV_HEADS);
+        std::vector<uint32_t> pages(n_pages), slots((size_t)n_rows * KV_HEADS);
         for (uint32_t i = 0; i < n_pages; i++)
             pages[i] = (uint32_t)((uint64_t)i * 2654435761u % n_pages);
         /* The multiplier is odd and no factor of n_pages: a permutation. */
@@ -137,7 +137,6 @@ struct scene {
             g.recent = 32;
             for (uint32_t r = 0; r < rows_each; r++) {
                 positions[i * rows_each + r] = (int32_t)(SLOTS - rows_each + r);
-                row_segment[i * rows_each + r] = i;
                 for (uint32_t h = 0; h < KV_HEADS; h++)
                     slots[((size_t)i * rows_each + r) * KV_HEADS + h] = SLOTS - rows_each + r;
             }
@@ -155,7 +154,6 @@ struct scene {
         }
         s.header = upload(std::vector<step_header>{{n_rows, n_sequences, 0}});
         s.positions = upload(positions);
-        s.row_segment = upload(row_segment);
         s.segments = upload(segments);
         s.heads = upload(heads);
         s.write_slots = upload(slots);

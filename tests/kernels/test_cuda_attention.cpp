@@ -232,7 +232,6 @@ struct scene {
     void prepare_queries()
     {
         bool sinks = false;
-        std::vector<uint32_t> row_segment;
         for (size_t i = 0; i < sequences.size(); i++) {
             const sequence &one = sequences[i];
             step_segment segment{};
