@@ -1,8 +1,10 @@
-# winnow: `make run MODEL=file.gguf` and `make test` set up a fresh Debian or Ubuntu machine and do what they say.
+# winnow: `make run` (or `make run MODEL=file.gguf`) and `make test` set up a fresh Debian or Ubuntu machine and do what they say.
 # Sources are found by folder; a new file in config/, cache/, engine/ or server/ needs no change here.
 
 BUILD  ?= build
-MODEL  ?=
+# Served by `make run`. Retrieval heads for razor and duo are found beside a model, where `winnow calibrate` has put them.
+MODEL  ?= models/demo.gguf
+HEADS  ?= $(wildcard $(MODEL:.gguf=.heads.json))
 ARGS   ?=
 PREFIX ?= /usr/local
 V      ?=
@@ -94,8 +96,7 @@ fuzzers: $(FUZZERS)
 
 run: deps
 	@$(MAKE) --no-print-directory binary
-	@if [ -z "$(MODEL)" ]; then echo "make run needs a model: make run MODEL=/path/to/model.gguf" >&2; exit 2; fi
-	$(BUILD)/winnow serve "$(MODEL)" $(ARGS)
+	$(BUILD)/winnow serve "$(MODEL)" $(if $(HEADS),--head-profile "$(HEADS)") $(ARGS)
 
 test: deps deps-test
 	@$(MAKE) --no-print-directory tests

@@ -484,7 +484,8 @@ static bool collect(const struct calibrator *c, struct calibration *r, struct er
     return true;
 }
 
-static struct calibration *calibration_new(const struct model *m, uint64_t seed, struct error *e)
+static struct calibration *calibration_new(const struct model *m,
+                                           const struct calibration_settings *s, struct error *e)
 {
     size_t n = (size_t)m->n_layers * m->n_kv_heads;
     struct calibration *r = calloc(1, sizeof *r);
@@ -495,7 +496,9 @@ static struct calibration *calibration_new(const struct model *m, uint64_t seed,
     snprintf(r->model_name, sizeof r->model_name, "%s", m->name);
     r->n_layers = m->n_layers;
     r->n_kv_heads = m->n_kv_heads;
-    r->seed = seed;
+    r->seed = s->seed;
+    r->induction_percent = s->induction_percent;
+    r->echo_percent = s->echo_percent;
     r->induction = calloc(n, sizeof *r->induction);
     r->echo = calloc(n, sizeof *r->echo);
     r->whole = calloc(n, sizeof *r->whole);
@@ -510,7 +513,7 @@ struct calibration *calibrate(struct model *model, const struct calibration_sett
                               struct error *e)
 {
     struct calibrator c = {.settings = settings, .model = model};
-    struct calibration *r = calibration_new(model, settings->seed, e);
+    struct calibration *r = calibration_new(model, settings, e);
     if (!r)
         return NULL;
     bool ok = model_hash(model, r->model_hash, e) && choose_tokens(&c, r, e) &&
@@ -553,8 +556,8 @@ static void choose_top(struct calibration *c, const double *score, uint32_t perc
 void calibration_choose(struct calibration *c)
 {
     memset(c->whole, 0, (size_t)c->n_layers * c->n_kv_heads * sizeof *c->whole);
-    choose_top(c, c->induction, CALIBRATE_INDUCTION_PERCENT);
-    choose_top(c, c->echo, CALIBRATE_ECHO_PERCENT);
+    choose_top(c, c->induction, c->induction_percent);
+    choose_top(c, c->echo, c->echo_percent);
 }
 
 static void write_scores(const struct calibration *c, const char *key, const double *score,
@@ -586,9 +589,9 @@ bool calibration_write(const struct calibration *c, FILE *file, struct error *e)
     free(quoted);
     fprintf(file,
             "  \"settings\": {\"length\": %u, \"repeats\": %u, \"bos\": %s, \"seed\": %" PRIu64
-            ", \"n_queries\": %u, \"induction_percent\": %d, \"echo_percent\": %d},\n",
+            ", \"n_queries\": %u, \"induction_percent\": %u, \"echo_percent\": %u},\n",
             c->length, c->repeats, c->bos ? "true" : "false", c->seed, c->n_queries,
-            CALIBRATE_INDUCTION_PERCENT, CALIBRATE_ECHO_PERCENT);
+            c->induction_percent, c->echo_percent);
     write_scores(c, "induction", c->induction, file);
     write_scores(c, "echo", c->echo, file);
     fputs("  \"retrieval_heads\": [", file);

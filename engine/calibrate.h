@@ -31,6 +31,9 @@ struct calibration_settings {
      * repeats, at least 2, then fewer tokens. */
     uint32_t length;
     uint64_t seed;
+    /* Shares of all KV heads that are chosen by each score, 0 to 100, not both 0; the paper's are
+     * CALIBRATE_INDUCTION_PERCENT and CALIBRATE_ECHO_PERCENT. */
+    uint32_t induction_percent, echo_percent;
     /* After each step, may be NULL; false stops the run with "cancelled". */
     bool (*progress)(void *context, uint32_t n_done, uint32_t n_total);
     void *progress_context;
@@ -43,9 +46,10 @@ struct calibration {
     bool bos;                           /* the vocabulary has a BOS and it came first */
     uint32_t n_queries;                 /* with an earlier copy of their token */
     uint64_t seed;
-    int32_t *tokens;          /* [n_tokens] as read */
-    double *induction, *echo; /* [n_layers][n_kv_heads] */
-    bool *whole;              /* [n_layers][n_kv_heads] the heads chosen */
+    int32_t *tokens;                          /* [n_tokens] as read */
+    double *induction, *echo;                 /* [n_layers][n_kv_heads] */
+    bool *whole;                              /* [n_layers][n_kv_heads] the heads chosen */
+    uint32_t induction_percent, echo_percent; /* as they were asked for */
 };
 
 /* Reads the tokens and scores every head. Loads nothing but the model given. NULL: "invalid_value"
@@ -54,8 +58,8 @@ struct calibration *calibrate(struct model *model, const struct calibration_sett
                               struct error *e);
 void calibration_free(struct calibration *c); /* NULL is allowed */
 
-/* Fills `whole` from the scores: the top 14 % of the KV heads by induction and the top 1 % by echo,
- * each rounded up, the earlier head first among equals. */
+/* Fills `whole` from the scores: the top induction_percent of the KV heads by induction and the top
+ * echo_percent by echo, each rounded up, the earlier head first among equals. */
 void calibration_choose(struct calibration *c);
 /* Writes the profile (cache/head_profile.h). False: "out_of_memory"; errors of the file are the
  * caller's to see with ferror. */

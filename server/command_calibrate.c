@@ -34,22 +34,28 @@ static const char usage[] =
     "      --length N          random tokens, read 4 times or as often as the trained context\n"
     "                          takes, at least twice (default 2500, or half the context)\n"
     "      --seed N            of the random tokens (default 0)\n"
+    "      --induction-percent N, --echo-percent N\n"
+    "                          how many of all KV heads each score chooses, rounded up (default\n"
+    "                          14 and 1, RazorAttention's)\n"
     "  -t, --threads N         threads (default: physical cores)\n"
     "      --isa NAME          plain, avx2 or avx512 (default: the best there is)\n";
 
 /* ---- the command line */
 
-enum flag { FLAG_LENGTH = 256, FLAG_SEED, FLAG_ISA };
+enum flag { FLAG_LENGTH = 256, FLAG_SEED, FLAG_ISA, FLAG_INDUCTION, FLAG_ECHO };
 
-static const struct option long_options[] = {{"model", required_argument, NULL, 'm'},
-                                             {"model-path", required_argument, NULL, 'm'},
-                                             {"output", required_argument, NULL, 'o'},
-                                             {"length", required_argument, NULL, FLAG_LENGTH},
-                                             {"seed", required_argument, NULL, FLAG_SEED},
-                                             {"threads", required_argument, NULL, 't'},
-                                             {"isa", required_argument, NULL, FLAG_ISA},
-                                             {"help", no_argument, NULL, 'h'},
-                                             {NULL, 0, NULL, 0}};
+static const struct option long_options[] = {
+    {"model", required_argument, NULL, 'm'},
+    {"model-path", required_argument, NULL, 'm'},
+    {"output", required_argument, NULL, 'o'},
+    {"length", required_argument, NULL, FLAG_LENGTH},
+    {"seed", required_argument, NULL, FLAG_SEED},
+    {"induction-percent", required_argument, NULL, FLAG_INDUCTION},
+    {"echo-percent", required_argument, NULL, FLAG_ECHO},
+    {"threads", required_argument, NULL, 't'},
+    {"isa", required_argument, NULL, FLAG_ISA},
+    {"help", no_argument, NULL, 'h'},
+    {NULL, 0, NULL, 0}};
 
 static bool parse_whole(const char *flag, const char *text, uint64_t min, uint64_t max,
                         uint64_t *out, struct error *e)
@@ -84,6 +90,14 @@ static bool parse_flag(struct arguments *a, int flag, const char *text, struct e
         break;
     case FLAG_SEED:
         return parse_whole("--seed", text, 0, INT64_MAX, &a->settings.seed, e);
+    case FLAG_INDUCTION:
+        good = parse_whole("--induction-percent", text, 0, 100, &number, e);
+        a->settings.induction_percent = (uint32_t)number;
+        break;
+    case FLAG_ECHO:
+        good = parse_whole("--echo-percent", text, 0, 100, &number, e);
+        a->settings.echo_percent = (uint32_t)number;
+        break;
     case 't':
         good = parse_whole("--threads", text, 1, 1024, &number, e);
         a->settings.n_threads = (uint32_t)number;
@@ -110,6 +124,9 @@ static bool parse_arguments(struct arguments *a, int argc, char **argv, struct e
                          argv[optind]);
     if (!a->model_path)
         return error_set(e, "invalid_value", "", "no model file was named");
+    if (!a->settings.induction_percent && !a->settings.echo_percent)
+        return error_set(e, "invalid_value", "--induction-percent",
+                         "0 with --echo-percent 0 chooses no head");
     if (!a->profile_path)
         return error_set(e, "invalid_value", "-o", "no file for the profile was named");
     return true;
@@ -254,7 +271,8 @@ static int run(const struct arguments *a)
 
 int command_calibrate(int argc, char **argv)
 {
-    struct arguments a = {0};
+    struct arguments a = {.settings = {.induction_percent = CALIBRATE_INDUCTION_PERCENT,
+                                       .echo_percent = CALIBRATE_ECHO_PERCENT}};
     struct error e;
     if (!parse_arguments(&a, argc, argv, &e)) {
         fprintf(stderr, "winnow calibrate: %s%s%s\n%s", e.where, e.where[0] ? ": " : "", e.message,

@@ -94,6 +94,11 @@ refused "razor without a profile is skipped, not run" "skipped" sh -c \
 check "calibrate writes a profile" $?
 python3 -c "import json,sys; json.load(open(sys.argv[1]))" "$dir/profile.json"
 check "the profile is JSON" $?
+"$W" calibrate "$MODEL" -o "$dir/fewer.json" --induction-percent 5 --echo-percent 0 >"$dir/out" 2>"$dir/err" &&
+    grep -q "^1 of 20 KV heads are retrieval heads" "$dir/out"
+check "calibrate chooses as many heads as asked" $?
+refused "calibrate that would choose none" "--induction-percent" \
+    "$W" calibrate "$MODEL" -o "$dir/none.json" --induction-percent 0 --echo-percent 0
 "$W" run "$MODEL" -p "Once upon a time" -n 5 --temp 0 --head-profile "$dir/profile.json" --kv-policy razor \
     >"$dir/out" 2>"$dir/err" && grep -q "little" "$dir/out"
 check "razor runs with it" $?

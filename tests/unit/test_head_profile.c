@@ -255,7 +255,11 @@ END_TEST
 static struct calibration blank(uint32_t n_layers, uint32_t n_kv_heads)
 {
     size_t n = (size_t)n_layers * n_kv_heads;
-    struct calibration c = {.n_layers = n_layers, .n_kv_heads = n_kv_heads, .model_hash = HASH};
+    struct calibration c = {.n_layers = n_layers,
+                            .n_kv_heads = n_kv_heads,
+                            .model_hash = HASH,
+                            .induction_percent = CALIBRATE_INDUCTION_PERCENT,
+                            .echo_percent = CALIBRATE_ECHO_PERCENT};
     c.induction = calloc(n, sizeof *c.induction);
     c.echo = calloc(n, sizeof *c.echo);
     c.whole = calloc(n, sizeof *c.whole);
@@ -338,7 +342,11 @@ static struct model *open_model(void)
 
 static struct calibration *run(struct model *m, uint32_t length, uint32_t n_threads, uint64_t seed)
 {
-    struct calibration_settings s = {.n_threads = n_threads, .length = length, .seed = seed};
+    struct calibration_settings s = {.n_threads = n_threads,
+                                     .length = length,
+                                     .seed = seed,
+                                     .induction_percent = CALIBRATE_INDUCTION_PERCENT,
+                                     .echo_percent = CALIBRATE_ECHO_PERCENT};
     struct calibration *c = calibrate(m, &s, &e);
     ck_assert_msg(c != NULL, "%s", e.message);
     return c;
