@@ -117,14 +117,17 @@ check() { # name, status
         cat "$folder/container.log"
     fi
 }
-inside() { # as the image's user, with its environment
+enter() { # as the image's user, with its environment; the shell that calls becomes the program
     # shellcheck disable=SC2046 # one word each
-    chroot --userspec="$(cat "$folder/user")" "$folder/root" /usr/bin/env -i PATH="$path" $(cat "$folder/environment") "$@"
+    exec chroot --userspec="$(cat "$folder/user")" "$folder/root" /usr/bin/env -i PATH="$path" $(cat "$folder/environment") "$@"
+}
+inside() {
+    (enter "$@")
 }
 start() { # arguments instead of CMD
     # shellcheck disable=SC2046 # words
     [ $# -gt 0 ] || set -- $(cat "$folder/cmd")
-    inside "$(cat "$folder/entrypoint")" "$@" >"$folder/container.log" 2>&1 &
+    enter "$(cat "$folder/entrypoint")" "$@" >"$folder/container.log" 2>&1 &
     container=$!
     for _ in $(seq 1 300); do
         curl -fs "$url/readyz" >/dev/null && return 0
@@ -137,6 +140,7 @@ stop() {
     kill -s "$(cat "$folder/stopsignal")" "$container"
     status=0
     wait "$container" || status=$?
+    container=
 }
 healthy() {
     # shellcheck disable=SC2046 # one word each
@@ -144,6 +148,7 @@ healthy() {
 }
 
 contain() {
+    trap '[ -z "$container" ] || kill "$container" 2>/dev/null' EXIT
     ip link set lo up
     url=http://127.0.0.1:$(cat "$folder/port")
     mkdir -p "$folder/root" "$folder/models"
@@ -158,8 +163,7 @@ contain() {
     check "ldd finds every library" $?
     [ ! -e "$folder/root/usr/bin/gcc" ] && [ ! -e "$folder/root/usr/bin/make" ] && [ ! -e "$folder/root/src" ]
     check "no compiler and no source in the image" $?
-    healthy 2>/dev/null
-    [ $? -ne 0 ]
+    if healthy 2>/dev/null; then false; else true; fi
     check "the health check fails while nothing runs" $?
 
     start
