@@ -156,6 +156,7 @@ contain() {
     mount -o remount,bind,ro "$folder/root"
     mount -t proc proc "$folder/root/proc"
     cp tests/data/stories260K.gguf "$folder/models/other.gguf"
+    echo '{"model": "/models/other.gguf", "alias": "other", "host": "127.0.0.1"}' >"$folder/models/winnow.json"
     mount --bind "$folder/models" "$folder/root/models"
     : >"$folder/container.log"
 
@@ -202,6 +203,12 @@ contain() {
     stop
     [ "$status" -eq 0 ]
     check "stops with status 0" $?
+    start serve --config /models/winnow.json
+    curl -fs "$url/v1/models" | grep -q '"other"'
+    check "a configuration file of the volume names another model" $?
+    grep -q 'listens at http://0.0.0.0:8080' "$folder/container.log"
+    check "and is reachable from outside all the same" $?
+    stop
     start serve
     check "starts without a model or a profile: the demo model" $?
     stop
