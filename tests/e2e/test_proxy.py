@@ -54,7 +54,7 @@ class Proxy:
         return self.log.read().decode("utf-8", "replace")
 
     def ask(self, key=None, **body):
-        """(status, value) of a completion."""
+        """(status, value) of a completion; HAProxy's own errors are text."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60 * PATIENCE)
         headers = {"Content-Type": "application/json"}
         if key:
@@ -62,9 +62,10 @@ class Proxy:
         body = {"prompt": "Once", "max_tokens": 2, "temperature": 0, **body}
         connection.request("POST", "/v1/completions", json.dumps(body), headers)
         answer = connection.getresponse()
-        value = json.loads(answer.read() or b"{}")
+        text = answer.read()
         connection.close()
-        return answer.status, value
+        json_type = "json" in answer.getheader("Content-Type", "")
+        return answer.status, json.loads(text) if json_type else text
 
     def stream(self, key, n_tokens):
         """A response whose first event has been read."""
@@ -170,15 +171,19 @@ def check_kill(check, proxy, servers, by_key):
     servers[victim].process.wait()
     alive = [s for i, s in enumerate(servers) if i != victim]
     index = [i for i in range(len(servers)) if i != victim]
-    after = {}
-    for caller in by_key:
-        (status, value), home = who_served(alive, lambda c=caller: proxy.ask(**json.loads(c)))
-        check("no request fails when a server is killed", status == 200, (caller, status, value))
-        after[caller] = index[home]
-    moved = [c for c in by_key if after[c] != by_key[c]]
-    check("the killed server's callers move, all others stay", sorted(moved) == sorted(c for c in by_key if by_key[c] == victim),
-          (moved, by_key))
-    check("they move to more than one server", len({after[c] for c in moved}) == 2, after)
+    # At once, when connections fail, and when the health checks have taken the server off the ring.
+    for when in ("before", "after"):
+        if when == "after":
+            check("the health checks notice", until(lambda: f"winnow{victim + 1} is DOWN" in proxy.output()))
+        after = {}
+        for caller in by_key:
+            (status, value), home = who_served(alive, lambda c=caller: proxy.ask(**json.loads(c)))
+            check(f"no request fails {when} the health checks notice", status == 200, (caller, status, value))
+            after[caller] = index[home] if isinstance(home, int) else home
+        moved = [c for c in by_key if after[c] != by_key[c]]
+        check(f"{when} they notice, the killed server's callers move, all others stay",
+              sorted(moved) == sorted(c for c in by_key if by_key[c] == victim), (moved, by_key))
+        check(f"{when} they notice, they move to more than one server", len({str(after[c]) for c in moved}) == 2, after)
     port = servers[victim].port
     with Server("--port", str(port)) as again:
         back = [again if i == victim else s for i, s in enumerate(servers)]
