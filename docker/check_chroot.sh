@@ -196,7 +196,7 @@ contain() {
     status=0
     wait "$container" || status=$?
     [ "$status" -eq 0 ]
-    check "SIGTERM ends with status 0, not $status" $?
+    check "SIGTERM ends with status 0 (got $status)" $?
 
     start serve /models/other.gguf --kv-policy sink
     check "starts with a model of the volume" $?
