@@ -185,14 +185,14 @@ def check_kill(check, proxy, servers, by_key):
               sorted(moved) == sorted(c for c in by_key if by_key[c] == victim), (moved, by_key))
         check(f"{when} they notice, they move to more than one server", len({str(after[c]) for c in moved}) == 2, after)
     port = servers[victim].port
-    with Server("--port", str(port)) as again:
+    with Server("--port", str(port), "--shutdown-timeout", "600") as again:
         back = [again if i == victim else s for i, s in enumerate(servers)]
         caller = moved[0]
 
         def is_home():
             return who_served(back, lambda: proxy.ask(**json.loads(caller)))[1] == victim
         check("they come back when it does", until(is_home))
-        connection, answer, first = proxy.stream(json.loads(caller)["key"], 20000)
+        connection, answer, first = proxy.stream(json.loads(caller)["key"], 3000)
         again.process.send_signal(signal.SIGTERM)
         text = first + answer.read()
         check("a stream of a server that drains ends whole", text.endswith(b"data: [DONE]\n\n"), text[-200:])
