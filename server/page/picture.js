@@ -125,9 +125,13 @@ function onGridKey(event) {
   const { layers, heads } = run;
   let layer = Math.floor(focusCell / heads);
   let row = focusCell % heads;
-  if (event.key === "Enter" || event.key === " ") chooseHead(focusCell === head ? -1 : focusCell);
-  else if (event.key === "Escape") chooseHead(-1);
-  else if (event.key === "Home") layer = 0;
+  const choice = { Enter: focusCell === head ? -1 : focusCell, " ": focusCell === head ? -1 : focusCell, Escape: -1 }[event.key];
+  if (choice !== undefined) {
+    event.preventDefault();
+    chooseHead(choice);
+    return;
+  }
+  if (event.key === "Home") layer = 0;
   else if (event.key === "End") layer = layers - 1;
   else if (GRID_STEPS[event.key]) {
     layer = Math.min(layers - 1, Math.max(0, layer + GRID_STEPS[event.key][0]));

@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 import urllib.request
+import zlib
 
 from winnow_server import PATIENCE
 
@@ -141,6 +142,10 @@ class Page:
             raise RuntimeError(f"{method}: {answer['error']}")
         return answer["result"]
 
+    def close(self):
+        self.command("Page.navigate", url="about:blank")
+        self.socket.socket.close()
+
     def js(self, expression):
         """The value of an expression (promises are awaited), as JSON."""
         result = self.command("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
@@ -228,3 +233,56 @@ class Browser:
             self.process.kill()
             self.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def shrink_png(path):
+    """Rewrites a screenshot with a palette of its 256 commonest colours, each pixel the nearest: a page has few."""
+    with open(path, "rb") as f:
+        data = f.read()
+    at, compressed = 8, b""
+    while at < len(data):
+        size, kind = struct.unpack(">I4s", data[at:at + 8])
+        body = data[at + 8:at + 8 + size]
+        if kind == b"IHDR":
+            width, height, depth, colour = struct.unpack(">IIBB", body[:10])
+        elif kind == b"IDAT":
+            compressed += body
+        at += size + 12
+    if depth != 8 or colour not in (2, 6):
+        raise ValueError(f"{path}: depth {depth}, colour type {colour}")
+    step = 3 if colour == 2 else 4
+    raw, row, rows = zlib.decompress(compressed), bytearray(width * step), []
+    for y in range(height):
+        start = y * (width * step + 1)
+        row = unfilter(raw[start], raw[start + 1:start + 1 + width * step], row, step)
+        rows.append([tuple(row[i:i + 3]) for i in range(0, len(row), step)])
+    counts = collections.Counter(c for line in rows for c in line)
+    palette = [c for c, _ in counts.most_common(256)]
+    index = {c: min(range(len(palette)), key=lambda i: sum((a - b) ** 2 for a, b in zip(c, palette[i]))) for c in counts}
+    pixels = b"".join(b"\0" + bytes(index[c] for c in line) for line in rows)
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    with open(path, "wb") as f:
+        f.write(data[:8] + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)) +
+                chunk(b"PLTE", b"".join(bytes(c) for c in palette)) + chunk(b"IDAT", zlib.compress(pixels, 9)) + chunk(b"IEND", b""))
+
+
+def unfilter(kind, line, above, step):
+    """One row of a PNG without its filter (PNG specification, section 9)."""
+    row = bytearray(line)
+    for i in range(len(row) if kind else 0):
+        left = row[i - step] if i >= step else 0
+        corner = above[i - step] if i >= step else 0
+        if kind == 1:
+            add = left
+        elif kind == 2:
+            add = above[i]
+        elif kind == 3:
+            add = (left + above[i]) // 2
+        else:
+            guess = left + above[i] - corner
+            add = min((left, above[i], corner), key=lambda v: abs(guess - v))
+        row[i] = (row[i] + add) & 255
+    return row
