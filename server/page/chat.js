@@ -298,7 +298,7 @@ function stateText(run) {
   if (run.state === "answering") return "answering";
   if (run.state === "stopped") return run.text ? "stopped" : "not asked";
   if (run.state === "failed") return run.text ? "incomplete" : "failed";
-  return run.finish === "length" ? "cut at the longest answer" : "";
+  return run.finish === "length" ? `cut off at ${count(run.n)} tokens` : "";
 }
 
 function numbersOf(run) {

@@ -212,6 +212,7 @@ function startAsking() {
   });
   $("new-chat").addEventListener("click", () => {
     chat.clear();
+    picture.find("");
     $("welcome").hidden = false;
     holdDocument();
     $("question").focus();

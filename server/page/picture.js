@@ -34,7 +34,7 @@ function showFacts() {
   const known = (value, text) => (value || value === 0 ? text(value) : "–");
   $("facts").replaceChildren(
     fact("Policy", run.policyName, run.budget ? `${count(run.budget)} tokens a head` : "no budget"),
-    fact("Prompt", known(run.promptTokens, count), run.cachedTokens ? `${count(run.cachedTokens)} were cached`
+    fact("Prompt", known(run.promptTokens || null, count), run.cachedTokens ? `${count(run.cachedTokens)} were cached`
       : run.state === "reading" && run.progress ? `${share(run.progress, run.promptTokens)} read` : "tokens"),
     fact("First token", known(run.ttftMs, seconds), "after asking"),
     fact("Speed", known(run.rate, perSecond), `${count(run.n)} tokens`));
@@ -153,8 +153,11 @@ function shown(token) {
 function buildTokens() {
   const blocks = [];
   let block = null;
+  const option = el("span", { role: "option" });
   spans = read.tokens.map((token, i) => {
-    const span = el("span", { id: `t${i}`, role: "option" }, shown(token));
+    const span = option.cloneNode();
+    span.id = `t${i}`;
+    span.textContent = shown(token);
     if (!block) blocks.push((block = el("div", { role: "presentation" })));
     block.append(span);
     if (token.text.includes("\n")) block = null;
@@ -303,6 +306,7 @@ export function show(answer) {
   const same = drawn.run === run && drawn.detail === run.detail && drawn.trace === run.trace && drawn.state === run.state;
   if (same && read === answer.read) return;
   drawn = { run, detail: run.detail, trace: run.trace, state: run.state };
+  if (head >= nHeads() || !answer.read) head = -1;
   showGrid();
   if (read !== answer.read) {
     read = answer.read;
@@ -310,7 +314,8 @@ export function show(answer) {
     else $("tokens").replaceChildren(), (spans = []), (classes = []);
     find($("find").value);
   }
-  if (head >= nHeads()) head = -1;
+  $("tokens").hidden = !read;
+  $("all-heads").disabled = head < 0;
   shade();
   if (pointed < 0) inspect(-1);
 }

@@ -59,7 +59,7 @@ function field(axis, preset) {
   const input = el(rule.enum ? "select" : "input");
   if (rule.enum) {
     for (const value of rule.enum.includes(standard) ? rule.enum : [standard, ...rule.enum])
-      input.append(new Option(value === standard ? `${value} (default)` : value, value));
+      input.append(new Option(value));
     input.value = choice.axes[axis] ?? standard;
   } else {
     input.type = "number";
@@ -129,9 +129,9 @@ function show() {
   if (!preset) return;
   const plan = planFor(choice.name, 0);
   $("policy-summary").textContent = plan ? plan.label : `${defaultName}, fixed by the server`;
-  const source = preset.source === "-" ? "" : ` ${preset.source}.`;
+  const what = preset.source === "-" ? preset.help[0].toUpperCase() + preset.help.slice(1) : `${preset.source}: ${preset.help}`;
   const again = preset.multi_turn_safe ? "" : " Chooses by the question, so a second question may miss what the first did not need.";
-  $("policy-help").textContent = `${preset.help[0].toUpperCase()}${preset.help.slice(1)}.${source}${again}`;
+  $("policy-help").textContent = `${what}.${again}`;
   showBudget(preset);
   showAxes(preset);
   showBound();

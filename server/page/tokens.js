@@ -13,46 +13,53 @@ function characterLength(bytes, at) {
   return length;
 }
 
-// pieces: the server's list for /tokenize, each a text or an array of bytes. For every token:
-//   text   what it shows: whole characters; a character cut into tokens is shown by the first of them
-//   bytes  its bytes when it is only a part of a character, else null
-//   whole  the character that it is a part of, "" when it is none
-//   start, end  the characters it has a share in, as offsets into `text` of the result
-export function readPieces(pieces) {
-  const encoder = new TextEncoder();
+// Tokens that are no text by themselves, from first to last: their bytes are read together.
+function readParts(pieces, tokens, first, last, offset) {
   const decoder = new TextDecoder();
-  const parts = pieces.map((piece) => (typeof piece === "string" ? encoder.encode(piece) : Uint8Array.from(piece)));
-  const total = parts.reduce((sum, part) => sum + part.length, 0);
-  const bytes = new Uint8Array(total);
-  const owner = new Int32Array(total);
-  let at = 0;
-  parts.forEach((part, i) => {
-    bytes.set(part, at);
-    owner.fill(i, at, at + part.length);
-    at += part.length;
-  });
-  const tokens = pieces.map((piece, i) => ({
-    text: "", bytes: typeof piece === "string" ? null : Array.from(parts[i]), whole: "", start: -1, end: -1 }));
+  const bytes = Uint8Array.from(pieces.slice(first, last).flat());
+  const owner = pieces.slice(first, last).flatMap((piece, i) => piece.map(() => first + i));
   let text = "";
-  for (let i = 0; i < total;) {
+  for (let i = 0; i < bytes.length;) {
     const length = characterLength(bytes, i) || 1;
     const character = decoder.decode(bytes.subarray(i, i + length)); // U+FFFD where it is none
-    const last = owner[i + length - 1];
+    const end = owner[i + length - 1];
     tokens[owner[i]].text += character;
-    for (let t = owner[i]; t <= last; t++) {
-      if (tokens[t].start < 0) tokens[t].start = text.length;
-      tokens[t].end = text.length + character.length;
-      if (owner[i] !== last) tokens[t].whole = character;
+    for (let t = owner[i]; t <= end; t++) {
+      if (tokens[t].start < 0) tokens[t].start = offset + text.length;
+      tokens[t].end = offset + text.length + character.length;
+      if (owner[i] !== end) tokens[t].whole = character;
     }
     text += character;
     i += length;
   }
-  let before = 0;
-  for (const token of tokens) { // tokens without bytes stand between their neighbours
-    if (token.start < 0) token.start = token.end = before;
-    before = token.end;
+  return text;
+}
+
+// pieces: the server's list for /tokenize, each a text or, where that would be no text, an array of bytes. For every
+// token:
+//   text   what it shows: whole characters; a character cut into tokens is shown by the first of them
+//   bytes  its bytes when it is only a part of a character, else null
+//   whole  the character that it is a part of, "" when it is none
+//   start, end  the characters it has a share in, as offsets into `text` of the result
+// A text begins no character that another token ends, so only neighbouring arrays are read together.
+export function readPieces(pieces) {
+  const tokens = pieces.map((piece) => (typeof piece === "string" ? { text: piece, bytes: null, whole: "", start: 0, end: 0 }
+    : { text: "", bytes: piece, whole: "", start: -1, end: -1 }));
+  const texts = [];
+  let offset = 0;
+  for (let i = 0; i < pieces.length;) {
+    let next = i + 1;
+    let text = pieces[i];
+    if (typeof text === "string") Object.assign(tokens[i], { start: offset, end: offset + text.length });
+    else {
+      while (next < pieces.length && typeof pieces[next] !== "string") next++;
+      text = readParts(pieces, tokens, i, next, offset);
+    }
+    texts.push(text);
+    offset += text.length;
+    i = next;
   }
-  return { tokens, text };
+  return { tokens, text: texts.join("") };
 }
 
 // Which tokens have a share in an occurrence of `words`.

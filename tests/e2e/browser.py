@@ -236,7 +236,7 @@ class Browser:
 
 
 def shrink_png(path):
-    """Rewrites a screenshot with a palette of its 256 commonest colours, each pixel the nearest: a page has few."""
+    """Rewrites a screenshot with a palette of at most 256 colours that lie as far apart as it takes: a page has few."""
     with open(path, "rb") as f:
         data = f.read()
     at, compressed = 8, b""
@@ -257,8 +257,17 @@ def shrink_png(path):
         row = unfilter(raw[start], raw[start + 1:start + 1 + width * step], row, step)
         rows.append([tuple(row[i:i + 3]) for i in range(0, len(row), step)])
     counts = collections.Counter(c for line in rows for c in line)
-    palette = [c for c, _ in counts.most_common(256)]
-    index = {c: min(range(len(palette)), key=lambda i: sum((a - b) ** 2 for a, b in zip(c, palette[i]))) for c in counts}
+    apart, palette, index = 0, range(257), {}
+    while len(palette) > 256:
+        apart, palette, index = apart * 2 + 3, [], {}
+        for c, _ in counts.most_common():
+            near = min(range(len(palette)), key=lambda i: distance(c, palette[i]), default=None)
+            if near is None or distance(c, palette[near]) > apart:
+                near = len(palette)
+                palette.append(c)
+            index[c] = near
+            if len(palette) > 256:
+                break
     pixels = b"".join(b"\0" + bytes(index[c] for c in line) for line in rows)
 
     def chunk(kind, body):
@@ -267,6 +276,10 @@ def shrink_png(path):
     with open(path, "wb") as f:
         f.write(data[:8] + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)) +
                 chunk(b"PLTE", b"".join(bytes(c) for c in palette)) + chunk(b"IDAT", zlib.compress(pixels, 9)) + chunk(b"IEND", b""))
+
+
+def distance(a, b):
+    return (a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2 + (a[2] - b[2]) ** 2
 
 
 def unfilter(kind, line, above, step):

@@ -700,7 +700,6 @@ def screenshots(folder, model):
         page.wait("/tokens/.test(document.getElementById('document-facts').textContent)")
         policy(page, "adakv", "share", 20)
         value(page, "max-tokens", "40")
-        page.js("document.getElementById('with-sink').checked = true")
         page.click("#compare")
         page.wait(f"{LAST} && {IDLE}", 300)
         page.click("#runs button:nth-child(2)")
