@@ -13,7 +13,7 @@ let defaultName = "full";
 let longest = 8192; // the model's context, for the slider
 let promptTokens = 1024; // of the prompt that the bound is told for
 let changed = () => {};
-const choice = { name: "full", unit: "share", share: 20, slots: 1024, axes: {} };
+const choice = { name: "full", unit: "share", unitBefore: "", share: 20, slots: 1024, axes: {} };
 
 const presetOf = (name) => presets.find((preset) => preset.name === name);
 const current = () => presetOf(choice.name);
@@ -76,6 +76,17 @@ function field(axis, preset) {
     show();
   });
   return el("label", {}, axis.replaceAll("_", " "), input);
+}
+
+// Policies that take their budget from the head profile are left to it, unless a budget is asked for afterwards.
+function suitUnit(preset) {
+  if (preset.defaults.budget === 0 && !choice.unitBefore) {
+    choice.unitBefore = choice.unit;
+    choice.unit = "default";
+  } else if (preset.defaults.budget !== 0 && choice.unitBefore) {
+    choice.unit = choice.unitBefore;
+    choice.unitBefore = "";
+  }
 }
 
 let axesOf = null; // rebuilt for another policy only: the field in use keeps its focus
@@ -144,6 +155,7 @@ function chip(preset) {
   input.addEventListener("change", () => {
     choice.name = preset.name;
     choice.axes = {};
+    suitUnit(preset);
     show();
   });
   return el("label", { className: "chip", title: preset.help }, input, el("span", {}, preset.name));
@@ -165,6 +177,7 @@ export function choose(name, share) {
   const preset = presetOf(name);
   if (!preset?.available) return;
   axesOf = null;
+  suitUnit(preset);
   Object.assign(choice, { name, axes: {} }, share ? { unit: "share", share } : {});
   for (const input of document.querySelectorAll("#policy-names input")) input.checked = input.value === name;
   show();

@@ -143,7 +143,10 @@ class Page:
         return answer["result"]
 
     def close(self):
-        self.command("Page.navigate", url="about:blank")
+        try:
+            self.command("Page.close")
+        except OSError:
+            pass  # the browser may close the connection before it answers
         self.socket.socket.close()
 
     def js(self, expression):

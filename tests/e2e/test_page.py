@@ -10,6 +10,7 @@ import http.client
 import http.server
 import json
 import os
+import random
 import re
 import sys
 import threading
@@ -326,6 +327,74 @@ def documents(browser, server):
     clean("documents", page, server.url)
 
 
+def modules(browser, server):
+    """Of the scripts, what is pure: token texts, traces and event streams, on random input against the obvious way."""
+    page = opened(browser, server)
+    draw = random.Random(7)
+    cases = []
+    for _ in range(60):
+        text = "".join(draw.choice(["a", " ", "\n", "é", "日", "🎉", "ß", "z", "\u200d"]) for _ in range(draw.randrange(1, 30)))
+        data, cuts = text.encode(), []
+        if draw.random() < 0.2:  # and some that are no UTF-8
+            data = data[:-1] + bytes([draw.choice([0xff, 0xc0, 0xe6, 0x80])]) + b"x"
+        while sum(cuts) < len(data):
+            cuts.append(draw.randrange(1, 4))
+        pieces, at = [], 0
+        for size in cuts:
+            piece = data[at:at + size]
+            try:
+                pieces.append(piece.decode())
+            except UnicodeDecodeError:
+                pieces.append(list(piece))
+            at += size
+        cases.append((pieces, data.decode("utf-8", "replace") if data == text.encode() else None))
+    got = page.js("import(new URL('page/tokens.js', location)).then((m) => " + json.dumps([p for p, _ in cases]) + ".map(m.readPieces))")
+    for (pieces, whole), read in zip(cases, got):
+        shown = "".join(t["text"] for t in read["tokens"])
+        units = read["text"].encode("utf-16-le")
+        check("token texts are the text, whole characters each", shown == read["text"] and whole in (None, shown), (pieces, read))
+        check("a token of text shows it", all(t["text"] == p for t, p in zip(read["tokens"], pieces) if isinstance(p, str)), (pieces, read))
+        for t, p in zip(read["tokens"], pieces):
+            share = units[2 * t["start"]:2 * t["end"]].decode("utf-16-le")
+            check("a part belongs to its character", share and share.endswith(t["text"]) and t["whole"] in share, (p, t, share))
+    traces = []
+    for _ in range(30):
+        n, kept = draw.randrange(1, 40), []
+        for _ in range(6):
+            marks, ranges = [draw.random() < 0.6 for _ in range(n + 10)], []
+            for i, mark in enumerate(marks):
+                if mark and i and marks[i - 1]:
+                    ranges[-1][1] = i
+                elif mark:
+                    ranges.append([i, i])
+            kept.append(ranges)
+        slots = [sum(b - a + 1 for a, b in ranges) for ranges in kept]
+        short = draw.randrange(6) if draw.random() < 0.5 else None
+        if short is not None:
+            slots[short] += 3
+        traces.append((n, kept, slots, short))
+    got = page.js("import(new URL('page/tokens.js', location)).then((m) => " + json.dumps([t[:3] for t in traces]) + ".map(([n, kept, slots]) => {"
+                  "const t = m.readTrace([kept.slice(0, 3), kept.slice(3)], n, slots); return { by: [...t.by], counts: t.counts, complete: t.complete,"
+                  "holds: kept.map((_, h) => [...Array(n).keys()].map((p) => t.holds(h, p))) }; }))")
+    for (n, kept, slots, short), read in zip(traces, got):
+        whole = [h for h in range(6) if h != short]
+        check("a trace's sums leave out heads that were cut short", read["by"] == [sum(held(kept[h], p) for h in whole) for p in range(n)] and
+              read["complete"] == [h != short for h in range(6)], (n, kept, slots, read))
+        check("and what each head holds is the list's", all(read["holds"][h] == [held(kept[h], p) for p in range(n)] for h in range(6)) and
+              all(read["counts"][h] == sum(held(kept[h], p) for p in range(n)) for h in whole), read)
+    stream = ": ping\n\ndata: {\"a\": 1}\r\n\r\nevent: x\ndata: one\ndata:two\n\n: c\n\ndata: [DONE]\n\ndata: half"
+    for _ in range(20):
+        parts, at = [], 0
+        while at < len(stream):
+            size = draw.randrange(1, 9)
+            parts.append(stream[at:at + size])
+            at += size
+        got = page.js("import(new URL('page/api.js', location)).then((m) => { const p = new m.EventParser(); return " + json.dumps(parts) +
+                      ".flatMap((part) => p.feed(part)); })")
+        check("events do not depend on how a stream is cut", got == ['{"a": 1}', "one\ntwo", "[DONE]"], (parts, got))
+    clean("modules", page, server.url)
+
+
 def held(ranges, position):
     return any(first <= position <= last for first, last in ranges)
 
@@ -508,9 +577,12 @@ class Between(http.server.BaseHTTPRequestHandler):
             return
         upstream = http.client.HTTPConnection("127.0.0.1", self.server.upstream, timeout=60 * PATIENCE)
         headers = {k: v for k, v in self.headers.items() if k.lower() in ("authorization", "content-type", "if-none-match")}
-        upstream.request(self.command, self.path, body or None, headers)
-        r = upstream.getresponse()
-        self.answer(r.status, r.read(), dict(r.headers))
+        try:
+            upstream.request(self.command, self.path, body or None, headers)
+            r = upstream.getresponse()
+            self.answer(r.status, r.read(), dict(r.headers))
+        except OSError:
+            self.close_connection = True
 
     do_GET = do_POST = forward
 
@@ -737,7 +809,7 @@ def main():
         check.end()
     with Browser() as browser:
         with Server("--ctx-size", "512") as server:
-            for part in (chat, documents, picture, keyboard, small, contrast, faults):
+            for part in (modules, chat, documents, picture, keyboard, small, contrast, faults):
                 part(browser, server)
         for part in (keys, killed, fixed, prefixed):
             part(browser)
