@@ -12,14 +12,16 @@ import json
 import os
 import random
 import re
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from browser import Browser, find_chromium, shrink_png  # noqa: E402
-from winnow_server import PATIENCE, ROOT, STORIES, Checks, Server  # noqa: E402
+from winnow_server import BINARY, PATIENCE, ROOT, STORIES, Checks, Server  # noqa: E402
 
 check = Checks()
 FOLDER = os.path.join(ROOT, "server", "page")
@@ -735,6 +737,30 @@ def fixed(browser):
         clean("fixed", page, s.url)
 
 
+def profiled(browser):
+    """Policies that need a head profile, with one: heads that keep all beside heads that keep little."""
+    with tempfile.TemporaryDirectory() as folder:
+        profile = os.path.join(folder, "heads.json")
+        subprocess.run([BINARY, "calibrate", STORIES, "-o", profile], check=True, capture_output=True)
+        with Server("--head-profile", profile) as s:
+            page = opened(browser, s)
+            check("with a profile all can be had", page.js("!document.querySelector('#policy-names input:disabled') && "
+                  "!document.getElementById('policy-missing').textContent"))
+            policy(page, "duo")
+            check("the profile sets the budget", page.js("document.getElementById('budget-unit').value") == "default")
+            value(page, "max-tokens", "4")
+            for axis, amount in (("sinks", "2"), ("recent", "30")):
+                page.js(f"(() => {{ const i = [...document.querySelectorAll('#axes-fields label')].find((l) => l.firstChild.textContent === '{axis}')"
+                        f".lastChild; i.value = {amount}; i.dispatchEvent(new Event('change')); }})()")
+            put(page, "The dog is big and red. " * 14)
+            check("it answers", runs(page)[0]["state"] == "done", runs(page))
+            labels = page.js("[...document.querySelectorAll('#grid [role=gridcell]')].map((c) => /keeps (\\d+) of (\\d+)/.exec(c.ariaLabel).slice(1).map(Number))")
+            check("heads differ, some keep all", {n == of for n, of in labels} == {True, False}, labels)
+            policy(page, "snapkv")
+            check("others go back to a share", page.js("document.getElementById('budget-unit').value") == "share")
+            clean("profiled", page, s.url)
+
+
 def prefixed(browser):
     with Server("--api-prefix", "/a/b", prefix="/a/b") as s:
         page = opened(browser, s, "/a/b")
@@ -811,7 +837,7 @@ def main():
         with Server("--ctx-size", "512") as server:
             for part in (modules, chat, documents, picture, keyboard, small, contrast, faults):
                 part(browser, server)
-        for part in (keys, killed, fixed, prefixed):
+        for part in (keys, killed, fixed, profiled, prefixed):
             part(browser)
         if os.path.exists(DEMO):
             demo(browser)
