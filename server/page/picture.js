@@ -283,15 +283,23 @@ function onTokenKey(event) {
   event.preventDefault();
 }
 
-export function find(words, scroll = true) {
+export function find(words) {
   $("find").value = words;
   found = read ? tokensWith(read, words.trim()) : new Set();
   if (!run) return;
   shade();
   if (pointed < 0) inspect(-1);
   const first = Math.min(...found);
-  // Only the list itself scrolls: the page stays where its reader is.
-  if (scroll && found.size) $("tokens").scrollTop += spans[first].getBoundingClientRect().top - $("tokens").getBoundingClientRect().top - 60;
+  if (found.size) scrollTo(spans[first]);
+}
+
+// Scrolls the list, and not the page, whose reader is elsewhere. Lines that have not been seen yet have estimated
+// heights (content-visibility) that become true after the frame that shows them, so it takes a few.
+function scrollTo(span, steps = 6) {
+  if (!span.isConnected || steps === 0) return;
+  const off = span.getBoundingClientRect().top - $("tokens").getBoundingClientRect().top - 60;
+  if (Math.abs(off) >= 4) $("tokens").scrollTop += off;
+  requestAnimationFrame(() => scrollTo(span, steps - 1));
 }
 
 /* The whole. */
@@ -310,11 +318,11 @@ export function show(answer) {
   showGrid();
   if (read !== answer.read) {
     read = answer.read;
+    $("tokens").hidden = !read;
     if (read) buildTokens();
     else $("tokens").replaceChildren(), (spans = []), (classes = []);
     find($("find").value);
   }
-  $("tokens").hidden = !read;
   $("all-heads").disabled = head < 0;
   shade();
   if (pointed < 0) inspect(-1);

@@ -326,6 +326,10 @@ def documents(browser, server):
     check("what does not fit is told in the server's words", got["state"] == "failed" and "exceeds the available context size" in got["error"], got)
     page.js("[...document.querySelectorAll('.run .error button')].find((b) => b.textContent === 'Ask under sink').click()")
     check("with a way out", page.wait(f"{IDLE} && {LAST}.querySelector('.run').dataset.state === 'done'", 60), runs(page))
+    sight = ("(() => { const box = document.getElementById('tokens').getBoundingClientRect(); return [...document.querySelectorAll("
+                   "'#tokens .found')].map((s) => [s.textContent, s.getBoundingClientRect().top > box.top && s.getBoundingClientRect().bottom < box.bottom]); })()")
+    check("the example's fact is marked and in sight", page.wait(sight + ".every((s) => s[1])") and
+          "".join(t for t, _ in page.js(sight)) == "Geneva", page.js(sight))
     clean("documents", page, server.url)
 
 
