@@ -156,7 +156,7 @@ class Page:
             raise RuntimeError(f"{expression}: {result['exceptionDetails'].get('exception', {}).get('description')}")
         return result["result"].get("value")
 
-    def wait(self, expression, seconds=20):
+    def wait(self, expression, seconds=90):
         """Whether the expression became true in time."""
         end = time.time() + seconds * PATIENCE
         while True:

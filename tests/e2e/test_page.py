@@ -205,7 +205,7 @@ def policy(page, name, unit="share", budget=None):
 def put(page, question, compare=False, wait=True):
     page.js(f"document.getElementById('question').value = {json.dumps(question)}")
     page.click("#compare" if compare else "#ask")
-    return page.wait(f"{LAST} && {IDLE}", 60) if wait else None
+    return page.wait(f"{LAST} && {IDLE}", 120) if wait else None
 
 
 def opened(browser, server, path="/", **look):
@@ -248,7 +248,7 @@ def chat(browser, server):
     put(page, "Once upon a time", wait=False)
     check("the answer streams", page.wait(f"{LAST}?.querySelector('.run').dataset.state === 'answering' && "
                                           f"{LAST}.querySelector('.text').textContent.length > 20"), runs(page))
-    check("to its end", page.wait(IDLE, 60) and runs(page)[0]["state"] == "done" and len(runs(page)[0]["text"]) > 400, runs(page))
+    check("to its end", page.wait(IDLE, 120) and runs(page)[0]["state"] == "done" and len(runs(page)[0]["text"]) > 400, runs(page))
     alone = server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "Once upon a time"}], "temperature": 0,
                                                  "max_tokens": 400, "kv_policy": {"name": "sink", "budget": 64}})[2]
     check("it is the server's", runs(page)[0]["text"] == alone["choices"][0]["message"]["content"], runs(page)[0]["text"][:200])
@@ -284,7 +284,7 @@ def chat(browser, server):
     check("no answer was refused but the one that had to be", all("/kv/policies/resolve" in r for r in page.refusals), page.refusals)
 
 
-def wait_for(condition, seconds=20):
+def wait_for(condition, seconds=90):
     end = time.time() + seconds * PATIENCE
     while time.time() < end:
         if condition():
@@ -321,11 +321,11 @@ def documents(browser, server):
     page.wait("/tokens/.test(document.getElementById('document-facts').textContent)")
     policy(page, "full")
     page.click("#ask")
-    page.wait(f"{LAST} && {IDLE}", 60)
+    page.wait(f"{LAST} && {IDLE}", 120)
     got = runs(page)[0]
     check("what does not fit is told in the server's words", got["state"] == "failed" and "exceeds the available context size" in got["error"], got)
     page.js("[...document.querySelectorAll('.run .error button')].find((b) => b.textContent === 'Ask under sink').click()")
-    check("with a way out", page.wait(f"{IDLE} && {LAST}.querySelector('.run').dataset.state === 'done'", 60), runs(page))
+    check("with a way out", page.wait(f"{IDLE} && {LAST}.querySelector('.run').dataset.state === 'done'", 120), runs(page))
     sight = ("(() => { const box = document.getElementById('tokens').getBoundingClientRect(); return [...document.querySelectorAll("
                    "'#tokens .found')].map((s) => [s.textContent, s.getBoundingClientRect().top > box.top && s.getBoundingClientRect().bottom < box.bottom]); })()")
     check("the example's fact is marked and in sight", page.wait(sight + ".every((s) => s[1])") and
