@@ -192,6 +192,9 @@ $(BUILD)/config/version.o: $(BUILD)/commit-$(COMMIT)
 $(BUILD)/commit-$(COMMIT):
 	@mkdir -p $(BUILD) && rm -f $(BUILD)/commit-* && touch $@
 
+# The built-in page's files are copied into this object by .incbin, which the compiler's dependency files do not tell.
+$(BUILD)/server/page.o: $(wildcard server/page/*.*)
+
 # CPU kernels: the -O3 is for the loops, the instruction set by the file's name.
 $(BUILD)/engine/cpu/%_avx2.o: ISA = $(ISA_avx2)
 $(BUILD)/engine/cpu/%_avx512.o: ISA = $(ISA_avx512)
