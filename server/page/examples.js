@@ -58,16 +58,16 @@ function example(title, facts, question, value) {
 }
 
 export const examples = [
-  example("The code of Anna",
-    { 1: "The code of Anna is 48213.", 3: "The room of Peter is 417.", 5: "The city of Clara is Lisbon.",
-      6: "The code of Martin is 70956." },
-    "What is the code of Anna?", "48213"),
+  example("The code of Natasha",
+    { 1: "The code of Natasha is 48213.", 3: "The room of Peter is 926.", 5: "The city of Clara is Lisbon.",
+      6: "The code of Alice is 70956." },
+    "What is the code of Natasha?", "48213"),
   example("The city of David",
-    { 0: "The animal of Laura is otter.", 2: "The room of Simon is 305.", 4: "The city of David is Geneva.",
-      6: "The city of Helen is Madrid." },
+    { 0: "The animal of Laura is owl.", 2: "The room of Simon is 305.", 4: "The city of David is Geneva.",
+      6: "The city of Nora is Madrid." },
     "What is the city of David?", "Geneva"),
   example("The room of Emma",
-    { 1: "The colour of Oscar is green.", 3: "The password of Julia is lantern.", 5: "The room of Henry is 926.",
-      7: "The room of Emma is 184." },
+    { 0: "The colour of Oscar is green.", 3: "The room of Emma is 184.", 5: "The password of Julie is lantern.",
+      6: "The room of Henry is 926." },
     "What is the room of Emma?", "184"),
 ];

@@ -777,7 +777,7 @@ def prefixed(browser):
 
 def demo(browser):
     """The bundled model finds the examples' facts under full."""
-    with Server(model=DEMO) as s:
+    with Server("--head-profile", DEMO.replace(".gguf", ".heads.json"), model=DEMO) as s:
         for number, words in ((1, "48213"), (2, "Geneva"), (3, "184")):
             page = opened(browser, s)
             page.click(f"#examples button:nth-child({number})")
@@ -790,7 +790,9 @@ def demo(browser):
 
 def screenshots(folder, model):
     os.makedirs(folder, exist_ok=True)
-    with Server(model=model) as s, Browser() as browser:
+    heads = os.path.splitext(model)[0] + ".heads.json"
+    flags = ("--head-profile", heads) if os.path.exists(heads) else ()
+    with Server(*flags, model=model) as s, Browser() as browser:
         def shoot(page, name):
             path = os.path.join(folder, name)
             page.shoot(path)
@@ -800,8 +802,9 @@ def screenshots(folder, model):
         page = opened(browser, s, width=1280, height=800)
         page.click("#examples button:first-child")
         page.wait("/tokens/.test(document.getElementById('document-facts').textContent)")
-        policy(page, "adakv", "share", 20)
+        policy(page, "snapkv", "share", 15)
         value(page, "max-tokens", "40")
+        page.click("#with-sink")
         page.click("#compare")
         page.wait(f"{LAST} && {IDLE}", 300)
         page.click("#runs button:nth-child(2)")
@@ -815,14 +818,14 @@ def screenshots(folder, model):
         shoot(page, "phone.png")
         page.look(1280, 800)
         page.js("document.getElementById('policy').open = true; document.getElementById('axes').open = true; scrollTo(0, 0)")
-        page.click("#grid [data-index='40']")
+        page.click("#grid [data-index='6']")
         shoot(page, "policies.png")
         page.click("#new-chat")
         value(page, "document-text", page.js("document.getElementById('document-text').value.repeat(12)"))
         policy(page, "full")
         put(page, "What is the code of Anna?")
         s.stop()
-        put(page, "And of Martin?")
+        put(page, "And of Alice?")
         page.wait("document.getElementById('state').dataset.state === 'gone'")
         shoot(page, "error.png")
 
