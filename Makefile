@@ -36,6 +36,9 @@ CXXFLAGS_ALL = -std=gnu++17 $(OPTIMISE) -g -pthread -ffp-contract=off -fno-math-
 LIBS = $(shell pkg-config --libs $(PACKAGES)) -lm -pthread
 CHECK_LIBS = $(shell pkg-config --cflags --libs check)
 
+# On all cores, unless whoever called said -j.
+PARALLEL = $(if $(filter -j% --jobs% --jobserver%,$(MAKEFLAGS)),,-j$(shell nproc))
+
 MACHINE := $(shell uname -m)
 ifeq ($(MACHINE),x86_64)
 ISA_avx2   = -mavx2 -mfma -mf16c
@@ -88,18 +91,18 @@ FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(sort $(wildcard tes
 .PHONY: all run test test-cuda bench-cuda test-cuda-built test-built sanitized emulated-asan bench clean format lint asan tsan fuzz \
 	fuzz-built install uninstall deps deps-test binary tests fuzzers
 all: deps
-	@$(MAKE) --no-print-directory binary
+	@$(MAKE) $(PARALLEL) --no-print-directory binary
 
 binary: $(BUILD)/winnow
 tests: $(BUILD)/winnow $(BUILD)/winnow-emulated $(TESTS)
 fuzzers: $(FUZZERS)
 
 run: deps
-	@$(MAKE) --no-print-directory binary
+	@$(MAKE) $(PARALLEL) --no-print-directory binary
 	$(BUILD)/winnow serve "$(MODEL)" $(if $(HEADS),--head-profile "$(HEADS)") $(ARGS)
 
 test: deps deps-test
-	@$(MAKE) --no-print-directory tests
+	@$(MAKE) $(PARALLEL) --no-print-directory tests
 	@BUILD="$(BUILD)" sh tests/run.sh
 
 test-built: tests
@@ -154,7 +157,7 @@ lint: deps
 
 # Binary, manual page, completions, systemd unit, demo model. PREFIX=$$HOME/.local needs no root.
 install: deps
-	@$(MAKE) --no-print-directory binary
+	@$(MAKE) $(PARALLEL) --no-print-directory binary
 	@BUILD="$(BUILD)" PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" sh config/install/install.sh install
 uninstall:
 	@BUILD="$(BUILD)" PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" sh config/install/install.sh uninstall
