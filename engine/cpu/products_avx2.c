@@ -20,9 +20,15 @@ static inline vs vs_zero(void)
     return _mm256_setzero_si256();
 }
 
+/* Sums stay sums: the compiler would turn a chain of integer additions into a tree, whose leaves do
+ * not fit into the registers. */
+#define IN_ORDER(sum) __asm__("" : "+x"(sum))
+
 static inline vs vs_dot(vs sum, vb w, vb x)
 {
-    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x));
+    sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x));
+    IN_ORDER(sum);
+    return sum;
 }
 
 static inline vi vs_wide(vi sum, vs shorts)
@@ -35,7 +41,9 @@ static inline vi vs_wide(vi sum, vs shorts)
 static inline vi vi_dot_signed(vi sum, vb w, vb x)
 {
     vs pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    IN_ORDER(sum);
+    return sum;
 }
 
 #define SIGNED_ZERO 0

@@ -118,6 +118,7 @@ ALWAYS void tile(const struct packed *w, const int bits, const enum packed_scale
                          : kind == SCALES_6   ? 32
                          : kind == SCALES_ONE ? 1 << (bits - 1)
                                               : 0;
+    const int n_parts = kind == SCALES_6 ? 2 : 1; /* of a block, each with its own scale */
     const uint8_t *scales = group, *values = group + w->scales_bytes + row * 4;
     const uint32_t n_blocks = w->n_blocks;
     const int8_t *q[TILE_X];
@@ -133,35 +134,35 @@ ALWAYS void tile(const struct packed *w, const int bits, const enum packed_scale
             acc[v][i] = v_zero();
     }
     for (uint32_t b = 0; b < n_blocks; b++, values += bits * (PACKED_ROWS * PACKED_COLS / 8)) {
-        vi sums[2][ROW_VECTORS][TILE_X];
         struct block_scales from[ROW_VECTORS];
         UNROLL
         for (int v = 0; v < n_v; v++)
             load_scales(kind, scales, b, (uint32_t)(row + v * LANES), &from[v]);
-        if (kind == SCALES_6) {
-            dots(bits, values, q, 0, 4, n_v, n_x, sums[0]);
-            dots(bits, values, q, 4, 4, n_v, n_x, sums[1]);
-        } else {
-            dots(bits, values, q, 0, 8, n_v, n_x, sums[0]);
+        UNROLL
+        for (int part = 0; part < n_parts; part++) {
+            vi sums[ROW_VECTORS][TILE_X];
+            dots(bits, values, q, part * 8 / n_parts, 8 / n_parts, n_v, n_x, sums);
+            UNROLL
+            for (int i = 0; i < n_x; i++) {
+                const vf dx = v_set1(d[i][b]);
+                const int32_t all =
+                    n_parts == 2 ? s[i][2 * b + part] : s[i][2 * b] + s[i][2 * b + 1];
+                UNROLL
+                for (int v = 0; v < n_v; v++) {
+                    vi whole = sums[v][i];
+                    if (zero != 0)
+                        whole = vi_sub(whole, vi_set1(zero * all));
+                    acc[v][i] =
+                        v_fma(v_from_ints(whole), v_mul(from[v].scale[part], dx), acc[v][i]);
+                    if (kind == SCALES_MIN || kind == SCALES_K)
+                        acc[v][i] =
+                            v_fma(from[v].minimum, v_mul(dx, v_set1((float)all)), acc[v][i]);
+                }
+            }
         }
         UNROLL
-        for (int i = 0; i < n_x; i++) {
-            const vf dx = v_set1(d[i][b]);
-            const int32_t first = s[i][2 * b], second = s[i][2 * b + 1], all = first + second;
-            UNROLL
-            for (int v = 0; v < n_v; v++) {
-                vi whole = sums[0][v][i];
-                if (zero != 0)
-                    whole = vi_sub(whole, vi_set1(zero * (kind == SCALES_6 ? first : all)));
-                acc[v][i] = v_fma(v_from_ints(whole), v_mul(from[v].scale[0], dx), acc[v][i]);
-                if (kind == SCALES_6)
-                    acc[v][i] = v_fma(v_from_ints(vi_sub(sums[1][v][i], vi_set1(zero * second))),
-                                      v_mul(from[v].scale[1], dx), acc[v][i]);
-                if (kind == SCALES_MIN || kind == SCALES_K)
-                    acc[v][i] = v_fma(from[v].minimum, v_mul(dx, v_set1((float)all)), acc[v][i]);
-            }
+        for (int i = 0; i < n_x; i++)
             q[i] += PACKED_COLS;
-        }
     }
 }
 
