@@ -89,7 +89,7 @@ BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/tests/bench/%,$(sort $(wildcard t
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
 .PHONY: all run test test-cuda bench-cuda test-cuda-built test-built sanitized emulated-asan bench clean format lint asan tsan fuzz \
-	fuzz-built install deps deps-test binary tests fuzzers
+	fuzz-built install uninstall deps deps-test binary tests fuzzers
 all: deps
 	@$(MAKE) --no-print-directory binary
 
@@ -155,9 +155,12 @@ lint: deps
 		--suppress=missingIncludeSystem --suppress=invalidPointerCast --inline-suppr config cache engine server
 	shellcheck $$(git ls-files '*.sh') .ci/run
 
+# Binary, manual page, completions, systemd unit, demo model. PREFIX=$$HOME/.local needs no root.
 install: deps
 	@$(MAKE) --no-print-directory binary
-	install -D -m 755 $(BUILD)/winnow $(DESTDIR)$(PREFIX)/bin/winnow
+	@BUILD="$(BUILD)" PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" sh config/install/install.sh install
+uninstall:
+	@BUILD="$(BUILD)" PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" sh config/install/install.sh uninstall
 
 clean:
 	rm -rf build
@@ -191,6 +194,9 @@ $(BUILD)/config/version.o: CFLAGS_ALL += -DWINNOW_COMMIT='"$(COMMIT)"'
 $(BUILD)/config/version.o: $(BUILD)/commit-$(COMMIT)
 $(BUILD)/commit-$(COMMIT):
 	@mkdir -p $(BUILD) && rm -f $(BUILD)/commit-* && touch $@
+
+# The built-in page's files are copied into this object by .incbin, which the compiler's dependency files do not tell.
+$(BUILD)/server/page.o: $(wildcard server/page/*.*)
 
 # CPU kernels: the -O3 is for the loops, the instruction set by the file's name.
 $(BUILD)/engine/cpu/%_avx2.o: ISA = $(ISA_avx2)

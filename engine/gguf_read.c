@@ -326,8 +326,8 @@ static bool read_tensors(struct gguf *g, struct cursor *c)
 bool gguf_read(struct gguf *g, struct error *e)
 {
     struct cursor c = {g->bytes, 0, g->n_bytes, e};
-    uint64_t n_tensors, n_values;
-    char magic[4];
+    uint64_t n_tensors = 0, n_values = 0;
+    char magic[4] = {0};
     if (!take(&c, magic, 4, "the header"))
         return false;
     if (memcmp(magic, "GGUF", 4))

@@ -77,14 +77,25 @@ bool policy_is_available(const struct api *a, const struct preset *preset)
            engine_plan_limits(a->engine).profile;
 }
 
+/* Why a request that names the policy would be refused. */
+static json_t *refusal_reason(const struct api *a, const struct preset *p)
+{
+    struct plan plan;
+    struct error e;
+    plan_default(&plan, p);
+    plan.source = SOURCE_REQUEST;
+    return api_resolve_plan(a, &plan, 1024, &e) ? json_null() : json_string(e.message);
+}
+
 static json_t *policy_row(const struct api *a, const struct preset *p)
 {
     struct plan plan;
     plan_default(&plan, p);
     bool available = policy_is_available(a, p) && api_may_ask(a, p);
-    return json_pack("{s:s, s:s, s:s, s:b, s:b, s:o}", "name", p->name, "help", p->help, "source",
-                     p->source, "available", available, "multi_turn_safe", p->multi_turn_safe,
-                     "defaults", plan_to_json(&plan));
+    return json_pack("{s:s, s:s, s:s, s:b, s:o, s:b, s:o}", "name", p->name, "help", p->help,
+                     "source", p->source, "available", available, "reason",
+                     available ? json_null() : refusal_reason(a, p), "multi_turn_safe",
+                     p->multi_turn_safe, "defaults", plan_to_json(&plan));
 }
 
 static bool query_number(const struct exchange *x, const char *name, uint64_t otherwise,

@@ -101,20 +101,43 @@ static json_t *ids_json(const struct tokens *list)
     return ids;
 }
 
-static json_t *pieces_json(const struct api *a, const struct tokens *list, bool texts)
+/* What a token puts out: text, or a list of byte values where they are only a part of a UTF-8
+ * character (llama-server's way of telling the two apart). */
+static json_t *piece_json(const struct tokenizer *t, int32_t token)
+{
+    size_t n;
+    const char *bytes = tokenizer_bytes(t, token, true, &n);
+    json_t *piece = json_stringn(bytes, n);
+    if (piece)
+        return piece;
+    piece = json_array();
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(piece, json_integer((unsigned char)bytes[i]));
+    return piece;
+}
+
+static json_t *pieces_json(const struct api *a, const struct tokens *list, bool with_ids)
 {
     const struct tokenizer *t = engine_tokenizer(a->engine);
     json_t *pieces = json_array();
     for (size_t i = 0; i < list->count; i++) {
-        size_t n;
-        const char *bytes = texts ? tokenizer_text(t, list->data[i], &n)
-                                  : tokenizer_bytes(t, list->data[i], true, &n);
-        json_t *piece = json_text(bytes, n);
+        json_t *piece = piece_json(t, list->data[i]);
         json_array_append_new(
             pieces,
-            texts ? piece : json_pack("{s:i, s:o}", "id", (int)list->data[i], "piece", piece));
+            with_ids ? json_pack("{s:i, s:o}", "id", (int)list->data[i], "piece", piece) : piece);
     }
     return pieces;
+}
+
+static json_t *vocabulary_texts_json(const struct api *a, const struct tokens *list)
+{
+    json_t *texts = json_array();
+    for (size_t i = 0; i < list->count; i++) {
+        size_t n;
+        const char *text = tokenizer_text(engine_tokenizer(a->engine), list->data[i], &n);
+        json_array_append_new(texts, json_text(text, n));
+    }
+    return texts;
 }
 
 /* ---- the work (pool)
@@ -158,20 +181,22 @@ static bool tokenize_content(struct chore *c, const json_t *body, const json_t *
         return false;
     }
     c->answer =
-        json_pack("{s:o}", "tokens", pieces ? pieces_json(c->api, &list, false) : ids_json(&list));
+        json_pack("{s:o}", "tokens", pieces ? pieces_json(c->api, &list, true) : ids_json(&list));
     tokens_free(&list);
     return true;
 }
 
-/* vLLM's form: prompt or messages, add_special_tokens, return_token_strs. */
+/* vLLM's form: prompt or messages, add_special_tokens, return_token_strs; and with_pieces, which
+ * adds `pieces`, as the ids stay a plain list. */
 static bool tokenize_prompt(struct chore *c, const json_t *body, const json_t *prompt,
                             struct error *e)
 {
-    bool add, strings;
+    bool add, strings, pieces;
     struct tokens list = {0};
     bool ok =
         read_bool(body, "add_special_tokens", true, &add, e) &&
         read_bool(body, "return_token_strs", false, &strings, e) &&
+        read_bool(body, "with_pieces", false, &pieces, e) &&
         (prompt ? tokenizer_encode_text(engine_tokenizer(c->api->engine), json_string_value(prompt),
                                         json_string_length(prompt), true, add, &list, e)
                 : encode_body_chat(c, body, &list, NULL, e));
@@ -179,7 +204,9 @@ static bool tokenize_prompt(struct chore *c, const json_t *body, const json_t *p
         c->answer = json_pack("{s:I, s:I, s:o}", "count", (json_int_t)list.count, "max_model_len",
                               (json_int_t)engine_n_ctx(c->api->engine), "tokens", ids_json(&list));
         json_object_set_new(c->answer, "token_strs",
-                            strings ? pieces_json(c->api, &list, true) : json_null());
+                            strings ? vocabulary_texts_json(c->api, &list) : json_null());
+        if (pieces)
+            json_object_set_new(c->answer, "pieces", pieces_json(c->api, &list, false));
     }
     tokens_free(&list);
     return ok;

@@ -30,6 +30,11 @@ const char *exchange_path_tail(const struct exchange *x)
     return x->tail ? x->tail : "";
 }
 
+bool exchange_lacks_slash(const struct exchange *x)
+{
+    return x->lacks_slash;
+}
+
 const char *exchange_query(const struct exchange *x, const char *name)
 {
     return MHD_lookup_connection_value(x->connection, MHD_GET_ARGUMENT_KIND, name);

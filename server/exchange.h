@@ -35,6 +35,9 @@ const char *exchange_path(
     const struct exchange *x); /* normalised: without prefix, "/v1", query, trailing slash */
 const char *exchange_path_tail(
     const struct exchange *x); /* after a starred route, percent-decoded; "" otherwise */
+bool exchange_lacks_slash(
+    const struct exchange *x); /* the URL is --api-prefix without a slash behind it, against which
+                                  a browser resolves relative links wrongly */
 const char *exchange_query(const struct exchange *x,
                            const char *name); /* decoded query argument or NULL */
 const char *exchange_header(const struct exchange *x,

@@ -3,34 +3,31 @@
 #include <string.h>
 
 #include "config/version.h"
+#include "server/command.h"
 #include "server/command_calibrate.h"
+#include "server/command_completions.h"
 #include "server/command_eval.h"
 #include "server/command_inspect.h"
 #include "server/command_run.h"
 #include "server/command_serve.h"
 #include "server/command_tokenize.h"
 
-struct command {
-    const char *name;
-    int (*run)(int argc, char **argv);
-    const char *help;
-};
-
-static const struct command commands[] = {
+const struct command commands[] = {
     {"serve", command_serve, "answer the OpenAI API over HTTP"},
     {"run", command_run, "continue one prompt on the terminal"},
     {"calibrate", command_calibrate, "find the retrieval heads of a model"},
     {"eval", command_eval, "quality against memory, policies side by side"},
     {"inspect", command_inspect, "show what is in a model file"},
     {"tokenize", command_tokenize, "show a text's tokens"},
+    {"completions", command_completions, "print completions for a shell"},
 };
-enum { N_COMMANDS = sizeof commands / sizeof *commands };
+const unsigned n_commands = sizeof commands / sizeof *commands;
 
 static void usage(FILE *out)
 {
     fprintf(out, "usage: winnow COMMAND MODEL.gguf [flags]\n\n");
-    for (int i = 0; i < N_COMMANDS; i++)
-        fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].help);
+    for (unsigned i = 0; i < n_commands; i++)
+        fprintf(out, "  %-11s %s\n", commands[i].name, commands[i].help);
     fprintf(out, "\nwinnow COMMAND --help tells more. winnow --version prints the version.\n");
 }
 
@@ -48,7 +45,7 @@ int main(int argc, char **argv)
         printf("winnow %s (%s)\n", version_string(), version_commit());
         return 0;
     }
-    for (int i = 0; i < N_COMMANDS; i++)
+    for (unsigned i = 0; i < n_commands; i++)
         if (!strcmp(argv[1], commands[i].name))
             return commands[i].run(argc - 1, argv + 1);
     fprintf(stderr, "winnow: there is no command '%.100s'\n\n", argv[1]);

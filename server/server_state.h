@@ -43,6 +43,6 @@ void handle_health(struct exchange *x, void *server);
 void handle_live(struct exchange *x, void *server);
 void handle_ready(struct exchange *x, void *server);
 void handle_page(struct exchange *x, void *server);
-void handle_page_script(struct exchange *x, void *server);
+void handle_page_file(struct exchange *x, void *server);
 
 #endif

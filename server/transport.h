@@ -79,7 +79,7 @@ struct exchange {
     char id[136];
     char *path, *tail;
     uint32_t key;
-    bool admin, head;
+    bool admin, head, lacks_slash;
     uint64_t started_ns;
 
     char *body;

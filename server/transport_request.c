@@ -196,6 +196,7 @@ static struct exchange *exchange_new(struct link *k, const char *url, const char
                   t->config->api_prefix);
         return x;
     }
+    x->lacks_slash = *url && !strcmp(url, t->config->api_prefix);
     if (!headers_fit(x, url) || !origin_fits(x))
         return x;
     if (!strcmp(method, "OPTIONS")) {

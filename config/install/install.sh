@@ -1,0 +1,58 @@
+#!/bin/sh
+# What `make install` and `make uninstall` do: one list of files for both. Completions and the manual page's flags come
+# from the built program itself. Environment: BUILD, PREFIX, DESTDIR. usage: install.sh install|uninstall
+set -eu
+cd "$(dirname "$0")/../.."
+winnow=${BUILD:-build}/winnow
+prefix=${PREFIX:-/usr/local}
+root=${DESTDIR:-}$prefix
+work=
+
+generate() {
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    for shell in bash zsh fish man; do
+        "$winnow" completions "$shell" >"$work/$shell"
+    done
+    version=$("$winnow" --version | cut -d ' ' -f 2)
+    sed -e "s|@VERSION@|$version|; s|@PREFIX@|$prefix|g" -e "/^@FLAGS@\$/{" -e "r $work/man" -e "d" -e "}" \
+        config/install/winnow.1.in >"$work/winnow.1"
+    sed "s|@PREFIX@|$prefix|g" config/install/winnow.service.in >"$work/winnow.service"
+    sed "s|@PREFIX@|$prefix|g" config/install/winnow.json.in >"$work/winnow.json"
+}
+
+# $1 mode, $2 source, $3 destination below the prefix
+place() {
+    if [ "$action" = install ]; then
+        install -D -m "$1" "$2" "$root/$3"
+    else
+        rm -f "$root/$3"
+    fi
+}
+
+action=${1:-}
+case "$action" in
+install) generate ;;
+uninstall) ;;
+*)
+    echo "usage: install.sh install|uninstall" >&2
+    exit 2
+    ;;
+esac
+place 755 "$winnow" bin/winnow
+place 644 "$work/winnow.1" share/man/man1/winnow.1
+place 644 "$work/bash" share/bash-completion/completions/winnow
+place 644 "$work/zsh" share/zsh/site-functions/_winnow
+place 644 "$work/fish" share/fish/vendor_completions.d/winnow.fish
+place 644 "$work/winnow.service" lib/systemd/system/winnow.service
+place 644 "$work/winnow.json" share/winnow/winnow.json
+place 644 LICENSE share/doc/winnow/LICENSE
+place 644 README.md share/doc/winnow/README.md
+for file in models/*.gguf models/*.heads.json; do
+    [ -f "$file" ] && place 644 "$file" "share/winnow/${file#models/}"
+done
+if [ "$action" = uninstall ]; then
+    for folder in share/winnow share/doc/winnow; do
+        rmdir "$root/$folder" 2>/dev/null || [ ! -d "$root/$folder" ] || echo "kept $root/$folder: it holds files of others"
+    done
+fi

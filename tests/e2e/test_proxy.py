@@ -1,0 +1,232 @@
+"""docker/proxy/haproxy.cfg with a real HAProxy before three servers: who goes where, what is found again there, what
+happens when a server is killed or drains, and that streams and disconnects pass through. SKIPPED where there is no haproxy."""
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+from winnow_server import PATIENCE, ROOT, Checks, Server
+
+CONFIG = os.path.join(ROOT, "docker", "proxy", "haproxy.cfg")
+# More than two pages, so that there is something to find again.
+LONG = "Once upon a time there was a little girl named Lily. She had a dog and a red ball. " * 6
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Proxy:
+    """haproxy with the shipped file; only the ports differ, and there is one server more."""
+
+    def __init__(self, servers):
+        self.port = free_port()
+        with open(CONFIG) as f:
+            text = f.read()
+        head, n = re.subn(r"^    server winnow\d .*\n", "", text, flags=re.M)
+        assert n == 2, "the file names two servers"
+        head, n = re.subn(r"bind :8000$", f"bind 127.0.0.1:{self.port}", head, flags=re.M)
+        assert n == 1, "the file listens at one port"
+        self.file = tempfile.NamedTemporaryFile("w", suffix=".cfg")
+        self.file.write(head + "".join(f"    server winnow{i + 1} 127.0.0.1:{s.port}\n" for i, s in enumerate(servers)))
+        self.file.flush()
+        self.log = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(["haproxy", "-db", "-f", self.file.name], stdout=self.log, stderr=self.log)
+        end = time.time() + 10 * PATIENCE
+        while time.time() < end:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return
+            except OSError:
+                time.sleep(0.05)
+        raise RuntimeError("haproxy does not listen:\n" + self.output())
+
+    def output(self):
+        self.log.seek(0)
+        return self.log.read().decode("utf-8", "replace")
+
+    def ask(self, key=None, **body):
+        """(status, value) of a completion; HAProxy's own errors are text."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60 * PATIENCE)
+        headers = {"Content-Type": "application/json"}
+        if key:
+            headers["Authorization"] = "Bearer " + key
+        body = {"prompt": "Once", "max_tokens": 2, "temperature": 0, **body}
+        connection.request("POST", "/v1/completions", json.dumps(body), headers)
+        answer = connection.getresponse()
+        text = answer.read()
+        connection.close()
+        json_type = "json" in answer.getheader("Content-Type", "")
+        return answer.status, json.loads(text) if json_type else text
+
+    def stream(self, key, n_tokens):
+        """A response whose first event has been read."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60 * PATIENCE)
+        body = {"prompt": "Once", "max_tokens": n_tokens, "temperature": 0, "ignore_eos": True, "stream": True,
+                "kv_policy": {"name": "sink", "budget": 64}}
+        connection.request("POST", "/v1/completions", json.dumps(body), {"Authorization": "Bearer " + key})
+        answer = connection.getresponse()
+        return connection, answer, answer.readline()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait()
+        self.log.close()
+
+
+def metric(server, name):
+    return sum(float(line.rsplit(" ", 1)[1]) for line in server.get("/metrics").splitlines()
+               if re.match(rf"winnow_{name}(\{{|\s)", line))
+
+
+def who_served(servers, act):
+    """(result of act, the index of the server that took prompt tokens in meanwhile)."""
+    before = [metric(s, "prompt_tokens_total") for s in servers]
+    result = act()
+    after = [metric(s, "prompt_tokens_total") for s in servers]
+    grew = [i for i in range(len(servers)) if after[i] > before[i]]
+    return result, grew[0] if len(grew) == 1 else grew
+
+
+def until(condition, seconds=20):
+    end = time.time() + seconds * PATIENCE
+    while time.time() < end:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def homes(check, proxy, servers, callers, name):
+    """Where each caller goes; three requests each must go to one place."""
+    found = {}
+    for caller in callers:
+        seen = set()
+        for _ in range(3):
+            (status, value), home = who_served(servers, lambda c=caller: proxy.ask(**c))
+            check(f"{name}: status", status == 200, (caller, status, value))
+            seen.add(str(home))
+        check(f"{name}: {caller} always goes to one server", len(seen) == 1, seen)
+        found[json.dumps(caller)] = home
+    return found
+
+
+def check_spread(check, proxy, servers):
+    keys = [{"key": f"sk-{i}"} for i in range(18)]
+    by_key = homes(check, proxy, servers, keys, "API key")
+    check("keys are spread over all servers", set(by_key.values()) == {0, 1, 2}, by_key)
+    by_user = homes(check, proxy, servers, [{"user": f"user {i}"} for i in range(12)], "body's user")
+    check("users are spread over all servers", set(by_user.values()) == {0, 1, 2}, by_user)
+    nobody = homes(check, proxy, servers, [{}, {"max_tokens": 3}], "neither key nor user")
+    check("one address goes to one server", len(set(nobody.values())) == 1, nobody)
+    both = homes(check, proxy, servers, [{"key": "sk-0", "user": f"user {i}"} for i in range(3)], "key and user")
+    check("the key decides where there is one", set(both.values()) == {by_key['{"key": "sk-0"}']}, both)
+    return by_key
+
+
+def check_prefixes(check, proxy, servers, by_key):
+    key = "sk-0"
+    home = by_key[json.dumps({"key": key})]
+    before = [metric(s, "prefix_hit_tokens_total") for s in servers]
+    cached = [proxy.ask(key=key, prompt=LONG)[1]["usage"]["prompt_tokens_details"]["cached_tokens"] for _ in range(2)]
+    rises = [metric(s, "prefix_hit_tokens_total") - b for s, b in zip(servers, before)]
+    check("a prompt is found again by its key", cached[0] == 0 and cached[1] >= 64, cached)
+    check("prefix hits rise on that key's server", rises[home] == cached[1], rises)
+    check("and on no other", sum(rises) == rises[home], rises)
+
+
+def check_streams(check, proxy, servers, by_key):
+    key = "sk-1"
+    server = servers[by_key[json.dumps({"key": key})]]
+    connection, answer, first = proxy.stream(key, 6000)
+    unfinished = metric(server, "requests_running") + metric(server, "requests_paused")
+    check("the first event is here while the answer is still computed", first.startswith(b"data: ") and unfinished == 1,
+          (first, unfinished))
+    check("a stream is not cut or changed", answer.read().endswith(b"data: [DONE]\n\n"))
+    check("and has its type", answer.getheader("Content-Type", "").startswith("text/event-stream"), answer.getheaders())
+    connection.close()
+    left = metric(server, "client_disconnects_total")
+    connection, answer, first = proxy.stream(key, 200000)
+    answer.close()
+    connection.close()
+    check("a client that leaves is told to the server",
+          until(lambda: metric(server, "client_disconnects_total") == left + 1), metric(server, "client_disconnects_total"))
+    check("whose pages are free again", until(lambda: server.pages_used() == 0), server.pages_used())
+
+
+def check_kill(check, proxy, servers, by_key):
+    victim = by_key['{"key": "sk-2"}']
+    servers[victim].process.send_signal(signal.SIGKILL)
+    servers[victim].process.wait()
+    alive = [s for i, s in enumerate(servers) if i != victim]
+    index = [i for i in range(len(servers)) if i != victim]
+    # At once, when connections fail, and when the health checks have taken the server off the ring.
+    for when in ("before", "after"):
+        if when == "after":
+            check("the health checks notice", until(lambda: f"winnow{victim + 1} is DOWN" in proxy.output()))
+        after = {}
+        for caller in by_key:
+            (status, value), home = who_served(alive, lambda c=caller: proxy.ask(**json.loads(c)))
+            check(f"no request fails {when} the health checks notice", status == 200, (caller, status, value))
+            after[caller] = index[home] if isinstance(home, int) else home
+        moved = [c for c in by_key if after[c] != by_key[c]]
+        check(f"{when} they notice, the killed server's callers move, all others stay",
+              sorted(moved) == sorted(c for c in by_key if by_key[c] == victim), (moved, by_key))
+        check(f"{when} they notice, they move to more than one server", len({str(after[c]) for c in moved}) == 2, after)
+    port = servers[victim].port
+    with Server("--port", str(port), "--shutdown-timeout", "600") as again:
+        back = [again if i == victim else s for i, s in enumerate(servers)]
+        caller = moved[0]
+
+        def is_home():
+            return who_served(back, lambda: proxy.ask(**json.loads(caller)))[1] == victim
+        check("they come back when it does", until(is_home))
+        connection, answer, first = proxy.stream(json.loads(caller)["key"], 3000)
+        again.process.send_signal(signal.SIGTERM)
+        text = first + answer.read()
+        check("a stream of a server that drains ends whole", text.endswith(b"data: [DONE]\n\n"), text[-200:])
+        check("and the server ends with status 0", again.process.wait(60 * PATIENCE) == 0, again.log()[-500:])
+        check("its callers are served by others at once", proxy.ask(**json.loads(caller))[0] == 200)
+
+
+def main():
+    if not shutil.which("haproxy"):
+        print("SKIPPED: docker/proxy/haproxy.cfg: there is no haproxy")
+        Checks().end()
+    check = Checks()
+    result = subprocess.run(["haproxy", "-c", "-f", CONFIG], capture_output=True, text=True)
+    check("haproxy -c", result.returncode == 0, result.stdout + result.stderr)
+    check("haproxy has no warning", "WARNING" not in result.stderr, result.stderr)
+    with Server() as a, Server() as b, Server() as c:
+        servers = [a, b, c]
+        with Proxy(servers) as proxy:
+            by_key = check_spread(check, proxy, servers)
+            check_prefixes(check, proxy, servers, by_key)
+            check_streams(check, proxy, servers, by_key)
+            check_kill(check, proxy, servers, by_key)
+            check("the metrics of one server are not given out as everybody's",
+                  b" 404 " in raw_get(proxy.port, "/metrics"), raw_get(proxy.port, "/metrics"))
+            if check.failed:
+                print(proxy.output()[-3000:])
+    check.end()
+
+
+def raw_get(port, path):
+    with socket.create_connection(("127.0.0.1", port), 10) as s:
+        s.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        return s.recv(4096).split(b"\r\n")[0]
+
+
+if __name__ == "__main__":
+    main()
