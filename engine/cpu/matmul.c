@@ -1,6 +1,6 @@
 /* Matrix products of the CPU backend, cut into pieces for the threads. Weights that are quantised
- * are packed once (packed.h) and multiplied as integers with rows of x that were rounded to 8 bits;
- * others, and weights that nobody prepared, as floats. Engine thread. */
+ * are packed once (packed.h) and multiplied as integers with rows of x that were rounded to 16
+ * bits; others, and weights that nobody prepared, as floats. Engine thread. */
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +10,7 @@
 
 /* Fewer multiplications than this are not worth waking the workers. */
 #define WORTH_THREADS 16384
-/* Integers go through four times as many in the same time. */
+/* Integers go through more in the same time. */
 #define WORTH_THREADS_INT 65536
 
 size_t cpu_row_bytes(const struct weight *w)
@@ -126,8 +126,8 @@ static bool reserve_quantised(struct cpu *c, uint32_t n, uint32_t cols)
     const size_t room = (size_t)n * cols, n_blocks = room / PACKED_COLS;
     struct quantised *q = &c->quantised;
     if (room > c->quantised_room) {
-        const size_t bytes = (room + n_blocks * 12 + 63) / 64 * 64;
-        int8_t *values = aligned_alloc(64, bytes);
+        const size_t bytes = (room * 2 + n_blocks * 12 + 63) / 64 * 64;
+        int16_t *values = aligned_alloc(64, bytes);
         if (values == NULL)
             return false;
         free(q->values);

@@ -62,13 +62,17 @@ static inline size_t packed_bytes(const struct packed *p)
 void packed_write(const struct packed *p, uint8_t *to, enum tensor_type type, const uint8_t *rows,
                   size_t row_bytes, uint32_t first, uint32_t last);
 
-/* Rows of x as 8 bits: in every block of 32 columns x = d q, q -127..127 to the nearest even, d the
- * largest magnitude / 127. A block with a number that is not finite has d = NaN. */
+/* Rows of x as 16 bits: in every block of 32 columns x = d q, q -32767..32767 to the nearest even,
+ * d the largest magnitude / 32767. A block with a number that is not finite has d = NaN. Of four
+ * columns the even two come first, 0 2 1 3: so they meet the even and the odd bytes of a chunk.
+ *
+ * 16 bits and not 8: with 8, SmolLM2-135M, whose activations have outliers, loses 1.4 % of
+ * perplexity (24.45 to 24.80 on two texts of 512 tokens, Q4_1) and names no capital of France. */
 struct quantised {
     uint32_t cols, n_blocks;
-    int8_t *values; /* [n][cols] */
-    float *scales;  /* [n][n_blocks] d */
-    int32_t *sums;  /* [n][n_blocks][2] of the values of columns 0..15 and 16..31 */
+    int16_t *values; /* [n][cols] */
+    float *scales;   /* [n][n_blocks] d */
+    int32_t *sums;   /* [n][n_blocks][2] of the values of columns 0..15 and 16..31 */
 };
 
 #endif

@@ -1,4 +1,4 @@
-/* Products of packed weights (packed.h) with rows of x that were rounded to 8 bits: the table that
+/* Products of packed weights (packed.h) with rows of x that were rounded to 16 bits: the table that
  * each instruction set fills, and how the best one is found. Inside the CPU backend.
  *
  * For output (row of x, row r of w), over the blocks of 32 columns in rising order, in float:

@@ -10,7 +10,7 @@
 #define TILE_X 4
 
 typedef __m256 vf;
-typedef __m256i vi, vb;
+typedef __m256i vi, vw;
 
 static inline vf v_zero(void)
 {
@@ -87,46 +87,39 @@ static inline vi vi_sub(vi a, vi b)
     return _mm256_sub_epi32(a, b);
 }
 
-static inline vb vb_load(const uint8_t *p)
+static inline vw vw_load(const uint8_t *p)
 {
-    return _mm256_loadu_si256((const vb *)p);
+    return _mm256_loadu_si256((const __m256i *)p);
 }
 
-/* Four bytes in every lane. */
-static inline vb vb_set4(const int8_t *p)
+/* Two columns in every lane. */
+static inline vw vw_set2(const int16_t *p)
 {
-    int32_t four;
-    memcpy(&four, p, sizeof four);
-    return _mm256_set1_epi32(four);
+    int32_t two;
+    memcpy(&two, p, sizeof two);
+    return _mm256_set1_epi32(two);
 }
 
-static inline vb vb_or(vb a, vb b)
+static inline vw vw_or(vw a, vw b)
 {
     return _mm256_or_si256(a, b);
 }
 
-static inline vb vb_low_nibbles(vb a)
+static inline vw vw_shift_left(vw a, const int n)
 {
-    return _mm256_and_si256(a, _mm256_set1_epi8(15));
+    return _mm256_slli_epi16(a, n);
 }
 
-static inline vb vb_high_nibbles(vb a)
+static inline vw vw_shift_right_signed(vw a, const int n)
 {
-    return _mm256_and_si256(_mm256_srli_epi16(a, 4), _mm256_set1_epi8(15));
+    return _mm256_srai_epi16(a, n);
 }
 
-/* Bit c of every byte, as its bit 4. */
-static inline vb vb_bits_to_16(vb a, const int c)
+/* a >> n & mask */
+static inline vw vw_field(vw a, const int n, const int mask)
 {
-    vb moved = c < 4 ? _mm256_slli_epi16(a, 4 - c) : _mm256_srli_epi16(a, c - 4);
-    return _mm256_and_si256(moved, _mm256_set1_epi8(16));
-}
-
-/* Bits 2c and 2c + 1 of every byte, as its bits 4 and 5. */
-static inline vb vb_pairs_to_16(vb a, const int c)
-{
-    vb moved = c < 2 ? _mm256_slli_epi16(a, 4 - 2 * c) : _mm256_srli_epi16(a, 2 * c - 4);
-    return _mm256_and_si256(moved, _mm256_set1_epi8(48));
+    vw moved = n ? _mm256_srli_epi16(a, n) : a;
+    return mask == 15 && n == 12 ? moved : _mm256_and_si256(moved, _mm256_set1_epi16((short)mask));
 }
 
 #endif

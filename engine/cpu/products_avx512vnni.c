@@ -1,5 +1,6 @@
-/* Integer products with AVX-512 VNNI: a vector holds four columns of all 16 rows of a group.
- * Compiles to a table without functions where the compiler does not know it. */
+/* Integer products with AVX-512 VNNI: a vector holds two columns of all 16 rows of a group, and
+ * vpdpwssd multiplies and adds at once. Compiles to a table without functions where the compiler
+ * does not know it. */
 #include "engine/cpu/products.h"
 
 #if defined(__x86_64__) && defined(__AVX512VNNI__)
@@ -15,7 +16,7 @@
 #define TILE_X 8
 
 typedef __m512 vf;
-typedef __m512i vi, vb, vs;
+typedef __m512i vi, vw;
 
 static inline vf v_zero(void)
 {
@@ -92,73 +93,45 @@ static inline vi vi_sub(vi a, vi b)
     return _mm512_sub_epi32(a, b);
 }
 
-static inline vb vb_load(const uint8_t *p)
+static inline vw vw_load(const uint8_t *p)
 {
     return _mm512_loadu_si512(p);
 }
 
-static inline vb vb_set4(const int8_t *p)
+/* Two columns in every lane. */
+static inline vw vw_set2(const int16_t *p)
 {
-    int32_t four;
-    memcpy(&four, p, sizeof four);
-    return _mm512_set1_epi32(four);
+    int32_t two;
+    memcpy(&two, p, sizeof two);
+    return _mm512_set1_epi32(two);
 }
 
-static inline vb vb_or(vb a, vb b)
+static inline vw vw_or(vw a, vw b)
 {
     return _mm512_or_si512(a, b);
 }
 
-static inline vb vb_low_nibbles(vb a)
+static inline vw vw_shift_left(vw a, const int n)
 {
-    return _mm512_and_si512(a, _mm512_set1_epi8(15));
+    return _mm512_slli_epi16(a, (unsigned)n);
 }
 
-static inline vb vb_high_nibbles(vb a)
+static inline vw vw_shift_right_signed(vw a, const int n)
 {
-    return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15));
+    return _mm512_srai_epi16(a, (unsigned)n);
 }
 
-/* Bit c of every byte, as its bit 4. */
-static inline vb vb_bits_to_16(vb a, const int c)
+/* a >> n & mask */
+static inline vw vw_field(vw a, const int n, const int mask)
 {
-    vb moved =
-        c < 4 ? _mm512_slli_epi16(a, (unsigned)(4 - c)) : _mm512_srli_epi16(a, (unsigned)(c - 4));
-    return _mm512_and_si512(moved, _mm512_set1_epi8(16));
+    vw moved = n ? _mm512_srli_epi16(a, (unsigned)n) : a;
+    return mask == 15 && n == 12 ? moved : _mm512_and_si512(moved, _mm512_set1_epi16((short)mask));
 }
 
-/* Bits 2c and 2c + 1 of every byte, as its bits 4 and 5. */
-static inline vb vb_pairs_to_16(vb a, const int c)
+static inline vi vi_dot(vi sum, vw w, vw x)
 {
-    vb moved = c < 2 ? _mm512_slli_epi16(a, (unsigned)(4 - 2 * c))
-                     : _mm512_srli_epi16(a, (unsigned)(2 * c - 4));
-    return _mm512_and_si512(moved, _mm512_set1_epi8(48));
+    return _mm512_dpwssd_epi32(sum, w, x);
 }
-
-#define SHORT_RUN(bits) 8
-
-static inline vs vs_zero(void)
-{
-    return _mm512_setzero_si512();
-}
-
-static inline vs vs_dot(vs sum, vb w, vb x)
-{
-    return _mm512_dpbusd_epi32(sum, w, x);
-}
-
-static inline vi vs_wide(vi sum, vs wide)
-{
-    return _mm512_add_epi32(sum, wide);
-}
-
-/* w + 128 is unsigned. */
-static inline vi vi_dot_signed(vi sum, vb w, vb x)
-{
-    return _mm512_dpbusd_epi32(sum, _mm512_xor_si512(w, _mm512_set1_epi8(-128)), x);
-}
-
-#define SIGNED_ZERO 128
 
 #include "engine/cpu/quantise_256.h"
 #include "engine/cpu/template_products.h"

@@ -1,5 +1,5 @@
-/* Integer products with AVX-VNNI: vpdpbusd multiplies and adds four bytes of a lane at once.
- * Compiles to a table without functions where the compiler does not know it. */
+/* Integer products with AVX-VNNI: vpdpwssd multiplies and adds at once. Compiles to a table without
+ * functions where the compiler does not know it. */
 #include "engine/cpu/products.h"
 
 #if defined(__x86_64__) && defined(__AVXVNNI__)
@@ -10,32 +10,10 @@
 
 #include "engine/cpu/products_256.h"
 
-typedef __m256i vs;
-
-#define SHORT_RUN(bits) 8
-
-static inline vs vs_zero(void)
+static inline vi vi_dot(vi sum, vw w, vw x)
 {
-    return _mm256_setzero_si256();
+    return _mm256_dpwssd_avx_epi32(sum, w, x);
 }
-
-static inline vs vs_dot(vs sum, vb w, vb x)
-{
-    return _mm256_dpbusd_avx_epi32(sum, w, x);
-}
-
-static inline vi vs_wide(vi sum, vs wide)
-{
-    return _mm256_add_epi32(sum, wide);
-}
-
-/* w + 128 is unsigned. */
-static inline vi vi_dot_signed(vi sum, vb w, vb x)
-{
-    return _mm256_dpbusd_avx_epi32(sum, _mm256_xor_si256(w, _mm256_set1_epi8(-128)), x);
-}
-
-#define SIGNED_ZERO 128
 
 #include "engine/cpu/quantise_256.h"
 #include "engine/cpu/template_products.h"

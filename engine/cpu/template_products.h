@@ -1,14 +1,14 @@
 /* The integer products of one instruction set, written once over its lanes: included at the end of
  * products_{plain,avx2,avxvnni,avx512vnni}.c, never on its own. The includer defines
  *
- *   LANES              rows in a vector, 4, 8 or 16
- *   vf, vi             vectors of LANES floats, of LANES int32
- *   vb, vs             LANES * 4 bytes; sums of products of bytes before they are int32
- *   vb_..., vs_...     vs_dot(sum, w, x): unsigned w times signed x, some columns at a time;
- * vs_wide(sum, shorts) adds them to int32. SHORT_RUN(bits): how many vs_dot fit before that.
- *                      vi_dot_signed(sum, w, x): signed w, whose sum is too large by SIGNED_ZERO *
- * sum of x TILE_X             rows of x whose sums its registers hold quantise_block     32 floats
- * to 8 bits, their scale and sums PRODUCTS, PRODUCTS_ISA, PRODUCTS_NAME   the table to define */
+ *     LANES            rows in a vector, 4, 8 or 16
+ *     vf, vi           vectors of LANES floats, of LANES int32
+ *     vw               vectors of 2 * LANES int16, two columns of each row
+ *     vi_dot           (sum, w, x): adds the products of both columns
+ *     TILE_X           rows of x whose sums its registers hold
+ *     quantise_block   32 floats to 16 bits, their scale and sums
+ *     PRODUCTS, PRODUCTS_ISA, PRODUCTS_NAME: the table to define
+ */
 #include <string.h>
 
 #define ALWAYS static inline __attribute__((always_inline))
@@ -25,19 +25,22 @@ struct block_scales {
     vf scale[2], minimum; /* scale[1]: of columns 16..31 */
 };
 
-/* Chunk c (four columns) of the rows of a vector. values: the block's, from the vector's first row
- * on.
- */
-ALWAYS vb chunk(const int bits, const uint8_t *values, const int c)
+/* The two columns of chunk c that are even (or odd), of the rows of a vector. values: the block's,
+ * from the vector's first row on. What was four bits of a byte becomes 16 by shifting and masking
+ * alone. */
+ALWAYS vw columns(const int bits, const uint8_t *values, const int c, const int odd)
 {
-    if (bits == 8)
-        return vb_load(values + c * 64);
-    vb pair = vb_load(values + c % 4 * 64),
-       q = c < 4 ? vb_low_nibbles(pair) : vb_high_nibbles(pair);
+    if (bits == 8) {
+        vw pair = vw_load(values + c * 64);
+        return odd ? vw_shift_right_signed(pair, 8)
+                   : vw_shift_right_signed(vw_shift_left(pair, 8), 8);
+    }
+    vw q = vw_field(vw_load(values + c % 4 * 64), 8 * odd + (c < 4 ? 0 : 4), 15);
     if (bits == 5)
-        q = vb_or(q, vb_bits_to_16(vb_load(values + 256), c));
+        q = vw_or(q, vw_shift_left(vw_field(vw_load(values + 256), 8 * odd + c, 1), 4));
     else if (bits == 6)
-        q = vb_or(q, vb_pairs_to_16(vb_load(values + 256 + c / 4 * 64), c % 4));
+        q = vw_or(q, vw_shift_left(
+                         vw_field(vw_load(values + 256 + c / 4 * 64), 8 * odd + c % 4 * 2, 3), 4));
     return q;
 }
 
@@ -69,42 +72,25 @@ ALWAYS void load_scales(const enum packed_scales kind, const uint8_t *scales, ui
     }
 }
 
-/* sums[v][i] = the integer dot products of chunks [c0, c0 + n_c) */
-ALWAYS void dots(const int bits, const uint8_t *values, const int8_t *const *x, const int c0,
+/* sums[v][i] = the integer dot products of chunks [c0, c0 + n_c). At most 32 * 128 * 32767 < 2^31.
+ */
+ALWAYS void dots(const int bits, const uint8_t *values, const int16_t *const *x, const int c0,
                  const int n_c, const int n_v, const int n_x, vi sums[ROW_VECTORS][TILE_X])
 {
-    vs shorts[ROW_VECTORS][TILE_X];
     UNROLL
     for (int v = 0; v < n_v; v++) {
         UNROLL
-        for (int i = 0; i < n_x; i++) {
+        for (int i = 0; i < n_x; i++)
             sums[v][i] = vi_zero();
-            shorts[v][i] = vs_zero();
-        }
     }
     UNROLL
-    for (int c = c0; c < c0 + n_c; c++) {
+    for (int c = 2 * c0; c < 2 * (c0 + n_c); c++) {
         UNROLL
         for (int v = 0; v < n_v; v++) {
-            vb w = chunk(bits, values + v * LANES * 4, c);
+            vw w = columns(bits, values + v * LANES * 4, c / 2, c % 2);
             UNROLL
-            for (int i = 0; i < n_x; i++) {
-                vb xs = vb_set4(x[i] + c * 4);
-                if (bits == 8)
-                    sums[v][i] = vi_dot_signed(sums[v][i], w, xs);
-                else
-                    shorts[v][i] = vs_dot(shorts[v][i], w, xs);
-            }
-        }
-        if (bits != 8 && ((c - c0 + 1) % SHORT_RUN(bits) == 0 || c == c0 + n_c - 1)) {
-            UNROLL
-            for (int v = 0; v < n_v; v++) {
-                UNROLL
-                for (int i = 0; i < n_x; i++) {
-                    sums[v][i] = vs_wide(sums[v][i], shorts[v][i]);
-                    shorts[v][i] = vs_zero();
-                }
-            }
+            for (int i = 0; i < n_x; i++)
+                sums[v][i] = vi_dot(sums[v][i], w, vw_set2(x[i] + c * 2));
         }
     }
 }
@@ -114,14 +100,14 @@ ALWAYS void tile(const struct packed *w, const int bits, const enum packed_scale
                  const uint8_t *group, const struct quantised *x, uint32_t x0, const int row,
                  const int n_v, const int n_x, vf acc[ROW_VECTORS][TILE_X])
 {
-    const int32_t zero = bits == 8            ? SIGNED_ZERO
+    const int32_t zero = bits == 8            ? 0
                          : kind == SCALES_6   ? 32
                          : kind == SCALES_ONE ? 1 << (bits - 1)
                                               : 0;
     const int n_parts = kind == SCALES_6 ? 2 : 1; /* of a block, each with its own scale */
     const uint8_t *scales = group, *values = group + w->scales_bytes + row * 4;
     const uint32_t n_blocks = w->n_blocks;
-    const int8_t *q[TILE_X];
+    const int16_t *q[TILE_X];
     const float *d[TILE_X];
     const int32_t *s[TILE_X];
     UNROLL
@@ -281,7 +267,7 @@ static void multiply_all(const struct packed *w, const struct quantised *x, uint
 static void multiply(const struct packed *w, const struct quantised *x, uint32_t n, uint32_t first,
                      uint32_t last, const float *bias, float *out, size_t out_stride)
 {
-    uint32_t at_once = X_AT_ONCE_BYTES / w->cols / TILE_X * TILE_X;
+    uint32_t at_once = X_AT_ONCE_BYTES / 2 / w->cols / TILE_X * TILE_X;
     if (at_once < TILE_X)
         at_once = TILE_X;
     for (uint32_t i = 0; i < n; i += at_once) {
