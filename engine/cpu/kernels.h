@@ -8,6 +8,7 @@
 
 #include "engine/backend.h"
 #include "engine/cpu/page.h"
+#include "engine/cpu/products.h"
 #include "engine/cpu/threads.h"
 
 /* Each thread's scratch: a panel of weight rows as floats, or one page of K and V as floats and the
@@ -83,6 +84,10 @@ struct cpu {
     struct threads *threads;
     float *scratch; /* [n_threads][SCRATCH_FLOATS] */
 
+    const struct cpu_products *multiplier;
+    struct quantised quantised; /* room for x of a product, see matmul.c */
+    size_t quantised_room;      /* floats of x */
+
     uint8_t *pool;
     size_t pool_bytes;
     enum plan_storage storage; /* of the next kv_alloc */
@@ -105,6 +110,16 @@ static inline float *cpu_scratch(const struct cpu *c, uint32_t thread)
 {
     return c->scratch + (size_t)thread * SCRATCH_FLOATS;
 }
+
+/* matmul.c: the functions of struct backend with the same names, and what they leave. */
+size_t cpu_row_bytes(const struct weight *w);
+bool cpu_weight_prepare(void *self, struct weight *w, bool multiplied, struct error *e);
+void cpu_weight_release(void *self, struct weight *w);
+void cpu_matmul(void *self, float *out, const struct weight *w, const float *x, uint32_t n,
+                const float *bias);
+void cpu_products(void *self, const struct product *products, uint32_t n_products, const float *x,
+                  uint32_t n);
+void cpu_matmul_close(struct cpu *c);
 
 /* policy.c */
 bool cpu_evict(void *self, const struct kv_segment *segments, uint32_t n_segments,
