@@ -64,52 +64,53 @@ ALWAYS void open_group(enum plan_storage storage, struct keys *k, uint32_t group
     }
 }
 
-/* A scale of 11 bits times 5 bits is exact, so every instruction set rounds once. */
-ALWAYS void load_q4_keys(const struct keys *k, uint32_t d, int first, int n, vf *out)
+/* One dimension of a page in q4, before scales; nothing otherwise. */
+struct key_codes {
+    bytes codes;
+    bool any_extreme;
+    uint32_t extreme[PAGE_EXTREMES]; /* slots that have one in this dimension */
+};
+
+ALWAYS struct key_codes load_codes(enum plan_storage storage, const struct keys *k, uint32_t d)
 {
+    struct key_codes c;
     const struct page_shape *s = k->shape;
+    if (storage != STORAGE_Q4) {
+        c.any_extreme = false;
+        return c;
+    }
     bytes low = b_field(b_load(k->page + s->k_at + d / 2 * PAGE_SLOTS), d % 2 * 4, 15);
     bytes fifth = b_field(b_load(k->page + s->fifths_at + d / 8 * PAGE_SLOTS), d % 8, 1);
-    vf code[SLOT_VECTORS];
-    v_from_bytes(b_join(low, fifth, 4), code);
-    UNROLL
-    for (int i = 0; i < n; i++)
-        out[i] = v_fma(code[first + i], v_load(k->scale + (first + i) * LANES),
-                       v_load(k->least + (first + i) * LANES));
-    if (!(k->places >> d % PAGE_KEY_GROUP & 1))
-        return;
-    const uint8_t *places =
-        k->page + s->extremes_at + d / PAGE_KEY_GROUP * PAGE_EXTREMES * PAGE_SLOTS;
-    for (uint32_t e = 0; e < PAGE_EXTREMES; e++) {
-        uint32_t here = b_equal(places + e * PAGE_SLOTS, (uint8_t)(d % PAGE_KEY_GROUP));
-        UNROLL
-        for (int i = 0; i < n; i++)
-            out[i] = v_select(here >> (first + i) * LANES,
-                              v_load(k->extreme[e] + (first + i) * LANES), out[i]);
+    c.codes = b_join(low, fifth, 4);
+    c.any_extreme = k->places >> d % PAGE_KEY_GROUP & 1;
+    if (c.any_extreme) {
+        const uint8_t *places =
+            k->page + s->extremes_at + d / PAGE_KEY_GROUP * PAGE_EXTREMES * PAGE_SLOTS;
+        for (uint32_t e = 0; e < PAGE_EXTREMES; e++)
+            c.extreme[e] = b_equal(places + e * PAGE_SLOTS, (uint8_t)(d % PAGE_KEY_GROUP));
     }
+    return c;
 }
 
-/* out[n] = dimension d of the slots in the vectors [first, first + n) of the page; open_group has
- * seen d's group. */
-ALWAYS void load_keys(enum plan_storage storage, const struct keys *k, uint32_t d, int first, int n,
-                      vf *out)
+/* Dimension d of the slots in vector v of the page; open_group has seen d's group. In q4, a scale
+ * of 11 bits times 5 bits is exact, so every instruction set rounds once. */
+ALWAYS vf load_key(enum plan_storage storage, const struct keys *k, const struct key_codes *c,
+                   uint32_t d, int v)
 {
-    const uint32_t at = d * PAGE_SLOTS + (uint32_t)first * LANES;
+    const uint32_t at = d * PAGE_SLOTS + (uint32_t)v * LANES;
     const uint8_t *from = k->page + k->shape->k_at;
-    if (storage == STORAGE_Q4) {
-        load_q4_keys(k, d, first, n, out);
-        return;
-    }
-    UNROLL
-    for (int i = 0; i < n; i++) {
-        if (storage == STORAGE_F16)
-            out[i] = v_from_half((const uint16_t *)from + at + i * LANES);
-        else if (storage == STORAGE_BF16)
-            out[i] = v_from_bfloat((const uint16_t *)from + at + i * LANES);
-        else
-            out[i] = v_mul(v_from_int8((const int8_t *)from + at + i * LANES),
-                           v_load(k->scale + (first + i) * LANES));
-    }
+    if (storage == STORAGE_F16)
+        return v_from_half((const uint16_t *)from + at);
+    if (storage == STORAGE_BF16)
+        return v_from_bfloat((const uint16_t *)from + at);
+    if (storage == STORAGE_Q8)
+        return v_mul(v_from_int8((const int8_t *)from + at), v_load(k->scale + v * LANES));
+    vf code[SLOT_VECTORS];
+    v_from_bytes(c->codes, code);
+    vf key = v_fma(code[v], v_load(k->scale + v * LANES), v_load(k->least + v * LANES));
+    for (uint32_t e = 0; c->any_extreme && e < PAGE_EXTREMES; e++)
+        key = v_select(c->extreme[e] >> v * LANES, v_load(k->extreme[e] + v * LANES), key);
+    return key;
 }
 
 ALWAYS void widen_stored_keys(enum plan_storage storage, float *to, const struct page_shape *s,
@@ -121,54 +122,61 @@ ALWAYS void widen_stored_keys(enum plan_storage storage, float *to, const struct
         const uint32_t end = first + group < s->head_dim ? first + group : s->head_dim;
         open_group(storage, &k, first / group);
         for (uint32_t d = first; d < end; d++) {
-            vf out[SLOT_VECTORS];
-            load_keys(storage, &k, d, 0, SLOT_VECTORS, out);
+            struct key_codes codes = load_codes(storage, &k, d);
             UNROLL
             for (int i = 0; i < SLOT_VECTORS; i++)
-                v_store(to + d * PAGE_SLOTS + i * LANES, out[i]);
+                v_store(to + d * PAGE_SLOTS + i * LANES, load_key(storage, &k, &codes, d, i));
         }
     }
 }
 
 /* to [head_dim][PAGE_SLOTS] */
-static void widen_keys(float *to, const struct page_shape *s,
-                       const uint8_t *page){FOR_STORAGE(s->storage, widen_stored_keys, to, s, page)}
+static void widen_keys(float *to, const struct page_shape *s, const uint8_t *page)
+{
+    FOR_STORAGE(s->storage, widen_stored_keys, to, s, page)
+}
 
-/* out[n] = dimensions [d, d + n * LANES) of V of a slot; d is a multiple of n * LANES, or n is 1.
- * Beyond head_dim a vector holds numbers without meaning. */
-ALWAYS void load_values(enum plan_storage storage, const struct page_shape *s, const uint8_t *page,
-                        uint32_t slot, uint32_t d, int n, vf *out)
+/* Some dimensions of V of one slot. */
+struct value_row {
+    const uint8_t *from;
+    const uint16_t *scales;
+    size_t least_at; /* q4: halves between a scale and the least value of its group */
+    vf scale, least;
+    uint16_t last[LANES];
+};
+
+/* For dimensions [d, d + n * LANES); d is a multiple of n * LANES, or n is 1. Beyond head_dim a
+ * vector holds numbers without meaning. */
+ALWAYS void open_row(enum plan_storage storage, struct value_row *r, const struct page_shape *s,
+                     const uint8_t *page, uint32_t slot, uint32_t d, int n)
 {
     const uint32_t bits = storage == STORAGE_Q8 ? 8 : storage == STORAGE_Q4 ? 4 : 16;
-    const uint8_t *from = page + s->v_at + slot * ((s->head_dim * bits + 7) / 8) + d * bits / 8;
-    const uint16_t *scales = (const uint16_t *)(page + s->v_scales_at) + slot * s->n_groups;
-    uint16_t last[LANES];
+    r->from = page + s->v_at + slot * ((s->head_dim * bits + 7) / 8) + d * bits / 8;
+    r->scales = (const uint16_t *)(page + s->v_scales_at) + slot * s->n_groups + d / PAGE_GROUP;
+    r->least_at = (size_t)s->n_groups * PAGE_SLOTS;
     if (n == 1 && d + LANES > s->head_dim) { /* behind it a page may end */
-        memset(last, 0, sizeof last);
-        memcpy(last, from, ((s->head_dim - d) * bits + 7) / 8);
-        from = (const uint8_t *)last;
+        memset(r->last, 0, sizeof r->last);
+        memcpy(r->last, r->from, ((s->head_dim - d) * bits + 7) / 8);
+        r->from = (const uint8_t *)r->last;
     }
-    vf scale = v_zero(), least = v_zero();
-    UNROLL
-    for (int i = 0; i < n; i++) {
-        const uint8_t *at = from + i * LANES * bits / 8;
-        if (storage == STORAGE_F16) {
-            out[i] = v_from_half((const uint16_t *)at);
-            continue;
-        }
-        if (storage == STORAGE_BF16) {
-            out[i] = v_from_bfloat((const uint16_t *)at);
-            continue;
-        }
-        if (i * LANES % PAGE_GROUP == 0) {
-            const uint16_t *group = scales + (d + (uint32_t)i * LANES) / PAGE_GROUP;
-            scale = v_set1_half(group);
-            if (storage == STORAGE_Q4)
-                least = v_set1_half(group + s->n_groups * PAGE_SLOTS);
-        }
-        out[i] = storage == STORAGE_Q8 ? v_mul(v_from_int8((const int8_t *)at), scale)
-                                       : v_fma(v_from_nibbles(at), scale, least);
+}
+
+/* Its vector i, after those before it. */
+ALWAYS vf load_value(enum plan_storage storage, struct value_row *r, int i)
+{
+    if (storage == STORAGE_F16)
+        return v_from_half((const uint16_t *)r->from + i * LANES);
+    if (storage == STORAGE_BF16)
+        return v_from_bfloat((const uint16_t *)r->from + i * LANES);
+    if (i * LANES % PAGE_GROUP == 0) {
+        const uint16_t *scale = r->scales + i * LANES / PAGE_GROUP;
+        r->scale = v_set1_half(scale);
+        if (storage == STORAGE_Q4)
+            r->least = v_set1_half(scale + r->least_at);
     }
+    return storage == STORAGE_Q8
+               ? v_mul(v_from_int8((const int8_t *)r->from + i * LANES), r->scale)
+               : v_fma(v_from_nibbles(r->from + i * LANES / 2), r->scale, r->least);
 }
 
 ALWAYS void widen_stored_values(enum plan_storage storage, float *to, uint32_t width,
@@ -176,16 +184,17 @@ ALWAYS void widen_stored_values(enum plan_storage storage, float *to, uint32_t w
 {
     for (uint32_t slot = 0; slot < PAGE_SLOTS; slot++, to += width) {
         uint32_t d = 0;
-        vf out[4];
         for (; d + 4 * LANES <= s->head_dim; d += 4 * LANES) {
-            load_values(storage, s, page, slot, d, 4, out);
+            struct value_row row;
+            open_row(storage, &row, s, page, slot, d, 4);
             UNROLL
             for (int i = 0; i < 4; i++)
-                v_store(to + d + i * LANES, out[i]);
+                v_store(to + d + i * LANES, load_value(storage, &row, i));
         }
         for (; d < s->head_dim; d += LANES) {
-            load_values(storage, s, page, slot, d, 1, out);
-            v_store(to + d, out[0]);
+            struct value_row row;
+            open_row(storage, &row, s, page, slot, d, 1);
+            v_store(to + d, load_value(storage, &row, 0));
         }
     }
 }

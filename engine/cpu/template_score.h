@@ -67,9 +67,9 @@ ALWAYS void leave_score(const struct scoring *s, uint32_t row, const vf sum[SLOT
 }
 
 /* The logits of heads [head, head + n_heads) of the rows that see something, [row][head] behind one
- * another in s->logits. */
+ * another in s->logits; of the slots `sinks` by the second rotation, as in attention. */
 static void score_logits(const struct scoring *s, uint32_t head, uint32_t n_heads,
-                         const uint32_t *visible)
+                         const uint32_t *visible, uint32_t sinks)
 {
     const struct attention_job *job = s->job;
     const uint32_t group = job->n_heads / job->n_kv_heads;
@@ -79,10 +79,23 @@ static void score_logits(const struct scoring *s, uint32_t head, uint32_t n_head
         for (uint32_t h = 0; visible[r] != 0 && h < n_heads; h++) {
             size_t query = (size_t)(s->segment->first_row + s->row + r) * job->n_heads +
                            s->kv_head * group + head + h;
-            q[r * n_heads + h] = job->q + query * job->head_dim;
+            q[r * n_heads + h] = (sinks ? job->q_sink : job->q) + query * job->head_dim;
             which[n++] = r * n_heads + h;
         }
     logits_widened(s->panel, job->head_dim, s->scale, q, s->logits, PAGE_SLOTS, which, n);
+    if (sinks == 0)
+        return;
+    float by_sinks[ATTEND_QUERIES][PAGE_SLOTS];
+    for (uint32_t i = 0; i < n; i++)
+        memcpy(by_sinks[i], s->logits + which[i] * PAGE_SLOTS, sizeof *by_sinks);
+    score_logits(s, head, n_heads, visible, 0);
+    for (uint32_t i = 0; i < n; i++) {
+        float *to = s->logits + which[i] * PAGE_SLOTS;
+        UNROLL
+        for (int v = 0; v < SLOT_VECTORS; v++)
+            v_store(to + v * LANES, v_select(sinks >> v * LANES, v_load(by_sinks[i] + v * LANES),
+                                             v_load(to + v * LANES)));
+    }
 }
 
 /* Where a kept logit of the segment's only row lies, [PAGE_SLOTS] for each head of the group. */
@@ -112,10 +125,12 @@ static void score_rows(const struct scoring *s, const int32_t *page_position, bo
     }
     if (any == 0)
         return;
+    const uint32_t sinks =
+        s->segment->sink_query ? any & sink_slots(page_position, view->n_sinks) : 0;
     for (uint32_t head = 0; head < group; head += at_once) {
         const uint32_t n_heads = group - head < at_once ? group - head : at_once;
         if (!kept)
-            score_logits(s, head, n_heads, visible);
+            score_logits(s, head, n_heads, visible, sinks);
         for (uint32_t r = 0; r < s->n; r++) {
             size_t row = s->segment->first_row + s->row + r - job->softmax_row;
             const float *softmax =
@@ -169,12 +184,13 @@ ALWAYS void key_dots_stored(enum plan_storage storage, const struct page_shape *
         const uint32_t end = first + group < shape->head_dim ? first + group : shape->head_dim;
         open_group(storage, &k, first / group);
         for (uint32_t d = first; d < end; d++) {
-            vf ks[SLOT_VECTORS], xs = v_set1(x ? x[d] : 0);
-            load_keys(storage, &k, d, 0, SLOT_VECTORS, ks);
+            struct key_codes codes = load_codes(storage, &k, d);
+            vf xs = v_set1(x ? x[d] : 0);
             UNROLL
             for (int i = 0; i < SLOT_VECTORS; i++) {
-                square[i] = v_fma(ks[i], ks[i], square[i]);
-                dot[i] = v_fma(xs, ks[i], dot[i]);
+                vf key = load_key(storage, &k, &codes, d, i);
+                square[i] = v_fma(key, key, square[i]);
+                dot[i] = v_fma(xs, key, dot[i]);
             }
         }
     }

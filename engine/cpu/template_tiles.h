@@ -48,15 +48,16 @@ ALWAYS void logits_tile(const float *k, uint32_t head_dim, float scale, const fl
             sums[j][i] = v_zero();
     }
     for (uint32_t d = 0; d < head_dim; d++) {
-        vf ks[SLOT_VECTORS];
+        vf x[TILE_QUERIES];
         UNROLL
-        for (int i = 0; i < SLOT_VECTORS; i++)
-            ks[i] = v_load(k + d * PAGE_SLOTS + i * LANES);
+        for (int j = 0; j < n; j++)
+            x[j] = v_set1(q[j][d]);
         UNROLL
-        for (int j = 0; j < n; j++) {
+        for (int i = 0; i < SLOT_VECTORS; i++) { /* one at a time: 16 registers hold no more */
+            vf ks = v_load(k + d * PAGE_SLOTS + i * LANES);
             UNROLL
-            for (int i = 0; i < SLOT_VECTORS; i++)
-                sums[j][i] = v_fma(v_set1(q[j][d]), ks[i], sums[j][i]);
+            for (int j = 0; j < n; j++)
+                sums[j][i] = v_fma(x[j], ks, sums[j][i]);
         }
     }
     UNROLL
@@ -95,16 +96,16 @@ ALWAYS void values_block(const float *v, uint32_t width, const float *weights, u
     }
     for (; bits != 0; bits &= bits - 1) {
         uint32_t slot = (uint32_t)__builtin_ctz(bits);
-        vf vs[4];
+        vf weight[TILE_QUERIES];
         UNROLL
-        for (int i = 0; i < n_d; i++)
-            vs[i] = v_load(v + slot * width + d + i * LANES);
+        for (int j = 0; j < n; j++)
+            weight[j] = v_set1(w[j][slot]);
         UNROLL
-        for (int j = 0; j < n; j++) {
-            vf weight = v_set1(w[j][slot]);
+        for (int i = 0; i < n_d; i++) {
+            vf vs = v_load(v + slot * width + d + i * LANES);
             UNROLL
-            for (int i = 0; i < n_d; i++)
-                sums[j][i] = v_fma(weight, vs[i], sums[j][i]);
+            for (int j = 0; j < n; j++)
+                sums[j][i] = v_fma(weight[j], vs, sums[j][i]);
         }
     }
     UNROLL
@@ -130,17 +131,53 @@ ALWAYS void values_tile(const float *v, uint32_t width, const float *weights, ui
 
 /* ---- pages as stored */
 
-/* Vectors that n queries can meet at once. */
+/* Vectors that n queries meet at once, as registers allow. Scales and codes want some too. */
 #define FUSED_QUERIES 6
-#define FUSED_VECTORS(n)                                                                           \
-    (TILE_SUMS / (n) >= 8 ? 8 : TILE_SUMS / (n) >= 4 ? 4 : TILE_SUMS / (n) >= 2 ? 2 : 1)
+#define FUSED_SUMS(storage)                                                                        \
+    (TILE_SUMS > 12 || (storage) == STORAGE_F16 || (storage) == STORAGE_BF16 ? TILE_SUMS : 8)
+#define FUSED_VECTORS(storage, n)                                                                  \
+    (FUSED_SUMS(storage) / (n) >= 8   ? 8                                                          \
+     : FUSED_SUMS(storage) / (n) >= 4 ? 4                                                          \
+     : FUSED_SUMS(storage) / (n) >= 2 ? 2                                                          \
+                                      : 1)
+
+/* sums[n][n_v] += x[n] * y[n_v]: what there is less of stays in registers. Compilers keep to this
+ * order, and would rather put sums into memory than think of another. */
+#define FUSED_PRODUCT(sums, n, n_v, x_of, y_of)                                                    \
+    do {                                                                                           \
+        if ((n_v) >= (n)) {                                                                        \
+            vf x_[FUSED_QUERIES];                                                                  \
+            UNROLL                                                                                 \
+            for (int j = 0; j < (n); j++)                                                          \
+                x_[j] = x_of;                                                                      \
+            UNROLL                                                                                 \
+            for (int i = 0; i < (n_v); i++) {                                                      \
+                vf y_ = y_of;                                                                      \
+                UNROLL                                                                             \
+                for (int j = 0; j < (n); j++)                                                      \
+                    sums[j][i] = v_fma(x_[j], y_, sums[j][i]);                                     \
+            }                                                                                      \
+        } else {                                                                                   \
+            vf y_[8];                                                                              \
+            UNROLL                                                                                 \
+            for (int i = 0; i < (n_v); i++)                                                        \
+                y_[i] = y_of;                                                                      \
+            UNROLL                                                                                 \
+            for (int j = 0; j < (n); j++) {                                                        \
+                vf x_ = x_of;                                                                      \
+                UNROLL                                                                             \
+                for (int i = 0; i < (n_v); i++)                                                    \
+                    sums[j][i] = v_fma(x_, y_[i], sums[j][i]);                                     \
+            }                                                                                      \
+        }                                                                                          \
+    } while (0)
 
 ALWAYS void logits_block(enum plan_storage storage, struct keys *k, float scale,
                          const float *const *q, float *out, uint32_t stride, int first, int n,
                          int n_v)
 {
     const uint32_t head_dim = k->shape->head_dim, group = keys_group(k->shape, storage);
-    vf sums[FUSED_QUERIES][SLOT_VECTORS];
+    vf sums[FUSED_QUERIES][8];
     UNROLL
     for (int j = 0; j < n; j++) {
         UNROLL
@@ -151,14 +188,9 @@ ALWAYS void logits_block(enum plan_storage storage, struct keys *k, float scale,
         const uint32_t end = from + group < head_dim ? from + group : head_dim;
         open_group(storage, k, from / group);
         for (uint32_t d = from; d < end; d++) {
-            vf ks[SLOT_VECTORS];
-            load_keys(storage, k, d, first, n_v, ks);
-            UNROLL
-            for (int j = 0; j < n; j++) {
-                UNROLL
-                for (int i = 0; i < n_v; i++)
-                    sums[j][i] = v_fma(v_set1(q[j][d]), ks[i], sums[j][i]);
-            }
+            struct key_codes codes = load_codes(storage, k, d);
+            FUSED_PRODUCT(sums, n, n_v, v_set1(q[j][d]),
+                          load_key(storage, k, &codes, d, first + i));
         }
     }
     UNROLL
@@ -174,7 +206,8 @@ ALWAYS void logits_stored_tile(enum plan_storage storage, const struct page_shap
                                const uint8_t *page, float scale, const float *const *q, float *out,
                                uint32_t stride, int n)
 {
-    const int n_v = FUSED_VECTORS(n) < SLOT_VECTORS ? FUSED_VECTORS(n) : SLOT_VECTORS;
+    const int n_v =
+        FUSED_VECTORS(storage, n) < SLOT_VECTORS ? FUSED_VECTORS(storage, n) : SLOT_VECTORS;
     struct keys k = {.shape = s, .page = page};
     UNROLL
     for (int first = 0; first < SLOT_VECTORS; first += n_v)
@@ -218,15 +251,10 @@ ALWAYS void values_stored_block(enum plan_storage storage, const struct page_sha
         for (uint32_t bits = p->seen[at]; bits != 0; bits &= bits - 1) {
             const uint32_t slot = (uint32_t)__builtin_ctz(bits);
             const float *w = weights + at * PAGE_SLOTS + slot;
-            vf vs[8];
-            load_values(storage, s, page, slot, d, n_d, vs);
-            UNROLL
-            for (int j = 0; j < n; j++) {
-                vf weight = v_set1(w[(uint32_t)j * stride]);
-                UNROLL
-                for (int i = 0; i < n_d; i++)
-                    sums[j][i] = v_fma(weight, vs[i], sums[j][i]);
-            }
+            struct value_row row;
+            open_row(storage, &row, s, page, slot, d, n_d);
+            FUSED_PRODUCT(sums, n, n_d, v_set1(w[(uint32_t)j * stride]),
+                          load_value(storage, &row, i));
         }
     }
     UNROLL
@@ -242,10 +270,10 @@ ALWAYS void values_stored_tile(enum plan_storage storage, const struct page_shap
                                float *values, uint32_t width, int n)
 {
     uint32_t d = 0;
-    if (FUSED_VECTORS(n) >= 8)
+    if (FUSED_VECTORS(storage, n) >= 8)
         for (; d + 8 * LANES <= s->head_dim; d += 8 * LANES)
             values_stored_block(storage, s, p, weights, stride, values, width, d, n, 8);
-    if (FUSED_VECTORS(n) >= 4)
+    if (FUSED_VECTORS(storage, n) >= 4)
         for (; d + 4 * LANES <= s->head_dim; d += 4 * LANES)
             values_stored_block(storage, s, p, weights, stride, values, width, d, n, 4);
     else
