@@ -177,6 +177,11 @@ ALWAYS void logits_block(enum plan_storage storage, struct keys *k, float scale,
                          int n_v)
 {
     const uint32_t head_dim = k->shape->head_dim, group = keys_group(k->shape, storage);
+    const uint8_t *v =
+        k->page + k->shape->v_at; /* asked for now, read when the span's logits are known */
+    const size_t v_bytes = storage == STORAGE_Q4   ? PAGE_SLOTS / 2
+                           : storage == STORAGE_Q8 ? PAGE_SLOTS
+                                                   : PAGE_SLOTS * 2;
     vf sums[FUSED_QUERIES][8];
     UNROLL
     for (int j = 0; j < n; j++) {
@@ -189,6 +194,8 @@ ALWAYS void logits_block(enum plan_storage storage, struct keys *k, float scale,
         open_group(storage, k, from / group);
         for (uint32_t d = from; d < end; d++) {
             struct key_codes codes = load_codes(storage, k, d);
+            if (first == 0)
+                __builtin_prefetch(v + d * v_bytes);
             FUSED_PRODUCT(sums, n, n_v, v_set1(q[j][d]),
                           load_key(storage, k, &codes, d, first + i));
         }
