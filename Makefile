@@ -43,6 +43,9 @@ MACHINE := $(shell uname -m)
 ifeq ($(MACHINE),x86_64)
 ISA_avx2   = -mavx2 -mfma -mf16c
 ISA_avx512 = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -mprefer-vector-width=512
+ISA_avx512vnni = $(ISA_avx512) -mavx512vnni
+# Compilers before 2021 do not know it; products_avxvnni.c is empty then.
+ISA_avxvnni = $(ISA_avx2) $(shell $(CC) -mavxvnni -E -x c /dev/null >/dev/null 2>&1 && echo -mavxvnni)
 endif
 
 # The CUDA backend: built with nvcc where there is one (CUDA=none leaves it out), and for the tests as C++ that runs
@@ -201,6 +204,8 @@ $(BUILD)/server/page.o: $(wildcard server/page/*.*)
 # CPU kernels: the -O3 is for the loops, the instruction set by the file's name.
 $(BUILD)/engine/cpu/%_avx2.o: ISA = $(ISA_avx2)
 $(BUILD)/engine/cpu/%_avx512.o: ISA = $(ISA_avx512)
+$(BUILD)/engine/cpu/%_avxvnni.o: ISA = $(ISA_avxvnni)
+$(BUILD)/engine/cpu/%_avx512vnni.o: ISA = $(ISA_avx512vnni)
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  cc $<")

@@ -314,6 +314,30 @@ void page_make_own(struct cache_sequence *s, struct head_state *head, uint32_t i
     head_set_page(s, head, index, own);
 }
 
+bool cache_sequence_own_pages(struct cache_sequence *s, struct error *e)
+{
+    struct cache *c = s->cache;
+    uint64_t needed = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        for (uint32_t h = 0; h < n_heads(c); h++) {
+            struct head_state *head = &s->tables[h].state;
+            for (uint32_t i = 0; i < head->n_pages; i++) {
+                if (c->pool.refs[head->pages[i]] < 2)
+                    continue;
+                needed += pass == 0;
+                if (pass == 1)
+                    page_make_own(s, head, i);
+            }
+        }
+        if (pass == 0 && needed > c->pool.n_free)
+            return error_set(e, "kv_pool_empty", "", "%llu pages are needed and %u are free",
+                             (unsigned long long)needed, c->pool.n_free);
+        if (pass == 0 && !copies_reserve(c, needed))
+            return error_set_memory(e, "page copies", needed * sizeof(uint32_t));
+    }
+    return true;
+}
+
 /* Gives the head pages of its own where the spans write, and new ones up to `after`. The pool has
  * enough. */
 static void table_prepare(struct cache_sequence *s, struct head_state *head,

@@ -49,6 +49,10 @@ struct cache_sequence *cache_sequence_fork(struct cache_sequence *of, struct err
  * (prefix_is_read_alike in cache/prefix.h); `of` is before the end of its prompt. */
 struct cache_sequence *cache_sequence_fork_under(struct cache_sequence *of, const struct plan *plan,
                                                  struct error *e);
+/* Replaces all pages that it shares by own ones; their copies are put on the copy list, where they
+ * are done before the next step. For measurements, whose sequences must not read each other's
+ * memory. False: "kv_pool_empty" or "out_of_memory", nothing has changed. */
+bool cache_sequence_own_pages(struct cache_sequence *s, struct error *e);
 /* Gives its pages back. NULL is allowed. */
 void cache_sequence_free(struct cache_sequence *s);
 

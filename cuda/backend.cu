@@ -167,8 +167,9 @@ static bool upload_weight(struct cuda_backend *c, struct device_weight *to, cons
     return !c->failed || cuda_fail(c, e);
 }
 
-static bool cuda_weight_prepare(void *self, struct weight *w, struct error *e)
+static bool cuda_weight_prepare(void *self, struct weight *w, bool multiplied, struct error *e)
 {
+    (void)multiplied; /* a copy serves both */
     struct cuda_backend *c = (struct cuda_backend *)self;
     for (struct weight_copy *k = c->weights; k; k = k->next)
         if (k->data == w->data && k->w.type == w->type && k->w.rows == w->rows) {
@@ -234,6 +235,13 @@ static void cuda_matmul(void *self, float *out, const struct weight *w, const fl
     struct cuda_backend *c = (struct cuda_backend *)self;
     launch_matmul(c->stream, c->blas, out, on_device(w), x, (uint32_t)step_rows(c, n), bias,
                   c->matmul_scratch);
+}
+
+static void cuda_products(void *self, const struct product *products, uint32_t n_products,
+                          const float *x, uint32_t n)
+{
+    for (uint32_t i = 0; i < n_products; i++)
+        cuda_matmul(self, products[i].out, products[i].w, x, n, products[i].bias);
 }
 
 static void cuda_rope(void *self, float *x, const float *angles, uint32_t n, uint32_t n_heads,
@@ -396,6 +404,7 @@ bool backend_cuda_open(struct backend *b, const struct cuda_options *options, st
     b->embed = cuda_embed;
     b->rms_norm = cuda_rms_norm;
     b->matmul = cuda_matmul;
+    b->products = cuda_products;
     b->rope = cuda_rope;
     b->add = cuda_add;
     b->swiglu = cuda_swiglu;

@@ -47,6 +47,13 @@ struct head_view {
     uint32_t window; /* UINT32_MAX: everything before */
 };
 
+/* One of the products that share their x. */
+struct product {
+    float *out; /* [n][w->rows] */
+    const struct weight *w;
+    const float *bias; /* [w->rows] or NULL */
+};
+
 /* Consecutive rows of one sequence, in one layer. */
 struct kv_segment {
     uint32_t first_row, n_rows, layer, wave;
@@ -103,8 +110,9 @@ struct backend {
     /* Bytes that a KV pool could take now, 0 where nobody knows. */
     uint64_t (*memory_free)(void *self);
 
-    /* May build a private copy of a weight; may do nothing. weight_release undoes it. */
-    bool (*weight_prepare)(void *self, struct weight *w, struct error *e);
+    /* May build a private copy of a weight; may do nothing. weight_release undoes it. `multiplied`:
+     * it will be in products, not only looked up by embed. False: "out_of_memory". */
+    bool (*weight_prepare)(void *self, struct weight *w, bool multiplied, struct error *e);
     void (*weight_release)(void *self, struct weight *w);
 
     /* out[n][w.cols] = rows tokens[i] of w, as floats. Tokens are in range. */
@@ -117,9 +125,14 @@ struct backend {
                      uint32_t width, float eps);
 
     /* out[n][w.rows] = x[n][w.cols] * w^T (+ bias[w.rows] when not NULL). out must not overlap x.
-     */
+     * A backend may round x to 16 bits in blocks of 32 columns where w is quantised and prepared. */
     void (*matmul)(void *self, float *out, const struct weight *w, const float *x, uint32_t n,
                    const float *bias);
+
+    /* matmul of several weights with the same x: products of
+     * their own. Each comes out as matmul alone would compute it. */
+    void (*products)(void *self, const struct product *products, uint32_t n_products,
+                     const float *x, uint32_t n);
 
     /* x[n][n_heads][head_dim] rotated in place. angles[n][rope_dim / 2][2] = (cos, sin), made in
      * double by the caller. neox: pairs are (i, i + rope_dim/2); otherwise (2i, 2i+1). Dimensions

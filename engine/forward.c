@@ -120,7 +120,7 @@ struct forward *forward_new(const struct backend *backend, struct model *model, 
     bool ok = f->layers ? upload_vectors(f, e) && allocate(f, e)
                         : error_set_memory(e, "the layers", model->n_layers * sizeof *f->layers);
     for (struct weight *w; ok && (w = weight_at(model, f->n_prepared)); f->n_prepared += ok)
-        ok = backend->weight_prepare(backend->self, w, e);
+        ok = backend->weight_prepare(backend->self, w, w != &model->token_embd, e);
     if (ok)
         return f;
     forward_free(f);
@@ -179,9 +179,9 @@ static bool compute(struct forward *f, struct batch *b, struct error *e)
         const struct layer_vectors *v = &f->layers[i];
 
         be->rms_norm(self, f->h, f->x, v->attn_norm, n, m->n_embd, m->norm_eps);
-        be->matmul(self, f->q, &l->wq, f->h, n, v->bq);
-        be->matmul(self, f->k, &l->wk, f->h, n, v->bk);
-        be->matmul(self, f->v, &l->wv, f->h, n, v->bv);
+        const struct product qkv[] = {
+            {f->q, &l->wq, v->bq}, {f->k, &l->wk, v->bk}, {f->v, &l->wv, v->bv}};
+        be->products(self, qkv, 3, f->h, n);
         if (v->q_norm) {
             be->rms_norm(self, f->q, f->q, v->q_norm, n * m->n_heads, m->head_dim, m->norm_eps);
             be->rms_norm(self, f->k, f->k, v->k_norm, n * m->n_kv_heads, m->head_dim, m->norm_eps);
@@ -211,8 +211,8 @@ static bool compute(struct forward *f, struct batch *b, struct error *e)
         be->add(self, f->x, f->h, (size_t)n * m->n_embd);
 
         be->rms_norm(self, f->h, f->x, v->ffn_norm, n, m->n_embd, m->norm_eps);
-        be->matmul(self, f->gate, &l->w_gate, f->h, n, NULL);
-        be->matmul(self, f->up, &l->w_up, f->h, n, NULL);
+        const struct product gate_up[] = {{f->gate, &l->w_gate, NULL}, {f->up, &l->w_up, NULL}};
+        be->products(self, gate_up, 2, f->h, n);
         be->swiglu(self, f->gate, f->gate, f->up, (size_t)n * m->n_ff);
         be->matmul(self, f->h, &l->w_down, f->gate, n, NULL);
         be->add(self, f->x, f->h, (size_t)n * m->n_embd);

@@ -4,6 +4,7 @@
 
 #include "config/version.h"
 #include "server/command.h"
+#include "server/command_bench.h"
 #include "server/command_calibrate.h"
 #include "server/command_completions.h"
 #include "server/command_eval.h"
@@ -15,6 +16,7 @@
 const struct command commands[] = {
     {"serve", command_serve, "answer the OpenAI API over HTTP"},
     {"run", command_run, "continue one prompt on the terminal"},
+    {"bench", command_bench, "speed over contexts, batches and policies"},
     {"calibrate", command_calibrate, "find the retrieval heads of a model"},
     {"eval", command_eval, "quality against memory, policies side by side"},
     {"inspect", command_inspect, "show what is in a model file"},

@@ -5,7 +5,6 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -78,78 +77,14 @@ static uint64_t cpu_memory_free(void *self)
     return machine_available_bytes("");
 }
 
-/* Weights are used as they lie in the file. */
-static bool cpu_weight_prepare(void *self, struct weight *w, struct error *e)
-{
-    (void)self;
-    (void)e;
-    w->prepared = NULL;
-    return true;
-}
-
-static void cpu_weight_release(void *self, struct weight *w)
-{
-    (void)self;
-    w->prepared = NULL;
-}
-
-static size_t row_bytes_of(const struct weight *w)
-{
-    const struct tensor_type_info *info = tensor_type_info(w->type);
-    return w->cols / info->block_values * (size_t)info->block_bytes;
-}
-
 static void cpu_embed(void *self, float *out, const struct weight *w, const int32_t *tokens,
                       uint32_t n)
 {
     struct cpu *c = self;
-    const size_t row_bytes = row_bytes_of(w);
+    const size_t row_bytes = cpu_row_bytes(w);
     for (uint32_t i = 0; i < n; i++)
         c->kernels->dequantise(w, (const uint8_t *)w->data + (size_t)tokens[i] * row_bytes,
                                out + (size_t)i * w->cols);
-}
-
-/* A matrix product in pieces of weight rows, handed out by a counter: a thread that the machine
- * holds up takes fewer. */
-struct matmul_work {
-    const struct cpu *cpu;
-    struct matmul_job job;
-    uint32_t rows_at_once;
-    _Atomic uint32_t next;
-};
-
-static void matmul_thread(void *context, uint32_t thread)
-{
-    struct matmul_work *w = context;
-    const uint32_t rows = w->job.w->rows;
-    for (;;) {
-        uint32_t piece = atomic_fetch_add_explicit(&w->next, 1, memory_order_relaxed);
-        uint64_t first = (uint64_t)piece * w->rows_at_once;
-        if (first >= rows)
-            return;
-        uint64_t last = first + w->rows_at_once;
-        w->cpu->kernels->matmul(&w->job, (uint32_t)first, (uint32_t)(last < rows ? last : rows),
-                                cpu_scratch(w->cpu, thread));
-    }
-}
-
-static void cpu_matmul(void *self, float *out, const struct weight *w, const float *x, uint32_t n,
-                       const float *bias)
-{
-    struct cpu *c = self;
-    if (n == 0)
-        return;
-    struct matmul_work work = {
-        .cpu = c,
-        .job = {.w = w, .row_bytes = row_bytes_of(w), .x = x, .n = n, .bias = bias, .out = out},
-    };
-    /* Some four pieces a thread, of whole panels of 16 rows. */
-    const uint32_t pieces = 4 * threads_count(c->threads);
-    work.rows_at_once = (w->rows / pieces + 16) / 16 * 16;
-    if ((uint64_t)w->rows * w->cols * n < WORTH_THREADS)
-        matmul_thread(&work, 0);
-    else
-        threads_run(c->threads, matmul_thread, &work);
 }
 
 /* Everything that goes row by row (or float by float), in equal parts. */
@@ -263,6 +198,7 @@ static void cpu_close(void *self)
     free(c->scratch);
     free(c->softmax);
     free(c->select);
+    cpu_matmul_close(c);
     free(c);
 }
 
@@ -310,6 +246,25 @@ static const struct cpu_kernels *choose_kernels(const char *isa, struct error *e
     return NULL;
 }
 
+/* The integer products that go with the kernels. */
+static const struct cpu_products *choose_products(const struct cpu_kernels *kernels)
+{
+#if defined(__x86_64__)
+    unsigned a, b, c, d;
+    if (kernels == &cpu_kernels_avx512 && cpu_products_avx512vnni.multiply &&
+        __builtin_cpu_supports("avx512vnni"))
+        return &cpu_products_avx512vnni;
+    if (kernels != &cpu_kernels_plain) {
+        /* Leaf 7.1: AVX-VNNI is bit 4 of eax. The system saves what AVX2 needs already. */
+        if (cpu_products_avxvnni.multiply && __get_cpuid_count(7, 1, &a, &b, &c, &d) && a & 1 << 4)
+            return &cpu_products_avxvnni;
+        return &cpu_products_avx2;
+    }
+#endif
+    (void)kernels;
+    return &cpu_products_plain;
+}
+
 bool backend_cpu_open(struct backend *b, uint32_t n_threads, const char *isa, struct error *e)
 {
     if (n_threads < 1 || n_threads > MAX_THREADS)
@@ -321,6 +276,7 @@ bool backend_cpu_open(struct backend *b, uint32_t n_threads, const char *isa, st
     c->kernels = choose_kernels(isa, e);
     if (c->kernels == NULL)
         goto fail;
+    c->multiplier = choose_products(c->kernels);
     c->scratch = aligned_floats((size_t)n_threads * SCRATCH_FLOATS, e);
     if (c->scratch == NULL)
         goto fail;
@@ -343,6 +299,7 @@ bool backend_cpu_open(struct backend *b, uint32_t n_threads, const char *isa, st
         .embed = cpu_embed,
         .rms_norm = cpu_rms_norm,
         .matmul = cpu_matmul,
+        .products = cpu_products,
         .rope = cpu_rope,
         .add = cpu_add,
         .swiglu = cpu_swiglu,
@@ -360,7 +317,8 @@ bool backend_cpu_open(struct backend *b, uint32_t n_threads, const char *isa, st
         .kv_read = cpu_kv_read,
         .close = cpu_close,
     };
-    snprintf(b->description, sizeof b->description, "%s, %u thread%s", c->kernels->name, n_threads,
+    snprintf(b->description, sizeof b->description, "%s%s%s, %u thread%s", c->kernels->name,
+             c->multiplier->name[0] ? " with " : "", c->multiplier->name, n_threads,
              n_threads == 1 ? "" : "s");
     return true;
 fail:

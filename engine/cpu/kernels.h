@@ -8,16 +8,47 @@
 
 #include "engine/backend.h"
 #include "engine/cpu/page.h"
+#include "engine/cpu/products.h"
 #include "engine/cpu/threads.h"
 
-/* Each thread's scratch: a panel of weight rows as floats, or one page of K and V as floats and the
- * running sums of ATTEND_QUERIES queries. 256 KiB stay in any L2. */
+/* Each thread's scratch: a panel of weight rows as floats, or K or V of one page as floats and the
+ * sums of attend_queries() queries. 256 KiB stay in any L2. */
 #define SCRATCH_FLOATS 65536
 
 #define HEAD_DIM_MAX 512
 
-/* Queries (rows x heads of a group) that walk the pages together. */
+/* Queries (rows x heads of a group) that walk the pages together, at most. */
 #define ATTEND_QUERIES 48
+
+/* Attention sums up to here, then merges: how a row's numbers are added, so it is the same on every
+ * machine and for every number of threads. Long enough that merging costs nothing (1 of 256
+ * additions), short enough that 64 threads share a context of 8,192 tokens. */
+#define SPAN_PAGES 8
+#define SPAN_SLOTS (SPAN_PAGES * PAGE_SLOTS)
+
+static inline uint32_t spans_of(uint32_t n_slots)
+{
+    return (n_slots + SPAN_SLOTS - 1) / SPAN_SLOTS;
+}
+
+/* As many as the scratch holds: a page of K or V, weights of a span, values of a span and of the
+ * row so far. head_dim counts as whole vectors of any instruction set. */
+static inline uint32_t attend_queries(uint32_t head_dim)
+{
+    const uint32_t width = (head_dim + 15) / 16 * 16,
+                   most = (SCRATCH_FLOATS - ATTEND_QUERIES * SPAN_SLOTS - PAGE_SLOTS * width) /
+                          (2 * width);
+    return most < ATTEND_QUERIES ? most : ATTEND_QUERIES;
+}
+
+/* What a span leaves of a query for merging: three numbers, then head_dim sums in whole vectors.
+ * Cut to cache lines, for every span may be another thread's. */
+enum { PARTIAL_MAXIMUM, PARTIAL_SUM, PARTIAL_SEEN, PARTIAL_VALUES = 16 };
+
+static inline uint32_t partial_floats(uint32_t head_dim)
+{
+    return PARTIAL_VALUES + (head_dim + 15) / 16 * 16;
+}
 
 /* The arguments of backend.matmul, as all threads read them. */
 struct matmul_job {
@@ -29,6 +60,13 @@ struct matmul_job {
     float *out;        /* [n][w->rows] */
 };
 
+/* How the attention of one segment is cut. */
+struct attention_cut {
+    uint32_t n_spans; /* of its longest head */
+    float *partials; /* [n_kv_heads][n_spans][n_rows * group][partial_floats]; NULL: not by spans */
+    float *logits; /* [n_heads][n_spans * SPAN_SLOTS] of its only row, kept for scoring, or NULL */
+};
+
 /* The arguments of backend.attention, and where the pool is. */
 struct attention_job {
     const float *q, *q_sink; /* [row][n_heads][head_dim] */
@@ -38,9 +76,11 @@ struct attention_job {
     float *out; /* [row][n_heads][head_dim] */
     uint8_t *pool;
     const struct page_shape *shape;
+    const struct attention_cut *cuts; /* [n_segments] */
     /* What scoring needs of attention; NULL when no segment is scored. */
-    float *softmax;   /* [row][n_heads][2] largest logit, 1 / sum of e^(logit - largest) */
-    uint32_t *n_seen; /* [row][n_kv_heads] slots that the query saw */
+    uint32_t softmax_row; /* the batch's row that these begin with */
+    float *softmax;       /* [row][n_heads][2] largest logit, 1 / sum of e^(logit - largest) */
+    uint32_t *n_seen;     /* [row][n_kv_heads] slots that the query saw */
 };
 
 struct cpu_kernels {
@@ -60,9 +100,15 @@ struct cpu_kernels {
     /* Rounds to the nearest even; beyond +-65504 becomes +-65504, NaN stays NaN. */
     void (*to_half)(uint16_t *out, const float *x, uint32_t n);
     /* Rows [first, first + n) of a segment (counted from its first_row), one KV head, all query
-     * heads of its group. n * group <= ATTEND_QUERIES, or n == 1. */
+     * heads of its group. n * group <= attend_queries(), or n == 1. segment is one of job's. */
     void (*attend)(const struct attention_job *job, const struct kv_segment *segment,
                    uint32_t kv_head, uint32_t first, uint32_t n, float *scratch);
+    /* The same for all rows of a segment that is cut by spans: each span on its own, in any order,
+     * then all together. */
+    void (*attend_span)(const struct attention_job *job, const struct kv_segment *segment,
+                        uint32_t kv_head, uint32_t span, float *scratch);
+    void (*attend_merge)(const struct attention_job *job, const struct kv_segment *segment,
+                         uint32_t kv_head, float *scratch);
     /* Scores of the slots in pages [first, first + n) of one KV head, from the scored rows of a
      * segment that has attended. */
     void (*score)(const struct attention_job *job, const struct kv_segment *segment,
@@ -70,7 +116,12 @@ struct cpu_kernels {
     /* dots[slot] = k . x, squares[slot] = k . k of the slots of a page; x [head_dim] may be NULL:
      * no dots then. */
     void (*key_dots)(const struct page_shape *shape, const uint8_t *page, const float *x,
-                     float *dots, float *squares, float *scratch);
+                     float *dots, float *squares);
+    /* The first of select_victims (cache/select.h): of the first n slots, of whole pages, that are
+     * no hole and whose position is at least `sinks` and below `newest`, the one with the lowest
+     * score (NaN is the lowest), the earliest position among equal ones. UINT32_MAX: none. */
+    uint32_t (*worst)(const float *scores, const int32_t *positions, uint32_t n, uint32_t sinks,
+                      uint32_t newest);
 };
 
 extern const struct cpu_kernels cpu_kernels_plain;
@@ -83,13 +134,17 @@ struct cpu {
     struct threads *threads;
     float *scratch; /* [n_threads][SCRATCH_FLOATS] */
 
+    const struct cpu_products *multiplier;
+    struct quantised quantised; /* room for x of a product, see matmul.c */
+    size_t quantised_room;      /* floats of x */
+
     uint8_t *pool;
     size_t pool_bytes;
     enum plan_storage storage; /* of the next kv_alloc */
     struct page_shape shape;
     uint32_t n_pages, head_dim;
 
-    float *softmax; /* [softmax_room] of attention_job, with n_seen behind */
+    float *softmax; /* [softmax_room] what attention writes down between its parts, see kv.c */
     size_t softmax_room;
     void *select; /* [select_room] bytes, see policy.c */
     size_t select_room;
@@ -105,6 +160,16 @@ static inline float *cpu_scratch(const struct cpu *c, uint32_t thread)
 {
     return c->scratch + (size_t)thread * SCRATCH_FLOATS;
 }
+
+/* matmul.c: the functions of struct backend with the same names, and what they leave. */
+size_t cpu_row_bytes(const struct weight *w);
+bool cpu_weight_prepare(void *self, struct weight *w, bool multiplied, struct error *e);
+void cpu_weight_release(void *self, struct weight *w);
+void cpu_matmul(void *self, float *out, const struct weight *w, const float *x, uint32_t n,
+                const float *bias);
+void cpu_products(void *self, const struct product *products, uint32_t n_products, const float *x,
+                  uint32_t n);
+void cpu_matmul_close(struct cpu *c);
 
 /* policy.c */
 bool cpu_evict(void *self, const struct kv_segment *segments, uint32_t n_segments,

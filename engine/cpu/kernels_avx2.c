@@ -4,6 +4,8 @@
 
 #if defined(__x86_64__)
 
+#include <string.h>
+
 #include "engine/cpu/bytes_x86.h"
 
 #define LANES        8
@@ -14,6 +16,7 @@
 /* Register tiles, for 16 registers: 4 weight rows x 3 activation rows, 3 queries x 4 vectors. */
 #define TILE_ROWS    3
 #define TILE_QUERIES 3
+#define TILE_SUMS    12
 
 typedef __m256 vf;
 typedef __m256i vi;
@@ -204,6 +207,33 @@ static inline void v_from_bytes(bytes b, vf *w)
     w[1] = eight(_mm_srli_si128(b.low, 8));
     w[2] = eight(b.high);
     w[3] = eight(_mm_srli_si128(b.high, 8));
+}
+
+static inline vf v_set1_half(const uint16_t *p)
+{
+    return _mm256_cvtph_ps(_mm_set1_epi16((short)*p));
+}
+
+static inline vf v_from_int8(const int8_t *p)
+{
+    return eight(_mm_loadl_epi64((const __m128i *)p));
+}
+
+/* LANES nibbles, the low half of a byte first. */
+static inline vf v_from_nibbles(const uint8_t *p)
+{
+    const vi shifts = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+    int word;
+    memcpy(&word, p, sizeof word);
+    vi nibbles = _mm256_srlv_epi32(_mm256_set1_epi32(word), shifts);
+    return _mm256_cvtepi32_ps(_mm256_and_si256(nibbles, _mm256_set1_epi32(15)));
+}
+
+/* Bit i: byte i of 32 is x. */
+static inline uint32_t b_equal(const uint8_t *p, uint8_t x)
+{
+    vi equal = _mm256_cmpeq_epi8(_mm256_loadu_si256((const vi *)p), _mm256_set1_epi8((char)x));
+    return (uint32_t)_mm256_movemask_epi8(equal);
 }
 
 #include "engine/cpu/template_kernels.h"

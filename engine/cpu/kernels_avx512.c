@@ -4,6 +4,8 @@
 
 #if defined(__x86_64__)
 
+#include <string.h>
+
 #include "engine/cpu/bytes_x86.h"
 
 #define LANES        16
@@ -15,6 +17,7 @@
  * vectors of slots, or 6 queries x 4 vectors of V. */
 #define TILE_ROWS    6
 #define TILE_QUERIES 6
+#define TILE_SUMS    24
 
 typedef __m512 vf;
 typedef __m512i vi;
@@ -196,6 +199,34 @@ static inline void v_from_bytes(bytes b, vf *w)
 {
     w[0] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(b.low));
     w[1] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(b.high));
+}
+
+static inline vf v_set1_half(const uint16_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_set1_epi16((short)*p));
+}
+
+static inline vf v_from_int8(const int8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+
+/* LANES nibbles, the low half of a byte first. */
+static inline vf v_from_nibbles(const uint8_t *p)
+{
+    const vi shifts = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
+    int words[2];
+    memcpy(words, p, sizeof words);
+    vi both = _mm512_inserti64x4(_mm512_set1_epi32(words[0]), _mm256_set1_epi32(words[1]), 1);
+    return _mm512_cvtepi32_ps(
+        _mm512_and_si512(_mm512_srlv_epi32(both, shifts), _mm512_set1_epi32(15)));
+}
+
+/* Bit i: byte i of 32 is x. */
+static inline uint32_t b_equal(const uint8_t *p, uint8_t x)
+{
+    return _mm256_cmpeq_epi8_mask(_mm256_loadu_si256((const __m256i *)p),
+                                  _mm256_set1_epi8((char)x));
 }
 
 #include "engine/cpu/template_kernels.h"

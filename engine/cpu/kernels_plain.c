@@ -13,6 +13,7 @@
 /* Register tiles, for 16 registers. */
 #define TILE_ROWS    2
 #define TILE_QUERIES 1
+#define TILE_SUMS    12
 
 typedef float vf __attribute__((vector_size(16)));
 typedef uint32_t vi __attribute__((vector_size(16)));
@@ -253,6 +254,31 @@ static inline void v_from_bytes(bytes b, vf *w)
         const uint8_t *q = b.at + i * 4;
         w[i] = (vf){(int8_t)q[0], (int8_t)q[1], (int8_t)q[2], (int8_t)q[3]};
     }
+}
+
+static inline vf v_set1_half(const uint16_t *p)
+{
+    return v_set1(half_to_float(*p));
+}
+
+static inline vf v_from_int8(const int8_t *p)
+{
+    return (vf){p[0], p[1], p[2], p[3]};
+}
+
+/* LANES nibbles, the low half of a byte first. */
+static inline vf v_from_nibbles(const uint8_t *p)
+{
+    return (vf){(float)(p[0] & 15), (float)(p[0] >> 4), (float)(p[1] & 15), (float)(p[1] >> 4)};
+}
+
+/* Bit i: byte i of 32 is x. */
+static inline uint32_t b_equal(const uint8_t *p, uint8_t x)
+{
+    uint32_t bits = 0;
+    for (uint32_t i = 0; i < 32; i++)
+        bits |= (uint32_t)(p[i] == x) << i;
+    return bits;
 }
 
 #include "engine/cpu/template_kernels.h"

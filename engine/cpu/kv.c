@@ -11,6 +11,24 @@
 /* Fewer multiplications than this are not worth waking the workers. */
 #define WORTH_THREADS 16384
 
+/* Floats that attention has in any case: a row of 20,000 heads. */
+#define LEAST_ROOM 65536
+
+/* Grows by more than is asked for: a context that grows by a token a step seldom asks again. */
+static bool has_room(struct cpu *c, size_t floats)
+{
+    if (floats <= c->softmax_room)
+        return true;
+    size_t more = floats + floats / 2;
+    float *room = aligned_alloc(64, (more * sizeof *room + 63) / 64 * 64);
+    if (room == NULL)
+        return false;
+    free(c->softmax);
+    c->softmax = room;
+    c->softmax_room = more;
+    return true;
+}
+
 void cpu_kv_set_storage(void *self, enum plan_storage storage)
 {
     struct cpu *c = self;
@@ -31,6 +49,8 @@ bool cpu_kv_alloc(void *self, uint32_t n_pages, uint32_t head_dim, struct error 
                          "a head has %u dimensions; the CPU backend can do 1 to %d", head_dim,
                          HEAD_DIM_MAX);
     cpu_kv_free(c);
+    if (!has_room(c, LEAST_ROOM))
+        return error_set_memory(e, "attention", LEAST_ROOM * sizeof(float));
     struct page_shape shape = page_shape_of(head_dim, c->storage);
     size_t bytes;
     if (__builtin_mul_overflow(shape.bytes, (size_t)n_pages, &bytes))
@@ -142,37 +162,60 @@ int32_t cpu_kv_read(void *self, uint32_t page_number, uint32_t index, uint32_t h
     return page_positions(page)[index];
 }
 
-/* Attention in pieces of (segment, KV head, some rows), handed out by a counter. */
+/* Attention in pieces, handed out by a counter: (segment, KV head, some rows) of a long prompt,
+ * (segment, KV head, span) where one piece has all the rows, so that a single decoding row is
+ * shared by all threads. Neither changes a bit (template_attention.h). */
 struct attention_work {
     const struct cpu *cpu;
     struct attention_job job;
     uint32_t rows_at_once;
+    bool scored;
+    struct attention_cut *cuts; /* [n_segments] job.cuts */
+    _Atomic uint32_t *left;     /* [n_segments][n_kv_heads] spans that are not done */
     _Atomic uint32_t next;
 };
 
-static uint32_t pieces_of(const struct attention_work *w, const struct kv_segment *s)
+static uint32_t row_pieces(const struct attention_work *w, const struct kv_segment *s)
 {
     return (s->n_rows + w->rows_at_once - 1) / w->rows_at_once;
+}
+
+static uint32_t attention_pieces(const struct attention_work *w, uint32_t segment, uint32_t kv_head)
+{
+    const struct kv_segment *s = &w->job.segments[segment];
+    return w->cuts[segment].partials ? spans_of(s->heads[kv_head].n_slots) : row_pieces(w, s);
+}
+
+static void attend_piece(struct attention_work *w, uint32_t segment, uint32_t kv_head,
+                         uint32_t piece, float *scratch)
+{
+    const struct kv_segment *s = &w->job.segments[segment];
+    const struct cpu_kernels *kernels = w->cpu->kernels;
+    if (w->cuts[segment].partials) {
+        _Atomic uint32_t *left = &w->left[segment * w->job.n_kv_heads + kv_head];
+        kernels->attend_span(&w->job, s, kv_head, piece, scratch);
+        if (atomic_fetch_sub_explicit(left, 1, memory_order_acq_rel) == 1)
+            kernels->attend_merge(&w->job, s, kv_head, scratch);
+        return;
+    }
+    /* The last rows of a prompt see most: they come first, so that no thread ends late. */
+    uint32_t first = (row_pieces(w, s) - 1 - piece) * w->rows_at_once, rest = s->n_rows - first;
+    kernels->attend(&w->job, s, kv_head, first, rest < w->rows_at_once ? rest : w->rows_at_once,
+                    scratch);
 }
 
 static void attention_thread(void *context, uint32_t thread)
 {
     struct attention_work *w = context;
-    const struct attention_job *job = &w->job;
-    const struct kv_segment *s = job->segments, *end = s + job->n_segments;
-    uint32_t before = 0; /* pieces of the segments before s */
-    for (;;) {
-        uint32_t piece = atomic_fetch_add_explicit(&w->next, 1, memory_order_relaxed);
-        while (s < end && piece - before >= pieces_of(w, s) * job->n_kv_heads)
-            before += pieces_of(w, s++) * job->n_kv_heads;
-        if (s == end)
-            return;
-        /* The last rows of a prompt see most: they come first, so that no thread ends late. */
-        uint32_t at = piece - before, kv_head = at % job->n_kv_heads;
-        uint32_t first = (pieces_of(w, s) - 1 - at / job->n_kv_heads) * w->rows_at_once;
-        uint32_t n = s->n_rows - first < w->rows_at_once ? s->n_rows - first : w->rows_at_once;
-        w->cpu->kernels->attend(job, s, kv_head, first, n, cpu_scratch(w->cpu, thread));
-    }
+    uint32_t before = 0, piece = atomic_fetch_add_explicit(&w->next, 1, memory_order_relaxed);
+    for (uint32_t i = 0; i < w->job.n_segments; i++)
+        for (uint32_t h = 0; h < w->job.n_kv_heads; h++) {
+            uint32_t n = attention_pieces(w, i, h);
+            for (; piece - before < n;
+                 piece = atomic_fetch_add_explicit(&w->next, 1, memory_order_relaxed))
+                attend_piece(w, i, h, piece - before, cpu_scratch(w->cpu, thread));
+            before += n;
+        }
 }
 
 /* Scoring in pieces of (segment, KV head, some pages): every slot is one thread's, so its sum has
@@ -208,44 +251,129 @@ static void score_thread(void *context, uint32_t thread)
         }
 }
 
-static bool wants_scores(const struct kv_segment *segments, uint32_t n_segments,
-                         uint32_t n_kv_heads)
+static bool is_scored(const struct kv_segment *s, uint32_t n_kv_heads)
 {
-    for (uint32_t i = 0; i < n_segments; i++)
-        for (uint32_t h = 0; h < n_kv_heads; h++)
-            if (score_pieces(&segments[i], h) > 0)
-                return true;
+    for (uint32_t h = 0; h < n_kv_heads; h++)
+        if (score_pieces(s, h) > 0)
+            return true;
     return false;
 }
 
-static bool reserve_softmax(struct cpu *c, struct attention_job *job)
+static uint32_t longest_spans(const struct kv_segment *s, uint32_t n_kv_heads)
 {
-    size_t rows = 0;
-    for (uint32_t i = 0; i < job->n_segments; i++) {
-        size_t end = (size_t)job->segments[i].first_row + job->segments[i].n_rows;
-        rows = end > rows ? end : rows;
-    }
-    size_t n = rows * ((size_t)job->n_heads * 2 + job->n_kv_heads);
-    if (n > c->softmax_room) {
-        float *softmax = realloc(c->softmax, n * sizeof *softmax);
-        if (softmax == NULL)
-            return false;
-        c->softmax = softmax;
-        c->softmax_room = n;
-    }
-    job->softmax = c->softmax;
-    job->n_seen = (uint32_t *)(c->softmax + rows * job->n_heads * 2);
-    return true;
+    uint32_t n = 0;
+    for (uint32_t h = 0; h < n_kv_heads; h++)
+        n = spans_of(s->heads[h].n_slots) > n ? spans_of(s->heads[h].n_slots) : n;
+    return n;
 }
 
-/* A single decode row has only its KV heads to share out; cutting its pages as well would need the
- * partial results merged in a fixed order. */
+/* The next n floats of c->softmax, on a cache line; NULL while the room is only counted. */
+static float *take_floats(float *room, size_t *used, size_t n)
+{
+    float *at = room ? room + *used : NULL;
+    *used += (n + 15) / 16 * 16;
+    return at;
+}
+
+/* Lays out in `room` what attention writes down: how segments are cut, softmaxes for scoring; and
+ * if there is memory for it (`quick`) partial results of spans and kept logits, without which
+ * everything comes out the same, later. Returns the floats that it takes; room NULL: only that. */
+static size_t lay_out(struct attention_work *w, float *room, bool quick)
+{
+    struct attention_job *job = &w->job;
+    const uint32_t group = job->n_heads / job->n_kv_heads;
+    const size_t n_cuts = (size_t)job->n_segments * sizeof *w->cuts / sizeof(float);
+    size_t used = 0, rows = 0;
+    w->cuts = (struct attention_cut *)take_floats(room, &used, n_cuts);
+    w->left = (_Atomic uint32_t *)take_floats(room, &used, job->n_segments * job->n_kv_heads);
+    job->cuts = w->cuts;
+    for (uint32_t i = 0; i < job->n_segments; i++) {
+        const struct kv_segment *s = &job->segments[i];
+        struct attention_cut cut = {.n_spans = longest_spans(s, job->n_kv_heads)};
+        size_t end = (size_t)s->first_row + s->n_rows - job->softmax_row;
+        rows = end > rows ? end : rows;
+        if (quick && cut.n_spans > 1 && s->n_rows <= w->rows_at_once &&
+            threads_count(w->cpu->threads) > 1)
+            cut.partials = take_floats(room, &used,
+                                       (size_t)job->n_kv_heads * cut.n_spans * s->n_rows * group *
+                                           partial_floats(job->head_dim));
+        if (quick && s->n_rows == 1 && is_scored(s, job->n_kv_heads))
+            cut.logits = take_floats(room, &used, (size_t)job->n_heads * cut.n_spans * SPAN_SLOTS);
+        for (uint32_t h = 0; room && h < job->n_kv_heads; h++)
+            atomic_init(&w->left[i * job->n_kv_heads + h], spans_of(s->heads[h].n_slots));
+        if (room)
+            w->cuts[i] = cut;
+    }
+    if (w->scored) {
+        job->softmax = take_floats(room, &used, rows * job->n_heads * 2);
+        job->n_seen = (uint32_t *)take_floats(room, &used, rows * job->n_kv_heads);
+    }
+    return used;
+}
+
+static bool reserve(struct cpu *c, struct attention_work *w)
+{
+    for (int quick = 1; quick >= 0; quick--)
+        if (has_room(c, lay_out(w, NULL, quick))) {
+            lay_out(w, c->softmax, quick);
+            return true;
+        }
+    return false;
+}
+
+static void attend_and_score(struct attention_work *w)
+{
+    const struct attention_job *job = &w->job;
+    struct threads *threads = w->cpu->threads;
+    uint64_t work = 0;
+    for (uint32_t i = 0; i < job->n_segments; i++)
+        for (uint32_t h = 0; h < job->n_kv_heads; h++)
+            work += (uint64_t)job->segments[i].n_rows * job->segments[i].heads[h].n_slots *
+                    (job->n_heads / job->n_kv_heads) * job->head_dim;
+    atomic_store(&w->next, 0);
+    if (work < WORTH_THREADS)
+        attention_thread(w, 0);
+    else
+        threads_run(threads, attention_thread, w);
+    if (!w->scored)
+        return;
+    atomic_store(&w->next, 0);
+    if (work < WORTH_THREADS)
+        score_thread(w, 0);
+    else
+        threads_run(threads, score_thread, w);
+}
+
+/* Memory is short: one segment after the other, as many rows at a time as fit what kv_alloc has
+ * put aside. Rows and scores come out as they would together. */
+static void attend_in_slices(const struct cpu *c, struct attention_work *w,
+                             const struct kv_segment *segments, uint32_t n_segments)
+{
+    const uint32_t row = w->job.n_heads * 2 + w->job.n_kv_heads;
+    const size_t room = c->softmax_room - w->job.n_kv_heads - 64; /* cuts, counters, rounding */
+    const uint32_t most = room / row < 1024 ? (uint32_t)(room / row) : 1024;
+    for (uint32_t i = 0; i < n_segments; i++)
+        for (uint32_t first = 0; first < segments[i].n_rows; first += most) {
+            struct kv_segment s = segments[i];
+            s.first_row += first;
+            s.n_rows = s.n_rows - first < most ? s.n_rows - first : most;
+            s.first_scored = s.first_scored > first ? s.first_scored - first : 0;
+            w->job.segments = &s;
+            w->job.n_segments = 1;
+            w->job.softmax_row = s.first_row;
+            w->scored = is_scored(&s, w->job.n_kv_heads);
+            w->job.softmax = NULL;
+            lay_out(w, c->softmax, false);
+            attend_and_score(w);
+        }
+}
+
 void cpu_attention(void *self, float *out, const float *q, const float *q_sink,
                    const int32_t *positions, const struct kv_segment *segments, uint32_t n_segments,
                    uint32_t n_heads, uint32_t n_kv_heads, uint32_t head_dim)
 {
     struct cpu *c = self;
-    const uint32_t group = n_heads / n_kv_heads;
+    const uint32_t group = n_heads / n_kv_heads, queries = attend_queries(head_dim);
     struct attention_work w = {
         .cpu = c,
         .job = {.q = q,
@@ -259,22 +387,12 @@ void cpu_attention(void *self, float *out, const float *q, const float *q_sink,
                 .out = out,
                 .pool = c->pool,
                 .shape = &c->shape},
-        .rows_at_once = group < ATTEND_QUERIES ? ATTEND_QUERIES / group : 1,
+        .rows_at_once = group < queries ? queries / group : 1,
     };
-    uint64_t work = 0;
     for (uint32_t i = 0; i < n_segments; i++)
-        for (uint32_t h = 0; h < n_kv_heads; h++)
-            work += (uint64_t)segments[i].n_rows * segments[i].heads[h].n_slots * group * head_dim;
-    bool scored = wants_scores(segments, n_segments, n_kv_heads) && reserve_softmax(c, &w.job);
-    if (work < WORTH_THREADS)
-        attention_thread(&w, 0);
+        w.scored = w.scored || is_scored(&segments[i], n_kv_heads);
+    if (reserve(c, &w))
+        attend_and_score(&w);
     else
-        threads_run(c->threads, attention_thread, &w);
-    if (!scored)
-        return;
-    atomic_store(&w.next, 0);
-    if (work < WORTH_THREADS)
-        score_thread(&w, 0);
-    else
-        threads_run(c->threads, score_thread, &w);
+        attend_in_slices(c, &w, segments, n_segments);
 }

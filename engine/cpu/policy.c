@@ -70,7 +70,7 @@ static void read_positions(const struct cpu *c, const struct select_job *job, st
 }
 
 /* Minus the norm, or minus the cosine with the mean direction. */
-static void score_keys(struct cpu *c, const struct select_job *job, struct bench *b, float *scratch)
+static void score_keys(struct cpu *c, const struct select_job *job, struct bench *b)
 {
     float mean[HEAD_DIM_MAX], dots[PAGE_SLOTS], squares[PAGE_SLOTS];
     bool angles = job->scorer == SCORER_KEY_DIFF;
@@ -82,7 +82,7 @@ static void score_keys(struct cpu *c, const struct select_job *job, struct bench
         mean[d] = length > 0 ? (float)(job->head->key_sum[d] / length) : 0;
     for (uint32_t i = 0; i < job->n_slots; i += PAGE_SLOTS) {
         c->kernels->key_dots(&c->shape, cpu_page(c, job->head->pages[i / PAGE_SLOTS]),
-                             angles ? mean : NULL, dots, squares, scratch);
+                             angles ? mean : NULL, dots, squares);
         for (uint32_t s = 0; s < PAGE_SLOTS; s++)
             b->scores[i + s] = !angles          ? -sqrtf(squares[s])
                                : squares[s] > 0 ? -dots[s] / sqrtf(squares[s])
@@ -98,40 +98,56 @@ static float history_count(const struct head_state *head, uint32_t slot)
     return (float)n;
 }
 
-/* positions and scores of a head as its plan values them. */
-static void appraise(struct cpu *c, const struct select_job *job, struct bench *b, float *scratch)
+/* The attention sums of whole pages, for each token that came after the slot's. What comes out for
+ * holes means nothing. */
+static void mean_scores(const struct select_job *job, struct bench *b)
+{
+    for (uint32_t first = 0; first < job->n_slots; first += PAGE_SLOTS)
+        for (uint32_t i = first; i < first + PAGE_SLOTS; i++)
+            b->scores[i] =
+                job->head->scores[i] / (float)(int32_t)(job->n_tokens - (uint32_t)b->positions[i]);
+}
+
+static void value_slots(const struct select_job *job, struct bench *b)
 {
     const struct head_state *head = job->head;
+    switch (job->scorer) {
+    case SCORER_ATTENTION_SUM:
+    case SCORER_LAST_QUERY:
+        memcpy(b->scores, head->scores, job->n_slots * sizeof *b->scores);
+        break;
+    case SCORER_ATTENTION_MEAN:
+        mean_scores(job, b);
+        break;
+    case SCORER_WINDOW_ATTENTION:
+        for (uint32_t i = 0; i < job->n_slots; i++)
+            b->scores[i] = head->scores[i] / (float)job->window;
+        break;
+    case SCORER_PERSISTENCE:
+        for (uint32_t i = 0; i < job->n_slots; i++)
+            b->scores[i] = history_count(head, i);
+        break;
+    case SCORER_RANDOM:
+        for (uint32_t i = 0; i < job->n_slots; i++)
+            b->scores[i] = select_random(job->seed, job->layer, job->kv_head, b->positions[i]);
+        break;
+    default:
+        for (uint32_t i = 0; i < job->n_slots; i++)
+            b->scores[i] = (float)b->positions[i];
+    }
+}
+
+/* positions and scores of a head as its plan values them. */
+static void appraise(struct cpu *c, const struct select_job *job, struct bench *b)
+{
     read_positions(c, job, b);
     if (job->share == SHARE_LAYER && !job->votes)
         return; /* share_scores fills them */
     if (job->scorer == SCORER_KEY_NORM || job->scorer == SCORER_KEY_DIFF) {
-        score_keys(c, job, b, scratch);
+        score_keys(c, job, b);
         return;
     }
-    for (uint32_t i = 0; i < job->n_slots; i++) {
-        int32_t p = b->positions[i];
-        switch (job->scorer) {
-        case SCORER_ATTENTION_SUM:
-        case SCORER_LAST_QUERY:
-            b->scores[i] = head->scores[i];
-            break;
-        case SCORER_ATTENTION_MEAN:
-            b->scores[i] = head->scores[i] / (float)(job->n_tokens - (uint32_t)p);
-            break;
-        case SCORER_WINDOW_ATTENTION:
-            b->scores[i] = head->scores[i] / (float)job->window;
-            break;
-        case SCORER_PERSISTENCE:
-            b->scores[i] = history_count(head, i);
-            break;
-        case SCORER_RANDOM:
-            b->scores[i] = select_random(job->seed, job->layer, job->kv_head, p);
-            break;
-        default:
-            b->scores[i] = (float)p;
-        }
-    }
+    value_slots(job, b);
     if (job->scorer == SCORER_WINDOW_ATTENTION) {
         struct select_view v = {b->positions,  b->scores,  job->n_slots,
                                 job->n_tokens, job->sinks, job->recent};
@@ -177,25 +193,71 @@ static void summarise(struct cpu *c, struct head_state *head, uint32_t slot)
     }
 }
 
+/* ---- pieces for the threads: heads */
+
+struct head_work {
+    struct cpu *cpu;
+    struct select_job *jobs;
+    struct bench *benches;
+    uint32_t n;
+    void (*part)(struct cpu *c, struct select_job *job, struct bench *b);
+    _Atomic uint32_t next;
+};
+
+static void head_thread(void *context, uint32_t thread)
+{
+    struct head_work *w = context;
+    uint32_t i;
+    (void)thread;
+    while ((i = atomic_fetch_add_explicit(&w->next, 1, memory_order_relaxed)) < w->n)
+        w->part(w->cpu, &w->jobs[i], &w->benches[i]);
+}
+
+/* Fewer slots than this are not worth waking the workers. */
+enum { WORTH_THREADS = 4096 };
+
+static void on_threads(struct head_work *w,
+                       void (*part)(struct cpu *, struct select_job *, struct bench *))
+{
+    uint64_t n_slots = 0;
+    for (uint32_t i = 0; i < w->n; i++)
+        n_slots += w->jobs[i].n_slots;
+    w->part = part;
+    atomic_store(&w->next, 0);
+    if (n_slots < WORTH_THREADS)
+        head_thread(w, 0);
+    else
+        threads_run(w->cpu->threads, head_thread, w);
+}
+
 /* ---- decode */
 
-static void make_holes(struct cpu *c, const struct select_job *job, const struct bench *b)
+/* The worst unprotected slot becomes a hole, n_drop times. */
+static void make_holes(struct cpu *c, struct select_job *job, struct bench *b)
 {
-    struct select_view v = view_of(job, b);
     struct head_state *head = job->head;
-    uint32_t *victims = head->holes + head->counters->n_holes,
-             n = select_victims(&v, job->n_drop, victims);
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t slot = victims[i];
+    const uint32_t newest = job->n_tokens > job->recent ? job->n_tokens - job->recent : 0;
+    for (uint32_t i = 0; i < job->n_drop; i++) {
+        uint32_t slot =
+            c->kernels->worst(b->scores, b->positions, job->n_slots, job->sinks, newest);
+        if (slot == UINT32_MAX)
+            return;
         if (job->remnant)
             summarise(c, head, slot);
         page_positions(cpu_page(c, head->pages[slot / PAGE_SLOTS]))[slot % PAGE_SLOTS] = HOLE;
+        b->positions[slot] = HOLE;
+        head->holes[head->counters->n_holes++] = slot;
     }
-    head->counters->n_holes += n;
+}
+
+static void appraise_dropping(struct cpu *c, struct select_job *job, struct bench *b)
+{
+    if (job->n_drop > 0 || job->share == SHARE_LAYER)
+        appraise(c, job, b);
 }
 
 /* The heads of one layer of one sequence. */
-static bool evict_layer(struct cpu *c, const struct select_job *jobs, uint32_t n, struct error *e)
+static bool evict_layer(struct cpu *c, struct select_job *jobs, uint32_t n, struct error *e)
 {
     uint32_t n_dropping = 0;
     for (uint32_t i = 0; i < n; i++)
@@ -205,15 +267,11 @@ static bool evict_layer(struct cpu *c, const struct select_job *jobs, uint32_t n
     struct bench *benches = set_benches(c, jobs, n, e);
     if (benches == NULL)
         return false;
-    bool shared = jobs[0].share == SHARE_LAYER;
-    for (uint32_t i = 0; i < n; i++)
-        if (jobs[i].n_drop > 0 || shared)
-            appraise(c, &jobs[i], &benches[i], c->scratch);
-    if (shared)
+    struct head_work w = {.cpu = c, .jobs = jobs, .benches = benches, .n = n};
+    on_threads(&w, appraise_dropping);
+    if (jobs[0].share == SHARE_LAYER)
         share_scores(jobs, benches, n);
-    for (uint32_t i = 0; i < n; i++)
-        if (jobs[i].n_drop > 0)
-            make_holes(c, &jobs[i], &benches[i]);
+    on_threads(&w, make_holes);
     return true;
 }
 
@@ -257,49 +315,25 @@ static void compact(struct cpu *c, const struct select_job *job, const struct be
     head->counters->n_holes = 0;
 }
 
-struct compress_work {
-    struct cpu *cpu;
-    struct select_job *jobs;
-    struct bench *benches;
-    uint32_t n;
-    void (*part)(struct cpu *c, struct select_job *job, struct bench *b, float *scratch);
-    _Atomic uint32_t next;
-};
-
-static void compress_thread(void *context, uint32_t thread)
+/* Heads of budget UINT32_MAX stay as they are. */
+static void appraise_part(struct cpu *c, struct select_job *job, struct bench *b)
 {
-    struct compress_work *w = context;
-    uint32_t i;
-    while ((i = atomic_fetch_add_explicit(&w->next, 1, memory_order_relaxed)) < w->n)
-        if (w->jobs[i].budget != UINT32_MAX)
-            w->part(w->cpu, &w->jobs[i], &w->benches[i], cpu_scratch(w->cpu, thread));
+    if (job->budget != UINT32_MAX)
+        appraise(c, job, b);
 }
 
-static void on_threads(struct compress_work *w,
-                       void (*part)(struct cpu *, struct select_job *, struct bench *, float *))
-{
-    w->part = part;
-    atomic_store(&w->next, 0);
-    threads_run(w->cpu->threads, compress_thread, w);
-}
-
-static void appraise_part(struct cpu *c, struct select_job *job, struct bench *b, float *scratch)
-{
-    appraise(c, job, b, scratch);
-}
-
-static void choose_part(struct cpu *c, struct select_job *job, struct bench *b, float *scratch)
+static void choose_part(struct cpu *c, struct select_job *job, struct bench *b)
 {
     (void)c;
-    (void)scratch;
     struct select_view v = view_of(job, b);
-    job->n_kept = select_survivors(&v, job->budget, b->keep, b->keys);
+    if (job->budget != UINT32_MAX)
+        job->n_kept = select_survivors(&v, job->budget, b->keep, b->keys);
 }
 
-static void compact_part(struct cpu *c, struct select_job *job, struct bench *b, float *scratch)
+static void compact_part(struct cpu *c, struct select_job *job, struct bench *b)
 {
-    (void)scratch;
-    compact(c, job, b);
+    if (job->budget != UINT32_MAX)
+        compact(c, job, b);
 }
 
 static bool choose_together(struct select_job *jobs, const struct bench *benches, uint32_t n,
@@ -341,7 +375,7 @@ bool cpu_compress(void *self, struct select_job *jobs, uint32_t n_jobs, struct e
     struct bench *benches = set_benches(c, jobs, n_jobs, e);
     if (benches == NULL)
         return false;
-    struct compress_work w = {.cpu = c, .jobs = jobs, .benches = benches, .n = n_jobs};
+    struct head_work w = {.cpu = c, .jobs = jobs, .benches = benches, .n = n_jobs};
     on_threads(&w, appraise_part);
     if (jobs[0].share == SHARE_LAYER)
         share_scores(jobs, benches, n_jobs);

@@ -1,37 +1,46 @@
-/* Part of template_kernels.h: attention over pages, with the running maximum of Milakov and
- * Gimelshein (arXiv 1805.02867).
+/* Part of template_kernels.h: attention over pages, a span of SPAN_PAGES at a time
+ * (flash-decoding's split of one row over its slots; the merging of softmaxes is Milakov and
+ * Gimelshein's, arXiv 1805.02867).
  *
- * The queries of one KV head (rows x heads of the group) walk the pages together, so that K and V
- * of a page are widened to floats once. What is computed for a query depends on its own positions
- * and slots only:
+ * What is computed for a query depends on its own positions and slots only:
  *
- *   logits   lane = slot, sum over head_dim in order
- *   page     maximum of the visible logits, e^(logit - maximum), their sum by a fixed tree
- *   values   lane = dimension, sum over visible slots in slot order, page after page
+ *   span    logits (template_tiles.h), maximum of those it sees, e^(logit - maximum), their sum
+ * (one chain for each place in a page, then a fixed tree) and the sum of values row     the spans
+ * of which it sees something, merged in order
  *
- * A page that a query sees nothing of leaves no trace in its sums. Masked and unused slots may hold
- * anything: their lanes are replaced, and their rows of V are not touched. */
+ * So one thread may walk all spans of a row, or many threads one span each: the numbers are the
+ * same. Masked and unused slots may hold anything: their lanes are replaced, and their rows of V
+ * are not touched. */
 
 struct attend {
-    uint32_t head_dim, width; /* width: head_dim rounded up to whole vectors */
+    const struct attention_job *job;
+    const struct kv_segment *segment;
+    const struct head_view *view;
+    uint32_t kv_head, row0, n_rows; /* row0: of the batch */
+    uint32_t head, n_heads;         /* of the group */
+    uint32_t head_dim, width;       /* width: head_dim rounded up to whole vectors */
     float scale;
-    uint32_t n;                     /* queries */
+    uint32_t n;                     /* queries: n_rows x n_heads */
     const float *q[ATTEND_QUERIES]; /* [head_dim] */
     const float *q_sink[ATTEND_QUERIES];
-    uint32_t visible[ATTEND_QUERIES]; /* slots of the page at hand */
-    uint32_t n_active;
-    uint32_t active[ATTEND_QUERIES]; /* queries that see any of it */
-    float maximum[ATTEND_QUERIES], sum[ATTEND_QUERIES];
-    uint32_t n_seen[ATTEND_QUERIES]; /* slots seen so far */
-    float *k;                        /* [head_dim][PAGE_SLOTS] */
-    float *v;                        /* [PAGE_SLOTS][width] */
-    float *weights;                  /* [n][PAGE_SLOTS] logits, then e^(logit - maximum) */
-    float *values;                   /* [n][width] weighted sums */
-};
 
-_Static_assert(2 * PAGE_SLOTS * HEAD_DIM_MAX + ATTEND_QUERIES * (HEAD_DIM_MAX + PAGE_SLOTS) <=
-                   SCRATCH_FLOATS,
-               "the scratch holds the largest head");
+    /* The span at hand. */
+    struct pages pages;
+    uint32_t first_slot;
+    uint32_t seen[ATTEND_QUERIES][SPAN_PAGES]; /* by row */
+    uint32_t any[SPAN_PAGES], sinks[SPAN_PAGES];
+    float *logits; /* [n] `logit_stride` apart, [SPAN_SLOTS]; `weights`, or where they are kept */
+    uint32_t logit_stride;
+    float *panel;   /* K or V of a page, widened */
+    float *weights; /* [n][SPAN_SLOTS] */
+    float *values;  /* [n][width] */
+    float span_maximum[ATTEND_QUERIES], span_sum[ATTEND_QUERIES];
+
+    /* The spans merged so far. */
+    float maximum[ATTEND_QUERIES], sum[ATTEND_QUERIES];
+    uint32_t n_seen[ATTEND_QUERIES]; /* by row: slots */
+    float *totals;                   /* [n][width] */
+};
 
 /* Slots of a page, of which the first `used` are used, that a query at position t sees: p <= t &&
  * (p < n_sinks || t - p < window). As unsigned numbers, t - p of a later slot is beyond 2^31. */
@@ -59,242 +68,256 @@ ALWAYS uint32_t sink_slots(const int32_t *positions, uint32_t n_sinks)
     return bits;
 }
 
-ALWAYS void logits_tile(const struct attend *a, const float *const *queries, const uint32_t *which,
-                        int n)
+/* ---- one span */
+
+/* False: no query sees any of it. */
+static bool open_span(struct attend *a, uint32_t span)
 {
-    vf sums[TILE_QUERIES][SLOT_VECTORS];
-    UNROLL
-    for (int j = 0; j < n; j++) {
-        UNROLL
-        for (int i = 0; i < SLOT_VECTORS; i++)
-            sums[j][i] = v_zero();
-    }
-    const float *q[TILE_QUERIES];
-    for (int j = 0; j < n; j++)
-        q[j] = queries[which[j]];
-    for (uint32_t d = 0; d < a->head_dim; d++) {
-        vf k[SLOT_VECTORS];
-        UNROLL
-        for (int i = 0; i < SLOT_VECTORS; i++)
-            k[i] = v_load(a->k + d * PAGE_SLOTS + i * LANES);
-        UNROLL
-        for (int j = 0; j < n; j++) {
-            UNROLL
-            for (int i = 0; i < SLOT_VECTORS; i++)
-                sums[j][i] = v_fma(v_set1(q[j][d]), k[i], sums[j][i]);
+    const struct head_view *view = a->view;
+    uint32_t any_page = 0;
+    a->first_slot = span * SPAN_SLOTS;
+    a->pages.n = 0;
+    for (uint32_t first = a->first_slot; a->pages.n < SPAN_PAGES && first < view->n_slots;
+         first += PAGE_SLOTS) {
+        const uint32_t at = a->pages.n++;
+        uint8_t *page = a->job->pool + view->pages[first / PAGE_SLOTS] * a->job->shape->bytes;
+        const int32_t *positions = page_positions(page);
+        a->pages.page[at] = page;
+        a->any[at] = 0;
+        for (uint32_t row = 0; row < a->n_rows; row++) {
+            a->seen[row][at] = visible_slots(positions, view->n_slots - first,
+                                             a->job->positions[a->row0 + row], view);
+            a->any[at] |= a->seen[row][at];
         }
+        a->sinks[at] =
+            a->segment->sink_query ? a->any[at] & sink_slots(positions, view->n_sinks) : 0;
+        any_page |= a->any[at];
     }
-    UNROLL
-    for (int j = 0; j < n; j++) {
-        UNROLL
-        for (int i = 0; i < SLOT_VECTORS; i++)
-            v_store(a->weights + which[j] * PAGE_SLOTS + i * LANES,
-                    v_mul(sums[j][i], v_set1(a->scale)));
-    }
+    return any_page != 0;
 }
 
-/* values[which] += weights * V over the slots `bits`, n_d vectors of dimensions from d on. */
-ALWAYS void values_tile(const struct attend *a, const uint32_t *which, uint32_t bits, uint32_t d,
-                        int n, int n_d)
+static uint32_t slots_seen(const struct attend *a, uint32_t row)
 {
-    vf sums[TILE_QUERIES][4];
-    const float *weights[TILE_QUERIES];
-    UNROLL
-    for (int j = 0; j < n; j++) {
-        weights[j] = a->weights + which[j] * PAGE_SLOTS;
-        UNROLL
-        for (int i = 0; i < n_d; i++)
-            sums[j][i] = v_load(a->values + which[j] * a->width + d + i * LANES);
-    }
-    for (; bits != 0; bits &= bits - 1) {
-        uint32_t slot = (uint32_t)__builtin_ctz(bits);
-        vf v[4];
-        UNROLL
-        for (int i = 0; i < n_d; i++)
-            v[i] = v_load(a->v + slot * a->width + d + i * LANES);
-        UNROLL
-        for (int j = 0; j < n; j++) {
-            vf weight = v_set1(weights[j][slot]);
-            UNROLL
-            for (int i = 0; i < n_d; i++)
-                sums[j][i] = v_fma(weight, v[i], sums[j][i]);
-        }
-    }
-    UNROLL
-    for (int j = 0; j < n; j++) {
-        UNROLL
-        for (int i = 0; i < n_d; i++)
-            v_store(a->values + which[j] * a->width + d + i * LANES, sums[j][i]);
-    }
+    uint32_t n = 0;
+    for (uint32_t at = 0; at < a->pages.n; at++)
+        n += (uint32_t)__builtin_popcount(a->seen[row][at]);
+    return n;
 }
 
-ALWAYS void values_tiles(const struct attend *a, const uint32_t *which, uint32_t bits, int n)
+/* Queries that see something of a page. */
+static uint32_t list_queries(const struct attend *a, uint32_t at, uint32_t *which)
 {
-    uint32_t d = 0;
-    for (; d + 4 * LANES <= a->width; d += 4 * LANES)
-        values_tile(a, which, bits, d, n, 4);
-    for (; d < a->width; d += LANES)
-        values_tile(a, which, bits, d, n, 1);
+    uint32_t n = 0;
+    for (uint32_t row = 0; row < a->n_rows; row++)
+        for (uint32_t i = 0; a->seen[row][at] != 0 && i < a->n_heads; i++)
+            which[n++] = row * a->n_heads + i;
+    return n;
 }
 
-#if TILE_QUERIES == 6
-#define FOR_TILE(n, f, ...)                                                                        \
-    switch (n) {                                                                                   \
-    case 1:                                                                                        \
-        f(__VA_ARGS__, 1);                                                                         \
-        break;                                                                                     \
-    case 2:                                                                                        \
-        f(__VA_ARGS__, 2);                                                                         \
-        break;                                                                                     \
-    case 3:                                                                                        \
-        f(__VA_ARGS__, 3);                                                                         \
-        break;                                                                                     \
-    case 4:                                                                                        \
-        f(__VA_ARGS__, 4);                                                                         \
-        break;                                                                                     \
-    case 5:                                                                                        \
-        f(__VA_ARGS__, 5);                                                                         \
-        break;                                                                                     \
-    case 6:                                                                                        \
-        f(__VA_ARGS__, 6);                                                                         \
-        break;                                                                                     \
-    }
-#elif TILE_QUERIES == 3
-#define FOR_TILE(n, f, ...)                                                                        \
-    switch (n) {                                                                                   \
-    case 1:                                                                                        \
-        f(__VA_ARGS__, 1);                                                                         \
-        break;                                                                                     \
-    case 2:                                                                                        \
-        f(__VA_ARGS__, 2);                                                                         \
-        break;                                                                                     \
-    case 3:                                                                                        \
-        f(__VA_ARGS__, 3);                                                                         \
-        break;                                                                                     \
-    }
-#else
-#define FOR_TILE(n, f, ...)                                                                        \
-    do {                                                                                           \
-        f(__VA_ARGS__, 1);                                                                         \
-    } while (0);
-#endif
-
-static void logits(const struct attend *a, const float *const *queries)
+/* Logits of all queries that see something of page `at` by the given ones of their two rotations.
+ * The panel holds the page, or there are so few queries that they read it as stored. */
+static void page_logits(const struct attend *a, bool fused, uint32_t at, const float *const *q,
+                        const uint32_t *which, uint32_t n)
 {
-    for (uint32_t i = 0; i < a->n_active;) {
-        uint32_t n = a->n_active - i < TILE_QUERIES ? a->n_active - i : TILE_QUERIES;
-        FOR_TILE(n, logits_tile, a, queries, a->active + i)
-        i += n;
+    float *out = a->logits + at * PAGE_SLOTS;
+    if (!fused) {
+        logits_widened(a->panel, a->head_dim, a->scale, q, out, a->logit_stride, which, n);
+        return;
+    }
+    for (uint32_t i = 0; i < n;) { /* which is 0 .. n - 1 */
+        uint32_t step = n - i <= FUSED_QUERIES ? n - i : (n - i + 1) / 2;
+        step = step < FUSED_QUERIES ? step : FUSED_QUERIES;
+        logits_stored(a->job->shape, a->pages.page[at], a->scale, q + i, out + i * a->logit_stride,
+                      a->logit_stride, step);
+        i += step;
     }
 }
 
 /* Sinks are asked by the query's second rotation: their lanes come from a second pass. */
-static void logits_with_sinks(const struct attend *a, uint32_t sinks)
+static void ask_sinks(const struct attend *a, bool fused, uint32_t at, const uint32_t *which,
+                      uint32_t n)
 {
-    float ordinary[ATTEND_QUERIES][PAGE_SLOTS];
-    logits(a, a->q);
-    for (uint32_t i = 0; i < a->n_active; i++)
-        memcpy(ordinary[i], a->weights + a->active[i] * PAGE_SLOTS, sizeof *ordinary);
-    logits(a, a->q_sink);
-    for (uint32_t i = 0; i < a->n_active; i++) {
-        float *to = a->weights + a->active[i] * PAGE_SLOTS;
+    float ordinary[ATTEND_QUERIES][PAGE_SLOTS], *out = a->logits + at * PAGE_SLOTS;
+    for (uint32_t i = 0; i < n; i++)
+        memcpy(ordinary[i], out + which[i] * a->logit_stride, sizeof *ordinary);
+    page_logits(a, fused, at, a->q_sink, which, n);
+    for (uint32_t i = 0; i < n; i++) {
+        float *to = out + which[i] * a->logit_stride;
         UNROLL
         for (int j = 0; j < SLOT_VECTORS; j++)
-            v_store(to + j * LANES, v_select(sinks >> j * LANES, v_load(to + j * LANES),
+            v_store(to + j * LANES, v_select(a->sinks[at] >> j * LANES, v_load(to + j * LANES),
                                              v_load(ordinary[i] + j * LANES)));
     }
 }
 
-/* Logits of one query become weights under its running maximum; earlier sums are scaled down when
- * the maximum grows. A NaN among them makes the sum NaN and with it the output. */
-static void softmax_page(struct attend *a, uint32_t query)
+static void span_logits(struct attend *a, bool fused)
 {
-    float *at = a->weights + query * PAGE_SLOTS;
-    const uint32_t visible = a->visible[query];
-    vf logit[SLOT_VECTORS], largest = v_set1(-__builtin_inff());
-    UNROLL
-    for (int i = 0; i < SLOT_VECTORS; i++) {
-        logit[i] = v_load(at + i * LANES);
-        largest = v_max(v_select(visible >> i * LANES, logit[i], largest), largest);
+    uint32_t which[ATTEND_QUERIES];
+    for (uint32_t at = 0; at < a->pages.n; at++) {
+        if (a->any[at] == 0)
+            continue;
+        uint32_t n = list_queries(a, at, which);
+        if (!fused)
+            widen_keys(a->panel, a->job->shape, a->pages.page[at]);
+        page_logits(a, fused, at, a->q, which, n);
+        if (a->sinks[at] != 0)
+            ask_sinks(a, fused, at, which, n);
     }
-    float page_maximum = v_largest(largest);
-    if (page_maximum > a->maximum[query]) {
-        float factor[LANES];
-        v_store(factor, v_exp(v_set1(a->maximum[query] - page_maximum)));
-        a->maximum[query] = page_maximum;
-        a->sum[query] *= factor[0];
-        float *values = a->values + query * a->width;
-        for (uint32_t d = 0; d < a->width; d += LANES)
-            v_store(values + d, v_mul(v_load(values + d), v_load(factor)));
-    }
-    vf maximum = v_set1(a->maximum[query]), total = v_zero();
-    UNROLL
-    for (int i = 0; i < SLOT_VECTORS; i++) {
-        vf weight = v_select(visible >> i * LANES, v_exp(v_sub(logit[i], maximum)), v_zero());
-        v_store(at + i * LANES, weight);
-        total = v_add(total, weight);
-    }
-    a->sum[query] += v_sum(total);
 }
 
-/* Neighbours with the same mask (the heads of a group always have it) share the loads of V. */
-static void values(const struct attend *a)
+/* Logits of one query become weights. A NaN among them makes the sum NaN and with it the output. */
+static void softmax_span(struct attend *a, uint32_t query)
 {
-    for (uint32_t i = 0; i < a->n_active;) {
-        const uint32_t bits = a->visible[a->active[i]];
+    const float *logits = a->logits + query * a->logit_stride;
+    const uint32_t *seen = a->seen[query / a->n_heads];
+    float *weights = a->weights + query * SPAN_SLOTS;
+    vf largest[SLOT_VECTORS], total[SLOT_VECTORS];
+    UNROLL
+    for (int i = 0; i < SLOT_VECTORS; i++) {
+        largest[i] = v_set1(-__builtin_inff());
+        total[i] = v_zero();
+    }
+    for (uint32_t at = 0; at < a->pages.n; at++) {
+        if (seen[at] == 0)
+            continue;
+        UNROLL
+        for (int i = 0; i < SLOT_VECTORS; i++) {
+            vf logit = v_load(logits + at * PAGE_SLOTS + i * LANES);
+            logit = seen[at] == UINT32_MAX
+                        ? logit
+                        : v_select(seen[at] >> i * LANES, logit, v_set1(-__builtin_inff()));
+            largest[i] = v_max(logit, largest[i]);
+        }
+    }
+    UNROLL
+    for (int i = 1; i < SLOT_VECTORS; i++)
+        largest[0] = v_max(largest[0], largest[i]);
+    a->span_maximum[query] = v_largest(largest[0]);
+    const vf maximum = v_set1(a->span_maximum[query]);
+    for (uint32_t at = 0; at < a->pages.n; at++) {
+        if (seen[at] == 0)
+            continue;
+        UNROLL
+        for (int i = 0; i < SLOT_VECTORS; i++) {
+            vf logit = v_load(logits + at * PAGE_SLOTS + i * LANES);
+            vf weight = v_exp(v_sub(logit, maximum));
+            if (seen[at] != UINT32_MAX)
+                weight = v_select(seen[at] >> i * LANES, weight, v_zero());
+            v_store(weights + at * PAGE_SLOTS + i * LANES, weight);
+            total[i] = v_add(total[i], weight);
+        }
+    }
+    UNROLL
+    for (int n = SLOT_VECTORS / 2; n > 0; n /= 2) {
+        UNROLL
+        for (int i = 0; i < n; i++)
+            total[i] = v_add(total[i], total[i + n]);
+    }
+    a->span_sum[query] = v_sum(total[0]);
+}
+
+/* Neighbours with the same mask (the heads of a row always have it) share the loads of V. */
+static void values_widened(const struct attend *a, uint32_t at)
+{
+    uint32_t which[ATTEND_QUERIES], n_which = list_queries(a, at, which);
+    for (uint32_t i = 0; i < n_which;) {
+        const uint32_t bits = a->seen[which[i] / a->n_heads][at];
         uint32_t n = 1;
-        while (n < TILE_QUERIES && i + n < a->n_active && a->visible[a->active[i + n]] == bits)
+        while (n < TILE_QUERIES && i + n < n_which &&
+               a->seen[which[i + n] / a->n_heads][at] == bits)
             n++;
-        FOR_TILE(n, values_tiles, a, a->active + i, bits)
+        FOR_TILE(n, values_tile, a->panel, a->width, a->weights + at * PAGE_SLOTS, SPAN_SLOTS,
+                 a->values, which + i, bits)
         i += n;
     }
 }
 
-static void attend_page(struct attend *a, const struct page_shape *shape, uint8_t *page,
-                        uint32_t sinks)
+static void span_values(struct attend *a, bool fused)
 {
-    widen_keys(a->k, shape, page);
-    widen_values(a->v, a->width, shape, page);
-    if (sinks != 0)
-        logits_with_sinks(a, sinks);
-    else
-        logits(a, a->q);
-    for (uint32_t i = 0; i < a->n_active; i++)
-        softmax_page(a, a->active[i]);
-    values(a);
+    if (fused) {
+        a->pages.seen = a->seen[0];
+        for (uint32_t i = 0; i < a->n;) {
+            uint32_t step = a->n - i <= FUSED_QUERIES ? a->n - i : (a->n - i + 1) / 2;
+            step = step < FUSED_QUERIES ? step : FUSED_QUERIES;
+            values_stored(a->job->shape, &a->pages, a->weights + i * SPAN_SLOTS, SPAN_SLOTS,
+                          a->values + i * a->width, a->width, step);
+            i += step;
+        }
+        return;
+    }
+    memset(a->values, 0, (size_t)a->n * a->width * sizeof *a->values);
+    for (uint32_t at = 0; at < a->pages.n; at++) {
+        if (a->any[at] == 0)
+            continue;
+        widen_values(a->panel, a->width, a->job->shape, a->pages.page[at]);
+        values_widened(a, at);
+    }
 }
 
-/* All pages for the queries of n rows x n_heads heads. row0: of the batch. */
-static void attend_queries(const struct attention_job *job, const struct kv_segment *segment,
-                           const struct head_view *view, uint32_t row0, uint32_t n,
-                           uint32_t n_heads, struct attend *a)
+/* Fills span_maximum, span_sum and values of the span that is open. */
+static void attend_open_span(struct attend *a)
 {
+    const bool fused = a->n_rows == 1 && a->n <= 2 * FUSED_QUERIES;
+    const struct attention_cut *cut = &a->job->cuts[a->segment - a->job->segments];
+    a->logits = a->weights;
+    a->logit_stride = SPAN_SLOTS;
+    if (cut->logits) {
+        a->logit_stride = cut->n_spans * SPAN_SLOTS;
+        const uint32_t group = a->job->n_heads / a->job->n_kv_heads;
+        a->logits =
+            cut->logits + (size_t)(a->kv_head * group + a->head) * a->logit_stride + a->first_slot;
+    }
+    span_logits(a, fused);
+    for (uint32_t i = 0; i < a->n; i++)
+        softmax_span(a, i);
+    span_values(a, fused);
+}
+
+/* ---- merging */
+
+static float exp_of(float x)
+{
+    float e[LANES];
+    v_store(e, v_exp(v_set1(x)));
+    return e[0];
+}
+
+/* One more span of a query, which sees something of it. */
+static void merge_span(struct attend *a, uint32_t query, float maximum, float sum,
+                       const float *values)
+{
+    float *totals = a->totals + query * a->width;
+    const float largest = maximum > a->maximum[query] ? maximum : a->maximum[query],
+                before = exp_of(a->maximum[query] - largest), now = exp_of(maximum - largest);
+    a->maximum[query] = largest;
+    a->sum[query] = a->sum[query] * before + sum * now;
+    for (uint32_t d = 0; d < a->width; d += LANES)
+        v_store(totals + d,
+                v_fma(v_load(values + d), v_set1(now), v_mul(v_load(totals + d), v_set1(before))));
+}
+
+/* Heads [head, head + n_heads) of the group of `kv_head` for rows [first, first + n) of a segment.
+ */
+static void open_queries(struct attend *a, uint32_t first, uint32_t n, uint32_t head,
+                         uint32_t n_heads)
+{
+    const struct attention_job *job = a->job;
+    const uint32_t group = job->n_heads / job->n_kv_heads;
+    a->row0 = a->segment->first_row + first;
+    a->n_rows = n;
+    a->head = head;
+    a->n_heads = n_heads;
     a->n = n * n_heads;
-    memset(a->values, 0, a->n * a->width * sizeof(float));
     for (uint32_t i = 0; i < a->n; i++) {
+        size_t query = (size_t)(a->row0 + i / n_heads) * job->n_heads + a->kv_head * group + head +
+                       i % n_heads;
+        a->q[i] = job->q + query * a->head_dim;
+        a->q_sink[i] = a->segment->sink_query ? job->q_sink + query * a->head_dim : NULL;
         a->maximum[i] = -__builtin_inff();
         a->sum[i] = 0;
-        a->n_seen[i] = 0;
+        a->n_seen[i / n_heads] = 0;
     }
-    for (uint32_t first = 0; first < view->n_slots; first += PAGE_SLOTS) {
-        uint8_t *page = job->pool + view->pages[first / PAGE_SLOTS] * job->shape->bytes;
-        const int32_t *positions = page_positions(page);
-        uint32_t any = 0;
-        a->n_active = 0;
-        for (uint32_t row = 0; row < n; row++) {
-            uint32_t bits =
-                visible_slots(positions, view->n_slots - first, job->positions[row0 + row], view);
-            any |= bits;
-            for (uint32_t i = row * n_heads; bits != 0 && i < (row + 1) * n_heads; i++) {
-                a->visible[i] = bits;
-                a->n_seen[i] += (uint32_t)__builtin_popcount(bits);
-                a->active[a->n_active++] = i;
-            }
-        }
-        if (any != 0)
-            attend_page(a, job->shape, page,
-                        segment->sink_query ? any & sink_slots(positions, view->n_sinks) : 0);
-    }
+    memset(a->totals, 0, (size_t)a->n * a->width * sizeof *a->totals);
 }
 
 /* What was dropped, as one slot that stands for n (RazorAttention's compensation token). */
@@ -306,57 +329,149 @@ static void attend_summary(struct attend *a, const float *summary, uint32_t n_su
         float dot = 0;
         for (uint32_t d = 0; d < a->head_dim; d++)
             dot = __builtin_fmaf(a->q[query][d], summary[d], dot);
-        float logit = dot * a->scale + bonus, factor[LANES], weight[LANES];
-        float *to = a->values + query * a->width;
+        float logit = dot * a->scale + bonus, *to = a->totals + query * a->width;
         if (logit > a->maximum[query]) {
-            v_store(factor, v_exp(v_set1(a->maximum[query] - logit)));
+            float factor = exp_of(a->maximum[query] - logit);
             a->maximum[query] = logit;
-            a->sum[query] *= factor[0];
+            a->sum[query] *= factor;
             for (uint32_t d = 0; d < a->width; d += LANES)
-                v_store(to + d, v_mul(v_load(to + d), v_load(factor)));
+                v_store(to + d, v_mul(v_load(to + d), v_set1(factor)));
         }
-        v_store(weight, v_exp(v_set1(logit - a->maximum[query])));
-        a->sum[query] += weight[0];
+        float weight = exp_of(logit - a->maximum[query]);
+        a->sum[query] += weight;
         for (uint32_t d = 0; d < a->head_dim; d++)
-            to[d] = __builtin_fmaf(weight[0], v[d], to[d]);
+            to[d] = __builtin_fmaf(weight, v[d], to[d]);
     }
+}
+
+/* All spans are merged: the outputs, and what scoring wants to know. */
+static void close_queries(struct attend *a)
+{
+    const struct attention_job *job = a->job;
+    const struct head_state *state = a->segment->states ? a->segment->states[a->kv_head] : NULL;
+    if (state && state->summary && state->counters->n_summary > 0)
+        attend_summary(a, state->summary, state->counters->n_summary);
+    for (uint32_t i = 0; job->softmax && i < a->n; i++) {
+        const uint32_t row = a->row0 + i / a->n_heads - job->softmax_row;
+        size_t query =
+            (size_t)(a->q[i] - job->q) / a->head_dim - (size_t)job->softmax_row * job->n_heads;
+        job->softmax[2 * query] = a->maximum[i];
+        job->softmax[2 * query + 1] = 1 / a->sum[i];
+        job->n_seen[row * job->n_kv_heads + a->kv_head] = a->n_seen[i / a->n_heads];
+    }
+    for (uint32_t i = 0; i < a->n; i++) {
+        float *out = job->out + (a->q[i] - job->q);
+        const float *totals = a->totals + i * a->width;
+        for (uint32_t d = 0; d < a->head_dim; d += LANES)
+            v_store_n(out + d, v_div(v_load(totals + d), v_set1(a->sum[i])), a->head_dim - d);
+    }
+}
+
+static void set_up(struct attend *a, const struct attention_job *job,
+                   const struct kv_segment *segment, uint32_t kv_head, float *scratch)
+{
+    a->job = job;
+    a->segment = segment;
+    a->view = &segment->heads[kv_head];
+    a->kv_head = kv_head;
+    a->head_dim = job->head_dim;
+    a->width = (job->head_dim + LANES - 1) / LANES * LANES;
+    a->scale = 1 / __builtin_sqrtf((float)job->head_dim);
+    a->panel = scratch;
+    a->weights = a->panel + PAGE_SLOTS * a->width;
+    a->values = a->weights + ATTEND_QUERIES * SPAN_SLOTS;
+    a->totals = a->values + attend_queries(job->head_dim) * a->width;
+}
+
+/* ---- the kernels */
+
+/* The heads of a group come in parts that fit the scratch together with n rows. */
+static uint32_t heads_at_once(const struct attention_job *job, uint32_t n_rows)
+{
+    const uint32_t group = job->n_heads / job->n_kv_heads,
+                   most = attend_queries(job->head_dim) / n_rows;
+    return group < most ? group : most;
 }
 
 static void attend(const struct attention_job *job, const struct kv_segment *segment,
                    uint32_t kv_head, uint32_t first, uint32_t n, float *scratch)
 {
-    const uint32_t group = job->n_heads / job->n_kv_heads, row0 = segment->first_row + first;
-    const uint32_t at_once = group < ATTEND_QUERIES ? group : ATTEND_QUERIES;
-    struct attend a = {.head_dim = job->head_dim,
-                       .width = (job->head_dim + LANES - 1) / LANES * LANES,
-                       .scale = 1 / __builtin_sqrtf((float)job->head_dim)};
-    a.k = scratch;
-    a.v = a.k + a.head_dim * PAGE_SLOTS;
-    a.weights = a.v + PAGE_SLOTS * a.width;
-    a.values = a.weights + ATTEND_QUERIES * PAGE_SLOTS;
+    const uint32_t group = job->n_heads / job->n_kv_heads, at_once = heads_at_once(job, n),
+                   n_spans = spans_of(segment->heads[kv_head].n_slots);
+    struct attend a;
+    set_up(&a, job, segment, kv_head, scratch);
     for (uint32_t head = 0; head < group; head += at_once) {
-        const uint32_t n_heads = group - head < at_once ? group - head : at_once;
-        for (uint32_t i = 0; i < n * n_heads; i++) {
-            size_t query =
-                (size_t)(row0 + i / n_heads) * job->n_heads + kv_head * group + head + i % n_heads;
-            a.q[i] = job->q + query * a.head_dim;
-            a.q_sink[i] = segment->sink_query ? job->q_sink + query * a.head_dim : NULL;
+        open_queries(&a, first, n, head, group - head < at_once ? group - head : at_once);
+        for (uint32_t span = 0; span < n_spans; span++) {
+            if (!open_span(&a, span))
+                continue;
+            attend_open_span(&a);
+            for (uint32_t row = 0; row < n; row++) {
+                uint32_t n_seen = slots_seen(&a, row);
+                a.n_seen[row] += n_seen;
+                for (uint32_t i = row * a.n_heads; n_seen > 0 && i < (row + 1) * a.n_heads; i++)
+                    merge_span(&a, i, a.span_maximum[i], a.span_sum[i], a.values + i * a.width);
+            }
         }
-        attend_queries(job, segment, &segment->heads[kv_head], row0, n, n_heads, &a);
-        const struct head_state *state = segment->states ? segment->states[kv_head] : NULL;
-        if (state && state->summary && state->counters->n_summary > 0)
-            attend_summary(&a, state->summary, state->counters->n_summary);
-        for (uint32_t i = 0; job->softmax && i < a.n; i++) {
-            size_t query = (size_t)(a.q[i] - job->q) / a.head_dim;
-            job->softmax[2 * query] = a.maximum[i];
-            job->softmax[2 * query + 1] = 1 / a.sum[i];
-            job->n_seen[(row0 + i / n_heads) * job->n_kv_heads + kv_head] = a.n_seen[i];
-        }
+        close_queries(&a);
+    }
+}
+
+/* Where a span leaves what it found for query `i` (row by row, heads of the group within). */
+static float *partial_of(const struct attention_job *job, const struct kv_segment *segment,
+                         uint32_t kv_head, uint32_t span, uint32_t i)
+{
+    const struct attention_cut *cut = &job->cuts[segment - job->segments];
+    const size_t n = (size_t)segment->n_rows * (job->n_heads / job->n_kv_heads);
+    return cut->partials +
+           (((size_t)kv_head * cut->n_spans + span) * n + i) * partial_floats(job->head_dim);
+}
+
+static void attend_span(const struct attention_job *job, const struct kv_segment *segment,
+                        uint32_t kv_head, uint32_t span, float *scratch)
+{
+    const uint32_t group = job->n_heads / job->n_kv_heads, n = segment->n_rows,
+                   at_once = heads_at_once(job, n);
+    struct attend a;
+    set_up(&a, job, segment, kv_head, scratch);
+    for (uint32_t head = 0; head < group; head += at_once) {
+        open_queries(&a, 0, n, head, group - head < at_once ? group - head : at_once);
+        const bool sees = open_span(&a, span);
+        if (sees)
+            attend_open_span(&a);
         for (uint32_t i = 0; i < a.n; i++) {
-            float *out = job->out + (a.q[i] - job->q);
-            const float *sums = a.values + i * a.width;
-            for (uint32_t d = 0; d < a.head_dim; d += LANES)
-                v_store_n(out + d, v_div(v_load(sums + d), v_set1(a.sum[i])), a.head_dim - d);
+            const uint32_t row = i / a.n_heads, n_seen = sees ? slots_seen(&a, row) : 0;
+            float *to = partial_of(job, segment, kv_head, span, row * group + head + i % a.n_heads);
+            to[PARTIAL_SEEN] = (float)n_seen;
+            if (n_seen == 0)
+                continue;
+            to[PARTIAL_MAXIMUM] = a.span_maximum[i];
+            to[PARTIAL_SUM] = a.span_sum[i];
+            memcpy(to + PARTIAL_VALUES, a.values + i * a.width, a.width * sizeof *to);
         }
+    }
+}
+
+static void attend_merge(const struct attention_job *job, const struct kv_segment *segment,
+                         uint32_t kv_head, float *scratch)
+{
+    const uint32_t group = job->n_heads / job->n_kv_heads, n = segment->n_rows,
+                   at_once = heads_at_once(job, n),
+                   n_spans = spans_of(segment->heads[kv_head].n_slots);
+    struct attend a;
+    set_up(&a, job, segment, kv_head, scratch);
+    for (uint32_t head = 0; head < group; head += at_once) {
+        open_queries(&a, 0, n, head, group - head < at_once ? group - head : at_once);
+        for (uint32_t span = 0; span < n_spans; span++)
+            for (uint32_t i = 0; i < a.n; i++) {
+                const float *from = partial_of(job, segment, kv_head, span,
+                                               i / a.n_heads * group + head + i % a.n_heads);
+                if (from[PARTIAL_SEEN] == 0)
+                    continue;
+                if (i % a.n_heads == 0)
+                    a.n_seen[i / a.n_heads] += (uint32_t)from[PARTIAL_SEEN];
+                merge_span(&a, i, from[PARTIAL_MAXIMUM], from[PARTIAL_SUM], from + PARTIAL_VALUES);
+            }
+        close_queries(&a);
     }
 }

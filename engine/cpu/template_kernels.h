@@ -28,6 +28,7 @@
 #include "engine/cpu/template_matmul.h"
 #include "engine/cpu/template_rows.h"
 #include "engine/cpu/template_pages.h"
+#include "engine/cpu/template_tiles.h"
 #include "engine/cpu/template_attention.h"
 #include "engine/cpu/template_score.h"
 
@@ -42,6 +43,9 @@ const struct cpu_kernels KERNELS = {
     .swiglu = swiglu,
     .to_half = to_half,
     .attend = attend,
+    .attend_span = attend_span,
+    .attend_merge = attend_merge,
     .score = score,
     .key_dots = key_dots,
+    .worst = worst,
 };

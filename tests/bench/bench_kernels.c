@@ -1,6 +1,7 @@
 /* What the CPU kernels reach: for each instruction set, bytes of weights read a second by a matrix
- * product of one row, operations a second with many rows, and attention of one decoding row over a
- * long context. Medians; `bench_kernels [threads]`, all cores if not said. */
+ * product of one row, operations a second with many rows, and attention of decoding rows and of
+ * prompts over long contexts. `bench_kernels [threads [matmul|attention]]`, all cores and both if
+ * not said. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,64 +84,189 @@ static void bench_matmul(const struct backend *b)
     free(out);
 }
 
-/* 9 query heads on 3 KV heads of 64, as in a small model; 8 layers' worth of pages, walked in turn.
- */
-static void bench_attention(const struct backend *b, enum plan_storage storage, uint32_t n_slots)
+/* ---- attention */
+
+struct heads_shape {
+    uint32_t n_kv_heads, group, head_dim;
+};
+
+/* Layers of one sequence in a pool, all slots written: enough of them that no cache holds them. */
+struct context {
+    const struct backend *b;
+    struct heads_shape shape;
+    uint32_t n_layers, n_slots, n_pages;
+    struct head_view *heads; /* [n_layers][n_kv_heads] */
+    uint32_t *pages;
+    int32_t *positions;
+    double bytes; /* of K and V and positions in a layer */
+};
+
+static void context_open(struct context *c, const struct backend *b, struct heads_shape shape,
+                         enum plan_storage storage, uint32_t n_slots)
 {
-    enum { KV_HEADS = 3, HEADS = 9, DIM = 64, LAYERS = 8 };
-    const uint32_t n_pages = (n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
     struct error e;
     b->kv_set_storage(b->self, storage);
-    if (!b->kv_alloc(b->self, n_pages * KV_HEADS * LAYERS, DIM, &e)) {
+    *c = (struct context){.b = b, .shape = shape, .n_slots = n_slots};
+    c->n_pages = (n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
+    c->bytes =
+        (double)c->n_pages * shape.n_kv_heads * (double)b->page_bytes(b->self, shape.head_dim);
+    c->n_layers = (uint32_t)(100e6 / c->bytes) + 1;
+    const uint32_t heads = c->n_layers * shape.n_kv_heads,
+                   width = shape.n_kv_heads * shape.head_dim;
+    if (!b->kv_alloc(b->self, c->n_pages * heads, shape.head_dim, &e)) {
         fprintf(stderr, "%s\n", e.message);
         exit(1);
     }
-    uint32_t *pages = allocate((size_t)n_pages * KV_HEADS * LAYERS * sizeof *pages);
-    uint32_t *slots = allocate((size_t)n_slots * KV_HEADS * sizeof *slots);
-    int32_t *positions = allocate(n_slots * sizeof *positions);
-    float *k = allocate((size_t)n_slots * KV_HEADS * DIM * sizeof *k);
-    float *q = allocate(HEADS * DIM * sizeof *q), *out = allocate(HEADS * DIM * sizeof *out);
-    struct head_view heads[LAYERS][KV_HEADS];
-    for (size_t i = 0; i < (size_t)n_slots * KV_HEADS * DIM; i++)
+    c->heads = allocate(heads * sizeof *c->heads);
+    c->pages = allocate((size_t)c->n_pages * heads * sizeof *c->pages);
+    c->positions = allocate(n_slots * sizeof *c->positions);
+    uint32_t *slots = allocate((size_t)n_slots * shape.n_kv_heads * sizeof *slots);
+    float *k = allocate((size_t)n_slots * width * sizeof *k);
+    for (uint32_t i = 0; i < n_slots * width; i++)
         k[i] = (float)(i * 7919 % 101) / 50 - 1;
-    for (uint32_t i = 0; i < n_pages * KV_HEADS * LAYERS; i++)
-        pages[i] = i;
-    for (uint32_t i = 0; i < n_slots; i++) {
-        positions[i] = (int32_t)i;
-        for (uint32_t h = 0; h < KV_HEADS; h++)
-            slots[i * KV_HEADS + h] = i;
+    for (uint32_t i = 0; i < c->n_pages * heads; i++)
+        c->pages[i] = i;
+    for (uint32_t i = 0; i < n_slots; i++)
+        c->positions[i] = (int32_t)i;
+    for (uint32_t i = 0; i < n_slots * shape.n_kv_heads; i++)
+        slots[i] = i / shape.n_kv_heads;
+    for (uint32_t i = 0; i < heads; i++)
+        c->heads[i] = (struct head_view){
+            .pages = c->pages + (size_t)i * c->n_pages, .n_slots = n_slots, .window = UINT32_MAX};
+    struct kv_segment all = {.n_rows = n_slots, .heads = c->heads, .write_slots = slots};
+    b->kv_write(b->self, k, k, c->positions, &all, 1, shape.n_kv_heads, shape.head_dim);
+    for (uint32_t i = shape.n_kv_heads * c->n_pages; i < c->n_pages * heads; i++) {
+        const uint32_t from = i % (shape.n_kv_heads * c->n_pages);
+        b->kv_copy(b->self, &from, &i, 1);
     }
-    for (uint32_t l = 0; l < LAYERS; l++) {
-        for (uint32_t h = 0; h < KV_HEADS; h++)
-            heads[l][h] = (struct head_view){.pages = pages + (l * KV_HEADS + h) * n_pages,
-                                             .n_slots = n_slots,
-                                             .window = UINT32_MAX};
-        struct kv_segment all = {.n_rows = n_slots, .heads = heads[l], .write_slots = slots};
-        b->kv_write(b->self, k, k, positions, &all, 1, KV_HEADS, DIM);
-    }
-    double seconds[RUNS];
-    const int32_t last = positions[n_slots - 1];
-    for (int run = -2; run < RUNS; run++) {
-        double start = now();
-        for (uint32_t l = 0; l < LAYERS; l++) {
-            struct kv_segment one = {.n_rows = 1, .heads = heads[l]};
-            b->attention(b->self, out, q, NULL, &last, &one, 1, HEADS, KV_HEADS, DIM);
-        }
-        if (run >= 0)
-            seconds[run] = now() - start;
-    }
-    qsort(seconds, RUNS, sizeof *seconds, by_value);
-    double bytes = (double)n_pages * KV_HEADS * LAYERS * (double)b->page_bytes(b->self, DIM);
-    printf("  attention, one row, %4s, %5u slots: %6.2f GB/s, %7.1f us a layer\n",
-           plan_storage_name(storage), n_slots, bytes / seconds[RUNS / 2] * 1e-9,
-           seconds[RUNS / 2] / LAYERS * 1e6);
-    b->kv_free(b->self);
-    free(pages);
     free(slots);
-    free(positions);
     free(k);
+}
+
+static void context_close(struct context *c)
+{
+    c->b->kv_free(c->b->self);
+    free(c->heads);
+    free(c->pages);
+    free(c->positions);
+}
+
+/* Seconds that the last n_rows rows of a layer take, the best of several walks over the layers:
+ * what the machine does when nobody else wants it. states: of a layer, or NULL. */
+static double time_attention(const struct context *c, uint32_t n_rows,
+                             struct head_state *const *states)
+{
+    const struct heads_shape s = c->shape;
+    const size_t n = (size_t)n_rows * s.n_kv_heads * s.group * s.head_dim;
+    float *q = allocate(n * sizeof *q), *out = allocate(n * sizeof *out);
+    double best = 1e9;
+    for (size_t i = 0; i < n; i++)
+        q[i] = (float)(i * 104729 % 203) / 100 - 1;
+    for (int run = 0; run < (n_rows == 1 ? RUNS : 3); run++) {
+        double start = now();
+        for (uint32_t l = 0; l < (n_rows == 1 ? c->n_layers : 1); l++) {
+            struct kv_segment rows = {.n_rows = n_rows,
+                                      .heads = c->heads + l * s.n_kv_heads,
+                                      .states = states,
+                                      .score = states ? CACHE_SCORE_SUM : CACHE_SCORE_NONE};
+            c->b->attention(c->b->self, out, q, NULL, c->positions + c->n_slots - n_rows, &rows, 1,
+                            s.n_kv_heads * s.group, s.n_kv_heads, s.head_dim);
+        }
+        double took = (now() - start) / (n_rows == 1 ? c->n_layers : 1);
+        best = took < best ? took : best;
+    }
     free(q);
     free(out);
+    return best;
+}
+
+/* The same with the scores that attention_sum asks for. */
+static double time_scored(const struct context *c, uint32_t n_rows)
+{
+    const uint32_t n = c->shape.n_kv_heads;
+    struct head_counters counters = {0};
+    struct head_state *states = allocate(n * sizeof *states), **list = allocate(n * sizeof *list);
+    for (uint32_t h = 0; h < n; h++) {
+        states[h].counters = &counters;
+        states[h].scores = allocate((size_t)c->n_pages * PAGE_SLOTS * sizeof(float));
+        list[h] = &states[h];
+    }
+    double seconds = time_attention(c, n_rows, list);
+    for (uint32_t h = 0; h < n; h++)
+        free(states[h].scores);
+    free(states);
+    free(list);
+    return seconds;
+}
+
+/* Bytes a second that one thread reads of 256 MB, the best of a few. */
+static double read_bandwidth(void)
+{
+    const size_t n = (size_t)32 << 20;
+    uint64_t *p = allocate(n * sizeof *p);
+    double best = 0;
+    memset(p, 1, n * sizeof *p);
+    for (int run = 0; run < 5; run++) {
+        uint64_t sums[8] = {0};
+        double start = now();
+        for (size_t i = 0; i < n; i += 8)
+            for (int j = 0; j < 8; j++)
+                sums[j] += p[i + (size_t)j];
+        double rate = (double)(n * sizeof *p) / (now() - start);
+        for (int j = 1; j < 8; j++)
+            sums[0] += sums[j];
+        best = sums[0] != 0 && rate > best ? rate : best; /* the sum is used, or nobody would add */
+    }
+    free(p);
+    return best;
+}
+
+static void bench_decode(const struct backend *b, long threads, struct heads_shape shape,
+                         enum plan_storage storage, uint32_t n_slots, double bandwidth)
+{
+    struct context c;
+    context_open(&c, b, shape, storage, n_slots);
+    double plain = time_attention(&c, 1, NULL), scored = time_scored(&c, 1);
+    printf(
+        "  decode %u x %u heads of %3u, %4s, %5u slots: %6.2f GB/s a thread, %3.0f %% of reading, "
+        "%8.1f us a layer, scored %+5.1f %%\n",
+        shape.n_kv_heads, shape.group, shape.head_dim, plan_storage_name(storage), n_slots,
+        c.bytes / plain / (double)threads * 1e-9,
+        100 * c.bytes / plain / (double)threads / bandwidth, plain * 1e6,
+        100 * (scored / plain - 1));
+    context_close(&c);
+}
+
+/* The last 256 tokens of a prompt; an operation is a multiplication or an addition. */
+static void bench_prefill(const struct backend *b, long threads, struct heads_shape shape,
+                          enum plan_storage storage, uint32_t n_slots)
+{
+    const uint32_t n = 256;
+    struct context c;
+    context_open(&c, b, shape, storage, n_slots);
+    double plain = time_attention(&c, n, NULL), scored = time_scored(&c, n);
+    double pairs = ((double)n_slots - (n - 1) / 2.0) * n;
+    printf(
+        "  prefill %u x %u heads of %3u, %4s, %u rows at %5u slots: %6.1f GFLOP/s a thread, scored "
+        "%+5.1f %%\n",
+        shape.n_kv_heads, shape.group, shape.head_dim, plan_storage_name(storage), n, n_slots,
+        4 * pairs * shape.n_kv_heads * shape.group * shape.head_dim / plain / (double)threads *
+            1e-9,
+        100 * (scored / plain - 1));
+    context_close(&c);
+}
+
+static void bench_attention(const struct backend *b, long threads)
+{
+    static const struct heads_shape shapes[] = {{3, 3, 64}, {8, 4, 128}};
+    const double bandwidth = read_bandwidth();
+    printf("  one thread reads %.1f GB/s\n", bandwidth * 1e-9);
+    for (int i = 0; i < 2; i++)
+        for (enum plan_storage s = STORAGE_F16; s <= STORAGE_Q4; s++) {
+            for (uint32_t n_slots = 512; n_slots <= 32768; n_slots *= 4)
+                bench_decode(b, threads, shapes[i], s, n_slots, bandwidth);
+            bench_prefill(b, threads, shapes[i], s, 8192);
+        }
 }
 
 int main(int argc, char **argv)
@@ -155,10 +281,10 @@ int main(int argc, char **argv)
             continue;
         }
         printf("%s\n", b.description);
-        bench_matmul(&b);
-        for (enum plan_storage s = STORAGE_F16; s <= STORAGE_Q4; s++)
-            for (uint32_t n_slots = 1024; n_slots <= 4096; n_slots *= 4)
-                bench_attention(&b, s, n_slots);
+        if (argc < 3 || strcmp(argv[2], "matmul") == 0)
+            bench_matmul(&b);
+        if (argc < 3 || strcmp(argv[2], "attention") == 0)
+            bench_attention(&b, threads);
         b.close(b.self);
     }
     return 0;

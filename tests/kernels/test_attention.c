@@ -96,6 +96,8 @@ static void add_sequence(struct scene *s, uint32_t n_slots, uint32_t n_rows, uin
 struct shape {
     uint32_t n_kv_heads, group, head_dim, n_sequences;
     bool sink_query;
+    uint32_t n_slots; /* 0: any that are few */
+    int storage;      /* -1: any */
 };
 
 static bool scene_open(struct scene *s, int isa, uint32_t n_threads, struct shape shape)
@@ -108,13 +110,17 @@ static bool scene_open(struct scene *s, int isa, uint32_t n_threads, struct shap
     s->n_heads = shape.n_kv_heads * shape.group;
     s->head_dim = shape.head_dim;
     s->sink_query = shape.sink_query;
-    const uint32_t n_pages = shape.n_sequences * shape.n_kv_heads * 8;
-    s->b.kv_set_storage(s->b.self, (enum plan_storage)random_below(4)); /* read back as stored */
+    const uint32_t most = shape.n_slots ? shape.n_slots : 250,
+                   n_pages = shape.n_sequences * shape.n_kv_heads * (most / PAGE_SLOTS + 1);
+    const uint32_t any = random_below(4); /* read back as stored */
+    s->b.kv_set_storage(s->b.self, shape.storage < 0 ? (enum plan_storage)any
+                                                     : (enum plan_storage)shape.storage);
     ck_assert(s->b.kv_alloc(s->b.self, n_pages, s->head_dim, &e));
     poison(&s->b);
     uint32_t *order = shuffled(n_pages), next_page = 0;
     for (uint32_t i = 0; i < shape.n_sequences; i++) {
-        uint32_t n_slots = 1 + random_below(250), n_rows = 1 + random_below(n_slots);
+        uint32_t n_slots = shape.n_slots ? shape.n_slots - i * 37 : 1 + random_below(250),
+                 n_rows = 1 + random_below(shape.n_slots ? 280 : n_slots);
         bool limited = random_below(2);
         add_sequence(s, n_slots, random_below(3) ? n_rows : 1, random_below(2) * random_below(40),
                      limited ? 1 + random_below(100) : UINT32_MAX, &next_page, order);
@@ -168,9 +174,10 @@ static float *attend_all(const struct scene *s)
     return out;
 }
 
-/* One query by definition, from kv_read. Returns a bound of the error that the kernel may make. */
+/* One query by definition, from kv_read. probability [n_slots], or NULL. Returns a bound of the
+ * error that the kernel may make, of a value; the largest value is *largest_v. */
 static double reference(const struct scene *s, const struct kv_segment *segment, uint32_t row,
-                        uint32_t head, double *out)
+                        uint32_t head, double *out, double *probability, double *largest_v)
 {
     const uint32_t d = s->head_dim, kv_head = head / (s->n_heads / s->n_kv_heads);
     const struct head_view *view = &segment->heads[kv_head];
@@ -193,7 +200,13 @@ static double reference(const struct scene *s, const struct kv_segment *segment,
         largest = fmax(largest, logit[slot]);
         largest_size = visible ? fmax(largest_size, size / sqrt(d)) : largest_size;
     }
-    double total = 0, largest_v = 0;
+    const struct head_state *state = segment->states ? segment->states[kv_head] : NULL;
+    const double n_summary = state ? state->counters->n_summary : 0;
+    double summary_logit = log(n_summary), total = 0;
+    for (uint32_t i = 0; n_summary > 0 && i < d; i++)
+        summary_logit += (double)s->q[at + i] * state->summary[i] / sqrt(d);
+    largest = fmax(largest, summary_logit);
+    *largest_v = 0;
     memset(out, 0, d * sizeof *out);
     for (uint32_t slot = 0; slot < view->n_slots; slot++) {
         if (logit[slot] == -INFINITY)
@@ -203,22 +216,30 @@ static double reference(const struct scene *s, const struct kv_segment *segment,
         total += weight;
         for (uint32_t i = 0; i < d; i++) {
             out[i] += weight * v[i];
-            largest_v = fmax(largest_v, fabs((double)v[i]));
+            *largest_v = fmax(*largest_v, fabs((double)v[i]));
         }
+    }
+    if (n_summary > 0) {
+        double weight = exp(summary_logit - largest);
+        total += weight;
+        for (uint32_t i = 0; i < d; i++)
+            out[i] += weight * state->summary[d + i];
     }
     for (uint32_t i = 0; i < d; i++)
         out[i] /= total;
+    for (uint32_t slot = 0; probability && slot < view->n_slots; slot++)
+        probability[slot] = exp(logit[slot] - largest) / total;
     free(logit);
     free(k);
     free(v);
     /* A logit sums head_dim products (two roundings each in plain C) and is scaled and shifted by
      * the maximum: (2 d + 3) 2^-24 of its size. A weight is off by that factor and 2 ulp of exp,
-     * for each page by one more rescaling (2 ulp + 1 rounding); both the sum of weights and the sum
-     * of values then add up to n_slots rounded terms. */
+     * for each span (of one page at least) by one more rescaling (2 ulp + 1 rounding); both the sum
+     * of weights and the sum of values then add up to n_slots rounded terms. */
     double logit_error = (2 * d + 3) * 0x1p-24 * (largest_size + fabs(largest));
     double pages = view->n_slots / PAGE_SLOTS + 1;
     double weight_error = logit_error + (5 + 5 * pages) * 0x1p-24;
-    return 2 * (weight_error + 2 * view->n_slots * 0x1p-24) * largest_v;
+    return 2 * (weight_error + 2 * view->n_slots * 0x1p-24) * fmax(*largest_v, 1);
 }
 
 static struct shape random_shape(uint32_t n_sequences)
@@ -229,19 +250,20 @@ static struct shape random_shape(uint32_t n_sequences)
                           .group = groups[random_below(7)],
                           .head_dim = dims[random_below(12)],
                           .n_sequences = n_sequences,
-                          .sink_query = random_below(2)};
+                          .sink_query = random_below(2),
+                          .storage = -1};
 }
 
 static void check_scene(const struct scene *s)
 {
     float *out = attend_all(s);
-    double *want = calloc(s->head_dim, sizeof *want);
+    double *want = calloc(s->head_dim, sizeof *want), largest_v;
     for (uint32_t i = 0; i < s->n_sequences; i++) {
         const struct kv_segment *segment = &s->segments[i];
         for (uint32_t r = 0; r < segment->n_rows; r += 1 + random_below(9)) {
             for (uint32_t head = 0; head < s->n_heads; head += 1 + random_below(3)) {
                 uint32_t row = segment->first_row + r;
-                double bound = reference(s, segment, row, head, want);
+                double bound = reference(s, segment, row, head, want, NULL, &largest_v);
                 const float *got = out + ((size_t)row * s->n_heads + head) * s->head_dim;
                 for (uint32_t d = 0; d < s->head_dim; d++)
                     ck_assert_msg(
@@ -272,8 +294,10 @@ END_TEST
 
 START_TEST(the_largest_head_and_a_huge_group_fit_the_scratch)
 {
-    static const struct shape shapes[] = {
-        {1, 2, 512, 1, true}, {2, 50, 64, 1, true}, {1, 97, 510, 1, false}, {1, 48, 512, 1, true}};
+    static const struct shape shapes[] = {{1, 2, 512, 1, true, 0, -1},
+                                          {2, 50, 64, 1, true, 0, -1},
+                                          {1, 97, 510, 1, false, 0, -1},
+                                          {1, 48, 512, 1, true, 0, -1}};
     random_state = 22;
     for (int i = 0; i < 4; i++) {
         struct scene s;
@@ -324,12 +348,183 @@ START_TEST(rows_and_batch_mates_and_threads_change_no_bit)
 }
 END_TEST
 
+/* ---- contexts of many spans */
+
+/* 700 to 1,300 slots: three to six spans, the last one and its last page broken off. */
+static struct shape long_shape(int storage)
+{
+    static const uint32_t dims[] = {64, 40, 128, 20}, groups[] = {3, 4, 1, 7, 6};
+    return (struct shape){.n_kv_heads = 1 + random_below(3),
+                          .group = groups[random_below(5)],
+                          .head_dim = dims[random_below(4)],
+                          .n_sequences = 3,
+                          .sink_query = random_below(2),
+                          .n_slots = 700 + random_below(600),
+                          .storage = storage};
+}
+
+/* What scoring leaves and summaries hold: one head's state for every (sequence, KV head). */
+struct memory {
+    struct head_state states[MAX_SEGMENTS][3], *lists[MAX_SEGMENTS][3];
+    struct head_counters counters[MAX_SEGMENTS][3];
+};
+
+static const enum cache_score score_kinds[] = {CACHE_SCORE_SUM, CACHE_SCORE_LAST,
+                                               CACHE_SCORE_HISTORY, CACHE_SCORE_SUM};
+
+static void memory_open(struct memory *m, struct scene *s)
+{
+    memset(m, 0, sizeof *m);
+    for (uint32_t i = 0; i < s->n_sequences; i++) {
+        const size_t slots = (s->sequences[i].n_slots + PAGE_SLOTS) / PAGE_SLOTS * PAGE_SLOTS;
+        for (uint32_t h = 0; h < s->n_kv_heads; h++) {
+            struct head_state *state = &m->states[i][h];
+            m->lists[i][h] = state;
+            state->counters = &m->counters[i][h];
+            state->scores = floats(slots);
+            state->history = calloc(slots * HISTORY_WORDS, sizeof *state->history);
+            state->summary = floats(2 * s->head_dim);
+            ck_assert_ptr_nonnull(state->history);
+            for (uint32_t d = 0; d < 2 * s->head_dim; d++)
+                state->summary[d] = (float)((d * 37 + h) % 19) / 10 - 0.9f;
+            state->counters->n_summary = i == 1 ? 5 : 0;
+        }
+        s->segments[i].states = m->lists[i];
+        s->segments[i].score = score_kinds[i];
+    }
+}
+
+static void memory_close(struct memory *m, const struct scene *s)
+{
+    for (uint32_t i = 0; i < s->n_sequences; i++)
+        for (uint32_t h = 0; h < s->n_kv_heads; h++) {
+            free(m->states[i][h].scores);
+            free(m->states[i][h].history);
+            free(m->states[i][h].summary);
+        }
+}
+
+/* The rows in calls of at most `at_once` rows of one sequence, 0: everything in one call. */
+static float *attend_in_chunks(const struct scene *s, uint32_t at_once)
+{
+    if (at_once == 0)
+        return attend_all(s);
+    float *out = floats(out_floats(s));
+    for (uint32_t i = 0; i < s->n_sequences; i++)
+        for (uint32_t r = 0; r < s->segments[i].n_rows; r += at_once) {
+            struct kv_segment part = s->segments[i];
+            part.first_row += r;
+            part.n_rows = part.n_rows - r < at_once ? part.n_rows - r : at_once;
+            s->b.attention(s->b.self, out, s->q, s->sink_query ? s->q_sink : NULL, s->positions,
+                           &part, 1, s->n_heads, s->n_kv_heads, s->head_dim);
+        }
+    return out;
+}
+
+static void assert_same_memory(const struct scene *s, const struct memory *a,
+                               const struct memory *b)
+{
+    for (uint32_t i = 0; i < s->n_sequences; i++)
+        for (uint32_t h = 0; h < s->n_kv_heads; h++) {
+            const size_t n = s->sequences[i].n_slots;
+            assert_same_bits(a->states[i][h].scores, b->states[i][h].scores, n);
+            ck_assert_mem_eq(a->states[i][h].history, b->states[i][h].history,
+                             n * HISTORY_WORDS * sizeof(uint32_t));
+        }
+}
+
+/* The scores of a sequence of CACHE_SCORE_LAST: its last row's probabilities, averaged over the
+ * heads of the group. */
+static void check_last_scores(const struct scene *s, const struct memory *m, uint32_t sequence)
+{
+    const struct kv_segment *segment = &s->segments[sequence];
+    const uint32_t n = s->sequences[sequence].n_slots, group = s->n_heads / s->n_kv_heads;
+    double *probability = calloc(n, sizeof *probability), *mean = calloc(n, sizeof *mean);
+    double *out = calloc(s->head_dim, sizeof *out), largest_v;
+    for (uint32_t h = 0; h < s->n_kv_heads; h++) {
+        double bound = 0;
+        memset(mean, 0, n * sizeof *mean);
+        for (uint32_t g = 0; g < group; g++) {
+            double b = reference(s, segment, segment->first_row + segment->n_rows - 1,
+                                 h * group + g, out, probability, &largest_v);
+            bound = fmax(bound, b / fmax(largest_v, 1));
+            for (uint32_t i = 0; i < n; i++)
+                mean[i] += probability[i] / group;
+        }
+        for (uint32_t i = 0; i < n; i++)
+            ck_assert_msg(mean[i] == 0 || /* pages that it sees nothing of are left alone */
+                              fabs(m->states[sequence][h].scores[i] - mean[i]) <= bound * mean[i],
+                          "slot %u of %u: %.9g, should be %.9g", i, n,
+                          (double)m->states[sequence][h].scores[i], mean[i]);
+    }
+    free(probability);
+    free(mean);
+    free(out);
+}
+
+START_TEST(many_spans_match_double_precision_in_every_storage)
+{
+    random_state = 27;
+    for (int storage = 0; storage < 4; storage++)
+        for (uint32_t threads = 1; threads <= 2; threads++) {
+            struct scene s;
+            struct memory memory;
+            if (!scene_open(&s, _i, threads, long_shape(storage)))
+                return;
+            memory_open(&memory, &s);
+            check_scene(&s);
+            check_last_scores(&s, &memory, 1);
+            memory_close(&memory, &s);
+            scene_close(&s);
+        }
+}
+END_TEST
+
+/* Outputs, scores and histories: alone or together, in whatever pieces, on however many threads;
+ * the rows of each sequence are tokens that decode one by one, or a prompt. */
+START_TEST(spans_chunks_and_threads_change_no_bit_of_outputs_and_scores)
+{
+    static const uint32_t threads[] = {1, 2, 3, 8}, chunks[] = {0, 1, 7, 256};
+    random_state = 28;
+    for (int storage = 0; storage < 4; storage++) {
+        struct shape shape = long_shape(storage);
+        uint64_t state = random_state;
+        float *first = NULL;
+        struct memory first_memory;
+        struct scene first_scene;
+        for (uint32_t run = 0; run < 16; run++) {
+            struct scene s;
+            struct memory memory;
+            random_state = state;
+            if (!scene_open(&s, _i, threads[run / 4], shape))
+                return;
+            memory_open(&memory, &s);
+            float *out = attend_in_chunks(&s, chunks[run % 4]);
+            if (first == NULL) {
+                first = out;
+                first_memory = memory;
+                first_scene = s;
+                continue;
+            }
+            assert_same_bits(first, out, out_floats(&s));
+            assert_same_memory(&s, &first_memory, &memory);
+            free(out);
+            memory_close(&memory, &s);
+            scene_close(&s);
+        }
+        free(first);
+        memory_close(&first_memory, &first_scene);
+        scene_close(&first_scene);
+    }
+}
+END_TEST
+
 /* A row must not notice that later tokens of its own sequence are already written. */
 START_TEST(a_chunk_written_at_once_reads_as_if_written_token_by_token)
 {
     struct scene s;
     random_state = 24;
-    if (!scene_open(&s, _i, 1, (struct shape){2, 3, 64, 1, false}))
+    if (!scene_open(&s, _i, 1, (struct shape){2, 3, 64, 1, false, 0, -1}))
         return;
     s.segments[0].n_rows = s.sequences[0].n_rows = 1; /* look from the last token only */
     const uint32_t n = 70, d = s.head_dim, width = s.n_kv_heads * d;
@@ -375,7 +570,7 @@ START_TEST(nan_stays_behind_the_mask_and_passes_when_visible)
 {
     struct scene s;
     random_state = 25;
-    if (!scene_open(&s, _i, 1, (struct shape){1, 3, 48, 1, false}))
+    if (!scene_open(&s, _i, 1, (struct shape){1, 3, 48, 1, false, 0, -1}))
         return;
     const uint32_t d = s.head_dim;
     uint32_t pages[2] = {5, 2}, slots[40];
@@ -470,6 +665,9 @@ int main(void)
     tcase_add_loop_test(tc, matches_double_precision_with_any_mask_in_a_poisoned_pool, 0, N_ISAS);
     tcase_add_loop_test(tc, the_largest_head_and_a_huge_group_fit_the_scratch, 0, N_ISAS);
     tcase_add_loop_test(tc, rows_and_batch_mates_and_threads_change_no_bit, 0, N_ISAS);
+    tcase_add_loop_test(tc, many_spans_match_double_precision_in_every_storage, 0, N_ISAS);
+    tcase_add_loop_test(tc, spans_chunks_and_threads_change_no_bit_of_outputs_and_scores, 0,
+                        N_ISAS);
     tcase_add_loop_test(tc, a_chunk_written_at_once_reads_as_if_written_token_by_token, 0, N_ISAS);
     tcase_add_loop_test(tc, nan_stays_behind_the_mask_and_passes_when_visible, 0, N_ISAS);
     tcase_add_loop_test(tc, slots_are_read_back_rounded_to_half_and_copied_whole, 0, N_ISAS);

@@ -258,7 +258,7 @@ START_TEST(widened_keys_are_the_keys_that_are_read)
                 fill_key(k, d);
                 page_write(&s, page, i, k, k, 0);
             }
-            c->kernels->key_dots(&s, page, x, dots, squares, c->scratch);
+            c->kernels->key_dots(&s, page, x, dots, squares);
             for (uint32_t i = 0; i < PAGE_SLOTS; i++) {
                 double square = 0;
                 page_read(&s, page, i, k, v);

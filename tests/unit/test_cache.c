@@ -228,6 +228,28 @@ static void open_or_fork(struct cache *c, struct shadow *q)
     ck_assert_uint_eq(cache_counts(c).used, used);
 }
 
+/* Pages of its own for all that a sequence shares, and nothing at all where they are too few. */
+static void own_pages(struct cache *c, struct shadow *q)
+{
+    struct error e;
+    uint32_t used = cache_counts(c).used, pages = cache_sequence_counts(q->s).pages;
+    bool done = cache_sequence_own_pages(q->s, &e);
+    if (!done)
+        ck_assert_uint_eq(cache_counts(c).used, used);
+    perform_copies(c);
+    for (uint32_t h = 0; h < N_HEADS && done; h++) {
+        struct cache_view v = cache_view(q->s, h / N_KV_HEADS, h % N_KV_HEADS);
+        for (uint32_t k = 0; k < MOST_SEQUENCES; k++)
+            for (uint32_t i = 0; shadows[k].s && &shadows[k] != q && i < v.n_slots;
+                 i += PAGE_SLOTS) {
+                struct cache_view other = cache_view(shadows[k].s, h / N_KV_HEADS, h % N_KV_HEADS);
+                if (i < other.n_slots && other.pages[i / PAGE_SLOTS] == v.pages[i / PAGE_SLOTS])
+                    ck_abort_msg("page %u of head %u is still shared", i / PAGE_SLOTS, h);
+            }
+    }
+    ck_assert_uint_eq(cache_sequence_counts(q->s).pages, pages);
+}
+
 static void free_one(struct shadow *q)
 {
     cache_sequence_free(q->s);
@@ -247,6 +269,8 @@ START_TEST(nobody_ever_sees_a_page_of_another)
             free_one(q);
         else if (what < 4 && !q->s)
             open_or_fork(c, q);
+        else if (what == 4 && q->s)
+            own_pages(c, q);
         else
             step(c);
         check_audit(c);

@@ -1,0 +1,27 @@
+/* Integer products with AVX2: pairs of 16 bits are multiplied into 32 (vpmaddwd). Compiles to
+ * nothing on other machines. */
+#include "engine/cpu/products.h"
+
+#if defined(__x86_64__)
+
+#define PRODUCTS      cpu_products_avx2
+#define PRODUCTS_ISA  "avx2"
+#define PRODUCTS_NAME ""
+
+#include "engine/cpu/products_256.h"
+
+/* The sum stays a chain: the compiler would turn integer additions into a tree, whose leaves do not
+ * fit into the registers. */
+static inline vi vi_dot(vi sum, vw w, vw x)
+{
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(w, x));
+    __asm__("" : "+x"(sum));
+    return sum;
+}
+
+#include "engine/cpu/quantise_256.h"
+#include "engine/cpu/template_products.h"
+
+#else
+typedef int products_avx2_are_for_x86_64;
+#endif

@@ -1,0 +1,295 @@
+/* The integer products of one instruction set, written once over its lanes: included at the end of
+ * products_{plain,avx2,avxvnni,avx512vnni}.c, never on its own. The includer defines
+ *
+ *     LANES            rows in a vector, 4, 8 or 16
+ *     vf, vi           vectors of LANES floats, of LANES int32
+ *     vw               vectors of 2 * LANES int16, two columns of each row
+ *     vi_dot           (sum, w, x): adds the products of both columns
+ *     TILE_X           rows of x whose sums its registers hold
+ *     quantise_block   32 floats to 16 bits, their scale and sums
+ *     PRODUCTS, PRODUCTS_ISA, PRODUCTS_NAME: the table to define
+ */
+#include <string.h>
+
+#define ALWAYS static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+#define ROW_VECTORS (PACKED_ROWS / LANES)
+
+/* What a block of 32 columns of LANES rows has beside its integers. */
+struct block_scales {
+    vf scale[2], minimum; /* scale[1]: of columns 16..31 */
+};
+
+/* The two columns of chunk c that are even (or odd), of the rows of a vector. values: the block's,
+ * from the vector's first row on. What was four bits of a byte becomes 16 by shifting and masking
+ * alone. */
+ALWAYS vw columns(const int bits, const uint8_t *values, const int c, const int odd)
+{
+    if (bits == 8) {
+        vw pair = vw_load(values + c * 64);
+        return odd ? vw_shift_right_signed(pair, 8)
+                   : vw_shift_right_signed(vw_shift_left(pair, 8), 8);
+    }
+    vw q = vw_field(vw_load(values + c % 4 * 64), 8 * odd + (c < 4 ? 0 : 4), 15);
+    if (bits == 5)
+        q = vw_or(q, vw_shift_left(vw_field(vw_load(values + 256), 8 * odd + c, 1), 4));
+    else if (bits == 6)
+        q = vw_or(q, vw_shift_left(
+                         vw_field(vw_load(values + 256 + c / 4 * 64), 8 * odd + c % 4 * 2, 3), 4));
+    return q;
+}
+
+ALWAYS void load_scales(const enum packed_scales kind, const uint8_t *scales, uint32_t block,
+                        uint32_t row, struct block_scales *s)
+{
+    const uint32_t super = block / PACKED_SUPER, part = block % PACKED_SUPER;
+    const uint8_t *at, *small;
+    switch (kind) {
+    case SCALES_ONE:
+        s->scale[0] = v_from_half(scales + block * 32 + row * 2);
+        break;
+    case SCALES_MIN:
+        s->scale[0] = v_from_half(scales + block * 64 + row * 2);
+        s->minimum = v_from_half(scales + block * 64 + 32 + row * 2);
+        break;
+    case SCALES_K:
+        at = scales + super * (64 + PACKED_SUPER * 32);
+        small = at + 64 + part * 32 + row;
+        s->scale[0] = v_mul(v_from_half(at + row * 2), v_from_u8(small));
+        s->minimum = v_minus(v_mul(v_from_half(at + 32 + row * 2), v_from_u8(small + 16)));
+        break;
+    case SCALES_6:
+        at = scales + super * (32 + PACKED_SUPER * 32);
+        small = at + 32 + part * 32 + row;
+        s->scale[0] = v_mul(v_from_half(at + row * 2), v_from_i8(small));
+        s->scale[1] = v_mul(v_from_half(at + row * 2), v_from_i8(small + 16));
+        break;
+    }
+}
+
+/* sums[v][i] = the integer dot products of chunks [c0, c0 + n_c). At most 32 * 128 * 32767 < 2^31.
+ */
+ALWAYS void dots(const int bits, const uint8_t *values, const int16_t *const *x, const int c0,
+                 const int n_c, const int n_v, const int n_x, vi sums[ROW_VECTORS][TILE_X])
+{
+    UNROLL
+    for (int v = 0; v < n_v; v++) {
+        UNROLL
+        for (int i = 0; i < n_x; i++)
+            sums[v][i] = vi_zero();
+    }
+    UNROLL
+    for (int c = 2 * c0; c < 2 * (c0 + n_c); c++) {
+        UNROLL
+        for (int v = 0; v < n_v; v++) {
+            vw w = columns(bits, values + v * LANES * 4, c / 2, c % 2);
+            UNROLL
+            for (int i = 0; i < n_x; i++)
+                sums[v][i] = vi_dot(sums[v][i], w, vw_set2(x[i] + c * 2));
+        }
+    }
+}
+
+/* n_v vectors of rows from `row` of the group on, against n_x rows of x. */
+ALWAYS void tile(const struct packed *w, const int bits, const enum packed_scales kind,
+                 const uint8_t *group, const struct quantised *x, uint32_t x0, const int row,
+                 const int n_v, const int n_x, vf acc[ROW_VECTORS][TILE_X])
+{
+    const int32_t zero = bits == 8            ? 0
+                         : kind == SCALES_6   ? 32
+                         : kind == SCALES_ONE ? 1 << (bits - 1)
+                                              : 0;
+    const int n_parts = kind == SCALES_6 ? 2 : 1; /* of a block, each with its own scale */
+    const uint8_t *scales = group, *values = group + w->scales_bytes + row * 4;
+    const uint32_t n_blocks = w->n_blocks;
+    const int16_t *q[TILE_X];
+    const float *d[TILE_X];
+    const int32_t *s[TILE_X];
+    UNROLL
+    for (int i = 0; i < n_x; i++) {
+        q[i] = x->values + (size_t)(x0 + i) * x->cols;
+        d[i] = x->scales + (size_t)(x0 + i) * n_blocks;
+        s[i] = x->sums + (size_t)(x0 + i) * n_blocks * 2;
+        UNROLL
+        for (int v = 0; v < n_v; v++)
+            acc[v][i] = v_zero();
+    }
+    for (uint32_t b = 0; b < n_blocks; b++, values += bits * (PACKED_ROWS * PACKED_COLS / 8)) {
+        struct block_scales from[ROW_VECTORS];
+        UNROLL
+        for (int v = 0; v < n_v; v++)
+            load_scales(kind, scales, b, (uint32_t)(row + v * LANES), &from[v]);
+        UNROLL
+        for (int part = 0; part < n_parts; part++) {
+            vi sums[ROW_VECTORS][TILE_X];
+            dots(bits, values, q, part * 8 / n_parts, 8 / n_parts, n_v, n_x, sums);
+            UNROLL
+            for (int i = 0; i < n_x; i++) {
+                const vf dx = v_set1(d[i][b]);
+                const int32_t all =
+                    n_parts == 2 ? s[i][2 * b + part] : s[i][2 * b] + s[i][2 * b + 1];
+                UNROLL
+                for (int v = 0; v < n_v; v++) {
+                    vi whole = sums[v][i];
+                    if (zero != 0)
+                        whole = vi_sub(whole, vi_set1(zero * all));
+                    acc[v][i] =
+                        v_fma(v_from_ints(whole), v_mul(from[v].scale[part], dx), acc[v][i]);
+                    if (kind == SCALES_MIN || kind == SCALES_K)
+                        acc[v][i] =
+                            v_fma(from[v].minimum, v_mul(dx, v_set1((float)all)), acc[v][i]);
+                }
+            }
+        }
+        UNROLL
+        for (int i = 0; i < n_x; i++)
+            q[i] += PACKED_COLS;
+    }
+}
+
+ALWAYS void put(vf sum, const float *bias, float *out, uint32_t n)
+{
+    float at[LANES];
+    if (n >= LANES) {
+        v_store(out, bias ? v_add(sum, v_load(bias)) : sum);
+        return;
+    }
+    v_store(at, sum);
+    for (uint32_t r = 0; r < n; r++)
+        out[r] = bias ? at[r] + bias[r] : at[r];
+}
+
+ALWAYS void put_tile(const struct packed *w, uint32_t first_row, uint32_t x0, const int n_v,
+                     const int n_x, vf acc[ROW_VECTORS][TILE_X], const float *bias, float *out,
+                     size_t out_stride)
+{
+    UNROLL
+    for (int v = 0; v < n_v; v++) {
+        const uint32_t r = first_row + (uint32_t)v * LANES;
+        if (r >= w->rows)
+            continue;
+        UNROLL
+        for (int i = 0; i < n_x; i++)
+            put(acc[v][i], bias ? bias + r : NULL, out + (size_t)(x0 + i) * out_stride + r,
+                w->rows - r);
+    }
+}
+
+/* All rows of x against one group, n_x at a time: one row of x takes all the group's rows at once,
+ * so that enough sums are under way; several take the vectors one after the other. */
+ALWAYS void group_times(const struct packed *w, const int bits, const enum packed_scales kind,
+                        const struct quantised *x, uint32_t n, uint32_t group_number,
+                        const float *bias, float *out, size_t out_stride)
+{
+    const uint8_t *group = w->data + group_number * w->group_bytes;
+    const uint32_t row = group_number * PACKED_ROWS;
+    vf acc[ROW_VECTORS][TILE_X];
+    uint32_t i = 0;
+    for (; TILE_X > 1 && i + TILE_X <= n; i += TILE_X) {
+        UNROLL
+        for (int v = 0; v < ROW_VECTORS; v++) {
+            tile(w, bits, kind, group, x, i, v * LANES, 1, TILE_X, acc);
+            put_tile(w, row + v * LANES, i, 1, TILE_X, acc, bias, out, out_stride);
+        }
+    }
+#if TILE_X > 4
+    for (; i + 4 <= n; i += 4) {
+        UNROLL
+        for (int v = 0; v < ROW_VECTORS; v++) {
+            tile(w, bits, kind, group, x, i, v * LANES, 1, 4, acc);
+            put_tile(w, row + v * LANES, i, 1, 4, acc, bias, out, out_stride);
+        }
+    }
+#endif
+#if TILE_X > 2
+    for (; i + 2 <= n; i += 2) {
+        UNROLL
+        for (int v = 0; v < ROW_VECTORS; v++) {
+            tile(w, bits, kind, group, x, i, v * LANES, 1, 2, acc);
+            put_tile(w, row + v * LANES, i, 1, 2, acc, bias, out, out_stride);
+        }
+    }
+#endif
+    for (; i < n; i++) {
+        tile(w, bits, kind, group, x, i, 0, ROW_VECTORS, 1, acc);
+        put_tile(w, row, i, ROW_VECTORS, 1, acc, bias, out, out_stride);
+    }
+}
+
+/* How many rows of x stay in the second-level cache while all groups pass. */
+#define X_AT_ONCE_BYTES 262144
+
+#define MULTIPLY(name, bits, kind)                                                                 \
+    static void name(const struct packed *w, const struct quantised *x, uint32_t n,                \
+                     uint32_t first, uint32_t last, const float *bias, float *out,                 \
+                     size_t out_stride)                                                            \
+    {                                                                                              \
+        for (uint32_t g = first; g < last; g++)                                                    \
+            group_times(w, bits, kind, x, n, g, bias, out, out_stride);                            \
+    }
+MULTIPLY(multiply_8, 8, SCALES_ONE)
+MULTIPLY(multiply_4, 4, SCALES_ONE)
+MULTIPLY(multiply_5, 5, SCALES_ONE)
+MULTIPLY(multiply_4_min, 4, SCALES_MIN)
+MULTIPLY(multiply_5_min, 5, SCALES_MIN)
+MULTIPLY(multiply_4_k, 4, SCALES_K)
+MULTIPLY(multiply_5_k, 5, SCALES_K)
+MULTIPLY(multiply_6_k, 6, SCALES_6)
+
+static void multiply_all(const struct packed *w, const struct quantised *x, uint32_t n,
+                         uint32_t first, uint32_t last, const float *bias, float *out,
+                         size_t out_stride)
+{
+    const bool five = w->format.bits == 5;
+    switch (w->format.scales) {
+    case SCALES_ONE:
+        (w->format.bits == 8 ? multiply_8
+         : five              ? multiply_5
+                             : multiply_4)(w, x, n, first, last, bias, out, out_stride);
+        break;
+    case SCALES_MIN:
+        (five ? multiply_5_min : multiply_4_min)(w, x, n, first, last, bias, out, out_stride);
+        break;
+    case SCALES_K:
+        (five ? multiply_5_k : multiply_4_k)(w, x, n, first, last, bias, out, out_stride);
+        break;
+    case SCALES_6:
+        multiply_6_k(w, x, n, first, last, bias, out, out_stride);
+        break;
+    }
+}
+
+static void multiply(const struct packed *w, const struct quantised *x, uint32_t n, uint32_t first,
+                     uint32_t last, const float *bias, float *out, size_t out_stride)
+{
+    uint32_t at_once = X_AT_ONCE_BYTES / 2 / w->cols / TILE_X * TILE_X;
+    if (at_once < TILE_X)
+        at_once = TILE_X;
+    for (uint32_t i = 0; i < n; i += at_once) {
+        struct quantised part = *x;
+        part.values += (size_t)i * x->cols;
+        part.scales += (size_t)i * x->n_blocks;
+        part.sums += (size_t)i * x->n_blocks * 2;
+        multiply_all(w, &part, n - i < at_once ? n - i : at_once, first, last, bias,
+                     out + (size_t)i * out_stride, out_stride);
+    }
+}
+
+static void quantise(const struct quantised *to, const float *x, uint32_t first, uint32_t n)
+{
+    for (uint32_t i = first; i < first + n; i++)
+        for (uint32_t b = 0; b < to->n_blocks; b++) {
+            size_t block = (size_t)i * to->n_blocks + b;
+            quantise_block(x + (size_t)i * to->cols + b * PACKED_COLS,
+                           to->values + (size_t)i * to->cols + b * PACKED_COLS, to->scales + block,
+                           to->sums + 2 * block);
+        }
+}
+
+const struct cpu_products PRODUCTS = {
+    .isa = PRODUCTS_ISA, .name = PRODUCTS_NAME, .quantise = quantise, .multiply = multiply};
