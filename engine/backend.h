@@ -125,7 +125,8 @@ struct backend {
                      uint32_t width, float eps);
 
     /* out[n][w.rows] = x[n][w.cols] * w^T (+ bias[w.rows] when not NULL). out must not overlap x.
-     * A backend may round x to 16 bits in blocks of 32 columns where w is quantised and prepared. */
+     * A backend may round x to 16 bits in blocks of 32 columns where w is quantised and prepared.
+     */
     void (*matmul)(void *self, float *out, const struct weight *w, const float *x, uint32_t n,
                    const float *bias);
 

@@ -77,6 +77,7 @@ ALWAYS struct key_codes load_codes(enum plan_storage storage, const struct keys 
     const struct page_shape *s = k->shape;
     if (storage != STORAGE_Q4) {
         c.any_extreme = false;
+        /* cppcheck-suppress uninitvar ; nobody looks at the codes then */
         return c;
     }
     bytes low = b_field(b_load(k->page + s->k_at + d / 2 * PAGE_SLOTS), d % 2 * 4, 15);
