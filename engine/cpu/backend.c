@@ -14,9 +14,6 @@
 
 #define MAX_THREADS 1024
 
-/* Fewer multiplications (or floats touched) than this are not worth waking the workers. */
-#define WORTH_THREADS 16384
-
 static float *aligned_floats(size_t n, struct error *e)
 {
     size_t bytes;

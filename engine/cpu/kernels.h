@@ -17,6 +17,9 @@
 
 #define HEAD_DIM_MAX 512
 
+/* Fewer multiplications (or floats touched) than this are not worth waking the workers. */
+#define WORTH_THREADS 16384
+
 /* Queries (rows x heads of a group) that walk the pages together, at most. */
 #define ATTEND_QUERIES 48
 

@@ -7,8 +7,8 @@
 #include <string.h>
 
 #include "engine/cpu/bytes_x86.h"
+#include "engine/cpu/floats_256.h"
 
-#define LANES        8
 #define KERNELS      cpu_kernels_avx2
 #define KERNELS_ISA  "avx2"
 #define KERNELS_NAME "AVX2"
@@ -18,28 +18,7 @@
 #define TILE_QUERIES 3
 #define TILE_SUMS    12
 
-typedef __m256 vf;
 typedef __m256i vi;
-
-static inline vf v_zero(void)
-{
-    return _mm256_setzero_ps();
-}
-
-static inline vf v_set1(float x)
-{
-    return _mm256_set1_ps(x);
-}
-
-static inline vf v_load(const float *p)
-{
-    return _mm256_loadu_ps(p);
-}
-
-static inline void v_store(float *p, vf a)
-{
-    _mm256_storeu_ps(p, a);
-}
 
 static inline vi first_lanes(size_t n)
 {
@@ -57,24 +36,9 @@ static inline void v_store_n(float *p, vf a, size_t n)
     _mm256_maskstore_ps(p, first_lanes(n), a);
 }
 
-static inline vf v_fma(vf a, vf b, vf c)
-{
-    return _mm256_fmadd_ps(a, b, c);
-}
-
-static inline vf v_add(vf a, vf b)
-{
-    return _mm256_add_ps(a, b);
-}
-
 static inline vf v_sub(vf a, vf b)
 {
     return _mm256_sub_ps(a, b);
-}
-
-static inline vf v_mul(vf a, vf b)
-{
-    return _mm256_mul_ps(a, b);
 }
 
 static inline vf v_div(vf a, vf b)

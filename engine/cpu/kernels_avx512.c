@@ -7,8 +7,8 @@
 #include <string.h>
 
 #include "engine/cpu/bytes_x86.h"
+#include "engine/cpu/floats_512.h"
 
-#define LANES        16
 #define KERNELS      cpu_kernels_avx512
 #define KERNELS_ISA  "avx512"
 #define KERNELS_NAME "AVX-512"
@@ -19,28 +19,7 @@
 #define TILE_QUERIES 6
 #define TILE_SUMS    24
 
-typedef __m512 vf;
 typedef __m512i vi;
-
-static inline vf v_zero(void)
-{
-    return _mm512_setzero_ps();
-}
-
-static inline vf v_set1(float x)
-{
-    return _mm512_set1_ps(x);
-}
-
-static inline vf v_load(const float *p)
-{
-    return _mm512_loadu_ps(p);
-}
-
-static inline void v_store(float *p, vf a)
-{
-    _mm512_storeu_ps(p, a);
-}
 
 static inline __mmask16 first_lanes(size_t n)
 {
@@ -57,24 +36,9 @@ static inline void v_store_n(float *p, vf a, size_t n)
     _mm512_mask_storeu_ps(p, first_lanes(n), a);
 }
 
-static inline vf v_fma(vf a, vf b, vf c)
-{
-    return _mm512_fmadd_ps(a, b, c);
-}
-
-static inline vf v_add(vf a, vf b)
-{
-    return _mm512_add_ps(a, b);
-}
-
 static inline vf v_sub(vf a, vf b)
 {
     return _mm512_sub_ps(a, b);
-}
-
-static inline vf v_mul(vf a, vf b)
-{
-    return _mm512_mul_ps(a, b);
 }
 
 static inline vf v_div(vf a, vf b)

@@ -3,9 +3,9 @@
  * run it agree. */
 #include "engine/cpu/kernels.h"
 
+#include "engine/cpu/floats_plain.h"
 #include "engine/cpu/half.h"
 
-#define LANES        4
 #define KERNELS      cpu_kernels_plain
 #define KERNELS_ISA  "plain"
 #define KERNELS_NAME "plain C"
@@ -15,30 +15,7 @@
 #define TILE_QUERIES 1
 #define TILE_SUMS    12
 
-typedef float vf __attribute__((vector_size(16)));
 typedef uint32_t vi __attribute__((vector_size(16)));
-
-static inline vf v_set1(float x)
-{
-    return (vf){x, x, x, x};
-}
-
-static inline vf v_zero(void)
-{
-    return v_set1(0);
-}
-
-static inline vf v_load(const float *p)
-{
-    vf a;
-    memcpy(&a, p, sizeof a);
-    return a;
-}
-
-static inline void v_store(float *p, vf a)
-{
-    memcpy(p, &a, sizeof a);
-}
 
 static inline vf v_load_n(const float *p, size_t n)
 {
@@ -54,24 +31,9 @@ static inline void v_store_n(float *p, vf a, size_t n)
         p[i] = a[i];
 }
 
-static inline vf v_fma(vf a, vf b, vf c)
-{
-    return a * b + c;
-}
-
-static inline vf v_add(vf a, vf b)
-{
-    return a + b;
-}
-
 static inline vf v_sub(vf a, vf b)
 {
     return a - b;
-}
-
-static inline vf v_mul(vf a, vf b)
-{
-    return a * b;
 }
 
 static inline vf v_div(vf a, vf b)

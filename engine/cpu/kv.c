@@ -8,9 +8,6 @@
 #include <string.h>
 #include <sys/mman.h>
 
-/* Fewer multiplications than this are not worth waking the workers. */
-#define WORTH_THREADS 16384
-
 /* Floats that attention has in any case: a row of 20,000 heads. */
 #define LEAST_ROOM 65536
 

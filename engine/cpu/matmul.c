@@ -8,9 +8,7 @@
 
 #include "engine/cpu/kernels.h"
 
-/* Fewer multiplications than this are not worth waking the workers. */
-#define WORTH_THREADS 16384
-/* Integers go through more in the same time. */
+/* Of multiplications of integers, which are done faster. */
 #define WORTH_THREADS_INT 65536
 
 size_t cpu_row_bytes(const struct weight *w)

@@ -214,7 +214,7 @@ static void head_thread(void *context, uint32_t thread)
 }
 
 /* Fewer slots than this are not worth waking the workers. */
-enum { WORTH_THREADS = 4096 };
+enum { SLOTS_WORTH_THREADS = 4096 };
 
 static void on_threads(struct head_work *w,
                        void (*part)(struct cpu *, struct select_job *, struct bench *))
@@ -224,7 +224,7 @@ static void on_threads(struct head_work *w,
         n_slots += w->jobs[i].n_slots;
     w->part = part;
     atomic_store(&w->next, 0);
-    if (n_slots < WORTH_THREADS)
+    if (n_slots < SLOTS_WORTH_THREADS)
         head_thread(w, 0);
     else
         threads_run(w->cpu->threads, head_thread, w);

@@ -6,50 +6,15 @@
 #include <immintrin.h>
 #include <string.h>
 
-#define LANES  8
+#include "engine/cpu/floats_256.h"
+
 #define TILE_X 4
 
-typedef __m256 vf;
 typedef __m256i vi, vw;
-
-static inline vf v_zero(void)
-{
-    return _mm256_setzero_ps();
-}
-
-static inline vf v_set1(float x)
-{
-    return _mm256_set1_ps(x);
-}
-
-static inline vf v_load(const float *p)
-{
-    return _mm256_loadu_ps(p);
-}
-
-static inline void v_store(float *p, vf a)
-{
-    _mm256_storeu_ps(p, a);
-}
-
-static inline vf v_add(vf a, vf b)
-{
-    return _mm256_add_ps(a, b);
-}
-
-static inline vf v_mul(vf a, vf b)
-{
-    return _mm256_mul_ps(a, b);
-}
 
 static inline vf v_minus(vf a)
 {
     return _mm256_xor_ps(a, _mm256_set1_ps(-0.0f));
-}
-
-static inline vf v_fma(vf a, vf b, vf c)
-{
-    return _mm256_fmadd_ps(a, b, c);
 }
 
 static inline vf v_from_half(const uint8_t *p)

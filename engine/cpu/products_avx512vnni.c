@@ -8,54 +8,19 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "engine/cpu/floats_512.h"
+
 #define PRODUCTS      cpu_products_avx512vnni
 #define PRODUCTS_ISA  "avx512"
 #define PRODUCTS_NAME "VNNI"
 
-#define LANES  16
 #define TILE_X 8
 
-typedef __m512 vf;
 typedef __m512i vi, vw;
-
-static inline vf v_zero(void)
-{
-    return _mm512_setzero_ps();
-}
-
-static inline vf v_set1(float x)
-{
-    return _mm512_set1_ps(x);
-}
-
-static inline vf v_load(const float *p)
-{
-    return _mm512_loadu_ps(p);
-}
-
-static inline void v_store(float *p, vf a)
-{
-    _mm512_storeu_ps(p, a);
-}
-
-static inline vf v_add(vf a, vf b)
-{
-    return _mm512_add_ps(a, b);
-}
-
-static inline vf v_mul(vf a, vf b)
-{
-    return _mm512_mul_ps(a, b);
-}
 
 static inline vf v_minus(vf a)
 {
     return _mm512_xor_ps(a, _mm512_set1_ps(-0.0f));
-}
-
-static inline vf v_fma(vf a, vf b, vf c)
-{
-    return _mm512_fmadd_ps(a, b, c);
 }
 
 static inline vf v_from_half(const uint8_t *p)

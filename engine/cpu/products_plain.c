@@ -6,61 +6,23 @@
 #include <emmintrin.h>
 #endif
 
+#include "engine/cpu/floats_plain.h"
 #include "engine/cpu/half.h"
 
 #define PRODUCTS      cpu_products_plain
 #define PRODUCTS_ISA  "plain"
 #define PRODUCTS_NAME ""
 
-#define LANES  4
 #define TILE_X 2
 
-typedef float vf __attribute__((vector_size(16)));
 typedef int32_t vi __attribute__((vector_size(16)));
 typedef uint32_t vi_bits __attribute__((vector_size(16)));
 typedef int16_t vw __attribute__((vector_size(16)));
 typedef uint16_t vw_bits __attribute__((vector_size(16)));
 
-static inline vf v_set1(float x)
-{
-    return (vf){x, x, x, x};
-}
-
-static inline vf v_zero(void)
-{
-    return v_set1(0);
-}
-
-static inline vf v_load(const float *p)
-{
-    vf a;
-    memcpy(&a, p, sizeof a);
-    return a;
-}
-
-static inline void v_store(float *p, vf a)
-{
-    memcpy(p, &a, sizeof a);
-}
-
-static inline vf v_add(vf a, vf b)
-{
-    return a + b;
-}
-
-static inline vf v_mul(vf a, vf b)
-{
-    return a * b;
-}
-
 static inline vf v_minus(vf a)
 {
     return -a;
-}
-
-static inline vf v_fma(vf a, vf b, vf c)
-{
-    return a * b + c;
 }
 
 static inline vf v_from_half(const uint8_t *p)
