@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "config/size.h"
+#include "server/command_line.h"
 #include "server/eval_arguments.h"
 
 const char bench_usage[] =
@@ -81,16 +82,6 @@ struct lists {
     const char *contexts, *prompts, *batches, *policies, *budgets, *storages;
 };
 
-static bool parse_whole(const char *flag, const char *text, uint64_t min, uint64_t max,
-                        uint64_t *out, struct error *e)
-{
-    char shown[80];
-    return whole_number_parse(text, min, max, out) ||
-           error_set(e, "invalid_value", flag, "\"%s\" is not an integer in %llu to %llu",
-                     error_excerpt(shown, text, strlen(text)), (unsigned long long)min,
-                     (unsigned long long)max);
-}
-
 static bool parse_seconds(const char *text, double *out, struct error *e)
 {
     char shown[80];
@@ -121,13 +112,13 @@ static bool parse_flag(struct bench_arguments *a, struct lists *lists, int flag,
         a->help = true;
         return true;
     case 't':
-        return parse_whole("--threads", text, 1, 1024, &a->n_threads, e);
+        return flag_whole_number("--threads", text, 1, 1024, &a->n_threads, e);
     case FLAG_TOKENS:
-        return parse_whole("--tokens", text, 1, 65536, &a->n_tokens, e);
+        return flag_whole_number("--tokens", text, 1, 65536, &a->n_tokens, e);
     case FLAG_REPEATS:
-        return parse_whole("--repeats", text, 1, BENCH_MOST_REPEATS, &a->n_repeats, e);
+        return flag_whole_number("--repeats", text, 1, BENCH_MOST_REPEATS, &a->n_repeats, e);
     case FLAG_ROWS:
-        return parse_whole("--max-batched-tokens", text, 1, 65536, &a->max_rows, e);
+        return flag_whole_number("--max-batched-tokens", text, 1, 65536, &a->max_rows, e);
     case FLAG_SECONDS:
         return parse_seconds(text, &a->max_seconds, e);
     case '?':
@@ -141,6 +132,19 @@ static bool parse_flag(struct bench_arguments *a, struct lists *lists, int flag,
 
 /* ---- lists */
 
+/* Puts a value into a rising list where it is not there yet. */
+static void insert_size(uint32_t *sizes, uint32_t *n, uint32_t value)
+{
+    uint32_t at = 0;
+    while (at < *n && sizes[at] < value)
+        at++;
+    if (at < *n && sizes[at] == value)
+        return;
+    memmove(sizes + at + 1, sizes + at, (*n - at) * sizeof *sizes);
+    sizes[at] = value;
+    ++*n;
+}
+
 /* Whole numbers in [min, max], in rising order, each once. */
 static bool parse_sizes(const char *flag, const char *text, uint32_t min, uint32_t max,
                         uint32_t *out, uint32_t *n, struct error *e)
@@ -151,16 +155,10 @@ static bool parse_sizes(const char *flag, const char *text, uint32_t min, uint32
         return false;
     *n = 0;
     for (uint32_t i = 0; i < n_values; i++) {
-        uint32_t value = (uint32_t)values[i], at = 0;
+        uint32_t value = (uint32_t)values[i];
         if ((double)value != values[i])
             return error_set(e, "invalid_value", flag, "%g is not a whole number", values[i]);
-        while (at < *n && out[at] < value)
-            at++;
-        if (at < *n && out[at] == value)
-            continue;
-        memmove(out + at + 1, out + at, (*n - at) * sizeof *out);
-        out[at] = value;
-        ++*n;
+        insert_size(out, n, value);
     }
     return true;
 }
@@ -275,15 +273,10 @@ bool bench_arguments_parse(struct bench_arguments *a, int argc, char **argv, str
     while ((flag = getopt_long(argc, argv, "m:t:h", long_options, NULL)) != -1)
         if (!parse_flag(a, &lists, flag, optarg, e))
             return false;
-    if (optind < argc && !a->model_path)
-        a->model_path = argv[optind++];
+    if (!command_line_model(argc, argv, a->help, &a->model_path, e))
+        return false;
     if (a->help)
         return true;
-    if (optind < argc)
-        return error_set(e, "invalid_value", "", "\"%.80s\" is one argument too many",
-                         argv[optind]);
-    if (!a->model_path)
-        return error_set(e, "invalid_value", "", "no model file was named");
     return parse_lists(a, &lists, e);
 }
 
@@ -323,16 +316,8 @@ bool bench_arguments_fit(struct bench_arguments *a, uint32_t n_ctx, struct error
     snprintf(why, sizeof why, "the model was trained for no more");
     if (!cut("--prompt", a->prompts, &a->n_prompts, n_ctx, a->prompts_are_default, why, e))
         return false;
-    for (uint32_t i = 0; a->prompts_are_default && i < a->n_contexts; i++) {
-        uint32_t at = 0;
-        while (at < a->n_prompts && a->prompts[at] < a->contexts[i])
-            at++;
-        if (a->contexts[i] == 0 || (at < a->n_prompts && a->prompts[at] == a->contexts[i]) ||
-            a->n_prompts == BENCH_MOST)
-            continue;
-        memmove(a->prompts + at + 1, a->prompts + at, (a->n_prompts - at) * sizeof *a->prompts);
-        a->prompts[at] = a->contexts[i];
-        a->n_prompts++;
-    }
+    for (uint32_t i = 0; a->prompts_are_default && i < a->n_contexts; i++)
+        if (a->contexts[i] > 0 && a->n_prompts < BENCH_MOST)
+            insert_size(a->prompts, &a->n_prompts, a->contexts[i]);
     return true;
 }

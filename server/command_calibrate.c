@@ -13,9 +13,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "config/size.h"
 #include "engine/calibrate.h"
 #include "engine/machine.h"
+#include "server/command_line.h"
 
 struct arguments {
     const char *model_path, *profile_path;
@@ -57,16 +57,6 @@ static const struct option long_options[] = {
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0}};
 
-static bool parse_whole(const char *flag, const char *text, uint64_t min, uint64_t max,
-                        uint64_t *out, struct error *e)
-{
-    char shown[80];
-    return whole_number_parse(text, min, max, out) ||
-           error_set(e, "invalid_value", flag, "\"%s\" is not an integer in %llu to %llu",
-                     error_excerpt(shown, text, strlen(text)), (unsigned long long)min,
-                     (unsigned long long)max);
-}
-
 static bool parse_flag(struct arguments *a, int flag, const char *text, struct error *e)
 {
     uint64_t number = 0;
@@ -85,21 +75,21 @@ static bool parse_flag(struct arguments *a, int flag, const char *text, struct e
         a->settings.isa = text;
         break;
     case FLAG_LENGTH:
-        good = parse_whole("--length", text, 8, INT32_MAX, &number, e);
+        good = flag_whole_number("--length", text, 8, INT32_MAX, &number, e);
         a->settings.length = (uint32_t)number;
         break;
     case FLAG_SEED:
-        return parse_whole("--seed", text, 0, INT64_MAX, &a->settings.seed, e);
+        return flag_whole_number("--seed", text, 0, INT64_MAX, &a->settings.seed, e);
     case FLAG_INDUCTION:
-        good = parse_whole("--induction-percent", text, 0, 100, &number, e);
+        good = flag_whole_number("--induction-percent", text, 0, 100, &number, e);
         a->settings.induction_percent = (uint32_t)number;
         break;
     case FLAG_ECHO:
-        good = parse_whole("--echo-percent", text, 0, 100, &number, e);
+        good = flag_whole_number("--echo-percent", text, 0, 100, &number, e);
         a->settings.echo_percent = (uint32_t)number;
         break;
     case 't':
-        good = parse_whole("--threads", text, 1, 1024, &number, e);
+        good = flag_whole_number("--threads", text, 1, 1024, &number, e);
         a->settings.n_threads = (uint32_t)number;
         break;
     default:
@@ -115,15 +105,10 @@ static bool parse_arguments(struct arguments *a, int argc, char **argv, struct e
     while ((flag = getopt_long(argc, argv, "m:o:t:h", long_options, NULL)) != -1)
         if (!parse_flag(a, flag, optarg, e))
             return false;
-    if (optind < argc && !a->model_path)
-        a->model_path = argv[optind++];
+    if (!command_line_model(argc, argv, a->help, &a->model_path, e))
+        return false;
     if (a->help)
         return true;
-    if (optind < argc)
-        return error_set(e, "invalid_value", "", "\"%.80s\" is one argument too many",
-                         argv[optind]);
-    if (!a->model_path)
-        return error_set(e, "invalid_value", "", "no model file was named");
     if (!a->settings.induction_percent && !a->settings.echo_percent)
         return error_set(e, "invalid_value", "--induction-percent",
                          "0 with --echo-percent 0 chooses no head");

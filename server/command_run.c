@@ -15,6 +15,7 @@
 
 #include "config/size.h"
 #include "engine/engine.h"
+#include "server/command_line.h"
 
 enum { MAX_PROMPT_BYTES = 64 * 1024 * 1024 };
 
@@ -232,15 +233,10 @@ static bool parse_arguments(struct arguments *a, int argc, char **argv, struct e
     while ((flag = getopt_long(argc, argv, "m:p:f:n:c:t:h", long_options, NULL)) != -1)
         if (!parse_flag(a, flag, optarg, e))
             return false;
-    if (optind < argc && !a->engine.model_path)
-        a->engine.model_path = argv[optind++];
+    if (!command_line_model(argc, argv, a->help, &a->engine.model_path, e))
+        return false;
     if (a->help)
         return true;
-    if (optind < argc)
-        return error_set(e, "invalid_value", "", "\"%.80s\" is one argument too many",
-                         argv[optind]);
-    if (!a->engine.model_path)
-        return error_set(e, "invalid_value", "", "no model file was named");
     if (a->prompt && a->prompt_file)
         return error_set(e, "invalid_value", "", "-p and -f cannot both be given");
     return true;

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "config/size.h"
+#include "server/command_line.h"
 
 const char eval_usage[] =
     "usage: winnow eval MODEL --text FILE [options]\n"
@@ -78,16 +78,6 @@ static const struct option long_options[] = {
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0}};
 
-static bool parse_whole(const char *flag, const char *text, uint64_t min, uint64_t max,
-                        uint64_t *out, struct error *e)
-{
-    char shown[80];
-    return whole_number_parse(text, min, max, out) ||
-           error_set(e, "invalid_value", flag, "\"%s\" is not an integer in %llu to %llu",
-                     error_excerpt(shown, text, strlen(text)), (unsigned long long)min,
-                     (unsigned long long)max);
-}
-
 static bool parse_flag(struct eval_arguments *a, int flag, const char *text, struct error *e)
 {
     switch (flag) {
@@ -134,17 +124,17 @@ static bool parse_flag(struct eval_arguments *a, int flag, const char *text, str
         a->device = text;
         return true;
     case FLAG_STEPS:
-        return parse_whole("--steps", text, 1, 65536, &a->n_steps, e);
+        return flag_whole_number("--steps", text, 1, 65536, &a->n_steps, e);
     case FLAG_SAMPLES:
-        return parse_whole("--samples", text, 1, 1000, &a->n_samples, e);
+        return flag_whole_number("--samples", text, 1, 1000, &a->n_samples, e);
     case FLAG_TRIALS:
-        return parse_whole("--trials", text, 1, 1000, &a->n_trials, e);
+        return flag_whole_number("--trials", text, 1, 1000, &a->n_trials, e);
     case FLAG_STREAM:
-        return parse_whole("--stream-tokens", text, 1000, INT32_MAX, &a->n_stream, e);
+        return flag_whole_number("--stream-tokens", text, 1000, INT32_MAX, &a->n_stream, e);
     case FLAG_SEED:
-        return parse_whole("--seed", text, 0, INT64_MAX, &a->seed, e);
+        return flag_whole_number("--seed", text, 0, INT64_MAX, &a->seed, e);
     case 't':
-        return parse_whole("--threads", text, 1, 1024, &a->n_threads, e);
+        return flag_whole_number("--threads", text, 1, 1024, &a->n_threads, e);
     default:
         return error_set(e, "invalid_value", "", "unknown option or missing value");
     }
@@ -159,15 +149,10 @@ bool eval_arguments_parse(struct eval_arguments *a, int argc, char **argv, struc
     while ((flag = getopt_long(argc, argv, "m:t:h", long_options, NULL)) != -1)
         if (!parse_flag(a, flag, optarg, e))
             return false;
-    if (optind < argc && !a->model_path)
-        a->model_path = argv[optind++];
+    if (!command_line_model(argc, argv, a->help, &a->model_path, e))
+        return false;
     if (a->help)
         return true;
-    if (optind < argc)
-        return error_set(e, "invalid_value", "", "\"%.80s\" is one argument too many",
-                         argv[optind]);
-    if (!a->model_path)
-        return error_set(e, "invalid_value", "", "no model file was named");
     return a->text_path || error_set(e, "invalid_value", "--text", "no text was named");
 }
 
