@@ -6,21 +6,8 @@ W=${BUILD:-build}/winnow
 MODEL=tests/data/stories260K.gguf
 dir=$(mktemp -d) || exit 1
 trap 'rm -rf "$dir"' EXIT
-passed=0 failed=0
-check() { # name, status of what was tested
-    if [ "$2" -eq 0 ]; then passed=$((passed + 1)); else
-        failed=$((failed + 1))
-        echo "FAILED $1"
-    fi
-}
-refused() { # name, words, command...
-    name=$1 words=$2
-    shift 2
-    "$@" >"$dir/out" 2>"$dir/err"
-    status=$?
-    [ "$status" -ne 0 ] && [ "$status" -lt 100 ] && grep -q -- "$words" "$dir/err"
-    check "$name" $?
-}
+# shellcheck source=tests/e2e/checks.sh
+. tests/e2e/checks.sh
 
 "$W" bench "$MODEL" --contexts 0,100,300 --prompt 200 --batch 1,3 --policies full,sink,h2o:0.5 --budgets 64 \
     --kv-storage f16,q8 --tokens 8 --repeats 3 --threads 2 --json "$dir/a.json" --svg "$dir/a.svg" >"$dir/table"

@@ -6,21 +6,8 @@ W=${BUILD:-build}/winnow
 MODEL=tests/data/stories260K.gguf
 dir=$(mktemp -d) || exit 1
 trap 'rm -rf "$dir"' EXIT
-passed=0 failed=0
-check() { # name, status of what was tested
-    if [ "$2" -eq 0 ]; then passed=$((passed + 1)); else
-        failed=$((failed + 1))
-        echo "FAILED $1"
-    fi
-}
-refused() { # name, words, command...
-    name=$1 words=$2
-    shift 2
-    "$@" >"$dir/out" 2>"$dir/err"
-    status=$?
-    [ "$status" -ne 0 ] && [ "$status" -lt 100 ] && grep -q -- "$words" "$dir/err"
-    check "$name" $?
-}
+# shellcheck source=tests/e2e/checks.sh
+. tests/e2e/checks.sh
 cat tests/unit/test_tokenizer.c tests/unit/test_engine.c >"$dir/text"
 run() { # folder, options...
     folder=$1
