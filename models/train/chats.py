@@ -4,6 +4,8 @@ A chat is a list of pieces (token ids, weight): the weight is what a token count
 counts most; a value that a text tells counts nothing, because nobody can predict it.
 """
 
+import bisect
+
 NAMES = """Anna Boris Natasha Pierre Andrew Sonya Nicholas Mary Helene Vera Denisov Dolokhov Anatole Julie Kutuzov
 Napoleon Alexander Catherine Michael Peter Paul Tikhon Platon Lisa Marta Olga Ivan Igor Nina Clara Emma Hugo Oscar Felix
 Alice Bob Carol David Erik Frida Greta Henry Iris Jonas Karl Laura Max Nora Otto Paula Robert Simon Thomas Ursula Victor
@@ -184,7 +186,7 @@ class Writer:
         places = sorted(r.randrange(n_text + 1) for _ in sentences)
         out, at = [], 0
         for place, sentence in zip(places, sentences):
-            if self.t.id_to_token(sentence[0][0]).startswith("\u010a") is False:
+            if not self.t.id_to_token(sentence[0][0]).startswith("\u010a"):
                 place = self.sentence_end(first + place) - first
             place = min(max(place, at), n_text)
             out.extend((i, 0.3) for i in self.novel[first + at:first + place])
@@ -194,7 +196,6 @@ class Writer:
         return out
 
     def sentence_end(self, place):
-        import bisect
         at = bisect.bisect_left(self.ends, place)
         return self.ends[at] if at < len(self.ends) and self.ends[at] - place < 60 else place
 

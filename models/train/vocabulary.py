@@ -4,6 +4,7 @@ Letters: merges learned from the novel and from generated chats, so that frequen
 of the chats are whole tokens. Digits: merges written by hand. " 482" is one token, " 48213" is " 482" and "13":
 a small model copies two tokens well and five badly. Pre-tokenizer "gpt-2", so a number keeps its leading space.
 """
+import json
 import random
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -32,7 +33,6 @@ def train(text, chats, n_vocab):
     learned = Tokenizer(models.BPE())
     learned.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     learned.train_from_iterator([text.translate(letters)] + [c.translate(letters) for c in chats], trainer)
-    import json
     state = json.loads(learned.to_str())["model"]
     vocab = state["vocab"]
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in state["merges"]] + numbers
