@@ -10,6 +10,7 @@
 #include "engine/cpu/page.h"
 #include "engine/cpu/products.h"
 #include "engine/cpu/threads.h"
+#include "engine/cpu/weight_memory.h"
 
 /* Each thread's scratch: a panel of weight rows as floats, or K or V of one page as floats and the
  * sums of attend_queries() queries. 256 KiB stay in any L2. */
@@ -138,8 +139,9 @@ struct cpu {
     float *scratch; /* [n_threads][SCRATCH_FLOATS] */
 
     const struct cpu_products *multiplier;
-    struct quantised quantised; /* room for x of a product, see matmul.c */
-    size_t quantised_room;      /* floats of x */
+    struct weight_memory weights; /* of packed ones */
+    struct quantised quantised;   /* room for x of a product, see matmul.c */
+    size_t quantised_room;        /* floats of x */
 
     uint8_t *pool;
     size_t pool_bytes;

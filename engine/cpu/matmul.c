@@ -4,7 +4,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "engine/cpu/kernels.h"
 
@@ -50,13 +49,11 @@ bool cpu_weight_prepare(void *self, struct weight *w, bool multiplied, struct er
     if (packed == NULL)
         return error_set_memory(e, "a weight", sizeof *packed);
     *packed = packed_shape(&format, w->rows, w->cols);
-    const size_t bytes = packed_bytes(packed);
-    void *data = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (data == MAP_FAILED) {
+    uint8_t *data = weight_memory_take(&c->weights, packed_bytes(packed), e);
+    if (data == NULL) {
         free(packed);
-        return error_set_memory(e, "a weight", bytes);
+        return false;
     }
-    madvise(data, bytes, MADV_HUGEPAGE); /* a wish: fewer faults now, fewer misses later */
     packed->data = data;
     struct packing work = {.packed = packed, .to = data, .w = w};
     threads_run(c->threads, pack_thread, &work);
@@ -66,11 +63,11 @@ bool cpu_weight_prepare(void *self, struct weight *w, bool multiplied, struct er
 
 void cpu_weight_release(void *self, struct weight *w)
 {
+    struct cpu *c = self;
     struct packed *packed = w->prepared;
-    (void)self;
     w->prepared = NULL;
     if (packed != NULL)
-        munmap((void *)packed->data, packed_bytes(packed));
+        weight_memory_give(&c->weights, packed->data);
     free(packed);
 }
 
@@ -213,7 +210,9 @@ void cpu_products(void *self, const struct product *products, uint32_t n_product
     const uint32_t cols = products[0].w->cols, n_threads = threads_count(c->threads);
     for (uint32_t i = 0; i < n_products; i++)
         work.n_groups += ((const struct packed *)products[i].w->prepared)->n_groups;
-    work.groups_at_once = work.n_groups / (4 * n_threads) + 1;
+    /* Long pieces where memory is what they wait for, short ones where threads may be held up. */
+    const uint32_t n_pieces = (n == 1 ? 2 : 4) * n_threads;
+    work.groups_at_once = (work.n_groups + n_pieces - 1) / n_pieces;
     if ((uint64_t)n * cols < WORTH_THREADS)
         c->multiplier->quantise(&c->quantised, x, 0, n);
     else

@@ -75,10 +75,10 @@ ALWAYS void load_scales(const enum packed_scales kind, const uint8_t *scales, ui
 /* sums[v][i] = the integer dot products of chunks [c0, c0 + n_c). At most 32 * 128 * 32767 < 2^31.
  */
 ALWAYS void dots(const int bits, const uint8_t *values, const int16_t *const *x, const int c0,
-                 const int n_c, const int n_v, const int n_x, vi sums[ROW_VECTORS][TILE_X])
+                 const int n_c, const int n_x, vi sums[ROW_VECTORS][TILE_X])
 {
     UNROLL
-    for (int v = 0; v < n_v; v++) {
+    for (int v = 0; v < ROW_VECTORS; v++) {
         UNROLL
         for (int i = 0; i < n_x; i++)
             sums[v][i] = vi_zero();
@@ -86,7 +86,7 @@ ALWAYS void dots(const int bits, const uint8_t *values, const int16_t *const *x,
     UNROLL
     for (int c = 2 * c0; c < 2 * (c0 + n_c); c++) {
         UNROLL
-        for (int v = 0; v < n_v; v++) {
+        for (int v = 0; v < ROW_VECTORS; v++) {
             vw w = columns(bits, values + v * LANES * 4, c / 2, c % 2);
             UNROLL
             for (int i = 0; i < n_x; i++)
@@ -95,60 +95,63 @@ ALWAYS void dots(const int bits, const uint8_t *values, const int16_t *const *x,
     }
 }
 
-/* n_v vectors of rows from `row` of the group on, against n_x rows of x. */
-ALWAYS void tile(const struct packed *w, const int bits, const enum packed_scales kind,
-                 const uint8_t *group, const struct quantised *x, uint32_t x0, const int row,
-                 const int n_v, const int n_x, vf acc[ROW_VECTORS][TILE_X])
+/* Rows of x as a tile meets them: block b of row i at values[i] + b * PACKED_COLS and so on. */
+struct tile_x {
+    const int16_t *values[TILE_X];
+    const float *scales[TILE_X];
+    const int32_t *sums[TILE_X];
+};
+
+ALWAYS struct tile_x tile_x(const struct quantised *x, uint32_t x0, const int n_x)
+{
+    struct tile_x t;
+    UNROLL
+    for (int i = 0; i < n_x; i++) {
+        t.values[i] = x->values + (size_t)(x0 + i) * x->cols;
+        t.scales[i] = x->scales + (size_t)(x0 + i) * x->n_blocks;
+        t.sums[i] = x->sums + (size_t)(x0 + i) * x->n_blocks * 2;
+    }
+    return t;
+}
+
+/* acc[v][i] += block b of a group's rows, times n_x rows of x. */
+ALWAYS void add_block(const int bits, const enum packed_scales kind, const uint8_t *scales,
+                      const uint8_t *values, uint32_t b, const struct tile_x *x, const int n_x,
+                      vf acc[ROW_VECTORS][TILE_X])
 {
     const int32_t zero = bits == 8            ? 0
                          : kind == SCALES_6   ? 32
                          : kind == SCALES_ONE ? 1 << (bits - 1)
                                               : 0;
     const int n_parts = kind == SCALES_6 ? 2 : 1; /* of a block, each with its own scale */
-    const uint8_t *scales = group, *values = group + w->scales_bytes + row * 4;
-    const uint32_t n_blocks = w->n_blocks;
+    struct block_scales from[ROW_VECTORS];
     const int16_t *q[TILE_X];
-    const float *d[TILE_X];
-    const int32_t *s[TILE_X];
+    values += (size_t)b * (bits * (PACKED_ROWS * PACKED_COLS / 8));
     UNROLL
-    for (int i = 0; i < n_x; i++) {
-        q[i] = x->values + (size_t)(x0 + i) * x->cols;
-        d[i] = x->scales + (size_t)(x0 + i) * n_blocks;
-        s[i] = x->sums + (size_t)(x0 + i) * n_blocks * 2;
+    for (int i = 0; i < n_x; i++)
+        q[i] = x->values[i] + b * PACKED_COLS;
+    UNROLL
+    for (int v = 0; v < ROW_VECTORS; v++)
+        load_scales(kind, scales, b, (uint32_t)(v * LANES), &from[v]);
+    UNROLL
+    for (int part = 0; part < n_parts; part++) {
+        vi sums[ROW_VECTORS][TILE_X];
+        dots(bits, values, q, part * 8 / n_parts, 8 / n_parts, n_x, sums);
         UNROLL
-        for (int v = 0; v < n_v; v++)
-            acc[v][i] = v_zero();
-    }
-    for (uint32_t b = 0; b < n_blocks; b++, values += bits * (PACKED_ROWS * PACKED_COLS / 8)) {
-        struct block_scales from[ROW_VECTORS];
-        UNROLL
-        for (int v = 0; v < n_v; v++)
-            load_scales(kind, scales, b, (uint32_t)(row + v * LANES), &from[v]);
-        UNROLL
-        for (int part = 0; part < n_parts; part++) {
-            vi sums[ROW_VECTORS][TILE_X];
-            dots(bits, values, q, part * 8 / n_parts, 8 / n_parts, n_v, n_x, sums);
+        for (int i = 0; i < n_x; i++) {
+            const vf dx = v_set1(x->scales[i][b]);
+            const int32_t *sum = x->sums[i] + 2 * b,
+                          all = n_parts == 2 ? sum[part] : sum[0] + sum[1];
             UNROLL
-            for (int i = 0; i < n_x; i++) {
-                const vf dx = v_set1(d[i][b]);
-                const int32_t all =
-                    n_parts == 2 ? s[i][2 * b + part] : s[i][2 * b] + s[i][2 * b + 1];
-                UNROLL
-                for (int v = 0; v < n_v; v++) {
-                    vi whole = sums[v][i];
-                    if (zero != 0)
-                        whole = vi_sub(whole, vi_set1(zero * all));
-                    acc[v][i] =
-                        v_fma(v_from_ints(whole), v_mul(from[v].scale[part], dx), acc[v][i]);
-                    if (kind == SCALES_MIN || kind == SCALES_K)
-                        acc[v][i] =
-                            v_fma(from[v].minimum, v_mul(dx, v_set1((float)all)), acc[v][i]);
-                }
+            for (int v = 0; v < ROW_VECTORS; v++) {
+                vi whole = sums[v][i];
+                if (zero != 0)
+                    whole = vi_sub(whole, vi_set1(zero * all));
+                acc[v][i] = v_fma(v_from_ints(whole), v_mul(from[v].scale[part], dx), acc[v][i]);
+                if (kind == SCALES_MIN || kind == SCALES_K)
+                    acc[v][i] = v_fma(from[v].minimum, v_mul(dx, v_set1((float)all)), acc[v][i]);
             }
         }
-        UNROLL
-        for (int i = 0; i < n_x; i++)
-            q[i] += PACKED_COLS;
     }
 }
 
@@ -164,12 +167,11 @@ ALWAYS void put(vf sum, const float *bias, float *out, uint32_t n)
         out[r] = bias ? at[r] + bias[r] : at[r];
 }
 
-ALWAYS void put_tile(const struct packed *w, uint32_t first_row, uint32_t x0, const int n_v,
-                     const int n_x, vf acc[ROW_VECTORS][TILE_X], const float *bias, float *out,
-                     size_t out_stride)
+ALWAYS void put_tile(const struct packed *w, uint32_t first_row, uint32_t x0, const int n_x,
+                     vf acc[ROW_VECTORS][TILE_X], const float *bias, float *out, size_t out_stride)
 {
     UNROLL
-    for (int v = 0; v < n_v; v++) {
+    for (int v = 0; v < ROW_VECTORS; v++) {
         const uint32_t r = first_row + (uint32_t)v * LANES;
         if (r >= w->rows)
             continue;
@@ -180,46 +182,64 @@ ALWAYS void put_tile(const struct packed *w, uint32_t first_row, uint32_t x0, co
     }
 }
 
-/* All rows of x against one group, n_x at a time: one row of x takes all the group's rows at once,
- * so that enough sums are under way; several take the vectors one after the other. */
-ALWAYS void group_times(const struct packed *w, const int bits, const enum packed_scales kind,
-                        const struct quantised *x, uint32_t n, uint32_t group_number,
-                        const float *bias, float *out, size_t out_stride)
+/* Few rows of x are a walk through memory. A core fetches ahead on each of a few walks, and so more
+ * on several at once: on Zen 3 a thread reads 21 GB/s by four walks, 16 by one. */
+#define WALKS 4
+
+/* Groups that are met together: first, first + apart, ..., n_walks of them. */
+struct walks {
+    uint32_t n, first, apart;
+};
+
+/* They against n_x rows of x. The sums of integers stay in registers and acc lies in memory: it is
+ * met once a block. */
+ALWAYS void tile(const struct packed *w, const int bits, const enum packed_scales kind,
+                 const struct walks *walks, const struct quantised *x, uint32_t x0, const int n_x,
+                 const float *bias, float *out, size_t out_stride)
 {
-    const uint8_t *group = w->data + group_number * w->group_bytes;
-    const uint32_t row = group_number * PACKED_ROWS;
-    vf acc[ROW_VECTORS][TILE_X];
+    const struct tile_x rows = tile_x(x, x0, n_x);
+    const uint32_t n_blocks = w->n_blocks, n_walks = walks->n;
+    const uint8_t *group[WALKS];
+    vf acc[WALKS][ROW_VECTORS][TILE_X];
+    for (uint32_t g = 0; g < n_walks; g++) {
+        group[g] = w->data + (walks->first + g * walks->apart) * w->group_bytes;
+        UNROLL
+        for (int v = 0; v < ROW_VECTORS; v++) {
+            UNROLL
+            for (int i = 0; i < n_x; i++)
+                acc[g][v][i] = v_zero();
+        }
+    }
+    for (uint32_t b = 0; b < n_blocks; b++)
+        for (uint32_t g = 0; g < n_walks; g++)
+            add_block(bits, kind, group[g], group[g] + w->scales_bytes, b, &rows, n_x, acc[g]);
+    for (uint32_t g = 0; g < n_walks; g++)
+        put_tile(w, (walks->first + g * walks->apart) * PACKED_ROWS, x0, n_x, acc[g], bias, out,
+                 out_stride);
+}
+
+/* All rows of x against some groups, TILE_X at a time. */
+ALWAYS void times(const struct packed *w, const int bits, const enum packed_scales kind,
+                  const struct walks *walks, const struct quantised *x, uint32_t n,
+                  const float *bias, float *out, size_t out_stride)
+{
     uint32_t i = 0;
-    for (; TILE_X > 1 && i + TILE_X <= n; i += TILE_X) {
-        UNROLL
-        for (int v = 0; v < ROW_VECTORS; v++) {
-            tile(w, bits, kind, group, x, i, v * LANES, 1, TILE_X, acc);
-            put_tile(w, row + v * LANES, i, 1, TILE_X, acc, bias, out, out_stride);
-        }
-    }
+    for (; i + TILE_X <= n; i += TILE_X)
+        tile(w, bits, kind, walks, x, i, TILE_X, bias, out, out_stride);
 #if TILE_X > 4
-    for (; i + 4 <= n; i += 4) {
-        UNROLL
-        for (int v = 0; v < ROW_VECTORS; v++) {
-            tile(w, bits, kind, group, x, i, v * LANES, 1, 4, acc);
-            put_tile(w, row + v * LANES, i, 1, 4, acc, bias, out, out_stride);
-        }
-    }
+    for (; i + 4 <= n; i += 4)
+        tile(w, bits, kind, walks, x, i, 4, bias, out, out_stride);
 #endif
 #if TILE_X > 2
-    for (; i + 2 <= n; i += 2) {
-        UNROLL
-        for (int v = 0; v < ROW_VECTORS; v++) {
-            tile(w, bits, kind, group, x, i, v * LANES, 1, 2, acc);
-            put_tile(w, row + v * LANES, i, 1, 2, acc, bias, out, out_stride);
-        }
-    }
+    for (; i + 2 <= n; i += 2)
+        tile(w, bits, kind, walks, x, i, 2, bias, out, out_stride);
 #endif
-    for (; i < n; i++) {
-        tile(w, bits, kind, group, x, i, 0, ROW_VECTORS, 1, acc);
-        put_tile(w, row, i, ROW_VECTORS, 1, acc, bias, out, out_stride);
-    }
+    for (; i < n; i++)
+        tile(w, bits, kind, walks, x, i, 1, bias, out, out_stride);
 }
+
+/* Up to here rows of x are few: multiplying them takes less than reading the weights. */
+#define FEW_ROWS 8
 
 /* How many rows of x stay in the second-level cache while all groups pass. */
 #define X_AT_ONCE_BYTES 262144
@@ -229,8 +249,16 @@ ALWAYS void group_times(const struct packed *w, const int bits, const enum packe
                      uint32_t first, uint32_t last, const float *bias, float *out,                 \
                      size_t out_stride)                                                            \
     {                                                                                              \
-        for (uint32_t g = first; g < last; g++)                                                    \
-            group_times(w, bits, kind, x, n, g, bias, out, out_stride);                            \
+        struct walks walks = {.n = WALKS, .apart = n <= FEW_ROWS ? (last - first) / WALKS : 0};    \
+        for (uint32_t g = 0; g < walks.apart; g++) {                                               \
+            walks.first = first + g;                                                               \
+            times(w, bits, kind, &walks, x, n, bias, out, out_stride);                             \
+        }                                                                                          \
+        first += WALKS * walks.apart;                                                              \
+        for (walks.n = 1; first < last; first++) {                                                 \
+            walks.first = first;                                                                   \
+            times(w, bits, kind, &walks, x, n, bias, out, out_stride);                             \
+        }                                                                                          \
     }
 MULTIPLY(multiply_8, 8, SCALES_ONE)
 MULTIPLY(multiply_4, 4, SCALES_ONE)

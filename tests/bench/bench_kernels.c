@@ -73,11 +73,17 @@ static void bench_matmul(const struct backend *b)
         void *data = allocate(bytes);
         memset(data, 0x11, bytes);
         struct weight w = {.type = types[t], .rows = rows, .cols = cols, .data = data};
+        struct error e;
+        if (!b->weight_prepare(b->self, &w, true, &e)) {
+            fprintf(stderr, "%s\n", e.message);
+            exit(1);
+        }
         double one = time_matmul(b, &w, x, 1, out);
         double all = time_matmul(b, &w, x, many, out);
         printf("  %-5s one row %6.2f GB/s %6.2f Gweights/s   %u rows %7.1f GFLOP/s\n", info->name,
                (double)bytes / one * 1e-9, (double)rows * cols / one * 1e-9, many,
                2.0 * rows * cols * many / all * 1e-9);
+        b->weight_release(b->self, &w);
         free(data);
     }
     free(x);

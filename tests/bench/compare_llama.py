@@ -4,7 +4,7 @@ in turn, medians.
 
     compare_llama.py MODEL.gguf --llama-bench BIN --llama-batched-bench BIN --llama-server BIN [--rows decode,prefill]
 
-    decode    tokens/s of one sequence behind 0, 2,048 and 8,192 tokens
+    decode    tokens/s of one sequence behind 0, 2,048 and 8,160 tokens
     prefill   tokens/s of reading prompts of 512 and 8,192 tokens
     batch     tokens/s of 8 sequences decoding together behind 512 tokens
     clients   8 clients at once, prompts of 1,000 tokens, 128 tokens each, over HTTP (tests/bench/load.py)
@@ -45,7 +45,7 @@ def parse():
     p.add_argument("--bench-args", default="", help="more flags for llama-bench, e.g. '-rtr 1'")
     p.add_argument("--server-args", default="", help="more flags for llama-server and llama-batched-bench, e.g. '-rtr'")
     p.add_argument("--rows", default=",".join(ROWS), help="which of them (default: all)")
-    p.add_argument("--contexts", default="0,2048,8192", help="of decode")
+    p.add_argument("--contexts", default="0,2048,8160", help="of decode; with --tokens they fit what the model was trained for")
     p.add_argument("--prompts", default="512,8192", help="of prefill")
     p.add_argument("--threads", type=int, default=os.cpu_count())
     p.add_argument("--repeats", type=int, default=3, help="runs of each side")
