@@ -124,11 +124,14 @@ static void page_logits(const struct attend *a, bool fused, uint32_t at, const f
         logits_widened(a->panel, a->head_dim, a->scale, q, out, a->logit_stride, which, n);
         return;
     }
+    /* The span's next keys, behind the last its first values, are asked for meanwhile. */
+    const uint8_t *next = at + 1 < a->pages.n ? a->pages.page[at + 1] + a->job->shape->k_at
+                                              : a->pages.page[0] + a->job->shape->v_at;
     for (uint32_t i = 0; i < n;) { /* which is 0 .. n - 1 */
         uint32_t step = n - i <= FUSED_QUERIES ? n - i : (n - i + 1) / 2;
         step = step < FUSED_QUERIES ? step : FUSED_QUERIES;
-        logits_stored(a->job->shape, a->pages.page[at], a->scale, q + i, out + i * a->logit_stride,
-                      a->logit_stride, step);
+        logits_stored(a->job->shape, a->pages.page[at], next, a->scale, q + i,
+                      out + i * a->logit_stride, a->logit_stride, step);
         i += step;
     }
 }
@@ -236,6 +239,7 @@ static void span_values(struct attend *a, bool fused)
 {
     if (fused) {
         a->pages.seen = a->seen[0];
+        memset(a->values, 0, (size_t)a->n * a->width * sizeof *a->values);
         for (uint32_t i = 0; i < a->n;) {
             uint32_t step = a->n - i <= FUSED_QUERIES ? a->n - i : (a->n - i + 1) / 2;
             step = step < FUSED_QUERIES ? step : FUSED_QUERIES;

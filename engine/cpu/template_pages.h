@@ -23,7 +23,7 @@
 /* K of a page: lanes are slots, so scales are lanes too. */
 struct keys {
     const struct page_shape *shape;
-    const uint8_t *page;
+    const uint8_t *page, *next;                 /* next: the codes that are read after these */
     float scale[PAGE_SLOTS], least[PAGE_SLOTS]; /* of the group of dimensions at hand */
     float extreme[PAGE_EXTREMES][PAGE_SLOTS];   /* q4 */
     uint64_t places;                            /* q4: dimensions of the group that are extremes */

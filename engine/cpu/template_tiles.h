@@ -177,11 +177,9 @@ ALWAYS void logits_block(enum plan_storage storage, struct keys *k, float scale,
                          int n_v)
 {
     const uint32_t head_dim = k->shape->head_dim, group = keys_group(k->shape, storage);
-    const uint8_t *v =
-        k->page + k->shape->v_at; /* asked for now, read when the span's logits are known */
-    const size_t v_bytes = storage == STORAGE_Q4   ? PAGE_SLOTS / 2
-                           : storage == STORAGE_Q8 ? PAGE_SLOTS
-                                                   : PAGE_SLOTS * 2;
+    const size_t row_bytes = storage == STORAGE_Q4   ? PAGE_SLOTS / 2
+                             : storage == STORAGE_Q8 ? PAGE_SLOTS
+                                                     : PAGE_SLOTS * 2;
     vf sums[FUSED_QUERIES][8];
     UNROLL
     for (int j = 0; j < n; j++) {
@@ -195,7 +193,7 @@ ALWAYS void logits_block(enum plan_storage storage, struct keys *k, float scale,
         for (uint32_t d = from; d < end; d++) {
             struct key_codes codes = load_codes(storage, k, d);
             if (first == 0)
-                __builtin_prefetch(v + d * v_bytes);
+                __builtin_prefetch(k->next + d * row_bytes);
             FUSED_PRODUCT(sums, n, n_v, v_set1(q[j][d]),
                           load_key(storage, k, &codes, d, first + i));
         }
@@ -210,29 +208,30 @@ ALWAYS void logits_block(enum plan_storage storage, struct keys *k, float scale,
 }
 
 ALWAYS void logits_stored_tile(enum plan_storage storage, const struct page_shape *s,
-                               const uint8_t *page, float scale, const float *const *q, float *out,
-                               uint32_t stride, int n)
+                               const uint8_t *page, const uint8_t *next, float scale,
+                               const float *const *q, float *out, uint32_t stride, int n)
 {
     const int n_v =
         FUSED_VECTORS(storage, n) < SLOT_VECTORS ? FUSED_VECTORS(storage, n) : SLOT_VECTORS;
-    struct keys k = {.shape = s, .page = page};
+    struct keys k = {.shape = s, .page = page, .next = next};
     UNROLL
     for (int first = 0; first < SLOT_VECTORS; first += n_v)
         logits_block(storage, &k, scale, q, out, stride, first, n, n_v);
 }
 
 ALWAYS void logits_stored_any(enum plan_storage storage, const struct page_shape *s,
-                              const uint8_t *page, float scale, const float *const *q, float *out,
-                              uint32_t stride, uint32_t n)
+                              const uint8_t *page, const uint8_t *next, float scale,
+                              const float *const *q, float *out, uint32_t stride, uint32_t n)
 {
-    FOR_TILE(n, logits_stored_tile, storage, s, page, scale, q, out, stride)
+    FOR_TILE(n, logits_stored_tile, storage, s, page, next, scale, q, out, stride)
 }
 
 /* out[n][..] [PAGE_SLOTS] `stride` apart, n <= FUSED_QUERIES. */
-static void logits_stored(const struct page_shape *s, const uint8_t *page, float scale,
-                          const float *const *q, float *out, uint32_t stride, uint32_t n)
+static void logits_stored(const struct page_shape *s, const uint8_t *page, const uint8_t *next,
+                          float scale, const float *const *q, float *out, uint32_t stride,
+                          uint32_t n)
 {
-    FOR_STORAGE(s->storage, logits_stored_any, s, page, scale, q, out, stride, n)
+    FOR_STORAGE(s->storage, logits_stored_any, s, page, next, scale, q, out, stride, n)
 }
 
 /* Some pages, and which slots of them are seen. */
@@ -242,27 +241,32 @@ struct pages {
     const uint32_t *seen; /* [n] */
 };
 
+/* The values of a page grow by those of its slots `bits`. What `next` has at the same place is
+ * asked for meanwhile. */
 ALWAYS void values_stored_block(enum plan_storage storage, const struct page_shape *s,
-                                const struct pages *p, const float *weights, uint32_t stride,
-                                float *values, uint32_t width, uint32_t d, int n, int n_d)
+                                const uint8_t *page, const uint8_t *next, uint32_t bits,
+                                const float *weights, uint32_t stride, float *values,
+                                uint32_t width, uint32_t d, int n, int n_d)
 {
+    const int bits_each = storage == STORAGE_Q8 ? 8 : storage == STORAGE_Q4 ? 4 : 16;
+    const uint32_t row_bytes = (s->head_dim * (uint32_t)bits_each + 7) / 8;
+    const uint8_t *next_row = next + s->v_at + d * (uint32_t)bits_each / 8;
     vf sums[FUSED_QUERIES][8];
     UNROLL
     for (int j = 0; j < n; j++) {
         UNROLL
         for (int i = 0; i < n_d; i++)
-            sums[j][i] = v_zero();
+            sums[j][i] = v_load(values + (uint32_t)j * width + d + i * LANES);
     }
-    for (uint32_t at = 0; at < p->n; at++) {
-        const uint8_t *page = p->page[at];
-        for (uint32_t bits = p->seen[at]; bits != 0; bits &= bits - 1) {
-            const uint32_t slot = (uint32_t)__builtin_ctz(bits);
-            const float *w = weights + at * PAGE_SLOTS + slot;
-            struct value_row row;
-            open_row(storage, &row, s, page, slot, d, n_d);
-            FUSED_PRODUCT(sums, n, n_d, v_set1(w[(uint32_t)j * stride]),
-                          load_value(storage, &row, i));
-        }
+    for (; bits != 0; bits &= bits - 1) {
+        const uint32_t slot = (uint32_t)__builtin_ctz(bits);
+        struct value_row row;
+        open_row(storage, &row, s, page, slot, d, n_d);
+        UNROLL
+        for (int ahead = 0; ahead < n_d * LANES * bits_each / 8; ahead += 64)
+            __builtin_prefetch(next_row + slot * row_bytes + ahead);
+        FUSED_PRODUCT(sums, n, n_d, v_set1(weights[(uint32_t)j * stride + slot]),
+                      load_value(storage, &row, i));
     }
     UNROLL
     for (int j = 0; j < n; j++) {
@@ -276,18 +280,26 @@ ALWAYS void values_stored_tile(enum plan_storage storage, const struct page_shap
                                const struct pages *p, const float *weights, uint32_t stride,
                                float *values, uint32_t width, int n)
 {
-    uint32_t d = 0;
-    if (FUSED_VECTORS(storage, n) >= 8)
-        for (; d + 8 * LANES <= s->head_dim; d += 8 * LANES)
-            values_stored_block(storage, s, p, weights, stride, values, width, d, n, 8);
-    if (FUSED_VECTORS(storage, n) >= 4)
-        for (; d + 4 * LANES <= s->head_dim; d += 4 * LANES)
-            values_stored_block(storage, s, p, weights, stride, values, width, d, n, 4);
-    else
-        for (; d + 2 * LANES <= s->head_dim; d += 2 * LANES)
-            values_stored_block(storage, s, p, weights, stride, values, width, d, n, 2);
-    for (; d < s->head_dim; d += LANES)
-        values_stored_block(storage, s, p, weights, stride, values, width, d, n, 1);
+    for (uint32_t at = 0; at < p->n; at++, weights += PAGE_SLOTS) {
+        const uint8_t *page = p->page[at], *next = at + 1 < p->n ? p->page[at + 1] : page;
+        const uint32_t bits = p->seen[at];
+        uint32_t d = 0;
+        if (FUSED_VECTORS(storage, n) >= 8)
+            for (; d + 8 * LANES <= s->head_dim; d += 8 * LANES)
+                values_stored_block(storage, s, page, next, bits, weights, stride, values, width, d,
+                                    n, 8);
+        if (FUSED_VECTORS(storage, n) >= 4)
+            for (; d + 4 * LANES <= s->head_dim; d += 4 * LANES)
+                values_stored_block(storage, s, page, next, bits, weights, stride, values, width, d,
+                                    n, 4);
+        else
+            for (; d + 2 * LANES <= s->head_dim; d += 2 * LANES)
+                values_stored_block(storage, s, page, next, bits, weights, stride, values, width, d,
+                                    n, 2);
+        for (; d < s->head_dim; d += LANES)
+            values_stored_block(storage, s, page, next, bits, weights, stride, values, width, d, n,
+                                1);
+    }
 }
 
 ALWAYS void values_stored_any(enum plan_storage storage, const struct page_shape *s,

@@ -5,6 +5,8 @@ in turn, medians.
     compare_llama.py MODEL.gguf --llama-bench BIN --llama-batched-bench BIN --llama-server BIN [--rows decode,prefill]
 
     decode    tokens/s of one sequence behind 0, 2,048 and 8,160 tokens
+    policies  the same behind the longest of these contexts for winnow under snapkv and h2o with a budget of 1,024, against
+              llama.cpp's whole cache; and winnow's whole cache of 1,024, which they should come near
     prefill   tokens/s of reading prompts of 512 and 8,192 tokens
     batch     tokens/s of 8 sequences decoding together behind 512 tokens
     clients   8 clients at once, prompts of 1,000 tokens, 128 tokens each, over HTTP (tests/bench/load.py)
@@ -30,8 +32,9 @@ import urllib.request
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
-ROWS = ("decode", "prefill", "batch", "clients", "sink", "start")
+ROWS = ("decode", "policies", "prefill", "batch", "clients", "sink", "start")
 WINDOW, BEHIND = 1024, 4096
+POLICIES, BUDGET = ("snapkv", "h2o"), 1024
 BATCH, BATCH_CONTEXT = 8, 512
 
 
@@ -164,6 +167,24 @@ def decode(a, table, side):
         table.add(f"decode behind {context}, tokens/s", side, result["avg_ts"])
 
 
+def policies(a, table, side):
+    """Needs the samples of `decode` for the peer's side: its cache is the whole one."""
+    longest = max(a.contexts)
+    if side == "theirs":
+        whole = table.rows.get(f"decode behind {longest}, tokens/s", {}).get("theirs") if "decode" in a.rows else None
+        value = whole[-1] if whole else llama_bench(a, *decode_behind(a, longest))[0]["avg_ts"]
+        for policy in POLICIES:
+            table.add(f"{policy}:{BUDGET} behind {longest}, tokens/s", side, value)
+        return
+    flags = ["--prompt", "none", "--batch", "1", "--tokens", str(a.tokens)]
+    for p in winnow_bench(a, table, "--contexts", str(longest), "--policies",
+                          ",".join(f"{policy}:{BUDGET}" for policy in POLICIES), *flags):
+        table.add(f"{p['policy']}:{BUDGET} behind {longest}, tokens/s", side, p["tokens_per_second"],
+                  ("reading", p["bytes_per_token"]))
+    [p] = winnow_bench(a, table, "--contexts", str(BUDGET), *flags)
+    table.add(f"decode behind {BUDGET}, tokens/s", side, p["tokens_per_second"], ("reading", p["bytes_per_token"]))
+
+
 def prefill(a, table, side):
     if side == "ours":
         for p in winnow_bench(a, table, "--contexts", "none", "--prompt", ",".join(map(str, a.prompts)), "--batch", "1"):
@@ -183,7 +204,7 @@ def batch(a, table, side):
         table.add(label, side, p["tokens_per_second"], ("reading", p["bytes_per_token"]))
         return
     out = run([a.llama_batched_bench, "-m", a.model, "-t", str(a.threads), "-c", str(BATCH * (BATCH_CONTEXT + a.tokens)), "-b",
-               "2048", "-ub", "512", "-npp", str(BATCH_CONTEXT), "-ntg", str(a.tokens), "-npl", str(BATCH), "-ngl", "0", "-fa",
+               "2048", "-ub", "512", "-npp", str(BATCH_CONTEXT), "-ntg", str(a.tokens), "-npl", str(BATCH), "-ngl", "0", "-fa", "on",
                *a.server_args.split()])
     found = re.search(rf"\|\s*{BATCH_CONTEXT}\s*\|\s*{a.tokens}\s*\|\s*{BATCH}\s*\|(.*)\|", out)
     if not found:
@@ -215,7 +236,7 @@ class Serving:
             self.port = s.getsockname()[1]
         shared = [a.model, "--port", str(self.port), "--threads", str(a.threads)]
         self.command = [a.winnow, "serve", *shared, "--device", "cpu"] if side == "ours" else [
-            a.llama_server, "-m", *shared, "-np", str(n_clients), "-c", str(n_clients * n_tokens), "-ngl", "0", "-fa",
+            a.llama_server, "-m", *shared, "-np", str(n_clients), "-c", str(n_clients * n_tokens), "-ngl", "0", "-fa", "on",
             *a.server_args.split()]
         self.url = f"http://127.0.0.1:{self.port}"
 
@@ -261,6 +282,7 @@ def clients(a, table, side):
     table.add(f"{name}: tokens/s", side, summary["completion_tokens_per_second"])
     table.add(f"{name}: first token, ms", side, 1e3 * summary["ttft"]["median"], more_is_better=False)
     table.add(f"{name}: inter-token, ms", side, 1e3 * summary["mean_itl"]["median"], more_is_better=False)
+    table.add(f"{name}: inter-token p99, ms", side, 1e3 * summary["itl"]["p99"], more_is_better=False)
 
 
 def start(a, table, side):
@@ -268,9 +290,9 @@ def start(a, table, side):
         table.add("start to first token, ms", side, 1e3 * server.first_token(), more_is_better=False)
 
 
-NEEDS = {"decode": "llama_bench", "prefill": "llama_bench", "sink": "llama_bench", "batch": "llama_batched_bench",
+NEEDS = {"decode": "llama_bench", "policies": "llama_bench", "prefill": "llama_bench", "sink": "llama_bench", "batch": "llama_batched_bench",
          "clients": "llama_server", "start": "llama_server"}
-MEASURES = {"decode": decode, "prefill": prefill, "batch": batch, "clients": clients, "sink": sink, "start": start}
+MEASURES = {"decode": decode, "policies": policies, "prefill": prefill, "batch": batch, "clients": clients, "sink": sink, "start": start}
 
 
 def is_there(a, row):
