@@ -7,6 +7,11 @@
 
 #include "config/log.h"
 
+/* A pause of a stream that hardly anybody notices, and rows that are worth a walk over the weights
+ * in any case. */
+#define STEP_NS 100e6
+enum { STEP_LEAST_ROWS = 32 };
+
 /* ---- lists */
 
 static void list_remove(struct generation_list *list, struct generation *g)
@@ -659,39 +664,82 @@ static bool is_prefilling(const struct generation *g)
     return atomic_load(&g->place) == PLACE_PREFILL && !g->in_batch;
 }
 
-/* Rows that are left for the prompts behind g: what they need, at most an even share of the room.
- * So a short prompt comes through beside a long one, and the long one takes what the short ones
- * leave. */
-static uint32_t rows_for_those_behind(const struct scheduler *s, const struct generation *g,
-                                      uint32_t n_behind)
+/* Rows that g's prompts still want. */
+static uint64_t prefill_need(const struct generation *g)
 {
-    uint32_t share = (s->max_batched_tokens - batch_rows(s->batch)) / (n_behind + 1), left = 0;
-    for (const struct generation *b = running_after(s, &g->order); b && n_behind;
-         b = running_after(s, &b->order)) {
-        uint64_t need = 0;
-        for (uint32_t i = 0; is_prefilling(b) && i < b->request.n_choices; i++)
-            if (!b->choices[i].done && b->choices[i].cache)
-                need += sequence_n_tokens(&b->choices[i]) - cache_tokens_seen(b->choices[i].cache);
+    uint64_t need = 0;
+    for (uint32_t i = 0; is_prefilling(g) && i < g->request.n_choices; i++)
+        if (!g->choices[i].done && g->choices[i].cache)
+            need += sequence_n_tokens(&g->choices[i]) - cache_tokens_seen(g->choices[i].cache);
+    return need;
+}
+
+/* Rows that are left for n prompts: what they need, at most an even share of the room each. */
+static uint32_t rows_for(const struct scheduler *s, struct generation *const *prompts, uint32_t n)
+{
+    uint32_t share = (s->step_rows - batch_rows(s->batch)) / (n + 1), left = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t need = prefill_need(prompts[i]);
         left += need < share ? (uint32_t)need : share;
     }
     return left;
 }
 
-static void add_prefill_rows(struct scheduler *s, struct generation *g, uint32_t n_behind)
+/* `behind`: n_behind prompts that are to get rows too. */
+static void add_prefill_rows(struct scheduler *s, struct generation *g,
+                             struct generation *const *behind, uint32_t n_behind)
 {
-    uint32_t behind = rows_for_those_behind(s, g, n_behind);
+    uint32_t kept = rows_for(s, behind, n_behind);
     for (uint32_t i = 0; i < g->request.n_choices && !is_done(g); i++) {
         struct sequence *q = &g->choices[i];
         if (q->done || !q->cache)
             continue;
         uint32_t rows = batch_rows(s->batch), logits_room = batch_logits_room(s->batch);
-        if (rows + behind >= s->max_batched_tokens)
+        if (rows + kept >= s->step_rows)
             return;
         /* A row each is left for the prompts behind, which may come to their end. */
         bool greedy = g->request.n_prompt_logprobs >= 0 && logits_room > n_behind;
-        add_chunk(s, q, s->max_batched_tokens - rows - behind,
-                  greedy ? logits_room - n_behind : logits_room);
+        add_chunk(s, q, s->step_rows - rows - kept, greedy ? logits_room - n_behind : logits_room);
     }
+}
+
+/* The oldest prompt shares the rows with the next one that needs less than half of what it still
+ * needs, this one with the next that needs less than half again, and so on: a short prompt comes
+ * through beside a long one. What they leave goes to the others by age: equal prompts are read one
+ * after the other, for the first ones need not wait for the last. */
+static void add_prompts(struct scheduler *s)
+{
+    struct generation *sharing[65]; /* needs halve each time */
+    uint32_t n = 0;
+    uint64_t below = UINT64_MAX, order;
+    const uint64_t *last = NULL;
+    for (struct generation *g; (g = running_after(s, last)); last = &g->order) {
+        uint64_t need = prefill_need(g);
+        if (need == 0 || need >= below)
+            continue;
+        sharing[n++] = g;
+        below = need / 2;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        add_prefill_rows(s, sharing[i], sharing + i + 1, n - i - 1);
+    last = NULL;
+    for (struct generation *g; (g = running_after(s, last));) {
+        order = g->order;
+        last = &order;
+        if (prefill_need(g) > 0)
+            add_prefill_rows(s, g, NULL, 0);
+    }
+}
+
+/* While somebody's stream waits for the step, prompts get as many rows as STEP_NS allow by what
+ * rows have cost. */
+static uint32_t rows_of_step(const struct scheduler *s)
+{
+    const double most = s->row_ns > 0 ? STEP_NS / s->row_ns : s->max_batched_tokens;
+    const uint32_t decoding = batch_rows(s->batch),
+                   prompts = most < STEP_LEAST_ROWS ? STEP_LEAST_ROWS : (uint32_t)most,
+                   room = s->max_batched_tokens - decoding;
+    return decoding > 0 && prompts < room ? decoding + prompts : s->max_batched_tokens;
 }
 
 /* Decodes first, so that nobody's stream waits for a prompt; both by age. */
@@ -699,7 +747,6 @@ static void plan_batch(struct scheduler *s)
 {
     batch_clear(s->batch);
     s->n_rows = 0;
-    uint32_t n_prefilling = 0;
     for (struct generation *g = s->running.first; g; g = g->next)
         g->in_batch = false;
     const uint64_t *last = NULL;
@@ -709,23 +756,27 @@ static void plan_batch(struct scheduler *s)
         last = &order;
         if (atomic_load(&g->place) == PLACE_PREFILL && decodes(g))
             set_place(g, PLACE_DECODE);
-        n_prefilling += is_prefilling(g);
         if (atomic_load(&g->place) != PLACE_DECODE)
             continue;
         if (generation_is_growing(g))
             g->reserved_pages = 0;
         add_decode_rows(s, g);
     }
-    last = NULL;
-    for (struct generation *g; (g = running_after(s, last));) {
-        order = g->order;
-        last = &order;
-        if (is_prefilling(g))
-            add_prefill_rows(s, g, --n_prefilling);
-    }
+    s->step_rows = rows_of_step(s);
+    add_prompts(s);
 }
 
 /* ---- the step */
+
+/* A moving mean over steps of many rows: of few, reading the weights is most of the time. */
+static void note_step_time(struct scheduler *s, uint64_t ns)
+{
+    const uint32_t n = batch_rows(s->batch);
+    if (n < STEP_LEAST_ROWS)
+        return;
+    const double row_ns = (double)ns / n;
+    s->row_ns = s->row_ns > 0 ? 0.75 * s->row_ns + 0.25 * row_ns : row_ns;
+}
 
 static void audit(struct scheduler *s)
 {
@@ -770,6 +821,7 @@ static void run(struct scheduler *s)
         fail_all(s, &s->running, "engine_fault", e.message);
         fail_all(s, &s->queue, "engine_fault", e.message);
     }
+    note_step_time(s, clock_ns() - start_ns);
     histogram_observe(&s->metrics->step_time, (double)(clock_ns() - start_ns) / 1e9);
 }
 

@@ -4,8 +4,8 @@
  *   submitted -> queue (FIFO, preempted in front) -> running (by age) -> ended
  *
  * A step: end what was cancelled or ran out of time; admit from the head of the queue by pages; one
- * row for every choice that decodes, then chunks of prompts in the budget that is left; forward;
- * sample; tell the owners.
+ * row for every choice that decodes, then chunks of prompts in the budget that is left, a smaller
+ * one while somebody decodes; forward; sample; tell the owners.
  *
  * Pages. Every running generation has `reserved` (what it was promised) and `held` (what it took).
  * A plan with a budget reserves its bound: the prompt's until that is compressed, then its own. A
@@ -53,6 +53,8 @@ struct scheduler {
     struct top_logprob *prompt_tops;   /* [max_batched_tokens + 1][LOGPROBS_MAX_TOP + 1] */
     struct step_rows *rows;            /* [max_num_seqs] */
     uint32_t n_rows;
+    uint32_t step_rows;        /* rows of the batch at hand, at most */
+    double row_ns;             /* what a row of a large batch takes, a moving mean; 0: not known */
     struct token_pick *picks;  /* [max_num_seqs] tokens that the device picks in this step ... */
     struct sequence **pickers; /* ... for whom ... */
     int32_t *picked;           /* ... and which */

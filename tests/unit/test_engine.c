@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "engine/engine.h"
+#include "engine/generation.h"
 #include "tests/unit/test_device.h"
 
 #define MODEL "tests/data/stories260K.gguf"
@@ -796,6 +797,44 @@ START_TEST(a_stream_goes_on_beside_a_long_prompt)
 }
 END_TEST
 
+/* Prompts are read by the rules of scheduler.c: all of these wait while a first one is read. */
+START_TEST(equal_prompts_are_read_one_after_the_other_and_short_ones_first)
+{
+    static const uint32_t lengths[] = {600, 600, 600, 70};
+    struct engine_options o = options();
+    o.audit = false;
+    struct engine *engine = open_engine(&o);
+    struct generation_request r = greedy(engine, "x", "sink:64", 10);
+    set_prompt(&r, 2000000); /* minutes */
+    r.progress = true;
+    struct answer *reading = submit(engine, &r), *answers[4];
+    read_until(reading, EVENT_PROGRESS);
+    for (int i = 0; i < 4; i++) {
+        r = greedy(engine, "x", "sink:64", 1);
+        set_prompt(&r, lengths[i]);
+        r.prompt[1] = 300 + i; /* nothing is shared */
+        answers[i] = submit(engine, &r);
+    }
+    read_all(answers, 4);
+    uint64_t at[4];
+    for (int i = 0; i < 4; i++) {
+        at[i] = answers[i]->g->first_token_ns - answers[0]->g->admitted_ns;
+        ck_assert_msg(!answers[i]->failed, "%s", answers[i]->error.message);
+    }
+    ck_assert_uint_lt(at[3], at[0]);
+    ck_assert_uint_lt(at[0], at[1]);
+    ck_assert_uint_lt(at[1], at[2]);
+    /* The second took about as long as the first, and not all three the time of all. */
+    ck_assert_uint_lt(3 * at[0], 2 * at[2]);
+    ck_assert_str_eq(generation_phase(reading->g), "prefill");
+    for (int i = 0; i < 4; i++)
+        drop(answers[i]);
+    drop(reading);
+    check_empty(engine);
+    engine_close(engine);
+}
+END_TEST
+
 /* A copy of the model in which the vector of token 400 is not a number. */
 static void write_broken_model(const char *path)
 {
@@ -979,6 +1018,7 @@ int main(void)
     tcase_add_test(t, a_full_queue_refuses_and_an_old_place_in_it_expires);
     tcase_add_test(t, a_slow_reader_pauses_itself_and_loses_nothing);
     tcase_add_test(t, a_stream_goes_on_beside_a_long_prompt);
+    tcase_add_test(t, equal_prompts_are_read_one_after_the_other_and_short_ones_first);
     tcase_add_test(t, a_number_gone_wrong_fails_its_own_request_only);
     tcase_add_test(t, closing_ends_what_still_lives);
     tcase_add_test(t, what_can_never_fit_is_refused_with_the_numbers);
