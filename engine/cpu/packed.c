@@ -219,7 +219,6 @@ void packed_write(const struct packed *p, uint8_t *to, enum tensor_type type, co
     const size_t block_bytes = (size_t)p->format.bits * (PACKED_ROWS * PACKED_COLS / 8);
     for (uint32_t g = first; g < last; g++) {
         uint8_t *scales = to + g * p->group_bytes, *values = scales + p->scales_bytes;
-        memset(scales, 0, p->group_bytes);
         for (uint32_t r = 0; r < PACKED_ROWS && g * PACKED_ROWS + r < p->rows; r++) {
             const uint8_t *row = rows + (size_t)(g * PACKED_ROWS + r) * row_bytes;
             for (uint32_t i = 0; i < p->n_blocks; i++) {

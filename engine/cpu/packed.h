@@ -57,8 +57,8 @@ static inline size_t packed_bytes(const struct packed *p)
     return p->n_groups * p->group_bytes;
 }
 
-/* Writes groups [first, last) of `to` from rows of `type` as they lie in a file, row_bytes apart.
- * Any thread; groups may be packed by different ones. */
+/* Writes groups [first, last) of `to`, which is 0 so far, from rows of `type` as they lie in a
+ * file, row_bytes apart. Any thread; groups may be packed by different ones. */
 void packed_write(const struct packed *p, uint8_t *to, enum tensor_type type, const uint8_t *rows,
                   size_t row_bytes, uint32_t first, uint32_t last);
 

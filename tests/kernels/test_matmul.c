@@ -317,6 +317,7 @@ START_TEST(all_integer_products_have_the_same_bits)
                 ck_assert(packed_format_of(w.type, &f));
                 struct packed p = packed_shape(&f, w.rows, w.cols);
                 uint8_t *data = aligned_alloc(64, packed_bytes(&p));
+                memset(data, 0, packed_bytes(&p));
                 packed_write(&p, data, w.type, w.data,
                              w.cols / tensor_type_info(w.type)->block_values *
                                  tensor_type_info(w.type)->block_bytes,
