@@ -68,7 +68,11 @@ struct matmul_job {
 struct attention_cut {
     uint32_t n_spans; /* of its longest head */
     float *partials; /* [n_kv_heads][n_spans][n_rows * group][partial_floats]; NULL: not by spans */
-    float *logits; /* [n_heads][n_spans * SPAN_SLOTS] of its only row, kept for scoring, or NULL */
+    /* Of its only row, kept for scoring, or NULL: what softmax_span (template_attention.h) makes.
+     */
+    float *weights; /* [n_heads][n_spans * SPAN_SLOTS] */
+    float *maxima;  /* [n_heads][n_spans] */
+    uint32_t *seen; /* [n_kv_heads][n_spans][SPAN_PAGES] slots of each page */
 };
 
 /* The arguments of backend.attention, and where the pool is. */
@@ -113,10 +117,10 @@ struct cpu_kernels {
                         uint32_t kv_head, uint32_t span, float *scratch);
     void (*attend_merge)(const struct attention_job *job, const struct kv_segment *segment,
                          uint32_t kv_head, float *scratch);
-    /* Scores of the slots in pages [first, first + n) of one KV head, from the scored rows of a
-     * segment that has attended. */
+    /* Scores of the slots in a span of one KV head, from the scored rows of a segment that has
+     * attended. */
     void (*score)(const struct attention_job *job, const struct kv_segment *segment,
-                  uint32_t kv_head, uint32_t first, uint32_t n, float *scratch);
+                  uint32_t kv_head, uint32_t span, float *scratch);
     /* dots[slot] = k . x, squares[slot] = k . k of the slots of a page; x [head_dim] may be NULL:
      * no dots then. */
     void (*key_dots)(const struct page_shape *shape, const uint8_t *page, const float *x,

@@ -216,17 +216,14 @@ static void attention_thread(void *context, uint32_t thread)
         }
 }
 
-/* Scoring in pieces of (segment, KV head, some pages): every slot is one thread's, so its sum has
- * one order. */
-enum { SCORE_PAGES = 8 };
-
+/* Scoring in pieces of (segment, KV head, span): every slot is one thread's, so its sum has one
+ * order. */
 static uint32_t score_pieces(const struct kv_segment *s, uint32_t kv_head)
 {
     if (s->score == CACHE_SCORE_NONE || s->first_scored >= s->n_rows || !s->states ||
         (!s->states[kv_head]->scores && !s->states[kv_head]->history))
         return 0;
-    uint32_t n_pages = (s->heads[kv_head].n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
-    return (n_pages + SCORE_PAGES - 1) / SCORE_PAGES;
+    return spans_of(s->heads[kv_head].n_slots);
 }
 
 static void score_thread(void *context, uint32_t thread)
@@ -237,14 +234,10 @@ static void score_thread(void *context, uint32_t thread)
     for (uint32_t i = 0; i < job->n_segments; i++)
         for (uint32_t h = 0; h < job->n_kv_heads; h++) {
             const struct kv_segment *s = &job->segments[i];
-            uint32_t n = score_pieces(s, h),
-                     n_pages = (s->heads[h].n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
+            uint32_t n = score_pieces(s, h);
             for (; piece - before < n;
-                 piece = atomic_fetch_add_explicit(&w->next, 1, memory_order_relaxed)) {
-                uint32_t first = (piece - before) * SCORE_PAGES, left = n_pages - first;
-                w->cpu->kernels->score(job, s, h, first, left < SCORE_PAGES ? left : SCORE_PAGES,
-                                       cpu_scratch(w->cpu, thread));
-            }
+                 piece = atomic_fetch_add_explicit(&w->next, 1, memory_order_relaxed))
+                w->cpu->kernels->score(job, s, h, piece - before, cpu_scratch(w->cpu, thread));
             before += n;
         }
 }
@@ -274,7 +267,7 @@ static float *take_floats(float *room, size_t *used, size_t n)
 }
 
 /* Lays out in `room` what attention writes down: how segments are cut, softmaxes for scoring; and
- * if there is memory for it (`quick`) partial results of spans and kept logits, without which
+ * if there is memory for it (`quick`) partial results of spans and kept weights, without which
  * everything comes out the same, later. Returns the floats that it takes; room NULL: only that. */
 static size_t lay_out(struct attention_work *w, float *room, bool quick)
 {
@@ -295,8 +288,12 @@ static size_t lay_out(struct attention_work *w, float *room, bool quick)
             cut.partials = take_floats(room, &used,
                                        (size_t)job->n_kv_heads * cut.n_spans * s->n_rows * group *
                                            partial_floats(job->head_dim));
-        if (quick && s->n_rows == 1 && is_scored(s, job->n_kv_heads))
-            cut.logits = take_floats(room, &used, (size_t)job->n_heads * cut.n_spans * SPAN_SLOTS);
+        if (quick && s->n_rows == 1 && is_scored(s, job->n_kv_heads)) {
+            cut.weights = take_floats(room, &used, (size_t)job->n_heads * cut.n_spans * SPAN_SLOTS);
+            cut.maxima = take_floats(room, &used, (size_t)job->n_heads * cut.n_spans);
+            cut.seen = (uint32_t *)take_floats(room, &used,
+                                               (size_t)job->n_kv_heads * cut.n_spans * SPAN_PAGES);
+        }
         for (uint32_t h = 0; room && h < job->n_kv_heads; h++)
             atomic_init(&w->left[i * job->n_kv_heads + h], spans_of(s->heads[h].n_slots));
         if (room)

@@ -29,11 +29,12 @@ struct attend {
     uint32_t first_slot;
     uint32_t seen[ATTEND_QUERIES][SPAN_PAGES]; /* by row */
     uint32_t any[SPAN_PAGES], sinks[SPAN_PAGES];
-    float *logits; /* [n] `logit_stride` apart, [SPAN_SLOTS]; `weights`, or where they are kept */
-    uint32_t logit_stride;
-    float *panel;   /* K or V of a page, widened */
-    float *weights; /* [n][SPAN_SLOTS] */
-    float *values;  /* [n][width] */
+    float *panel; /* K or V of a page, widened */
+    float *
+        weights; /* [n] `stride` apart, [SPAN_SLOTS]: logits first; `own`, or where they are kept */
+    uint32_t stride;
+    float *own;
+    float *values; /* [n][width] */
     float span_maximum[ATTEND_QUERIES], span_sum[ATTEND_QUERIES];
 
     /* The spans merged so far. */
@@ -96,6 +97,20 @@ static bool open_span(struct attend *a, uint32_t span)
     return any_page != 0;
 }
 
+/* The positions behind the span at hand are asked for: with them its successor opens. */
+static void expect_span(const struct attend *a)
+{
+    const struct head_view *view = a->view;
+    const uint32_t first = a->first_slot / PAGE_SLOTS + SPAN_PAGES,
+                   n_pages = (view->n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
+    for (uint32_t at = first; at < n_pages && at < first + SPAN_PAGES; at++) {
+        const char *positions =
+            (const char *)page_positions(a->job->pool + view->pages[at] * a->job->shape->bytes);
+        for (uint32_t byte = 0; byte < PAGE_SLOTS * 4; byte += 64)
+            __builtin_prefetch(positions + byte);
+    }
+}
+
 static uint32_t slots_seen(const struct attend *a, uint32_t row)
 {
     uint32_t n = 0;
@@ -119,9 +134,9 @@ static uint32_t list_queries(const struct attend *a, uint32_t at, uint32_t *whic
 static void page_logits(const struct attend *a, bool fused, uint32_t at, const float *const *q,
                         const uint32_t *which, uint32_t n)
 {
-    float *out = a->logits + at * PAGE_SLOTS;
+    float *out = a->weights + at * PAGE_SLOTS;
     if (!fused) {
-        logits_widened(a->panel, a->head_dim, a->scale, q, out, a->logit_stride, which, n);
+        logits_widened(a->panel, a->head_dim, a->scale, q, out, a->stride, which, n);
         return;
     }
     /* The span's next keys, behind the last its first values, are asked for meanwhile. */
@@ -130,8 +145,8 @@ static void page_logits(const struct attend *a, bool fused, uint32_t at, const f
     for (uint32_t i = 0; i < n;) { /* which is 0 .. n - 1 */
         uint32_t step = n - i <= FUSED_QUERIES ? n - i : (n - i + 1) / 2;
         step = step < FUSED_QUERIES ? step : FUSED_QUERIES;
-        logits_stored(a->job->shape, a->pages.page[at], next, a->scale, q + i,
-                      out + i * a->logit_stride, a->logit_stride, step);
+        logits_stored(a->job->shape, a->pages.page[at], next, a->scale, q + i, out + i * a->stride,
+                      a->stride, step);
         i += step;
     }
 }
@@ -140,12 +155,12 @@ static void page_logits(const struct attend *a, bool fused, uint32_t at, const f
 static void ask_sinks(const struct attend *a, bool fused, uint32_t at, const uint32_t *which,
                       uint32_t n)
 {
-    float ordinary[ATTEND_QUERIES][PAGE_SLOTS], *out = a->logits + at * PAGE_SLOTS;
+    float ordinary[ATTEND_QUERIES][PAGE_SLOTS], *out = a->weights + at * PAGE_SLOTS;
     for (uint32_t i = 0; i < n; i++)
-        memcpy(ordinary[i], out + which[i] * a->logit_stride, sizeof *ordinary);
+        memcpy(ordinary[i], out + which[i] * a->stride, sizeof *ordinary);
     page_logits(a, fused, at, a->q_sink, which, n);
     for (uint32_t i = 0; i < n; i++) {
-        float *to = out + which[i] * a->logit_stride;
+        float *to = out + which[i] * a->stride;
         UNROLL
         for (int j = 0; j < SLOT_VECTORS; j++)
             v_store(to + j * LANES, v_select(a->sinks[at] >> j * LANES, v_load(to + j * LANES),
@@ -171,9 +186,8 @@ static void span_logits(struct attend *a, bool fused)
 /* Logits of one query become weights. A NaN among them makes the sum NaN and with it the output. */
 static void softmax_span(struct attend *a, uint32_t query)
 {
-    const float *logits = a->logits + query * a->logit_stride;
     const uint32_t *seen = a->seen[query / a->n_heads];
-    float *weights = a->weights + query * SPAN_SLOTS;
+    float *weights = a->weights + query * a->stride;
     vf largest[SLOT_VECTORS], total[SLOT_VECTORS];
     UNROLL
     for (int i = 0; i < SLOT_VECTORS; i++) {
@@ -185,7 +199,7 @@ static void softmax_span(struct attend *a, uint32_t query)
             continue;
         UNROLL
         for (int i = 0; i < SLOT_VECTORS; i++) {
-            vf logit = v_load(logits + at * PAGE_SLOTS + i * LANES);
+            vf logit = v_load(weights + at * PAGE_SLOTS + i * LANES);
             logit = seen[at] == UINT32_MAX
                         ? logit
                         : v_select(seen[at] >> i * LANES, logit, v_set1(-__builtin_inff()));
@@ -202,7 +216,7 @@ static void softmax_span(struct attend *a, uint32_t query)
             continue;
         UNROLL
         for (int i = 0; i < SLOT_VECTORS; i++) {
-            vf logit = v_load(logits + at * PAGE_SLOTS + i * LANES);
+            vf logit = v_load(weights + at * PAGE_SLOTS + i * LANES);
             vf weight = v_exp(v_sub(logit, maximum));
             if (seen[at] != UINT32_MAX)
                 weight = v_select(seen[at] >> i * LANES, weight, v_zero());
@@ -229,7 +243,7 @@ static void values_widened(const struct attend *a, uint32_t at)
         while (n < TILE_QUERIES && i + n < n_which &&
                a->seen[which[i + n] / a->n_heads][at] == bits)
             n++;
-        FOR_TILE(n, values_tile, a->panel, a->width, a->weights + at * PAGE_SLOTS, SPAN_SLOTS,
+        FOR_TILE(n, values_tile, a->panel, a->width, a->weights + at * PAGE_SLOTS, a->stride,
                  a->values, which + i, bits)
         i += n;
     }
@@ -243,7 +257,7 @@ static void span_values(struct attend *a, bool fused)
         for (uint32_t i = 0; i < a->n;) {
             uint32_t step = a->n - i <= FUSED_QUERIES ? a->n - i : (a->n - i + 1) / 2;
             step = step < FUSED_QUERIES ? step : FUSED_QUERIES;
-            values_stored(a->job->shape, &a->pages, a->weights + i * SPAN_SLOTS, SPAN_SLOTS,
+            values_stored(a->job->shape, &a->pages, a->weights + i * a->stride, a->stride,
                           a->values + i * a->width, a->width, step);
             i += step;
         }
@@ -258,23 +272,71 @@ static void span_values(struct attend *a, bool fused)
     }
 }
 
-/* Fills span_maximum, span_sum and values of the span that is open. */
-static void attend_open_span(struct attend *a)
+/* Few queries of one row read pages as they are stored. */
+static bool is_fused(const struct attend *a)
 {
-    const bool fused = a->n_rows == 1 && a->n <= 2 * FUSED_QUERIES;
+    return a->n_rows == 1 && a->n <= 2 * FUSED_QUERIES;
+}
+
+/* Where the largest logits of the open span of the queries are kept; NULL: nowhere. */
+static float *kept_maxima(const struct attend *a, uint32_t query)
+{
     const struct attention_cut *cut = &a->job->cuts[a->segment - a->job->segments];
-    a->logits = a->weights;
-    a->logit_stride = SPAN_SLOTS;
-    if (cut->logits) {
-        a->logit_stride = cut->n_spans * SPAN_SLOTS;
-        const uint32_t group = a->job->n_heads / a->job->n_kv_heads;
-        a->logits =
-            cut->logits + (size_t)(a->kv_head * group + a->head) * a->logit_stride + a->first_slot;
+    const uint32_t group = a->job->n_heads / a->job->n_kv_heads;
+    return cut->maxima
+               ? cut->maxima + (size_t)(a->kv_head * group + a->head + query) * cut->n_spans +
+                     a->first_slot / SPAN_SLOTS
+               : NULL;
+}
+
+/* Which slots of the open span the segment's only row sees, kept; NULL: nowhere. */
+static uint32_t *kept_seen(const struct attend *a)
+{
+    const struct attention_cut *cut = &a->job->cuts[a->segment - a->job->segments];
+    return cut->seen
+               ? cut->seen +
+                     ((size_t)a->kv_head * cut->n_spans + a->first_slot / SPAN_SLOTS) * SPAN_PAGES
+               : NULL;
+}
+
+static void keep_seen(const struct attend *a)
+{
+    uint32_t *to = kept_seen(a);
+    for (uint32_t at = 0; to && at < SPAN_PAGES; at++)
+        to[at] = at < a->pages.n ? a->seen[0][at] : 0;
+}
+
+/* The weights of the open span of the queries: where they are kept, or a buffer of the thread. */
+static void place_weights(struct attend *a)
+{
+    const struct attention_cut *cut = &a->job->cuts[a->segment - a->job->segments];
+    const uint32_t group = a->job->n_heads / a->job->n_kv_heads;
+    a->weights = a->own;
+    a->stride = SPAN_SLOTS;
+    if (cut->weights) {
+        a->stride = cut->n_spans * SPAN_SLOTS;
+        a->weights =
+            cut->weights + (size_t)(a->kv_head * group + a->head) * a->stride + a->first_slot;
     }
-    span_logits(a, fused);
+}
+
+/* Fills weights, span_maximum and span_sum of the span that is open. */
+static void weigh_open_span(struct attend *a)
+{
+    span_logits(a, is_fused(a));
     for (uint32_t i = 0; i < a->n; i++)
         softmax_span(a, i);
-    span_values(a, fused);
+}
+
+/* The same and values. */
+static void attend_open_span(struct attend *a)
+{
+    place_weights(a);
+    weigh_open_span(a);
+    for (uint32_t i = 0; i < a->n && kept_maxima(a, i); i++)
+        *kept_maxima(a, i) = a->span_maximum[i];
+    expect_span(a);
+    span_values(a, is_fused(a));
 }
 
 /* ---- merging */
@@ -302,7 +364,7 @@ static void merge_span(struct attend *a, uint32_t query, float maximum, float su
 
 /* Heads [head, head + n_heads) of the group of `kv_head` for rows [first, first + n) of a segment.
  */
-static void open_queries(struct attend *a, uint32_t first, uint32_t n, uint32_t head,
+static void name_queries(struct attend *a, uint32_t first, uint32_t n, uint32_t head,
                          uint32_t n_heads)
 {
     const struct attention_job *job = a->job;
@@ -317,6 +379,15 @@ static void open_queries(struct attend *a, uint32_t first, uint32_t n, uint32_t 
                        i % n_heads;
         a->q[i] = job->q + query * a->head_dim;
         a->q_sink[i] = a->segment->sink_query ? job->q_sink + query * a->head_dim : NULL;
+    }
+}
+
+/* They, and nothing merged yet. */
+static void open_queries(struct attend *a, uint32_t first, uint32_t n, uint32_t head,
+                         uint32_t n_heads)
+{
+    name_queries(a, first, n, head, n_heads);
+    for (uint32_t i = 0; i < a->n; i++) {
         a->maximum[i] = -__builtin_inff();
         a->sum[i] = 0;
         a->n_seen[i / n_heads] = 0;
@@ -382,8 +453,8 @@ static void set_up(struct attend *a, const struct attention_job *job,
     a->width = (job->head_dim + LANES - 1) / LANES * LANES;
     a->scale = 1 / __builtin_sqrtf((float)job->head_dim);
     a->panel = scratch;
-    a->weights = a->panel + PAGE_SLOTS * a->width;
-    a->values = a->weights + ATTEND_QUERIES * SPAN_SLOTS;
+    a->own = a->panel + PAGE_SLOTS * a->width;
+    a->values = a->own + ATTEND_QUERIES * SPAN_SLOTS;
     a->totals = a->values + attend_queries(job->head_dim) * a->width;
 }
 
@@ -407,7 +478,9 @@ static void attend(const struct attention_job *job, const struct kv_segment *seg
     for (uint32_t head = 0; head < group; head += at_once) {
         open_queries(&a, first, n, head, group - head < at_once ? group - head : at_once);
         for (uint32_t span = 0; span < n_spans; span++) {
-            if (!open_span(&a, span))
+            const bool sees = open_span(&a, span);
+            keep_seen(&a);
+            if (!sees)
                 continue;
             attend_open_span(&a);
             for (uint32_t row = 0; row < n; row++) {
@@ -441,6 +514,7 @@ static void attend_span(const struct attention_job *job, const struct kv_segment
     for (uint32_t head = 0; head < group; head += at_once) {
         open_queries(&a, 0, n, head, group - head < at_once ? group - head : at_once);
         const bool sees = open_span(&a, span);
+        keep_seen(&a);
         if (sees)
             attend_open_span(&a);
         for (uint32_t i = 0; i < a.n; i++) {

@@ -1,24 +1,25 @@
 /* Part of template_kernels.h: scores that attention leaves behind. A query's probabilities are
- * known only when it has seen every page: the logits of a decoding row were kept until then, those
- * of a prompt's rows are computed a second time, by the same function as in attention (keeping them
+ * known only when it has seen every page: the weights of a decoding row's spans were kept until
+ * then, those of a prompt's rows are computed a second time, by the same functions (keeping them
  * would take rows x slots numbers). A slot's sum grows row by row, so no cut of the prompt changes
- * it. */
+ * it.
+ *
+ *   probability = weight in the span * (e^(the span's maximum - the row's) / the row's sum) */
 
-/* Some rows of a segment against one page. */
-struct scoring {
-    const struct attention_job *job;
-    const struct kv_segment *segment;
-    uint32_t kv_head, page, row, n; /* row: of the segment */
-    float scale, *panel, *logits;   /* K of the page, widened; [ATTEND_QUERIES][PAGE_SLOTS] */
-};
-
-/* mean[PAGE_SLOTS] += probabilities of one query; logit [PAGE_SLOTS]. */
-ALWAYS void add_probability(vf mean[SLOT_VECTORS], const float *logit, const float *softmax)
+/* One row's probabilities of a span, summed over heads. */
+ALWAYS void add_probabilities(const struct attend *a, uint32_t query, float factor, float *sums)
 {
-    vf maximum = v_set1(softmax[0]), share = v_set1(softmax[1]);
-    UNROLL
-    for (int i = 0; i < SLOT_VECTORS; i++)
-        mean[i] = v_add(mean[i], v_mul(v_exp(v_sub(v_load(logit + i * LANES), maximum)), share));
+    const float *weights = a->weights + query * a->stride;
+    const uint32_t *seen = a->seen[query / a->n_heads];
+    const vf f = v_set1(factor);
+    for (uint32_t at = 0; at < a->pages.n; at++, sums += PAGE_SLOTS, weights += PAGE_SLOTS) {
+        if (seen[at] == 0)
+            continue;
+        UNROLL
+        for (int i = 0; i < SLOT_VECTORS; i++)
+            v_store(sums + i * LANES,
+                    v_add(v_load(sums + i * LANES), v_mul(v_load(weights + i * LANES), f)));
+    }
 }
 
 static void leave_history(struct head_state *state, uint32_t slot0, const float *mean,
@@ -34,25 +35,25 @@ static void leave_history(struct head_state *state, uint32_t slot0, const float 
 }
 
 /* One row's sums of one page go where the policy wants their means over the group. */
-ALWAYS void leave_score(const struct scoring *s, uint32_t row, const vf sum[SLOT_VECTORS],
-                        uint32_t visible)
+ALWAYS void leave_score(const struct attend *a, uint32_t row, uint32_t page, const float *sums)
 {
-    const struct attention_job *job = s->job;
-    struct head_state *state = s->segment->states[s->kv_head];
-    const uint32_t slot0 = s->page * PAGE_SLOTS, at = s->segment->first_row + row;
+    const struct attention_job *job = a->job;
+    struct head_state *state = a->segment->states[a->kv_head];
+    const uint32_t slot0 = a->first_slot + page * PAGE_SLOTS, at = a->row0 + row,
+                   visible = a->seen[row][page];
     const vf group = v_set1((float)(job->n_heads / job->n_kv_heads));
     float *scores = state->scores + slot0, mean[PAGE_SLOTS]; /* room for whole pages */
     vf m[SLOT_VECTORS];
     UNROLL
     for (int i = 0; i < SLOT_VECTORS; i++)
-        m[i] = v_select(visible >> i * LANES, v_div(sum[i], group), v_zero());
-    switch (s->segment->score) {
+        m[i] = v_select(visible >> i * LANES, v_div(v_load(sums + i * LANES), group), v_zero());
+    switch (a->segment->score) {
     case CACHE_SCORE_HISTORY:
         UNROLL
         for (int i = 0; i < SLOT_VECTORS; i++)
             v_store(mean + i * LANES, m[i]);
         leave_history(state, slot0, mean, visible, job->positions[at],
-                      job->n_seen[(at - job->softmax_row) * job->n_kv_heads + s->kv_head]);
+                      job->n_seen[(at - job->softmax_row) * job->n_kv_heads + a->kv_head]);
         break;
     case CACHE_SCORE_LAST:
         UNROLL
@@ -66,108 +67,61 @@ ALWAYS void leave_score(const struct scoring *s, uint32_t row, const vf sum[SLOT
     }
 }
 
-/* The logits of heads [head, head + n_heads) of the rows that see something, [row][head] behind one
- * another in s->logits; of the slots `sinks` by the second rotation, as in attention. */
-static void score_logits(const struct scoring *s, uint32_t head, uint32_t n_heads,
-                         const uint32_t *visible, uint32_t sinks)
+/* As open_span; a row whose weights were kept needs no page. */
+static bool reopen_span(struct attend *a, uint32_t span)
 {
-    const struct attention_job *job = s->job;
-    const uint32_t group = job->n_heads / job->n_kv_heads;
-    const float *q[ATTEND_QUERIES];
-    uint32_t which[ATTEND_QUERIES], n = 0;
-    for (uint32_t r = 0; r < s->n; r++)
-        for (uint32_t h = 0; visible[r] != 0 && h < n_heads; h++) {
-            size_t query = (size_t)(s->segment->first_row + s->row + r) * job->n_heads +
-                           s->kv_head * group + head + h;
-            q[r * n_heads + h] = (sinks ? job->q_sink : job->q) + query * job->head_dim;
-            which[n++] = r * n_heads + h;
-        }
-    logits_widened(s->panel, job->head_dim, s->scale, q, s->logits, PAGE_SLOTS, which, n);
-    if (sinks == 0)
-        return;
-    float by_sinks[ATTEND_QUERIES][PAGE_SLOTS];
-    for (uint32_t i = 0; i < n; i++)
-        memcpy(by_sinks[i], s->logits + which[i] * PAGE_SLOTS, sizeof *by_sinks);
-    score_logits(s, head, n_heads, visible, 0);
-    for (uint32_t i = 0; i < n; i++) {
-        float *to = s->logits + which[i] * PAGE_SLOTS;
-        UNROLL
-        for (int v = 0; v < SLOT_VECTORS; v++)
-            v_store(to + v * LANES, v_select(sinks >> v * LANES, v_load(by_sinks[i] + v * LANES),
-                                             v_load(to + v * LANES)));
-    }
+    uint32_t any = 0;
+    a->first_slot = span * SPAN_SLOTS;
+    const uint32_t *kept = kept_seen(a);
+    if (!kept)
+        return open_span(a, span);
+    a->pages.n = SPAN_PAGES;
+    for (uint32_t at = 0; at < SPAN_PAGES; at++)
+        any |= a->seen[0][at] = kept[at];
+    return any != 0;
 }
 
-/* Where a kept logit of the segment's only row lies, [PAGE_SLOTS] for each head of the group. */
-static const float *kept_logits(const struct scoring *s, uint32_t head)
+/* Some heads of some rows: their share of sums [n_rows][SPAN_SLOTS]. False: no row sees any of it.
+ */
+static bool score_queries(struct attend *a, uint32_t span, float *sums)
 {
-    const struct attention_cut *cut = &s->job->cuts[s->segment - s->job->segments];
-    const uint32_t group = s->job->n_heads / s->job->n_kv_heads;
-    return cut->logits + (size_t)(s->kv_head * group + head) * cut->n_spans * SPAN_SLOTS +
-           s->page * PAGE_SLOTS;
-}
-
-static void score_rows(const struct scoring *s, const int32_t *page_position, bool kept)
-{
-    const struct attention_job *job = s->job;
-    const struct head_view *view = &s->segment->heads[s->kv_head];
-    const uint32_t group = job->n_heads / job->n_kv_heads,
-                   at_once = group < ATTEND_QUERIES ? group : ATTEND_QUERIES;
-    uint32_t visible[ATTEND_QUERIES], any = 0;
-    vf mean[ATTEND_QUERIES][SLOT_VECTORS];
-    for (uint32_t r = 0; r < s->n; r++) {
-        visible[r] = visible_slots(page_position, view->n_slots - s->page * PAGE_SLOTS,
-                                   job->positions[s->segment->first_row + s->row + r], view);
-        any |= visible[r];
-        UNROLL
-        for (int i = 0; i < SLOT_VECTORS; i++)
-            mean[r][i] = v_zero();
+    const struct attention_job *job = a->job;
+    if (!reopen_span(a, span))
+        return false;
+    place_weights(a);
+    if (!kept_maxima(a, 0))
+        weigh_open_span(a);
+    for (uint32_t i = 0; i < a->n; i++) {
+        const size_t query =
+            (size_t)(a->q[i] - job->q) / a->head_dim - (size_t)job->softmax_row * job->n_heads;
+        const float *kept = kept_maxima(a, i), *softmax = job->softmax + 2 * query,
+                    maximum = kept ? *kept : a->span_maximum[i];
+        add_probabilities(a, i, exp_of(maximum - softmax[0]) * softmax[1],
+                          sums + i / a->n_heads * SPAN_SLOTS);
     }
-    if (any == 0)
-        return;
-    const uint32_t sinks =
-        s->segment->sink_query ? any & sink_slots(page_position, view->n_sinks) : 0;
-    for (uint32_t head = 0; head < group; head += at_once) {
-        const uint32_t n_heads = group - head < at_once ? group - head : at_once;
-        if (!kept)
-            score_logits(s, head, n_heads, visible, sinks);
-        for (uint32_t r = 0; r < s->n; r++) {
-            size_t row = s->segment->first_row + s->row + r - job->softmax_row;
-            const float *softmax =
-                job->softmax + 2 * (row * job->n_heads + s->kv_head * group + head);
-            for (uint32_t h = 0; visible[r] != 0 && h < n_heads; h++)
-                add_probability(mean[r],
-                                kept ? kept_logits(s, head + h)
-                                     : s->logits + (r * n_heads + h) * PAGE_SLOTS,
-                                softmax + 2 * h);
-        }
-    }
-    for (uint32_t r = 0; r < s->n; r++)
-        if (visible[r] != 0)
-            leave_score(s, s->row + r, mean[r], visible[r]);
+    return true;
 }
 
 static void score(const struct attention_job *job, const struct kv_segment *segment,
-                  uint32_t kv_head, uint32_t first, uint32_t n, float *scratch)
+                  uint32_t kv_head, uint32_t span, float *scratch)
 {
-    const uint32_t group = job->n_heads / job->n_kv_heads,
-                   rows = group < ATTEND_QUERIES ? ATTEND_QUERIES / group : 1;
-    const bool kept = job->cuts[segment - job->segments].logits != NULL;
-    struct scoring s = {.job = job,
-                        .segment = segment,
-                        .kv_head = kv_head,
-                        .scale = 1 / __builtin_sqrtf((float)job->head_dim),
-                        .panel = scratch,
-                        .logits = scratch + job->head_dim * PAGE_SLOTS};
-    for (s.page = first; s.page < first + n; s.page++) {
-        uint8_t *page = job->pool + segment->heads[kv_head].pages[s.page] * job->shape->bytes;
-        if (!kept)
-            widen_keys(s.panel, job->shape, page);
-        for (s.row = segment->first_scored; s.row < segment->n_rows; s.row += rows) {
-            uint32_t left = segment->n_rows - s.row;
-            s.n = left < rows ? left : rows;
-            score_rows(&s, page_positions(page), kept);
+    const uint32_t group = job->n_heads / job->n_kv_heads, most = attend_queries(job->head_dim),
+                   rows = group < most ? most / group : 1, at_once = heads_at_once(job, rows);
+    struct attend a;
+    set_up(&a, job, segment, kv_head, scratch);
+    float *sums = a.values; /* nobody asks for values here */
+    for (uint32_t first = segment->first_scored; first < segment->n_rows; first += rows) {
+        const uint32_t n = segment->n_rows - first < rows ? segment->n_rows - first : rows;
+        bool any = true;
+        memset(sums, 0, (size_t)n * SPAN_SLOTS * sizeof *sums);
+        for (uint32_t head = 0; any && head < group; head += at_once) {
+            name_queries(&a, first, n, head, group - head < at_once ? group - head : at_once);
+            any = score_queries(&a, span, sums);
         }
+        for (uint32_t row = 0; any && row < n; row++)
+            for (uint32_t at = 0; at < a.pages.n; at++)
+                if (a.seen[row][at] != 0)
+                    leave_score(&a, row, at, sums + row * SPAN_SLOTS + at * PAGE_SLOTS);
     }
 }
 
