@@ -36,6 +36,7 @@ ROWS = ("decode", "policies", "prefill", "batch", "clients", "sink", "start")
 WINDOW, BEHIND = 1024, 4096
 POLICIES, BUDGET = ("snapkv", "h2o"), 1024
 BATCH, BATCH_CONTEXT = 8, 512
+ELSEWHERE = tempfile.gettempdir()  # programs of llama.cpp leave log files where they run
 
 
 def parse():
@@ -59,6 +60,9 @@ def parse():
     p.add_argument("--text", help="prompts of clients are cut from it")
     p.add_argument("--json", help="a file for all runs")
     a = p.parse_args()
+    for name in ("model", "winnow", "llama_bench", "llama_batched_bench", "llama_server", "text"):
+        if getattr(a, name):
+            setattr(a, name, os.path.abspath(getattr(a, name)))
     a.rows = a.rows.split(",")
     if unknown := [r for r in a.rows if r not in ROWS]:
         p.error(f"--rows: {unknown[0]} is not one of {', '.join(ROWS)}")
@@ -117,7 +121,7 @@ class Table:
 
 
 def run(command):
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ELSEWHERE)
     if done.returncode != 0:
         raise SystemExit(f"compare_llama.py: {' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     return done.stdout + done.stderr
@@ -138,7 +142,7 @@ def winnow_bench(a, table, *flags):
 def llama_bench(a, *flags):
     command = [a.llama_bench, "-m", a.model, "-t", str(a.threads), "-r", "1", "-ngl", "0", "-fa", "1", "-o", "json", *flags,
                *a.bench_args.split()]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ELSEWHERE)
     if done.returncode != 0:
         raise SystemExit(f"compare_llama.py: {' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout[done.stdout.index("["):])
@@ -179,7 +183,7 @@ def policies(a, table, side):
     flags = ["--prompt", "none", "--batch", "1", "--tokens", str(a.tokens)]
     for p in winnow_bench(a, table, "--contexts", str(longest), "--policies",
                           ",".join(f"{policy}:{BUDGET}" for policy in POLICIES), *flags):
-        table.add(f"{p['policy']}:{BUDGET} behind {longest}, tokens/s", side, p["tokens_per_second"],
+        table.add(f"{p['policy']} behind {longest}, tokens/s", side, p["tokens_per_second"],
                   ("reading", p["bytes_per_token"]))
     [p] = winnow_bench(a, table, "--contexts", str(BUDGET), *flags)
     table.add(f"decode behind {BUDGET}, tokens/s", side, p["tokens_per_second"], ("reading", p["bytes_per_token"]))
@@ -243,7 +247,7 @@ class Serving:
     def __enter__(self):
         self.log = tempfile.TemporaryFile(mode="w+")
         self.started = time.monotonic()
-        self.process = subprocess.Popen(self.command, stdout=self.log, stderr=subprocess.STDOUT)
+        self.process = subprocess.Popen(self.command, stdout=self.log, stderr=subprocess.STDOUT, cwd=ELSEWHERE)
         return self
 
     def first_token(self, patience=300):
