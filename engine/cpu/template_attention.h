@@ -217,7 +217,7 @@ static void softmax_span(struct attend *a, uint32_t query)
         UNROLL
         for (int i = 0; i < SLOT_VECTORS; i++) {
             vf logit = v_load(weights + at * PAGE_SLOTS + i * LANES);
-            vf weight = v_exp(v_sub(logit, maximum));
+            vf weight = v_exp_weight(v_sub(logit, maximum));
             if (seen[at] != UINT32_MAX)
                 weight = v_select(seen[at] >> i * LANES, weight, v_zero());
             v_store(weights + at * PAGE_SLOTS + i * LANES, weight);

@@ -104,7 +104,7 @@ struct tile_x {
 
 ALWAYS struct tile_x tile_x(const struct quantised *x, uint32_t x0, const int n_x)
 {
-    struct tile_x t;
+    struct tile_x t = {.values = {NULL}};
     UNROLL
     for (int i = 0; i < n_x; i++) {
         t.values[i] = x->values + (size_t)(x0 + i) * x->cols;

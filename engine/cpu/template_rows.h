@@ -1,16 +1,19 @@
 /* Part of template_kernels.h: what is done to rows of activations, element by element. Each element
  * meets the same operations in a whole vector as in the last, partial one. */
 
-/* e^x within 2 units in the last place (tests/kernels compares), 0 below -104, infinity above 88.8,
- * NaN for NaN. x = n ln 2 + r with |r| <= 0.35; e^r by its Taylor series to r^7 / 7!, whose rest is
- * below 6e-9; 2^n as two factors so that results below 2^-126 come out too. */
-ALWAYS vf v_exp(vf x)
+/* e^x = p 2^n: p = e^r within an ulp, x = n ln 2 + r with |r| <= 0.35, by its Taylor series to
+ * r^7 / 7!, whose rest is below 6e-9. n comes in the low bits of a float that is 0x1.8p23 larger.
+ */
+struct split_exp {
+    vf p, n;
+};
+
+#define EXP_SHIFT 0x1.8p23f /* adding it rounds to an integer, in the low bits */
+
+ALWAYS struct split_exp v_split_exp(vf x)
 {
-    const float shift = 0x1.8p23f; /* adding it rounds to an integer, in the low bits */
-    x = v_min(v_set1(100), v_max(v_set1(-110), x));
-    vf shifted = v_fma(x, v_set1(0x1.715476p+0f), v_set1(shift));
-    vi n = vi_sub(v_bits(shifted), v_bits(v_set1(shift)));
-    vf whole = v_sub(shifted, v_set1(shift));
+    vf shifted = v_fma(x, v_set1(0x1.715476p+0f), v_set1(EXP_SHIFT));
+    vf whole = v_sub(shifted, v_set1(EXP_SHIFT));
     /* ln 2 in two parts, the first of 9 bits: its multiples are exact. */
     vf r = v_fma(whole, v_set1(-0x1.63p-1f), x);
     r = v_fma(whole, v_set1(0x1.bd0106p-13f), r);
@@ -22,10 +25,27 @@ ALWAYS vf v_exp(vf x)
     p = v_fma(p, r, v_set1(0.5f));
     p = v_fma(p, r, v_set1(1));
     p = v_fma(p, r, v_set1(1));
+    return (struct split_exp){p, shifted};
+}
+
+/* e^x within 2 units in the last place (tests/kernels compares), 0 below -104, infinity above 88.8,
+ * NaN for NaN. 2^n as two factors so that results below 2^-126 come out too. */
+ALWAYS vf v_exp(vf x)
+{
+    const struct split_exp e = v_split_exp(v_min(v_set1(100), v_max(v_set1(-110), x)));
+    vi n = vi_sub(v_bits(e.n), v_bits(v_set1(EXP_SHIFT)));
     vi half = vi_sub(vi_half(vi_add(n, vi_set1(256))), vi_set1(128));
     vi other = vi_sub(n, half);
-    p = v_mul(p, vi_float(vi_to_exponent(vi_add(half, vi_set1(127)))));
+    vf p = v_mul(e.p, vi_float(vi_to_exponent(vi_add(half, vi_set1(127)))));
     return v_mul(p, vi_float(vi_to_exponent(vi_add(other, vi_set1(127)))));
+}
+
+/* The same of what is not above 0, and 2e-38 below -86.6, so that 2^n is one factor: a weight of a
+ * softmax whose largest is 1 need not be smaller. */
+ALWAYS vf v_exp_weight(vf x)
+{
+    const struct split_exp e = v_split_exp(v_max(v_set1(-86.6f), x));
+    return v_mul(e.p, vi_float(vi_to_exponent(vi_add(v_bits(e.n), vi_set1(127)))));
 }
 
 ALWAYS vf v_swiglu(vf gate, vf up)
