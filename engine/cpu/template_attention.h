@@ -30,10 +30,9 @@ struct attend {
     uint32_t seen[ATTEND_QUERIES][SPAN_PAGES]; /* by row */
     uint32_t any[SPAN_PAGES], sinks[SPAN_PAGES];
     float *panel; /* K or V of a page, widened */
-    float *
-        weights; /* [n] `stride` apart, [SPAN_SLOTS]: logits first; `own`, or where they are kept */
+    /* [n] `stride` apart, [SPAN_SLOTS]; logits first. `own`, or where they are kept. */
+    float *weights, *own;
     uint32_t stride;
-    float *own;
     float *values; /* [n][width] */
     float span_maximum[ATTEND_QUERIES], span_sum[ATTEND_QUERIES];
 
