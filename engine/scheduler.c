@@ -712,8 +712,7 @@ static void add_prompts(struct scheduler *s)
     struct generation *sharing[65]; /* needs halve each time */
     uint32_t n = 0;
     uint64_t below = UINT64_MAX, order;
-    const uint64_t *last = NULL;
-    for (struct generation *g; (g = running_after(s, last)); last = &g->order) {
+    for (struct generation *g = s->running.first; g; g = g->next) {
         uint64_t need = prefill_need(g);
         if (need == 0 || need >= below)
             continue;
@@ -722,7 +721,7 @@ static void add_prompts(struct scheduler *s)
     }
     for (uint32_t i = 0; i < n; i++)
         add_prefill_rows(s, sharing[i], sharing + i + 1, n - i - 1);
-    last = NULL;
+    const uint64_t *last = NULL;
     for (struct generation *g; (g = running_after(s, last));) {
         order = g->order;
         last = &order;
@@ -821,8 +820,9 @@ static void run(struct scheduler *s)
         fail_all(s, &s->running, "engine_fault", e.message);
         fail_all(s, &s->queue, "engine_fault", e.message);
     }
-    note_step_time(s, clock_ns() - start_ns);
-    histogram_observe(&s->metrics->step_time, (double)(clock_ns() - start_ns) / 1e9);
+    uint64_t took_ns = clock_ns() - start_ns;
+    note_step_time(s, took_ns);
+    histogram_observe(&s->metrics->step_time, (double)took_ns / 1e9);
 }
 
 bool scheduler_step(struct scheduler *s, uint64_t *wake_ns)

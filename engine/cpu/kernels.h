@@ -71,7 +71,7 @@ struct attention_cut {
     /* Of its only row, kept for scoring, or NULL: what softmax_span (template_attention.h) makes.
      */
     float *weights; /* [n_heads][n_spans * SPAN_SLOTS] */
-    float *maxima;  /* [n_heads][n_spans] */
+    float *maxima;  /* [n_spans][n_heads] */
     uint32_t *seen; /* [n_kv_heads][n_spans][SPAN_PAGES] slots of each page */
 };
 

@@ -33,7 +33,8 @@ struct attend {
     /* [n] `stride` apart, [SPAN_SLOTS]; logits first. `own`, or where they are kept. */
     float *weights, *own;
     uint32_t stride;
-    float *values; /* [n][width] */
+    float *kept_maxima; /* [n] of the span, or NULL */
+    float *values;      /* [n][width] */
     float span_maximum[ATTEND_QUERIES], span_sum[ATTEND_QUERIES];
 
     /* The spans merged so far. */
@@ -70,6 +71,16 @@ ALWAYS uint32_t sink_slots(const int32_t *positions, uint32_t n_sinks)
 
 /* ---- one span */
 
+/* Which slots of the open span the segment's only row sees, kept; NULL: nowhere. */
+static uint32_t *kept_seen(const struct attend *a)
+{
+    const struct attention_cut *cut = &a->job->cuts[a->segment - a->job->segments];
+    return cut->seen
+               ? cut->seen +
+                     ((size_t)a->kv_head * cut->n_spans + a->first_slot / SPAN_SLOTS) * SPAN_PAGES
+               : NULL;
+}
+
 /* False: no query sees any of it. */
 static bool open_span(struct attend *a, uint32_t span)
 {
@@ -93,6 +104,9 @@ static bool open_span(struct attend *a, uint32_t span)
             a->segment->sink_query ? a->any[at] & sink_slots(positions, view->n_sinks) : 0;
         any_page |= a->any[at];
     }
+    uint32_t *kept = kept_seen(a);
+    for (uint32_t at = 0; kept && at < SPAN_PAGES; at++)
+        kept[at] = at < a->pages.n ? a->seen[0][at] : 0;
     return any_page != 0;
 }
 
@@ -277,45 +291,19 @@ static bool is_fused(const struct attend *a)
     return a->n_rows == 1 && a->n <= 2 * FUSED_QUERIES;
 }
 
-/* Where the largest logits of the open span of the queries are kept; NULL: nowhere. */
-static float *kept_maxima(const struct attend *a, uint32_t query)
-{
-    const struct attention_cut *cut = &a->job->cuts[a->segment - a->job->segments];
-    const uint32_t group = a->job->n_heads / a->job->n_kv_heads;
-    return cut->maxima
-               ? cut->maxima + (size_t)(a->kv_head * group + a->head + query) * cut->n_spans +
-                     a->first_slot / SPAN_SLOTS
-               : NULL;
-}
-
-/* Which slots of the open span the segment's only row sees, kept; NULL: nowhere. */
-static uint32_t *kept_seen(const struct attend *a)
-{
-    const struct attention_cut *cut = &a->job->cuts[a->segment - a->job->segments];
-    return cut->seen
-               ? cut->seen +
-                     ((size_t)a->kv_head * cut->n_spans + a->first_slot / SPAN_SLOTS) * SPAN_PAGES
-               : NULL;
-}
-
-static void keep_seen(const struct attend *a)
-{
-    uint32_t *to = kept_seen(a);
-    for (uint32_t at = 0; to && at < SPAN_PAGES; at++)
-        to[at] = at < a->pages.n ? a->seen[0][at] : 0;
-}
-
 /* The weights of the open span of the queries: where they are kept, or a buffer of the thread. */
 static void place_weights(struct attend *a)
 {
     const struct attention_cut *cut = &a->job->cuts[a->segment - a->job->segments];
-    const uint32_t group = a->job->n_heads / a->job->n_kv_heads;
+    const uint32_t head = a->kv_head * (a->job->n_heads / a->job->n_kv_heads) + a->head;
     a->weights = a->own;
     a->stride = SPAN_SLOTS;
+    a->kept_maxima = NULL;
     if (cut->weights) {
         a->stride = cut->n_spans * SPAN_SLOTS;
-        a->weights =
-            cut->weights + (size_t)(a->kv_head * group + a->head) * a->stride + a->first_slot;
+        a->weights = cut->weights + (size_t)head * a->stride + a->first_slot;
+        a->kept_maxima =
+            cut->maxima + (size_t)(a->first_slot / SPAN_SLOTS) * a->job->n_heads + head;
     }
 }
 
@@ -332,8 +320,8 @@ static void attend_open_span(struct attend *a)
 {
     place_weights(a);
     weigh_open_span(a);
-    for (uint32_t i = 0; i < a->n && kept_maxima(a, i); i++)
-        *kept_maxima(a, i) = a->span_maximum[i];
+    if (a->kept_maxima)
+        memcpy(a->kept_maxima, a->span_maximum, a->n * sizeof *a->kept_maxima);
     expect_span(a);
     span_values(a, is_fused(a));
 }
@@ -477,9 +465,7 @@ static void attend(const struct attention_job *job, const struct kv_segment *seg
     for (uint32_t head = 0; head < group; head += at_once) {
         open_queries(&a, first, n, head, group - head < at_once ? group - head : at_once);
         for (uint32_t span = 0; span < n_spans; span++) {
-            const bool sees = open_span(&a, span);
-            keep_seen(&a);
-            if (!sees)
+            if (!open_span(&a, span))
                 continue;
             attend_open_span(&a);
             for (uint32_t row = 0; row < n; row++) {
@@ -513,7 +499,6 @@ static void attend_span(const struct attention_job *job, const struct kv_segment
     for (uint32_t head = 0; head < group; head += at_once) {
         open_queries(&a, 0, n, head, group - head < at_once ? group - head : at_once);
         const bool sees = open_span(&a, span);
-        keep_seen(&a);
         if (sees)
             attend_open_span(&a);
         for (uint32_t i = 0; i < a.n; i++) {

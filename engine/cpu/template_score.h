@@ -89,14 +89,15 @@ static bool score_queries(struct attend *a, uint32_t span, float *sums)
     if (!reopen_span(a, span))
         return false;
     place_weights(a);
-    if (!kept_maxima(a, 0))
+    if (a->kept_maxima)
+        memcpy(a->span_maximum, a->kept_maxima, a->n * sizeof *a->kept_maxima);
+    else
         weigh_open_span(a);
     for (uint32_t i = 0; i < a->n; i++) {
         const size_t query =
             (size_t)(a->q[i] - job->q) / a->head_dim - (size_t)job->softmax_row * job->n_heads;
-        const float *kept = kept_maxima(a, i), *softmax = job->softmax + 2 * query,
-                    maximum = kept ? *kept : a->span_maximum[i];
-        add_probabilities(a, i, exp_of(maximum - softmax[0]) * softmax[1],
+        const float *softmax = job->softmax + 2 * query;
+        add_probabilities(a, i, exp_of(a->span_maximum[i] - softmax[0]) * softmax[1],
                           sums + i / a->n_heads * SPAN_SLOTS);
     }
     return true;

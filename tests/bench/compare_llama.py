@@ -124,7 +124,7 @@ def run(command):
     done = subprocess.run(command, capture_output=True, text=True, cwd=ELSEWHERE)
     if done.returncode != 0:
         raise SystemExit(f"compare_llama.py: {' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    return done.stdout + done.stderr
+    return done
 
 
 def winnow_bench(a, table, *flags):
@@ -142,10 +142,8 @@ def winnow_bench(a, table, *flags):
 def llama_bench(a, *flags):
     command = [a.llama_bench, "-m", a.model, "-t", str(a.threads), "-r", "1", "-ngl", "0", "-fa", "1", "-o", "json", *flags,
                *a.bench_args.split()]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ELSEWHERE)
-    if done.returncode != 0:
-        raise SystemExit(f"compare_llama.py: {' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout[done.stdout.index("["):])
+    out = run(command).stdout
+    return json.loads(out[out.index("["):])
 
 
 def decode_behind(a, context):
@@ -207,9 +205,10 @@ def batch(a, table, side):
                            "--tokens", str(a.tokens))
         table.add(label, side, p["tokens_per_second"], ("reading", p["bytes_per_token"]))
         return
-    out = run([a.llama_batched_bench, "-m", a.model, "-t", str(a.threads), "-c", str(BATCH * (BATCH_CONTEXT + a.tokens)), "-b",
+    done = run([a.llama_batched_bench, "-m", a.model, "-t", str(a.threads), "-c", str(BATCH * (BATCH_CONTEXT + a.tokens)), "-b",
                "2048", "-ub", "512", "-npp", str(BATCH_CONTEXT), "-ntg", str(a.tokens), "-npl", str(BATCH), "-ngl", "0", "-fa", "on",
                *a.server_args.split()])
+    out = done.stdout + done.stderr
     found = re.search(rf"\|\s*{BATCH_CONTEXT}\s*\|\s*{a.tokens}\s*\|\s*{BATCH}\s*\|(.*)\|", out)
     if not found:
         raise SystemExit("compare_llama.py: no line of results from llama-batched-bench:\n" + out[-2000:])
@@ -294,9 +293,10 @@ def start(a, table, side):
         table.add("start to first token, ms", side, 1e3 * server.first_token(), more_is_better=False)
 
 
-NEEDS = {"decode": "llama_bench", "policies": "llama_bench", "prefill": "llama_bench", "sink": "llama_bench", "batch": "llama_batched_bench",
-         "clients": "llama_server", "start": "llama_server"}
-MEASURES = {"decode": decode, "policies": policies, "prefill": prefill, "batch": batch, "clients": clients, "sink": sink, "start": start}
+NEEDS = {"decode": "llama_bench", "policies": "llama_bench", "prefill": "llama_bench", "sink": "llama_bench",
+         "batch": "llama_batched_bench", "clients": "llama_server", "start": "llama_server"}
+MEASURES = {"decode": decode, "policies": policies, "prefill": prefill, "batch": batch, "clients": clients, "sink": sink,
+            "start": start}
 
 
 def is_there(a, row):

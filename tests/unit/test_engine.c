@@ -776,17 +776,24 @@ START_TEST(a_slow_reader_pauses_itself_and_loses_nothing)
 }
 END_TEST
 
+/* A prompt that has begun to be read. */
+static struct answer *read_for_minutes(struct engine *engine)
+{
+    struct generation_request r = greedy(engine, "x", "sink:64", 10);
+    set_prompt(&r, 2000000);
+    r.progress = true;
+    struct answer *reading = submit(engine, &r);
+    read_until(reading, EVENT_PROGRESS);
+    return reading;
+}
+
 START_TEST(a_stream_goes_on_beside_a_long_prompt)
 {
     struct engine_options o = options();
     o.audit = false;
     struct engine *engine = open_engine(&o);
-    struct generation_request r = greedy(engine, "x", "sink:64", 10);
-    set_prompt(&r, 2000000); /* minutes */
-    r.progress = true;
-    struct answer *reading = submit(engine, &r);
-    read_until(reading, EVENT_PROGRESS);
-    r = greedy(engine, "Once upon a time", "full", 100);
+    struct answer *reading = read_for_minutes(engine);
+    struct generation_request r = greedy(engine, "Once upon a time", "full", 100);
     struct answer *writing = ask(engine, &r);
     ck_assert_int_eq(strncmp(writing->choices[0].text, known_answer, 150), 0);
     ck_assert_str_eq(generation_phase(reading->g), "prefill");
@@ -804,13 +811,9 @@ START_TEST(equal_prompts_are_read_one_after_the_other_and_short_ones_first)
     struct engine_options o = options();
     o.audit = false;
     struct engine *engine = open_engine(&o);
-    struct generation_request r = greedy(engine, "x", "sink:64", 10);
-    set_prompt(&r, 2000000); /* minutes */
-    r.progress = true;
-    struct answer *reading = submit(engine, &r), *answers[4];
-    read_until(reading, EVENT_PROGRESS);
+    struct answer *reading = read_for_minutes(engine), *answers[4];
     for (int i = 0; i < 4; i++) {
-        r = greedy(engine, "x", "sink:64", 1);
+        struct generation_request r = greedy(engine, "x", "sink:64", 1);
         set_prompt(&r, lengths[i]);
         r.prompt[1] = 300 + i; /* nothing is shared */
         answers[i] = submit(engine, &r);
