@@ -156,7 +156,7 @@ static void quantise_thread(void *context, uint32_t thread)
     const uint64_t threads = threads_count(w->cpu->threads);
     uint32_t first = (uint32_t)(w->n * thread / threads),
              last = (uint32_t)(w->n * (thread + 1ull) / threads);
-    w->cpu->multiplier->quantise(&w->cpu->quantised, w->x, first, last - first);
+    w->cpu->multiplier->quantise(&w->cpu->quantised, w->x, w->n, first, last);
 }
 
 /* Groups of the products one after the other are one long list. */
@@ -214,7 +214,7 @@ void cpu_products(void *self, const struct product *products, uint32_t n_product
     const uint32_t n_pieces = (n == 1 ? 2 : 4) * n_threads;
     work.groups_at_once = (work.n_groups + n_pieces - 1) / n_pieces;
     if ((uint64_t)n * cols < WORTH_THREADS)
-        c->multiplier->quantise(&c->quantised, x, 0, n);
+        c->multiplier->quantise(&c->quantised, x, n, 0, n);
     else
         threads_run(c->threads, quantise_thread, &work);
     if ((uint64_t)work.n_groups * PACKED_ROWS * cols * n < WORTH_THREADS_INT)

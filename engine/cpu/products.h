@@ -16,9 +16,11 @@
 struct cpu_products {
     const char *isa;  /* the kernels (kernels.h) it goes with: "plain", "avx2", "avx512" */
     const char *name; /* of what it adds, for people; "" where nothing */
-    /* Rows [first, first + n) of x [..][x->cols] into x. */
-    void (*quantise)(const struct quantised *to, const float *x, uint32_t first, uint32_t n);
-    /* Groups [first, last) of w against rows [0, n) of x: out[i][r] for the group's rows r,
+    /* Rows [first, last) of x [n][to->cols], laid out as multiply wants n of them: a table's own
+     * affair, see packed.h. */
+    void (*quantise)(const struct quantised *to, const float *x, uint32_t n, uint32_t first,
+                     uint32_t last);
+    /* Groups [first, last) of w against the n rows of x: out[i][r] for the group's rows r,
      * out_stride floats apart. bias [w->rows] or NULL. */
     void (*multiply)(const struct packed *w, const struct quantised *x, uint32_t n, uint32_t first,
                      uint32_t last, const float *bias, float *out, size_t out_stride);

@@ -80,6 +80,11 @@ static inline vw vw_shift_right_signed(vw a, const int n)
     return _mm256_srai_epi16(a, n);
 }
 
+static inline vw vw_minus(vw a, const int n)
+{
+    return n ? _mm256_sub_epi16(a, _mm256_set1_epi16((short)n)) : a;
+}
+
 /* a >> n & mask */
 static inline vw vw_field(vw a, const int n, const int mask)
 {

@@ -92,6 +92,11 @@ static inline vw vw_shift_right_signed(vw a, const int n)
     return a >> n;
 }
 
+static inline vw vw_minus(vw a, const int n)
+{
+    return a - (int16_t)n;
+}
+
 /* a >> n & mask */
 static inline vw vw_field(vw a, const int n, const int mask)
 {

@@ -20,9 +20,22 @@
 
 #define ROW_VECTORS (PACKED_ROWS / LANES)
 
+/* Of the integers of a block of a group. */
+#define BLOCK_BYTES(bits) ((bits) * (PACKED_ROWS * PACKED_COLS / 8))
+
+/* What they count from. */
+#define ZERO(bits, kind)                                                                           \
+    ((kind) == SCALES_6 ? 32 : (kind) == SCALES_ONE && (bits) < 8 ? 1 << ((bits)-1) : 0)
+
 /* What a block of 32 columns of LANES rows has beside its integers. */
 struct block_scales {
     vf scale[2], minimum; /* scale[1]: of columns 16..31 */
+};
+
+/* A block whose integers are 16 bits already and count from 0: [two columns][rows]. */
+struct wide_block {
+    vw w[16][ROW_VECTORS];
+    struct block_scales scales[ROW_VECTORS];
 };
 
 /* The two columns of chunk c that are even (or odd), of the rows of a vector. values: the block's,
@@ -73,9 +86,10 @@ ALWAYS void load_scales(const enum packed_scales kind, const uint8_t *scales, ui
 }
 
 /* sums[v][i] = the integer dot products of chunks [c0, c0 + n_c). At most 32 * 128 * 32767 < 2^31.
- */
-ALWAYS void dots(const int bits, const uint8_t *values, const int16_t *const *x, const int c0,
-                 const int n_c, const int n_x, vi sums[ROW_VECTORS][TILE_X])
+ * wide: the same block as `values`, or NULL. */
+ALWAYS void dots(const int bits, const uint8_t *values, const struct wide_block *wide,
+                 const int16_t *x, const int c0, const int n_c, const int n_x,
+                 vi sums[ROW_VECTORS][TILE_X])
 {
     UNROLL
     for (int v = 0; v < ROW_VECTORS; v++) {
@@ -87,60 +101,43 @@ ALWAYS void dots(const int bits, const uint8_t *values, const int16_t *const *x,
     for (int c = 2 * c0; c < 2 * (c0 + n_c); c++) {
         UNROLL
         for (int v = 0; v < ROW_VECTORS; v++) {
-            vw w = columns(bits, values + v * LANES * 4, c / 2, c % 2);
+            vw w = wide ? wide->w[c][v] : columns(bits, values + v * LANES * 4, c / 2, c % 2);
             UNROLL
             for (int i = 0; i < n_x; i++)
-                sums[v][i] = vi_dot(sums[v][i], w, vw_set2(x[i] + c * 2));
+                sums[v][i] = vi_dot(sums[v][i], w, vw_set2(x + (c * n_x + i) * 2));
         }
     }
 }
 
-/* Rows of x as a tile meets them: block b of row i at values[i] + b * PACKED_COLS and so on. */
-struct tile_x {
-    const int16_t *values[TILE_X];
-    const float *scales[TILE_X];
-    const int32_t *sums[TILE_X];
-};
-
-ALWAYS struct tile_x tile_x(const struct quantised *x, uint32_t x0, const int n_x)
-{
-    struct tile_x t = {.values = {NULL}};
-    UNROLL
-    for (int i = 0; i < n_x; i++) {
-        t.values[i] = x->values + (size_t)(x0 + i) * x->cols;
-        t.scales[i] = x->scales + (size_t)(x0 + i) * x->n_blocks;
-        t.sums[i] = x->sums + (size_t)(x0 + i) * x->n_blocks * 2;
-    }
-    return t;
-}
-
-/* acc[v][i] += block b of a group's rows, times n_x rows of x. */
+/* acc[v][i] += block b of a group's rows, times n_x rows of x. The block is `wide` or, where that
+ * is NULL, read from scales and values, the group's. */
 ALWAYS void add_block(const int bits, const enum packed_scales kind, const uint8_t *scales,
-                      const uint8_t *values, uint32_t b, const struct tile_x *x, const int n_x,
+                      const uint8_t *values, const struct wide_block *wide, uint32_t b,
+                      const struct quantised *x, uint32_t x0, const int n_x,
                       vf acc[ROW_VECTORS][TILE_X])
 {
-    const int32_t zero = bits == 8            ? 0
-                         : kind == SCALES_6   ? 32
-                         : kind == SCALES_ONE ? 1 << (bits - 1)
-                                              : 0;
+    const int32_t zero = wide ? 0 : ZERO(bits, kind);
     const int n_parts = kind == SCALES_6 ? 2 : 1; /* of a block, each with its own scale */
     struct block_scales from[ROW_VECTORS];
-    const int16_t *q[TILE_X];
-    values += (size_t)b * (bits * (PACKED_ROWS * PACKED_COLS / 8));
+    const size_t at = (size_t)x0 * x->n_blocks + b * (uint32_t)n_x; /* the block of x0 */
+    if (wide == NULL)
+        values += (size_t)b * BLOCK_BYTES(bits);
     UNROLL
-    for (int i = 0; i < n_x; i++)
-        q[i] = x->values[i] + b * PACKED_COLS;
-    UNROLL
-    for (int v = 0; v < ROW_VECTORS; v++)
-        load_scales(kind, scales, b, (uint32_t)(v * LANES), &from[v]);
+    for (int v = 0; v < ROW_VECTORS; v++) {
+        if (wide != NULL)
+            from[v] = wide->scales[v];
+        else
+            load_scales(kind, scales, b, (uint32_t)(v * LANES), &from[v]);
+    }
     UNROLL
     for (int part = 0; part < n_parts; part++) {
         vi sums[ROW_VECTORS][TILE_X];
-        dots(bits, values, q, part * 8 / n_parts, 8 / n_parts, n_x, sums);
+        dots(bits, values, wide, x->values + at * PACKED_COLS, part * 8 / n_parts, 8 / n_parts, n_x,
+             sums);
         UNROLL
         for (int i = 0; i < n_x; i++) {
-            const vf dx = v_set1(x->scales[i][b]);
-            const int32_t *sum = x->sums[i] + 2 * b,
+            const vf dx = v_set1(x->scales[at + (size_t)i]);
+            const int32_t *sum = x->sums + 2 * (at + (size_t)i),
                           all = n_parts == 2 ? sum[part] : sum[0] + sum[1];
             UNROLL
             for (int v = 0; v < ROW_VECTORS; v++) {
@@ -197,7 +194,6 @@ ALWAYS void tile(const struct packed *w, const int bits, const enum packed_scale
                  const struct walks *walks, const struct quantised *x, uint32_t x0, const int n_x,
                  const float *bias, float *out, size_t out_stride)
 {
-    const struct tile_x rows = tile_x(x, x0, n_x);
     const uint32_t n_blocks = w->n_blocks, n_walks = walks->n;
     const uint8_t *group[WALKS];
     vf acc[WALKS][ROW_VECTORS][TILE_X];
@@ -212,52 +208,141 @@ ALWAYS void tile(const struct packed *w, const int bits, const enum packed_scale
     }
     for (uint32_t b = 0; b < n_blocks; b++)
         for (uint32_t g = 0; g < n_walks; g++)
-            add_block(bits, kind, group[g], group[g] + w->scales_bytes, b, &rows, n_x, acc[g]);
+            add_block(bits, kind, group[g], group[g] + w->scales_bytes, NULL, b, x, x0, n_x,
+                      acc[g]);
     for (uint32_t g = 0; g < n_walks; g++)
         put_tile(w, (walks->first + g * walks->apart) * PACKED_ROWS, x0, n_x, acc[g], bias, out,
                  out_stride);
 }
 
-/* All rows of x against some groups, TILE_X at a time. */
-ALWAYS void times(const struct packed *w, const int bits, const enum packed_scales kind,
-                  const struct walks *walks, const struct quantised *x, uint32_t n,
-                  const float *bias, float *out, size_t out_stride)
-{
-    uint32_t i = 0;
-    for (; i + TILE_X <= n; i += TILE_X)
-        tile(w, bits, kind, walks, x, i, TILE_X, bias, out, out_stride);
-#if TILE_X > 4
-    for (; i + 4 <= n; i += 4)
-        tile(w, bits, kind, walks, x, i, 4, bias, out, out_stride);
-#endif
-#if TILE_X > 2
-    for (; i + 2 <= n; i += 2)
-        tile(w, bits, kind, walks, x, i, 2, bias, out, out_stride);
-#endif
-    for (; i < n; i++)
-        tile(w, bits, kind, walks, x, i, 1, bias, out, out_stride);
-}
+/* Up to here rows of x are few: multiplying them takes less than reading the weights, and each
+ * block is made 16 bits wide where it is met. */
+#define FEW_ROWS 4
+#define FEW_X    (TILE_X < FEW_ROWS ? TILE_X : FEW_ROWS)
 
-/* Up to here rows of x are few: multiplying them takes less than reading the weights. */
-#define FEW_ROWS 8
+/* call for n rows in tiles of `most`, which is TILE_X or FEW_X, or fewer: tile t has rows [i, i +
+ * n_x), n_x a constant. */
+#define EACH_TILE(n, most, call)                                                                   \
+    {                                                                                              \
+        uint32_t i = 0, t = 0;                                                                     \
+        for (; i + (most) <= (n); i += (most), t++) {                                              \
+            enum { n_x = (most) };                                                                 \
+            call;                                                                                  \
+        }                                                                                          \
+        if ((most) > 4 && i + 4 <= (n)) {                                                          \
+            enum { n_x = (most) > 4 ? 4 : 1 };                                                     \
+            call;                                                                                  \
+            i += n_x, t++;                                                                         \
+        }                                                                                          \
+        if ((most) > 2 && i + 2 <= (n)) {                                                          \
+            enum { n_x = (most) > 2 ? 2 : 1 };                                                     \
+            call;                                                                                  \
+            i += n_x, t++;                                                                         \
+        }                                                                                          \
+        for (; i < (n); i++, t++) {                                                                \
+            enum { n_x = 1 };                                                                      \
+            call;                                                                                  \
+        }                                                                                          \
+    }
 
-/* How many rows of x stay in the second-level cache while all groups pass. */
+/* Blocks that are made wide together: small enough to stay in the first-level cache beside x. */
+#define PANEL_BLOCKS 8
+
+/* Rows of x that pass a panel, and how much of them: they stay in the second-level cache while all
+ * groups pass. */
+#define X_AT_ONCE       256
 #define X_AT_ONCE_BYTES 262144
 
+ALWAYS void widen(const int bits, const enum packed_scales kind, const uint8_t *scales,
+                  const uint8_t *values, uint32_t b, struct wide_block *to)
+{
+    values += (size_t)b * BLOCK_BYTES(bits);
+    UNROLL
+    for (int v = 0; v < ROW_VECTORS; v++) {
+        load_scales(kind, scales, b, (uint32_t)(v * LANES), &to->scales[v]);
+        UNROLL
+        for (int c = 0; c < 16; c++)
+            to->w[c][v] =
+                vw_minus(columns(bits, values + v * LANES * 4, c / 2, c % 2), ZERO(bits, kind));
+    }
+}
+
+/* Blocks [first, last) of a group. While the first rows of x pass, the bytes behind them are asked
+ * for, ahead_bytes a block. */
+struct panel {
+    uint32_t first, last, ahead_bytes;
+    const uint8_t *ahead;
+    struct wide_block blocks[PANEL_BLOCKS];
+};
+
+/* acc += a panel times n_x rows of x. */
+ALWAYS void tile_of_panel(const enum packed_scales kind, const struct panel *p, bool ahead,
+                          const struct quantised *x, uint32_t x0, const int n_x,
+                          vf acc[ROW_VECTORS][TILE_X])
+{
+    for (uint32_t b = p->first; b < p->last; b++) {
+        const uint8_t *next = p->ahead + (b - p->first) * p->ahead_bytes;
+        for (uint32_t i = 0; ahead && i < p->ahead_bytes; i += 64)
+            __builtin_prefetch(next + i);
+        add_block(16, kind, NULL, NULL, &p->blocks[b - p->first], b, x, x0, n_x, acc);
+    }
+}
+
+/* acc[tile] += a panel times n rows of x. */
+#define TIMES_PANEL(name, kind)                                                                    \
+    static void name(const struct panel *p, const struct quantised *x, uint32_t n,                 \
+                     vf(*acc)[ROW_VECTORS][TILE_X])                                                \
+    {                                                                                              \
+        EACH_TILE(n, TILE_X, tile_of_panel(kind, p, i == 0, x, i, n_x, acc[t]))                    \
+    }
+TIMES_PANEL(times_panel, SCALES_ONE)
+TIMES_PANEL(times_panel_min, SCALES_MIN)
+TIMES_PANEL(times_panel_halves, SCALES_6)
+
+/* Many rows of x, X_AT_ONCE at most, against one group. A panel of its blocks is made 16 bits wide
+ * once for all of them. */
+ALWAYS void times_many(const struct packed *w, const int bits, const enum packed_scales kind,
+                       uint32_t group, const struct quantised *x, uint32_t n, const float *bias,
+                       float *out, size_t out_stride)
+{
+    const uint8_t *scales = w->data + group * w->group_bytes, *values = scales + w->scales_bytes;
+    struct panel p;
+    p.first = 0;
+    p.ahead_bytes = BLOCK_BYTES(bits);
+    vf acc[X_AT_ONCE / TILE_X + 3][ROW_VECTORS][TILE_X];
+    memset(acc, 0, (n / TILE_X + 3) * sizeof acc[0]);
+    for (; p.first < w->n_blocks; p.first = p.last) {
+        p.last = w->n_blocks - p.first < PANEL_BLOCKS ? w->n_blocks : p.first + PANEL_BLOCKS;
+        p.ahead = values + (size_t)p.last * BLOCK_BYTES(bits);
+        for (uint32_t b = p.first; b < p.last; b++)
+            widen(bits, kind, scales, values, b, &p.blocks[b - p.first]);
+        (kind == SCALES_ONE ? times_panel
+         : kind == SCALES_6 ? times_panel_halves
+                            : times_panel_min)(&p, x, n, acc);
+    }
+    EACH_TILE(n, TILE_X, put_tile(w, group * PACKED_ROWS, i, n_x, acc[t], bias, out, out_stride))
+}
+
+/* n rows of x, X_AT_ONCE at most, against groups [first, last). */
 #define MULTIPLY(name, bits, kind)                                                                 \
     static void name(const struct packed *w, const struct quantised *x, uint32_t n,                \
                      uint32_t first, uint32_t last, const float *bias, float *out,                 \
                      size_t out_stride)                                                            \
     {                                                                                              \
-        struct walks walks = {.n = WALKS, .apart = n <= FEW_ROWS ? (last - first) / WALKS : 0};    \
+        struct walks walks = {.n = WALKS, .apart = (last - first) / WALKS};                        \
+        if (n > FEW_ROWS) {                                                                        \
+            for (; first < last; first++)                                                          \
+                times_many(w, bits, kind, first, x, n, bias, out, out_stride);                     \
+            return;                                                                                \
+        }                                                                                          \
         for (uint32_t g = 0; g < walks.apart; g++) {                                               \
             walks.first = first + g;                                                               \
-            times(w, bits, kind, &walks, x, n, bias, out, out_stride);                             \
+            EACH_TILE(n, FEW_X, tile(w, bits, kind, &walks, x, i, n_x, bias, out, out_stride))     \
         }                                                                                          \
         first += WALKS * walks.apart;                                                              \
         for (walks.n = 1; first < last; first++) {                                                 \
             walks.first = first;                                                                   \
-            times(w, bits, kind, &walks, x, n, bias, out, out_stride);                             \
+            EACH_TILE(n, FEW_X, tile(w, bits, kind, &walks, x, i, n_x, bias, out, out_stride))     \
         }                                                                                          \
     }
 MULTIPLY(multiply_8, 8, SCALES_ONE)
@@ -298,6 +383,8 @@ static void multiply(const struct packed *w, const struct quantised *x, uint32_t
     uint32_t at_once = X_AT_ONCE_BYTES / 2 / w->cols / TILE_X * TILE_X;
     if (at_once < TILE_X)
         at_once = TILE_X;
+    if (at_once > X_AT_ONCE)
+        at_once = X_AT_ONCE;
     for (uint32_t i = 0; i < n; i += at_once) {
         struct quantised part = *x;
         part.values += (size_t)i * x->cols;
@@ -308,15 +395,40 @@ static void multiply(const struct packed *w, const struct quantised *x, uint32_t
     }
 }
 
-static void quantise(const struct quantised *to, const float *x, uint32_t first, uint32_t n)
+/* Row i of n: its tile begins at row *first and has the rows that are returned. */
+static uint32_t tile_of(uint32_t n, uint32_t i, uint32_t *first)
 {
-    for (uint32_t i = first; i < first + n; i++)
+    uint32_t left = n % TILE_X, n_x = TILE_X;
+    *first = n - left;
+    if (i < *first) {
+        *first = i / TILE_X * TILE_X;
+        return TILE_X;
+    }
+    for (;; *first += n_x, left -= n_x) {
+        while (n_x > left)
+            n_x /= 2;
+        if (i < *first + n_x)
+            return n_x;
+    }
+}
+
+static void quantise(const struct quantised *to, const float *x, uint32_t n, uint32_t first,
+                     uint32_t last)
+{
+    for (uint32_t i = first; i < last; i++) {
+        uint32_t x0;
+        const uint32_t n_x = tile_of(n, i, &x0);
         for (uint32_t b = 0; b < to->n_blocks; b++) {
-            size_t block = (size_t)i * to->n_blocks + b;
-            quantise_block(x + (size_t)i * to->cols + b * PACKED_COLS,
-                           to->values + (size_t)i * to->cols + b * PACKED_COLS, to->scales + block,
-                           to->sums + 2 * block);
+            const size_t at = (size_t)x0 * to->n_blocks + b * n_x + (i - x0);
+            int16_t q[PACKED_COLS];
+            quantise_block(x + (size_t)i * to->cols + b * PACKED_COLS, q, to->scales + at,
+                           to->sums + 2 * at);
+            int16_t *pair =
+                to->values + ((size_t)x0 * to->n_blocks + b * n_x) * PACKED_COLS + 2 * (i - x0);
+            for (int c = 0; c < PACKED_COLS / 2; c++, pair += 2 * n_x)
+                memcpy(pair, q + 2 * c, 2 * sizeof *q);
         }
+    }
 }
 
 const struct cpu_products PRODUCTS = {

@@ -329,7 +329,7 @@ START_TEST(all_integer_products_have_the_same_bits)
                     struct quantised q = {512, 16, calloc(n, 2 * 512), floats(n * 16),
                                           calloc(n * 32, sizeof(int32_t))};
                     out[i] = floats(n * w.rows);
-                    by->quantise(&q, x, 0, n);
+                    by->quantise(&q, x, n, 0, n);
                     by->multiply(&p, &q, n, 0, p.n_groups, NULL, out[i], w.rows);
                     free(q.values);
                     free(q.scales);
