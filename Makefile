@@ -201,7 +201,7 @@ $(BUILD)/commit-$(COMMIT):
 # The built-in page's files are copied into this object by .incbin, which the compiler's dependency files do not tell.
 $(BUILD)/server/page.o: $(wildcard server/page/*.*)
 
-# CPU kernels: the -O3 is for the loops, the instruction set by the file's name.
+# CPU kernels: the instruction set by the file's name.
 $(BUILD)/engine/cpu/%_avx2.o: ISA = $(ISA_avx2)
 $(BUILD)/engine/cpu/%_avx512.o: ISA = $(ISA_avx512)
 $(BUILD)/engine/cpu/%_avxvnni.o: ISA = $(ISA_avxvnni)

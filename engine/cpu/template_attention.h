@@ -43,6 +43,12 @@ struct attend {
     float *totals;                   /* [n][width] */
 };
 
+/* Page `at` of the head. */
+static uint8_t *page_of(const struct attend *a, uint32_t at)
+{
+    return a->job->pool + a->view->pages[at] * a->job->shape->bytes;
+}
+
 /* Slots of a page, of which the first `used` are used, that a query at position t sees: p <= t &&
  * (p < n_sinks || t - p < window). As unsigned numbers, t - p of a later slot is beyond 2^31. */
 ALWAYS uint32_t visible_slots(const int32_t *positions, uint32_t used, int32_t t,
@@ -91,7 +97,7 @@ static bool open_span(struct attend *a, uint32_t span)
     for (uint32_t first = a->first_slot; a->pages.n < SPAN_PAGES && first < view->n_slots;
          first += PAGE_SLOTS) {
         const uint32_t at = a->pages.n++;
-        uint8_t *page = a->job->pool + view->pages[first / PAGE_SLOTS] * a->job->shape->bytes;
+        uint8_t *page = page_of(a, first / PAGE_SLOTS);
         const int32_t *positions = page_positions(page);
         a->pages.page[at] = page;
         a->any[at] = 0;
@@ -117,8 +123,7 @@ static void expect_span(const struct attend *a)
     const uint32_t first = a->first_slot / PAGE_SLOTS + SPAN_PAGES,
                    n_pages = (view->n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
     for (uint32_t at = first; at < n_pages && at < first + SPAN_PAGES; at++) {
-        const char *positions =
-            (const char *)page_positions(a->job->pool + view->pages[at] * a->job->shape->bytes);
+        const char *positions = (const char *)page_positions(page_of(a, at));
         for (uint32_t byte = 0; byte < PAGE_SLOTS * 4; byte += 64)
             __builtin_prefetch(positions + byte);
     }
@@ -149,7 +154,10 @@ static void page_logits(const struct attend *a, bool fused, uint32_t at, const f
 {
     float *out = a->weights + at * PAGE_SLOTS;
     if (!fused) {
-        logits_widened(a->panel, a->head_dim, a->scale, q, out, a->stride, which, n);
+        const uint32_t next = a->first_slot / PAGE_SLOTS + at + 1;
+        const bool last = next * PAGE_SLOTS >= a->view->n_slots;
+        logits_widened(a->panel, a->head_dim, a->scale, q, out, a->stride, which, n,
+                       last ? NULL : page_of(a, next), last ? 0 : a->job->shape->bytes);
         return;
     }
     /* The span's next keys, behind the last its first values, are asked for meanwhile. */
@@ -340,9 +348,12 @@ static void merge_span(struct attend *a, uint32_t query, float maximum, float su
                        const float *values)
 {
     float *totals = a->totals + query * a->width;
-    const float largest = maximum > a->maximum[query] ? maximum : a->maximum[query],
-                before = exp_of(a->maximum[query] - largest), now = exp_of(maximum - largest);
-    a->maximum[query] = largest;
+    const bool larger = maximum > a->maximum[query];
+    const float smaller =
+                    exp_of(larger ? a->maximum[query] - maximum : maximum - a->maximum[query]),
+                before = larger ? smaller : 1, now = larger ? 1 : smaller;
+    if (larger)
+        a->maximum[query] = maximum;
     a->sum[query] = a->sum[query] * before + sum * now;
     for (uint32_t d = 0; d < a->width; d += LANES)
         v_store(totals + d,

@@ -19,9 +19,11 @@
 
 /* Loops over vectors must be unrolled, or arrays of vectors live in memory. */
 #if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
+#define UNROLL   _Pragma("clang loop unroll(full)")
+#define UNROLL_4 _Pragma("clang loop unroll_count(4)")
 #else
-#define UNROLL _Pragma("GCC unroll 32")
+#define UNROLL   _Pragma("GCC unroll 32")
+#define UNROLL_4 _Pragma("GCC unroll 4") /* of a long loop: fewer steps to count */
 #endif
 
 #include "engine/cpu/template_decode.h"

@@ -47,6 +47,7 @@ ALWAYS void logits_tile(const float *k, uint32_t head_dim, float scale, const fl
         for (int i = 0; i < SLOT_VECTORS; i++)
             sums[j][i] = v_zero();
     }
+    UNROLL_4
     for (uint32_t d = 0; d < head_dim; d++) {
         vf x[TILE_QUERIES];
         UNROLL
@@ -68,14 +69,36 @@ ALWAYS void logits_tile(const float *k, uint32_t head_dim, float scale, const fl
     }
 }
 
+/* `ahead_bytes` from ahead on are asked for meanwhile. */
 static void logits_widened(const float *k, uint32_t head_dim, float scale,
                            const float *const *queries, float *out, uint32_t stride,
-                           const uint32_t *which, uint32_t n)
+                           const uint32_t *which, uint32_t n, const uint8_t *ahead,
+                           size_t ahead_bytes)
 {
+    size_t asked = 0;
     for (uint32_t i = 0; i < n;) {
         uint32_t step = n - i < TILE_QUERIES ? n - i : TILE_QUERIES;
+        for (; asked < ahead_bytes * (i + step) / n; asked += 64)
+            __builtin_prefetch(ahead + asked, 0, 2);
         FOR_TILE(step, logits_tile, k, head_dim, scale, queries, out, stride, which + i)
         i += step;
+    }
+}
+
+/* sums[j] += w[j][slot] * v, n_d vectors of it. */
+ALWAYS void add_slot(const float *v, const float *const *w, uint32_t slot, vf sums[TILE_QUERIES][4],
+                     int n, int n_d)
+{
+    vf weight[TILE_QUERIES];
+    UNROLL
+    for (int j = 0; j < n; j++)
+        weight[j] = v_set1(w[j][slot]);
+    UNROLL
+    for (int i = 0; i < n_d; i++) {
+        vf vs = v_load(v + i * LANES);
+        UNROLL
+        for (int j = 0; j < n; j++)
+            sums[j][i] = v_fma(weight[j], vs, sums[j][i]);
     }
 }
 
@@ -94,18 +117,14 @@ ALWAYS void values_block(const float *v, uint32_t width, const float *weights, u
         for (int i = 0; i < n_d; i++)
             sums[j][i] = v_load(values + which[j] * width + d + i * LANES);
     }
-    for (; bits != 0; bits &= bits - 1) {
-        uint32_t slot = (uint32_t)__builtin_ctz(bits);
-        vf weight[TILE_QUERIES];
-        UNROLL
-        for (int j = 0; j < n; j++)
-            weight[j] = v_set1(w[j][slot]);
-        UNROLL
-        for (int i = 0; i < n_d; i++) {
-            vf vs = v_load(v + slot * width + d + i * LANES);
-            UNROLL
-            for (int j = 0; j < n; j++)
-                sums[j][i] = v_fma(weight[j], vs, sums[j][i]);
+    if (bits == UINT32_MAX) {
+        UNROLL_4
+        for (uint32_t slot = 0; slot < PAGE_SLOTS; slot++)
+            add_slot(v + slot * width + d, w, slot, sums, n, n_d);
+    } else {
+        for (; bits != 0; bits &= bits - 1) {
+            const uint32_t slot = (uint32_t)__builtin_ctz(bits);
+            add_slot(v + slot * width + d, w, slot, sums, n, n_d);
         }
     }
     UNROLL
