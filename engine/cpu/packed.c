@@ -158,23 +158,19 @@ static void take_block(struct row_block *b, enum tensor_type type, const uint8_t
 /* values: the block's; r: the row in its group. Everything was zero before. */
 static void put_values(uint8_t *values, const struct packed_format *f, uint32_t r, const uint8_t *q)
 {
-    uint8_t *at = values + r * 4, *high = at + 4 * 64;
-    if (f->bits == 8) {
-        for (int c = 0; c < 8; c++)
-            memcpy(at + c * 64, q + c * 4, 4);
-        return;
-    }
-    for (int c = 0; c < 4; c++)
-        for (int i = 0; i < 4; i++)
-            at[c * 64 + i] = (uint8_t)((q[c * 4 + i] & 15) | (q[c * 4 + 16 + i] & 15) << 4);
-    for (int c = 0; c < 8; c++)
-        for (int i = 0; i < 4; i++) {
-            uint8_t more = q[c * 4 + i] >> 4;
-            if (f->bits == 5)
-                high[i] |= (uint8_t)(more << c);
-            else if (f->bits == 6)
-                high[c / 4 * 64 + i] |= (uint8_t)(more << c % 4 * 2);
+    for (uint32_t c = 0; c < PACKED_COLS; c++) {
+        const uint32_t p = c / 2, byte = r * 4 + c % 2 * 2; /* where its 16 bits are, in 64 bytes */
+        const uint32_t more = q[c] >> 4;
+        if (f->bits == 8) {
+            values[p * 32 + r * 2 + c % 2] = q[c];
+            continue;
         }
+        values[p / 4 * 64 + byte + p % 4 / 2] |= (uint8_t)((q[c] & 15) << p % 2 * 4);
+        if (f->bits == 5)
+            values[256 + byte + p / 8] |= (uint8_t)(more << p % 8);
+        else if (f->bits == 6)
+            values[256 + p / 8 * 64 + byte + p % 8 / 4] |= (uint8_t)(more << p % 4 * 2);
+    }
 }
 
 static void put_half(uint8_t *at, uint32_t r, uint16_t h)

@@ -1,15 +1,16 @@
 /* Quantised weights as the integer kernels want them: a copy of the matrix, made once at load, in
  * which the rows of a group of 16 lie interleaved, so that a vector of the machine holds the same
- * four columns of 8 or 16 rows. Lanes are rows: a product needs no sum over lanes, and every output
+ * columns of 8 or 16 rows. Lanes are rows: a product needs no sum over lanes, and every output
  * is added up block after block, in the same order on every machine, for one row of x or many.
  *
- * A group of 16 rows is its scales, then its values, each a multiple of 64 bytes. For every block
- * of 32 columns there are, c = 0..7 counting four columns each and r the row,
+ * A group of 16 rows is its scales, then its values, each a multiple of 64 bytes. A block of 32
+ * columns is 16 pairs of columns, 2 p and 2 p + 1, and a vector holds one pair of 8 or 16 rows as
+ * 16 bits. With r for the row and j for which of the pair:
  *
- *   8 bits   [c][r][4]                                            512 bytes, signed
- *   4 bits   [c % 4][r][4] chunk c in the low, c + 4 in the high half   256
- *   5 bits   the same, then [r][4] bytes whose bit c is the fifth bit   320
- *   6 bits   the same, then [c / 4][r][4] bytes with two bits each, c % 4 from below   384
+ *   8 bits   bytes [p][r][j], signed                                             512 bytes
+ *   4 bits   words of 16 bits [p / 4][r][j], p % 4 counting their four bits       256
+ *   5 bits   the same, then words [r][j] whose bit p is the fifth bit            320
+ *   6 bits   the same, then words [p / 8][r][j] with two bits each, p % 8        384
  *
  * and of scales, with 16 of each
  *
@@ -63,8 +64,7 @@ void packed_write(const struct packed *p, uint8_t *to, enum tensor_type type, co
                   size_t row_bytes, uint32_t first, uint32_t last);
 
 /* Rows of x as 16 bits: in every block of 32 columns x = d q, q -32767..32767 to the nearest even,
- * d the largest magnitude / 32767. A block with a number that is not finite has d = NaN. Of four
- * columns the even two come first, 0 2 1 3: so they meet the even and the odd bytes of a chunk.
+ * d the largest magnitude / 32767. A block with a number that is not finite has d = NaN.
  *
  * Rows are met in tiles, of as many rows as the registers of an instruction set hold, and the rest
  * in tiles of half of that and so on: n_x in all, from row x0 on. Rows of a tile lie interleaved by

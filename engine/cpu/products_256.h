@@ -57,6 +57,11 @@ static inline vw vw_load(const uint8_t *p)
     return _mm256_loadu_si256((const __m256i *)p);
 }
 
+static inline vw vw_from_int8(const int8_t *p)
+{
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));
+}
+
 /* Two columns in every lane. */
 static inline vw vw_set2(const int16_t *p)
 {
@@ -73,11 +78,6 @@ static inline vw vw_or(vw a, vw b)
 static inline vw vw_shift_left(vw a, const int n)
 {
     return _mm256_slli_epi16(a, n);
-}
-
-static inline vw vw_shift_right_signed(vw a, const int n)
-{
-    return _mm256_srai_epi16(a, n);
 }
 
 static inline vw vw_minus(vw a, const int n)

@@ -63,6 +63,11 @@ static inline vw vw_load(const uint8_t *p)
     return _mm512_loadu_si512(p);
 }
 
+static inline vw vw_from_int8(const int8_t *p)
+{
+    return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)p));
+}
+
 /* Two columns in every lane. */
 static inline vw vw_set2(const int16_t *p)
 {
@@ -79,11 +84,6 @@ static inline vw vw_or(vw a, vw b)
 static inline vw vw_shift_left(vw a, const int n)
 {
     return _mm512_slli_epi16(a, (unsigned)n);
-}
-
-static inline vw vw_shift_right_signed(vw a, const int n)
-{
-    return _mm512_srai_epi16(a, (unsigned)n);
 }
 
 static inline vw vw_minus(vw a, const int n)

@@ -69,6 +69,13 @@ static inline vw vw_load(const uint8_t *p)
     return a;
 }
 
+static inline vw vw_from_int8(const int8_t *p)
+{
+    signed char a __attribute__((vector_size(2 * LANES)));
+    memcpy(&a, p, sizeof a);
+    return __builtin_convertvector(a, vw);
+}
+
 /* Two columns in every lane. */
 static inline vw vw_set2(const int16_t *p)
 {
@@ -85,11 +92,6 @@ static inline vw vw_or(vw a, vw b)
 static inline vw vw_shift_left(vw a, const int n)
 {
     return (vw)((vw_bits)a << n);
-}
-
-static inline vw vw_shift_right_signed(vw a, const int n)
-{
-    return a >> n;
 }
 
 static inline vw vw_minus(vw a, const int n)
@@ -133,7 +135,7 @@ static void quantise_block(const float *x, int16_t *q, float *scale, int32_t *su
         /* 1.5 * 2^23: adding it rounds to the nearest even integer. */
         float moved = finite && inverse <= 3e38f ? x[i] * inverse + 12582912.0f : 12582912.0f;
         int32_t n = (int32_t)(moved - 12582912.0f);
-        q[i / 4 * 4 + i % 2 * 2 + i % 4 / 2] = (int16_t)n;
+        q[i] = (int16_t)n;
         sums[i / 16] += n;
     }
 }

@@ -44,13 +44,10 @@ static inline void quantise_block(const float *x, int16_t *q, float *scale, int3
     __m256i n[4];
     for (int i = 0; i < 4; i++)
         n[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], _mm256_set1_ps(inverse)));
-    /* Packing goes by halves of a vector: columns 0..3 8..11 4..7 12..15. Then 0 2 1 3 of every
-     * four. */
-    const __m256i order = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
+    /* Packing goes by halves of a vector: columns 0..3 8..11 4..7 12..15. */
     for (int i = 0; i < 2; i++) {
         __m256i all = _mm256_permute4x64_epi64(_mm256_packs_epi32(n[2 * i], n[2 * i + 1]), 0xd8);
-        _mm256_storeu_si256((__m256i *)(q + 16 * i), _mm256_shuffle_epi8(all, order));
+        _mm256_storeu_si256((__m256i *)(q + 16 * i), all);
         sums[i] = sum_of_8(_mm256_add_epi32(n[2 * i], n[2 * i + 1]));
     }
 }

@@ -38,24 +38,22 @@ struct wide_block {
     struct block_scales scales[ROW_VECTORS];
 };
 
-/* The two columns of chunk c that are even (or odd), of the rows of a vector. values: the block's,
- * from the vector's first row on. What was four bits of a byte becomes 16 by shifting and masking
- * alone. */
-ALWAYS vw columns(const int bits, const uint8_t *values, const int c, const int odd)
+/* Pair p of the block's columns, of the rows of a vector. values: the block's, from the vector's
+ * first row on. What is four bits of a word becomes 16 by shifting and masking alone. */
+ALWAYS vw columns(const int bits, const uint8_t *values, const int p)
 {
-    if (bits == 8) {
-        vw pair = vw_load(values + c * 64);
-        return odd ? vw_shift_right_signed(pair, 8)
-                   : vw_shift_right_signed(vw_shift_left(pair, 8), 8);
-    }
-    vw q = vw_field(vw_load(values + c % 4 * 64), 8 * odd + (c < 4 ? 0 : 4), 15);
+    if (bits == 8)
+        return vw_from_int8((const int8_t *)values + p * 32);
+    vw q = vw_field(vw_load(values + p / 4 * 64), p % 4 * 4, 15);
     if (bits == 5)
-        q = vw_or(q, vw_shift_left(vw_field(vw_load(values + 256), 8 * odd + c, 1), 4));
+        q = vw_or(q, vw_shift_left(vw_field(vw_load(values + 256), p, 1), 4));
     else if (bits == 6)
-        q = vw_or(q, vw_shift_left(
-                         vw_field(vw_load(values + 256 + c / 4 * 64), 8 * odd + c % 4 * 2, 3), 4));
+        q = vw_or(q, vw_shift_left(vw_field(vw_load(values + 256 + p / 8 * 64), p % 8 * 2, 3), 4));
     return q;
 }
+
+/* Of the block's integers, where those of vector v begin. */
+#define VECTOR_AT(bits, v) ((v)*LANES * ((bits) == 8 ? 2 : 4))
 
 ALWAYS void load_scales(const enum packed_scales kind, const uint8_t *scales, uint32_t block,
                         uint32_t row, struct block_scales *s)
@@ -85,68 +83,94 @@ ALWAYS void load_scales(const enum packed_scales kind, const uint8_t *scales, ui
     }
 }
 
-/* sums[v][i] = the integer dot products of chunks [c0, c0 + n_c). At most 32 * 128 * 32767 < 2^31.
- * wide: the same block as `values`, or NULL. */
-ALWAYS void dots(const int bits, const uint8_t *values, const struct wide_block *wide,
-                 const int16_t *x, const int c0, const int n_c, const int n_x,
-                 vi sums[ROW_VECTORS][TILE_X])
+/* A group of rows: as it is packed, or its block at hand, widened. */
+struct source {
+    const uint8_t *scales, *values;
+    const struct wide_block *wide; /* or NULL */
+};
+
+/* Groups that are met together, and those of them that share the loads of x as registers allow: as
+ * many sums as TILE_X rows have. */
+#define WALKS 4
+#define TOGETHER(n_x)                                                                              \
+    (ROW_VECTORS > 2 || TILE_X <= (n_x) ? 1 : TILE_X / (n_x) < WALKS ? TILE_X / (n_x) : WALKS)
+
+/* sums[g][v][i] = the integer dot products of pairs [first, last) of block b: at most 32 * 128 *
+ * 32767 < 2^31. */
+ALWAYS void dots(const int bits, const struct source *from, const int n_g, uint32_t b,
+                 const int16_t *x, const int first, const int last, const int n_x,
+                 vi sums[WALKS][ROW_VECTORS][TILE_X])
 {
     UNROLL
-    for (int v = 0; v < ROW_VECTORS; v++) {
-        UNROLL
-        for (int i = 0; i < n_x; i++)
-            sums[v][i] = vi_zero();
-    }
-    UNROLL
-    for (int c = 2 * c0; c < 2 * (c0 + n_c); c++) {
+    for (int g = 0; g < n_g; g++) {
         UNROLL
         for (int v = 0; v < ROW_VECTORS; v++) {
-            vw w = wide ? wide->w[c][v] : columns(bits, values + v * LANES * 4, c / 2, c % 2);
             UNROLL
             for (int i = 0; i < n_x; i++)
-                sums[v][i] = vi_dot(sums[v][i], w, vw_set2(x + (c * n_x + i) * 2));
+                sums[g][v][i] = vi_zero();
+        }
+    }
+    UNROLL
+    for (int p = first; p < last; p++) {
+        vw xs[TILE_X];
+        UNROLL
+        for (int i = 0; i < n_x; i++)
+            xs[i] = vw_set2(x + (p * n_x + i) * 2);
+        UNROLL
+        for (int g = 0; g < n_g; g++) {
+            UNROLL
+            for (int v = 0; v < ROW_VECTORS; v++) {
+                vw w = from[g].wide ? from[g].wide->w[p][v]
+                                    : columns(bits,
+                                              from[g].values + (size_t)b * BLOCK_BYTES(bits) +
+                                                  VECTOR_AT(bits, v),
+                                              p);
+                UNROLL
+                for (int i = 0; i < n_x; i++)
+                    sums[g][v][i] = vi_dot(sums[g][v][i], w, xs[i]);
+            }
         }
     }
 }
 
-/* acc[v][i] += block b of a group's rows, times n_x rows of x. The block is `wide` or, where that
- * is NULL, read from scales and values, the group's. */
-ALWAYS void add_block(const int bits, const enum packed_scales kind, const uint8_t *scales,
-                      const uint8_t *values, const struct wide_block *wide, uint32_t b,
-                      const struct quantised *x, uint32_t x0, const int n_x,
-                      vf acc[ROW_VECTORS][TILE_X])
+/* acc[g][v][i] += block b of n_g groups' rows, times n_x rows of x. */
+ALWAYS void add_block(const int bits, const enum packed_scales kind, const struct source *from,
+                      const int n_g, uint32_t b, const struct quantised *x, uint32_t x0,
+                      const int n_x, vf (*acc)[ROW_VECTORS][TILE_X])
 {
-    const int32_t zero = wide ? 0 : ZERO(bits, kind);
     const int n_parts = kind == SCALES_6 ? 2 : 1; /* of a block, each with its own scale */
-    struct block_scales from[ROW_VECTORS];
     const size_t at = (size_t)x0 * x->n_blocks + b * (uint32_t)n_x; /* the block of x0 */
-    if (wide == NULL)
-        values += (size_t)b * BLOCK_BYTES(bits);
-    UNROLL
-    for (int v = 0; v < ROW_VECTORS; v++) {
-        if (wide != NULL)
-            from[v] = wide->scales[v];
-        else
-            load_scales(kind, scales, b, (uint32_t)(v * LANES), &from[v]);
-    }
     UNROLL
     for (int part = 0; part < n_parts; part++) {
-        vi sums[ROW_VECTORS][TILE_X];
-        dots(bits, values, wide, x->values + at * PACKED_COLS, part * 8 / n_parts, 8 / n_parts, n_x,
-             sums);
+        vi sums[WALKS][ROW_VECTORS][TILE_X];
+        dots(bits, from, n_g, b, x->values + at * PACKED_COLS, part * 16 / n_parts,
+             (part + 1) * 16 / n_parts, n_x, sums);
         UNROLL
-        for (int i = 0; i < n_x; i++) {
-            const vf dx = v_set1(x->scales[at + (size_t)i]);
-            const int32_t *sum = x->sums + 2 * (at + (size_t)i),
-                          all = n_parts == 2 ? sum[part] : sum[0] + sum[1];
+        for (int g = 0; g < n_g; g++) {
+            const int32_t zero = from[g].wide ? 0 : ZERO(bits, kind);
+            struct block_scales scales[ROW_VECTORS];
             UNROLL
             for (int v = 0; v < ROW_VECTORS; v++) {
-                vi whole = sums[v][i];
-                if (zero != 0)
-                    whole = vi_sub(whole, vi_set1(zero * all));
-                acc[v][i] = v_fma(v_from_ints(whole), v_mul(from[v].scale[part], dx), acc[v][i]);
-                if (kind == SCALES_MIN || kind == SCALES_K)
-                    acc[v][i] = v_fma(from[v].minimum, v_mul(dx, v_set1((float)all)), acc[v][i]);
+                if (from[g].wide)
+                    scales[v] = from[g].wide->scales[v];
+                else
+                    load_scales(kind, from[g].scales, b, (uint32_t)(v * LANES), &scales[v]);
+            }
+            UNROLL
+            for (int i = 0; i < n_x; i++) {
+                const vf dx = v_set1(x->scales[at + (size_t)i]);
+                const int32_t *sum = x->sums + 2 * (at + (size_t)i),
+                              all = n_parts == 2 ? sum[part] : sum[0] + sum[1];
+                UNROLL
+                for (int v = 0; v < ROW_VECTORS; v++) {
+                    vi whole = sums[g][v][i];
+                    vf *to = &acc[g][v][i];
+                    if (zero != 0)
+                        whole = vi_sub(whole, vi_set1(zero * all));
+                    *to = v_fma(v_from_ints(whole), v_mul(scales[v].scale[part], dx), *to);
+                    if (kind == SCALES_MIN || kind == SCALES_K)
+                        *to = v_fma(scales[v].minimum, v_mul(dx, v_set1((float)all)), *to);
+                }
             }
         }
     }
@@ -180,25 +204,21 @@ ALWAYS void put_tile(const struct packed *w, uint32_t first_row, uint32_t x0, co
 }
 
 /* Few rows of x are a walk through memory. A core fetches ahead on each of a few walks, and so more
- * on several at once: on Zen 3 a thread reads 21 GB/s by four walks, 16 by one. */
-#define WALKS 4
-
-/* Groups that are met together: first, first + apart, ..., n_walks of them. */
-struct walks {
-    uint32_t n, first, apart;
-};
-
-/* They against n_x rows of x. The sums of integers stay in registers and acc lies in memory: it is
- * met once a block. */
+ * on several at once: on Zen 3 a thread reads 21 GB/s by four walks, 16 by one. n_walks groups are
+ * met together here, 1 or WALKS: `first` and those that are `apart` from it and each other. The
+ * sums of integers stay in registers and acc lies in memory: it is met once a block. */
 ALWAYS void tile(const struct packed *w, const int bits, const enum packed_scales kind,
-                 const struct walks *walks, const struct quantised *x, uint32_t x0, const int n_x,
-                 const float *bias, float *out, size_t out_stride)
+                 const int n_walks, uint32_t first, uint32_t apart, const struct quantised *x,
+                 uint32_t x0, const int n_x, const float *bias, float *out, size_t out_stride)
 {
-    const uint32_t n_blocks = w->n_blocks, n_walks = walks->n;
-    const uint8_t *group[WALKS];
+    const int n_g = n_walks < TOGETHER(n_x) ? n_walks : TOGETHER(n_x);
+    const uint32_t n_blocks = w->n_blocks;
+    struct source from[WALKS];
     vf acc[WALKS][ROW_VECTORS][TILE_X];
-    for (uint32_t g = 0; g < n_walks; g++) {
-        group[g] = w->data + (walks->first + g * walks->apart) * w->group_bytes;
+    UNROLL
+    for (int g = 0; g < n_walks; g++) {
+        const uint8_t *group = w->data + (first + (uint32_t)g * apart) * w->group_bytes;
+        from[g] = (struct source){group, group + w->scales_bytes, NULL};
         UNROLL
         for (int v = 0; v < ROW_VECTORS; v++) {
             UNROLL
@@ -206,22 +226,22 @@ ALWAYS void tile(const struct packed *w, const int bits, const enum packed_scale
                 acc[g][v][i] = v_zero();
         }
     }
-    for (uint32_t b = 0; b < n_blocks; b++)
-        for (uint32_t g = 0; g < n_walks; g++)
-            add_block(bits, kind, group[g], group[g] + w->scales_bytes, NULL, b, x, x0, n_x,
-                      acc[g]);
-    for (uint32_t g = 0; g < n_walks; g++)
-        put_tile(w, (walks->first + g * walks->apart) * PACKED_ROWS, x0, n_x, acc[g], bias, out,
+    for (uint32_t b = 0; b < n_blocks; b++) {
+        for (int g = 0; g < n_walks; g += n_g)
+            add_block(bits, kind, from + g, n_g, b, x, x0, n_x, acc + g);
+    }
+    UNROLL
+    for (int g = 0; g < n_walks; g++)
+        put_tile(w, (first + (uint32_t)g * apart) * PACKED_ROWS, x0, n_x, acc[g], bias, out,
                  out_stride);
 }
 
 /* Up to here rows of x are few: multiplying them takes less than reading the weights, and each
  * block is made 16 bits wide where it is met. */
-#define FEW_ROWS 4
-#define FEW_X    (TILE_X < FEW_ROWS ? TILE_X : FEW_ROWS)
+#define FEW_ROWS 2
 
-/* call for n rows in tiles of `most`, which is TILE_X or FEW_X, or fewer: tile t has rows [i, i +
- * n_x), n_x a constant. */
+/* call for n rows in tiles of `most`, which is TILE_X or FEW_ROWS, or fewer: tile t has rows [i, i
+ * + n_x), n_x a constant. */
 #define EACH_TILE(n, most, call)                                                                   \
     {                                                                                              \
         uint32_t i = 0, t = 0;                                                                     \
@@ -261,9 +281,8 @@ ALWAYS void widen(const int bits, const enum packed_scales kind, const uint8_t *
     for (int v = 0; v < ROW_VECTORS; v++) {
         load_scales(kind, scales, b, (uint32_t)(v * LANES), &to->scales[v]);
         UNROLL
-        for (int c = 0; c < 16; c++)
-            to->w[c][v] =
-                vw_minus(columns(bits, values + v * LANES * 4, c / 2, c % 2), ZERO(bits, kind));
+        for (int p = 0; p < 16; p++)
+            to->w[p][v] = vw_minus(columns(bits, values + VECTOR_AT(bits, v), p), ZERO(bits, kind));
     }
 }
 
@@ -278,13 +297,14 @@ struct panel {
 /* acc += a panel times n_x rows of x. */
 ALWAYS void tile_of_panel(const enum packed_scales kind, const struct panel *p, bool ahead,
                           const struct quantised *x, uint32_t x0, const int n_x,
-                          vf acc[ROW_VECTORS][TILE_X])
+                          vf (*acc)[ROW_VECTORS][TILE_X])
 {
     for (uint32_t b = p->first; b < p->last; b++) {
         const uint8_t *next = p->ahead + (b - p->first) * p->ahead_bytes;
         for (uint32_t i = 0; ahead && i < p->ahead_bytes; i += 64)
             __builtin_prefetch(next + i);
-        add_block(16, kind, NULL, NULL, &p->blocks[b - p->first], b, x, x0, n_x, acc);
+        const struct source from = {NULL, NULL, &p->blocks[b - p->first]};
+        add_block(16, kind, &from, 1, b, x, x0, n_x, acc);
     }
 }
 
@@ -293,7 +313,7 @@ ALWAYS void tile_of_panel(const enum packed_scales kind, const struct panel *p, 
     static void name(const struct panel *p, const struct quantised *x, uint32_t n,                 \
                      vf(*acc)[ROW_VECTORS][TILE_X])                                                \
     {                                                                                              \
-        EACH_TILE(n, TILE_X, tile_of_panel(kind, p, i == 0, x, i, n_x, acc[t]))                    \
+        EACH_TILE(n, TILE_X, tile_of_panel(kind, p, i == 0, x, i, n_x, acc + t))                   \
     }
 TIMES_PANEL(times_panel, SCALES_ONE)
 TIMES_PANEL(times_panel_min, SCALES_MIN)
@@ -329,20 +349,16 @@ ALWAYS void times_many(const struct packed *w, const int bits, const enum packed
                      uint32_t first, uint32_t last, const float *bias, float *out,                 \
                      size_t out_stride)                                                            \
     {                                                                                              \
-        struct walks walks = {.n = WALKS, .apart = (last - first) / WALKS};                        \
-        if (n > FEW_ROWS) {                                                                        \
-            for (; first < last; first++)                                                          \
+        const uint32_t apart = n > FEW_ROWS ? 0 : (last - first) / WALKS, end = first + apart;     \
+        for (; first < end; first++)                                                               \
+            EACH_TILE(n, FEW_ROWS,                                                                 \
+                      tile(w, bits, kind, WALKS, first, apart, x, i, n_x, bias, out, out_stride))  \
+        for (first += (WALKS - 1) * apart; first < last; first++) {                                \
+            if (n > FEW_ROWS)                                                                      \
                 times_many(w, bits, kind, first, x, n, bias, out, out_stride);                     \
-            return;                                                                                \
-        }                                                                                          \
-        for (uint32_t g = 0; g < walks.apart; g++) {                                               \
-            walks.first = first + g;                                                               \
-            EACH_TILE(n, FEW_X, tile(w, bits, kind, &walks, x, i, n_x, bias, out, out_stride))     \
-        }                                                                                          \
-        first += WALKS * walks.apart;                                                              \
-        for (walks.n = 1; first < last; first++) {                                                 \
-            walks.first = first;                                                                   \
-            EACH_TILE(n, FEW_X, tile(w, bits, kind, &walks, x, i, n_x, bias, out, out_stride))     \
+            else                                                                                   \
+                EACH_TILE(n, FEW_ROWS,                                                             \
+                          tile(w, bits, kind, 1, first, 0, x, i, n_x, bias, out, out_stride))      \
         }                                                                                          \
     }
 MULTIPLY(multiply_8, 8, SCALES_ONE)
