@@ -146,7 +146,7 @@ struct integer_work {
     const float *x;
     uint32_t n;
     const struct product *products;
-    uint32_t n_products, n_groups, groups_at_once;
+    uint32_t n_products, n_groups;
     _Atomic uint32_t next;
 };
 
@@ -159,16 +159,33 @@ static void quantise_thread(void *context, uint32_t thread)
     w->cpu->multiplier->quantise(&w->cpu->quantised, w->x, w->n, first, last);
 }
 
+/* The next groups for a thread, which are *first and those behind it; 0: none are left. Long pieces
+ * while much is left, for they read memory best; short ones at the end, for threads may be held up.
+ */
+static uint32_t take_groups(struct integer_work *w, uint32_t *first)
+{
+    const uint32_t least = w->n <= PRODUCTS_FEW_ROWS ? PRODUCTS_WALKS : 1,
+                   share = 2 * threads_count(w->cpu->threads);
+    uint32_t next = atomic_load_explicit(&w->next, memory_order_relaxed), n;
+    do {
+        const uint32_t left = w->n_groups - next;
+        n = left / share / least * least;
+        if (n < least)
+            n = least < left ? least : left;
+    } while (!atomic_compare_exchange_weak_explicit(&w->next, &next, next + n, memory_order_relaxed,
+                                                    memory_order_relaxed));
+    *first = next;
+    return n;
+}
+
 /* Groups of the products one after the other are one long list. */
 static void multiply_thread(void *context, uint32_t thread)
 {
     struct integer_work *w = context;
     (void)thread;
     for (;;) {
-        uint32_t first =
-                     atomic_fetch_add_explicit(&w->next, w->groups_at_once, memory_order_relaxed),
-                 left = w->groups_at_once, before = 0;
-        if (first >= w->n_groups)
+        uint32_t first, left = take_groups(w, &first), before = 0;
+        if (left == 0)
             return;
         for (uint32_t i = 0; i < w->n_products && left > 0; i++) {
             const struct product *p = &w->products[i];
@@ -207,12 +224,9 @@ void cpu_products(void *self, const struct product *products, uint32_t n_product
     }
     struct integer_work work = {
         .cpu = c, .x = x, .n = n, .products = products, .n_products = n_products};
-    const uint32_t cols = products[0].w->cols, n_threads = threads_count(c->threads);
+    const uint32_t cols = products[0].w->cols;
     for (uint32_t i = 0; i < n_products; i++)
         work.n_groups += ((const struct packed *)products[i].w->prepared)->n_groups;
-    /* Long pieces where memory is what they wait for, short ones where threads may be held up. */
-    const uint32_t n_pieces = (n == 1 ? 2 : 4) * n_threads;
-    work.groups_at_once = (work.n_groups + n_pieces - 1) / n_pieces;
     if ((uint64_t)n * cols < WORTH_THREADS)
         c->multiplier->quantise(&c->quantised, x, n, 0, n);
     else

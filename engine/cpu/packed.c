@@ -155,22 +155,40 @@ static void take_block(struct row_block *b, enum tensor_type type, const uint8_t
     }
 }
 
-/* values: the block's; r: the row in its group. Everything was zero before. */
+/* Four bits of each of 8 columns: the even ones in the lower 16 bits, the odd ones above. */
+static uint32_t four_pairs(const uint8_t *q)
+{
+    uint32_t words = 0;
+    for (int i = 0; i < 4; i++)
+        words |= (q[2 * i] & 15u) << 4 * i | (q[2 * i + 1] & 15u) << (16 + 4 * i);
+    return words;
+}
+
+/* The same of what is above the four bits, `bits` of each of 32 / bits columns. */
+static uint32_t upper_bits(const uint8_t *q, int bits)
+{
+    uint32_t words = 0;
+    for (int i = 0; i < 16 / bits; i++)
+        words |= (uint32_t)(q[2 * i] >> 4) << bits * i | (uint32_t)(q[2 * i + 1] >> 4)
+                                                             << (16 + bits * i);
+    return words;
+}
+
+/* values: the block's; r: the row in its group. */
 static void put_values(uint8_t *values, const struct packed_format *f, uint32_t r, const uint8_t *q)
 {
-    for (uint32_t c = 0; c < PACKED_COLS; c++) {
-        const uint32_t p = c / 2, byte = r * 4 + c % 2 * 2; /* where its 16 bits are, in 64 bytes */
-        const uint32_t more = q[c] >> 4;
-        if (f->bits == 8) {
-            values[p * 32 + r * 2 + c % 2] = q[c];
-            continue;
-        }
-        values[p / 4 * 64 + byte + p % 4 / 2] |= (uint8_t)((q[c] & 15) << p % 2 * 4);
-        if (f->bits == 5)
-            values[256 + byte + p / 8] |= (uint8_t)(more << p % 8);
-        else if (f->bits == 6)
-            values[256 + p / 8 * 64 + byte + p % 8 / 4] |= (uint8_t)(more << p % 4 * 2);
+    if (f->bits == 8) {
+        for (int p = 0; p < 16; p++)
+            memcpy(values + p * 32 + r * 2, q + 2 * p, 2);
+        return;
     }
+    uint8_t *at = values + r * 4;
+    for (int i = 0; i < 4; i++, at += 64)
+        memcpy(at, &(uint32_t){four_pairs(q + 8 * i)}, 4);
+    if (f->bits == 5)
+        memcpy(at, &(uint32_t){upper_bits(q, 1)}, 4);
+    for (int i = 0; f->bits == 6 && i < 2; i++)
+        memcpy(at + i * 64, &(uint32_t){upper_bits(q + 16 * i, 2)}, 4);
 }
 
 static void put_half(uint8_t *at, uint32_t r, uint16_t h)

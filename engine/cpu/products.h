@@ -13,6 +13,13 @@
 
 #include "engine/cpu/packed.h"
 
+/* Up to here rows of x are few: multiplying them takes less than reading the weights. Few rows are
+ * a walk through memory. A core fetches ahead on each of a few walks, and so more on several at
+ * once: on Zen 3 a thread reads 21 GB/s by four walks, 16 by one. So many groups are best asked
+ * for. */
+#define PRODUCTS_FEW_ROWS 2
+#define PRODUCTS_WALKS    4
+
 struct cpu_products {
     const char *isa;  /* the kernels (kernels.h) it goes with: "plain", "avx2", "avx512" */
     const char *name; /* of what it adds, for people; "" where nothing */

@@ -118,8 +118,9 @@ static inline vi vi_dot(vi sum, vw w, vw x)
 #endif
 }
 
-/* One block of 32: see packed.h. Numbers of which the largest is subnormal become 0. */
-static void quantise_block(const float *x, int16_t *q, float *scale, int32_t *sums)
+/* One block of 32: see packed.h. Numbers of which the largest is subnormal become 0. Pair c of
+ * columns goes to q[2 c apart]. */
+static void quantise_block(const float *x, int16_t *q, uint32_t apart, float *scale, int32_t *sums)
 {
     float largest = 0, odd = 0;
     for (int i = 0; i < PACKED_COLS; i++) {
@@ -135,7 +136,7 @@ static void quantise_block(const float *x, int16_t *q, float *scale, int32_t *su
         /* 1.5 * 2^23: adding it rounds to the nearest even integer. */
         float moved = finite && inverse <= 3e38f ? x[i] * inverse + 12582912.0f : 12582912.0f;
         int32_t n = (int32_t)(moved - 12582912.0f);
-        q[i] = (int16_t)n;
+        q[(uint32_t)i / 2 * 2 * apart + (uint32_t)i % 2] = (int16_t)n;
         sums[i / 16] += n;
     }
 }

@@ -22,7 +22,18 @@ static inline int32_t sum_of_8(__m256i a)
     return _mm_cvtsi128_si32(_mm_add_epi32(q, _mm_shuffle_epi32(q, 1)));
 }
 
-static inline void quantise_block(const float *x, int16_t *q, float *scale, int32_t *sums)
+static inline void put_pairs(int16_t *q, uint32_t apart, __m128i pairs)
+{
+    const uint32_t step = 2 * apart;
+    _mm_storeu_si32(q, pairs);
+    _mm_storeu_si32(q + step, _mm_shuffle_epi32(pairs, 1));
+    _mm_storeu_si32(q + 2 * step, _mm_unpackhi_epi64(pairs, pairs));
+    _mm_storeu_si32(q + 3 * step, _mm_shuffle_epi32(pairs, 3));
+}
+
+/* Pair c of columns goes to q[2 c apart]. */
+static inline void quantise_block(const float *x, int16_t *q, uint32_t apart, float *scale,
+                                  int32_t *sums)
 {
     const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
     __m256 v[4], most = _mm256_setzero_ps(), odd = _mm256_setzero_ps();
@@ -37,7 +48,8 @@ static inline void quantise_block(const float *x, int16_t *q, float *scale, int3
         _mm256_movemask_ps(_mm256_cmp_ps(odd, _mm256_setzero_ps(), _CMP_EQ_OQ)) == 255;
     *scale = finite ? d : __builtin_nanf("");
     if (!finite || !(inverse <= 3e38f)) {
-        memset(q, 0, PACKED_COLS * sizeof *q);
+        for (uint32_t c = 0; c < PACKED_COLS / 2; c++)
+            memset(q + 2 * c * apart, 0, 2 * sizeof *q);
         sums[0] = sums[1] = 0;
         return;
     }
@@ -47,7 +59,12 @@ static inline void quantise_block(const float *x, int16_t *q, float *scale, int3
     /* Packing goes by halves of a vector: columns 0..3 8..11 4..7 12..15. */
     for (int i = 0; i < 2; i++) {
         __m256i all = _mm256_permute4x64_epi64(_mm256_packs_epi32(n[2 * i], n[2 * i + 1]), 0xd8);
-        _mm256_storeu_si256((__m256i *)(q + 16 * i), all);
+        if (apart == 1) {
+            _mm256_storeu_si256((__m256i *)(q + 16 * i), all);
+        } else {
+            put_pairs(q + 16 * i * apart, apart, _mm256_castsi256_si128(all));
+            put_pairs(q + (16 * i + 8) * apart, apart, _mm256_extracti128_si256(all, 1));
+        }
         sums[i] = sum_of_8(_mm256_add_epi32(n[2 * i], n[2 * i + 1]));
     }
 }

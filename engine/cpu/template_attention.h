@@ -147,13 +147,19 @@ static uint32_t list_queries(const struct attend *a, uint32_t at, uint32_t *whic
     return n;
 }
 
+/* Few queries of one row read pages as they are stored. */
+static bool is_fused(const struct attend *a)
+{
+    return a->n_rows == 1 && a->n <= 2 * FUSED_QUERIES;
+}
+
 /* Logits of all queries that see something of page `at` by the given ones of their two rotations.
  * The panel holds the page, or there are so few queries that they read it as stored. */
-static void page_logits(const struct attend *a, bool fused, uint32_t at, const float *const *q,
+static void page_logits(const struct attend *a, uint32_t at, const float *const *q,
                         const uint32_t *which, uint32_t n)
 {
     float *out = a->weights + at * PAGE_SLOTS;
-    if (!fused) {
+    if (!is_fused(a)) {
         const uint32_t next = a->first_slot / PAGE_SLOTS + at + 1;
         const bool last = next * PAGE_SLOTS >= a->view->n_slots;
         logits_widened(a->panel, a->head_dim, a->scale, q, out, a->stride, which, n,
@@ -173,13 +179,12 @@ static void page_logits(const struct attend *a, bool fused, uint32_t at, const f
 }
 
 /* Sinks are asked by the query's second rotation: their lanes come from a second pass. */
-static void ask_sinks(const struct attend *a, bool fused, uint32_t at, const uint32_t *which,
-                      uint32_t n)
+static void ask_sinks(const struct attend *a, uint32_t at, const uint32_t *which, uint32_t n)
 {
     float ordinary[ATTEND_QUERIES][PAGE_SLOTS], *out = a->weights + at * PAGE_SLOTS;
     for (uint32_t i = 0; i < n; i++)
         memcpy(ordinary[i], out + which[i] * a->stride, sizeof *ordinary);
-    page_logits(a, fused, at, a->q_sink, which, n);
+    page_logits(a, at, a->q_sink, which, n);
     for (uint32_t i = 0; i < n; i++) {
         float *to = out + which[i] * a->stride;
         UNROLL
@@ -189,18 +194,18 @@ static void ask_sinks(const struct attend *a, bool fused, uint32_t at, const uin
     }
 }
 
-static void span_logits(struct attend *a, bool fused)
+static void span_logits(struct attend *a)
 {
     uint32_t which[ATTEND_QUERIES];
     for (uint32_t at = 0; at < a->pages.n; at++) {
         if (a->any[at] == 0)
             continue;
         uint32_t n = list_queries(a, at, which);
-        if (!fused)
+        if (!is_fused(a))
             widen_keys(a->panel, a->job->shape, a->pages.page[at]);
-        page_logits(a, fused, at, a->q, which, n);
+        page_logits(a, at, a->q, which, n);
         if (a->sinks[at] != 0)
-            ask_sinks(a, fused, at, which, n);
+            ask_sinks(a, at, which, n);
     }
 }
 
@@ -270,9 +275,9 @@ static void values_widened(const struct attend *a, uint32_t at)
     }
 }
 
-static void span_values(struct attend *a, bool fused)
+static void span_values(struct attend *a)
 {
-    if (fused) {
+    if (is_fused(a)) {
         a->pages.seen = a->seen[0];
         memset(a->values, 0, (size_t)a->n * a->width * sizeof *a->values);
         for (uint32_t i = 0; i < a->n;) {
@@ -291,12 +296,6 @@ static void span_values(struct attend *a, bool fused)
         widen_values(a->panel, a->width, a->job->shape, a->pages.page[at]);
         values_widened(a, at);
     }
-}
-
-/* Few queries of one row read pages as they are stored. */
-static bool is_fused(const struct attend *a)
-{
-    return a->n_rows == 1 && a->n <= 2 * FUSED_QUERIES;
 }
 
 /* The weights of the open span of the queries: where they are kept, or a buffer of the thread. */
@@ -318,7 +317,7 @@ static void place_weights(struct attend *a)
 /* Fills weights, span_maximum and span_sum of the span that is open. */
 static void weigh_open_span(struct attend *a)
 {
-    span_logits(a, is_fused(a));
+    span_logits(a);
     for (uint32_t i = 0; i < a->n; i++)
         softmax_span(a, i);
 }
@@ -331,7 +330,7 @@ static void attend_open_span(struct attend *a)
     if (a->kept_maxima)
         memcpy(a->kept_maxima, a->span_maximum, a->n * sizeof *a->kept_maxima);
     expect_span(a);
-    span_values(a, is_fused(a));
+    span_values(a);
 }
 
 /* ---- merging */

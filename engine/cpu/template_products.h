@@ -89,9 +89,9 @@ struct source {
     const struct wide_block *wide; /* or NULL */
 };
 
-/* Groups that are met together, and those of them that share the loads of x as registers allow: as
- * many sums as TILE_X rows have. */
-#define WALKS 4
+/* Few rows of x meet so many groups together. Of these, some share the loads of x as registers
+ * allow: as many sums as TILE_X rows have. */
+#define WALKS PRODUCTS_WALKS
 #define TOGETHER(n_x)                                                                              \
     (ROW_VECTORS > 2 || TILE_X <= (n_x) ? 1 : TILE_X / (n_x) < WALKS ? TILE_X / (n_x) : WALKS)
 
@@ -203,10 +203,9 @@ ALWAYS void put_tile(const struct packed *w, uint32_t first_row, uint32_t x0, co
     }
 }
 
-/* Few rows of x are a walk through memory. A core fetches ahead on each of a few walks, and so more
- * on several at once: on Zen 3 a thread reads 21 GB/s by four walks, 16 by one. n_walks groups are
- * met together here, 1 or WALKS: `first` and those that are `apart` from it and each other. The
- * sums of integers stay in registers and acc lies in memory: it is met once a block. */
+/* n_walks groups, 1 or WALKS, against n_x rows of x: `first` and those that are `apart` from it and
+ * each other. The sums of integers stay in registers and acc lies in memory: it is met once a
+ * block. */
 ALWAYS void tile(const struct packed *w, const int bits, const enum packed_scales kind,
                  const int n_walks, uint32_t first, uint32_t apart, const struct quantised *x,
                  uint32_t x0, const int n_x, const float *bias, float *out, size_t out_stride)
@@ -236,9 +235,7 @@ ALWAYS void tile(const struct packed *w, const int bits, const enum packed_scale
                  out_stride);
 }
 
-/* Up to here rows of x are few: multiplying them takes less than reading the weights, and each
- * block is made 16 bits wide where it is met. */
-#define FEW_ROWS 2
+#define FEW_ROWS PRODUCTS_FEW_ROWS
 
 /* call for n rows in tiles of `most`, which is TILE_X or FEW_ROWS, or fewer: tile t has rows [i, i
  * + n_x), n_x a constant. */
@@ -435,14 +432,10 @@ static void quantise(const struct quantised *to, const float *x, uint32_t n, uin
         uint32_t x0;
         const uint32_t n_x = tile_of(n, i, &x0);
         for (uint32_t b = 0; b < to->n_blocks; b++) {
-            const size_t at = (size_t)x0 * to->n_blocks + b * n_x + (i - x0);
-            int16_t q[PACKED_COLS];
-            quantise_block(x + (size_t)i * to->cols + b * PACKED_COLS, q, to->scales + at,
+            const size_t tile = (size_t)x0 * to->n_blocks + b * n_x, at = tile + (i - x0);
+            quantise_block(x + (size_t)i * to->cols + b * PACKED_COLS,
+                           to->values + tile * PACKED_COLS + 2 * (i - x0), n_x, to->scales + at,
                            to->sums + 2 * at);
-            int16_t *pair =
-                to->values + ((size_t)x0 * to->n_blocks + b * n_x) * PACKED_COLS + 2 * (i - x0);
-            for (int c = 0; c < PACKED_COLS / 2; c++, pair += 2 * n_x)
-                memcpy(pair, q + 2 * c, 2 * sizeof *q);
         }
     }
 }

@@ -58,7 +58,7 @@ fail:
 
 uint8_t *weight_memory_take(struct weight_memory *m, size_t bytes, struct error *e)
 {
-    const size_t room = (bytes + 127) / 64 * 64;
+    const size_t room = (bytes + 63) / 64 * 64;
     struct weight_chunk *c = m->chunks;
     if (c == NULL || c->bytes - c->used < room) {
         c = new_chunk(room, e);

@@ -14,8 +14,7 @@ struct weight_memory {
     struct weight_chunk *chunks;
 };
 
-/* Zeroed bytes, 64-byte aligned, with 64 bytes behind them that may be read. NULL: "out_of_memory".
- */
+/* Zeroed bytes, 64-byte aligned. NULL: "out_of_memory". */
 uint8_t *weight_memory_take(struct weight_memory *m, size_t bytes, struct error *e);
 
 /* Gives back what weight_memory_take gave; the system has a chunk again when nothing of it is in
