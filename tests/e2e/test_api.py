@@ -392,7 +392,7 @@ def memory():
         for t in threads:
             t.join()
         check("preempted requests give the same tokens", results == [want] * 4, results)
-        check("nothing is left", server.pages_used() == 0)
+        check("nothing is left", server.all_pages_back())
 
 
 def lifecycle():
@@ -473,7 +473,7 @@ def slow_request():
 with Server("--audit") as main:
     for part in (transport, overflow_wording, streams, echo, policies, crowd_of_greedy, disconnects, deadlines, metrics):
         part(main)
-    check("no page is left in use", main.pages_used() == 0)
+    check("no page is left in use", main.all_pages_back())
     check("ends well", main.stop() == 0, main.log()[-2000:])
 operators()
 memory()

@@ -128,6 +128,6 @@ with Server("--audit", "--no-prefix-cache", "--head-profile", HEADS, model=MODEL
         check(f"{policy} loses most", found[policy] < 0.5 * whole, found)
     for policy in POLICIES[1:]:
         check(f"{policy} holds its budget", shares[policy] < BUDGET + 0.03, shares)
-    check("no page is left", server.pages_used() == 0)
+    check("no page is left", server.all_pages_back())
     check("ends well", server.stop() == 0, server.log()[-2000:])
 check.end()

@@ -89,6 +89,13 @@ class Server:
     def pages_used(self):
         return self.get("/v1/kv/stats")["pool"]["pages_used"]
 
+    def all_pages_back(self, seconds=10):
+        """An answer may end a moment before the engine tells that its pages are free."""
+        end = time.monotonic() + seconds
+        while self.pages_used() != 0 and time.monotonic() < end:
+            time.sleep(0.01)
+        return self.pages_used() == 0
+
     def rss_bytes(self):
         with open(f"/proc/{self.process.pid}/statm") as f:
             return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
