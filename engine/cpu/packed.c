@@ -49,7 +49,7 @@ struct packed packed_shape(const struct packed_format *f, uint32_t rows, uint32_
         before = 32;
     size_t bytes = p.n_blocks * block + p.n_blocks / PACKED_SUPER * before;
     p.scales_bytes = (bytes + 63) / 64 * 64;
-    p.group_bytes = p.scales_bytes + (size_t)p.n_blocks * f->bits * (PACKED_ROWS * PACKED_COLS / 8);
+    p.group_bytes = p.scales_bytes + (size_t)p.n_blocks * PACKED_BLOCK_BYTES(f->bits);
     return p;
 }
 
@@ -230,7 +230,7 @@ static void put_scales(uint8_t *scales, enum packed_scales kind, uint32_t block,
 void packed_write(const struct packed *p, uint8_t *to, enum tensor_type type, const uint8_t *rows,
                   size_t row_bytes, uint32_t first, uint32_t last)
 {
-    const size_t block_bytes = (size_t)p->format.bits * (PACKED_ROWS * PACKED_COLS / 8);
+    const size_t block_bytes = PACKED_BLOCK_BYTES(p->format.bits);
     for (uint32_t g = first; g < last; g++) {
         uint8_t *scales = to + g * p->group_bytes, *values = scales + p->scales_bytes;
         for (uint32_t r = 0; r < PACKED_ROWS && g * PACKED_ROWS + r < p->rows; r++) {

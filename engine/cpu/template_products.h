@@ -20,10 +20,7 @@
 
 #define ROW_VECTORS (PACKED_ROWS / LANES)
 
-/* Of the integers of a block of a group. */
-#define BLOCK_BYTES(bits) ((bits) * (PACKED_ROWS * PACKED_COLS / 8))
-
-/* What they count from. */
+/* What the integers of a block count from. */
 #define ZERO(bits, kind)                                                                           \
     ((kind) == SCALES_6 ? 32 : (kind) == SCALES_ONE && (bits) < 8 ? 1 << ((bits)-1) : 0)
 
@@ -120,11 +117,12 @@ ALWAYS void dots(const int bits, const struct source *from, const int n_g, uint3
         for (int g = 0; g < n_g; g++) {
             UNROLL
             for (int v = 0; v < ROW_VECTORS; v++) {
-                vw w = from[g].wide ? from[g].wide->w[p][v]
-                                    : columns(bits,
-                                              from[g].values + (size_t)b * BLOCK_BYTES(bits) +
-                                                  VECTOR_AT(bits, v),
-                                              p);
+                vw w = from[g].wide
+                           ? from[g].wide->w[p][v]
+                           : columns(bits,
+                                     from[g].values + (size_t)b * PACKED_BLOCK_BYTES(bits) +
+                                         VECTOR_AT(bits, v),
+                                     p);
                 UNROLL
                 for (int i = 0; i < n_x; i++)
                     sums[g][v][i] = vi_dot(sums[g][v][i], w, xs[i]);
@@ -273,7 +271,7 @@ ALWAYS void tile(const struct packed *w, const int bits, const enum packed_scale
 ALWAYS void widen(const int bits, const enum packed_scales kind, const uint8_t *scales,
                   const uint8_t *values, uint32_t b, struct wide_block *to)
 {
-    values += (size_t)b * BLOCK_BYTES(bits);
+    values += (size_t)b * PACKED_BLOCK_BYTES(bits);
     UNROLL
     for (int v = 0; v < ROW_VECTORS; v++) {
         load_scales(kind, scales, b, (uint32_t)(v * LANES), &to->scales[v]);
@@ -325,12 +323,12 @@ ALWAYS void times_many(const struct packed *w, const int bits, const enum packed
     const uint8_t *scales = w->data + group * w->group_bytes, *values = scales + w->scales_bytes;
     struct panel p;
     p.first = 0;
-    p.ahead_bytes = BLOCK_BYTES(bits);
+    p.ahead_bytes = PACKED_BLOCK_BYTES(bits);
     vf acc[X_AT_ONCE / TILE_X + 3][ROW_VECTORS][TILE_X];
     memset(acc, 0, (n / TILE_X + 3) * sizeof acc[0]);
     for (; p.first < w->n_blocks; p.first = p.last) {
         p.last = w->n_blocks - p.first < PANEL_BLOCKS ? w->n_blocks : p.first + PANEL_BLOCKS;
-        p.ahead = values + (size_t)p.last * BLOCK_BYTES(bits);
+        p.ahead = values + (size_t)p.last * PACKED_BLOCK_BYTES(bits);
         for (uint32_t b = p.first; b < p.last; b++)
             widen(bits, kind, scales, values, b, &p.blocks[b - p.first]);
         (kind == SCALES_ONE ? times_panel
@@ -408,36 +406,23 @@ static void multiply(const struct packed *w, const struct quantised *x, uint32_t
     }
 }
 
-/* Row i of n: its tile begins at row *first and has the rows that are returned. */
-static uint32_t tile_of(uint32_t n, uint32_t i, uint32_t *first)
+/* Rows [first, last) of x, those of them that are in the tile of n_x rows from x0 on. */
+static void quantise_tile(const struct quantised *to, const float *x, uint32_t first, uint32_t last,
+                          uint32_t x0, uint32_t n_x)
 {
-    uint32_t left = n % TILE_X, n_x = TILE_X;
-    *first = n - left;
-    if (i < *first) {
-        *first = i / TILE_X * TILE_X;
-        return TILE_X;
-    }
-    for (;; *first += n_x, left -= n_x) {
-        while (n_x > left)
-            n_x /= 2;
-        if (i < *first + n_x)
-            return n_x;
-    }
-}
-
-static void quantise(const struct quantised *to, const float *x, uint32_t n, uint32_t first,
-                     uint32_t last)
-{
-    for (uint32_t i = first; i < last; i++) {
-        uint32_t x0;
-        const uint32_t n_x = tile_of(n, i, &x0);
+    for (uint32_t i = first > x0 ? first : x0; i < last && i < x0 + n_x; i++)
         for (uint32_t b = 0; b < to->n_blocks; b++) {
             const size_t tile = (size_t)x0 * to->n_blocks + b * n_x, at = tile + (i - x0);
             quantise_block(x + (size_t)i * to->cols + b * PACKED_COLS,
                            to->values + tile * PACKED_COLS + 2 * (i - x0), n_x, to->scales + at,
                            to->sums + 2 * at);
         }
-    }
+}
+
+static void quantise(const struct quantised *to, const float *x, uint32_t n, uint32_t first,
+                     uint32_t last)
+{
+    EACH_TILE(n, TILE_X, quantise_tile(to, x, first, last, i, n_x))
 }
 
 const struct cpu_products PRODUCTS = {

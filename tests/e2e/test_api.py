@@ -10,7 +10,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from winnow_server import BINARY, KNOWN_ANSWER, PATIENCE, ROOT, STORIES, Checks, Server  # noqa: E402
+from winnow_server import BINARY, KNOWN_ANSWER, PATIENCE, ROOT, STORIES, Checks, Server, wait_for  # noqa: E402
 
 check = Checks()
 ENDLESS = {"prompt": "Once upon a time", "max_tokens": 10_000_000, "ignore_eos": True,
@@ -59,15 +59,6 @@ def open_stream(server, body):
     while b"data: " not in got:
         got += s.recv(4096)
     return s, got
-
-
-def wait_for(condition, seconds=20):
-    end = time.time() + seconds * PATIENCE
-    while time.time() < end:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def metric(server, name):
@@ -328,7 +319,7 @@ def deadlines(server):
     others = ask(server, "POST", "/v1/completions", '{"prompt":"a","max_tokens":3}')
     check("others go on meanwhile", others[0] == 200)
     s.close()
-    check("and is noticed when it leaves", wait_for(lambda: server.pages_used() == 0))
+    check("and is noticed when it leaves", server.all_pages_back())
 
 
 def metrics(server):

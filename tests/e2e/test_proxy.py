@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 
-from winnow_server import PATIENCE, ROOT, Checks, Server
+from winnow_server import PATIENCE, ROOT, Checks, Server, wait_for
 
 CONFIG = os.path.join(ROOT, "docker", "proxy", "haproxy.cfg")
 # More than two pages, so that there is something to find again.
@@ -99,15 +99,6 @@ def who_served(servers, act):
     return result, grew[0] if len(grew) == 1 else grew
 
 
-def until(condition, seconds=20):
-    end = time.time() + seconds * PATIENCE
-    while time.time() < end:
-        if condition():
-            return True
-        time.sleep(0.1)
-    return False
-
-
 def homes(check, proxy, servers, callers, name):
     """Where each caller goes; three requests each must go to one place."""
     found = {}
@@ -161,8 +152,8 @@ def check_streams(check, proxy, servers, by_key):
     answer.close()
     connection.close()
     check("a client that leaves is told to the server",
-          until(lambda: metric(server, "client_disconnects_total") == left + 1), metric(server, "client_disconnects_total"))
-    check("whose pages are free again", until(lambda: server.pages_used() == 0), server.pages_used())
+          wait_for(lambda: metric(server, "client_disconnects_total") == left + 1), metric(server, "client_disconnects_total"))
+    check("whose pages are free again", wait_for(lambda: server.pages_used() == 0), server.pages_used())
 
 
 def check_kill(check, proxy, servers, by_key):
@@ -174,7 +165,7 @@ def check_kill(check, proxy, servers, by_key):
     # At once, when connections fail, and when the health checks have taken the server off the ring.
     for when in ("before", "after"):
         if when == "after":
-            check("the health checks notice", until(lambda: f"winnow{victim + 1} is DOWN" in proxy.output()))
+            check("the health checks notice", wait_for(lambda: f"winnow{victim + 1} is DOWN" in proxy.output()))
         after = {}
         for caller in by_key:
             (status, value), home = who_served(alive, lambda c=caller: proxy.ask(**json.loads(c)))
@@ -191,7 +182,7 @@ def check_kill(check, proxy, servers, by_key):
 
         def is_home():
             return who_served(back, lambda: proxy.ask(**json.loads(caller)))[1] == victim
-        check("they come back when it does", until(is_home))
+        check("they come back when it does", wait_for(is_home))
         connection, answer, first = proxy.stream(json.loads(caller)["key"], 3000)
         again.process.send_signal(signal.SIGTERM)
         text = first + answer.read()

@@ -89,12 +89,9 @@ class Server:
     def pages_used(self):
         return self.get("/v1/kv/stats")["pool"]["pages_used"]
 
-    def all_pages_back(self, seconds=10):
+    def all_pages_back(self):
         """An answer may end a moment before the engine tells that its pages are free."""
-        end = time.monotonic() + seconds
-        while self.pages_used() != 0 and time.monotonic() < end:
-            time.sleep(0.01)
-        return self.pages_used() == 0
+        return wait_for(lambda: self.pages_used() == 0)
 
     def rss_bytes(self):
         with open(f"/proc/{self.process.pid}/statm") as f:
@@ -115,6 +112,15 @@ class Server:
     def __exit__(self, *_):
         self.stop()
         self.log_file.close()
+
+
+def wait_for(condition, seconds=20):
+    end = time.time() + seconds * PATIENCE
+    while time.time() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
 
 
 class Checks:
