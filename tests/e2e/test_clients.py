@@ -6,10 +6,9 @@ import random
 import socket
 import sys
 import threading
-import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from winnow_server import PATIENCE, Checks, Server  # noqa: E402
+from winnow_server import PATIENCE, Checks, Server, wait_for  # noqa: E402
 
 check = Checks()
 CLIENTS = 64
@@ -70,12 +69,15 @@ def crowd(server, seed):
 
 
 def until_empty(server):
-    for _ in range(200 * PATIENCE):
-        stats = server.get("/v1/kv/stats")
-        if stats["pool"]["pages_used"] == 0 and not stats["sequences"]:
-            return stats
-        time.sleep(0.02)
-    return server.get("/v1/kv/stats")
+    """The last statistics, of an empty server unless it does not become one."""
+    stats = {}
+
+    def is_empty():
+        stats.update(server.get("/v1/kv/stats"))
+        return stats["pool"]["pages_used"] == 0 and not stats["sequences"]
+
+    wait_for(is_empty)
+    return stats
 
 
 def metric(server, name):

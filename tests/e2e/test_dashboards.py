@@ -9,12 +9,11 @@ import shutil
 import subprocess
 import tempfile
 import threading
-import time
 import urllib.parse
 import urllib.request
 
-from winnow_server import PATIENCE, ROOT, Checks, Server
-from test_proxy import free_port, until
+from winnow_server import PATIENCE, ROOT, Checks, Server, wait_for
+from test_proxy import free_port
 
 try:
     import yaml
@@ -258,9 +257,9 @@ def check_scrape(check, server):
     load.start()
     try:
         with Prometheus(server) as prometheus:
-            up = until(lambda: prometheus.number('up{job="winnow"}') == 1, 60)
+            up = wait_for(lambda: prometheus.number('up{job="winnow"}') == 1, 60)
             check("prometheus scrapes winnow", up, prometheus.query("up"))
-            until(lambda: (prometheus.number('count_over_time(up{job="winnow"}[30s])') or 0) > 6, 60)
+            wait_for(lambda: (prometheus.number('count_over_time(up{job="winnow"}[30s])') or 0) > 6, 60)
             for title, expression in expressions():
                 text = expression.replace("$__rate_interval", "10s").replace("$job", ".*").replace("$instance", "127.0.0.1:.*")
                 result = prometheus.query(text)
@@ -278,7 +277,7 @@ def check_scrape(check, server):
             check("the autoscaler's query", isinstance(prometheus.query(adapter_query()), list), adapter_query())
             bare = adapter_query().replace('{namespace="winnow"}', "")
             check("and it finds the queue", len(prometheus.query(bare)) == 1, prometheus.query(bare))
-            until(lambda: all(r["health"] == "ok" for r in prometheus.rules()), 20)
+            wait_for(lambda: all(r["health"] == "ok" for r in prometheus.rules()), 20)
             rules = prometheus.rules()
             check("every alert is evaluated", len(rules) == len(alerts()) and all(r["health"] == "ok" for r in rules),
                   [(r["name"], r["health"], r.get("lastError")) for r in rules])
@@ -289,7 +288,7 @@ def check_scrape(check, server):
 
             def pending():
                 return [r["state"] for r in prometheus.rules() if r["name"] == "WinnowDown"] == ["pending"]
-            check("a server that is gone will alarm", until(pending), prometheus.query("up"))
+            check("a server that is gone will alarm", wait_for(pending), prometheus.query("up"))
     finally:
         stop.set()
         load.join()

@@ -13,7 +13,7 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from winnow_server import PATIENCE, Checks, Server  # noqa: E402
+from winnow_server import PATIENCE, Checks, Server, wait_for  # noqa: E402
 
 check = Checks()
 HEADS = 20  # 5 layers of 4
@@ -51,15 +51,6 @@ def code(answer):
 
 def bearer(key):
     return {"Authorization": "Bearer " + key}
-
-
-def wait_for(condition, seconds=20):
-    end = time.time() + seconds * PATIENCE
-    while time.time() < end:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def open_stream(server, body, headers=""):

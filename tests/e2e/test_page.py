@@ -16,12 +16,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import urllib.request
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from browser import Browser, find_chromium, shrink_png  # noqa: E402
-from winnow_server import BINARY, PATIENCE, ROOT, STORIES, Checks, Server  # noqa: E402
+from winnow_server import BINARY, PATIENCE, ROOT, STORIES, Checks, Server, wait_for  # noqa: E402
 
 check = Checks()
 FOLDER = os.path.join(ROOT, "server", "page")
@@ -282,15 +281,6 @@ def chat(browser, server):
           page.js("!document.getElementById('welcome').hidden && document.getElementById('cache-shown').hidden"))
     clean("chat", page, server.url)
     check("no answer was refused but the one that had to be", all("/kv/policies/resolve" in r for r in page.refusals), page.refusals)
-
-
-def wait_for(condition, seconds=90):
-    end = time.time() + seconds * PATIENCE
-    while time.time() < end:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def documents(browser, server):
