@@ -16,8 +16,10 @@
  *   cp_async_16(shared, global)                 16 bytes, both aligned
  *   cp_async_16_zero(shared, global, n_bytes)   the first n_bytes (0..16), zeros after them
  *   cp_async_commit(), cp_async_wait<n>()       wait until at most the n youngest groups are open
- *   load_16_stream(global)   16 bytes read once: no space in L1. load_16_cached: read-only, through
- * L1 fma_f32x2(a, b, c)       two fused multiply-adds; one instruction where the device has it */
+ *   load_16_stream(global)                      16 bytes read once: no space in L1
+ *   load_16_cached(global)                      read-only, through L1
+ *   fma_f32x2(a, b, c)                          two fused multiply-adds; one instruction where the
+ *                                               device has it */
 #ifndef CUDA_PORTABLE_H
 #define CUDA_PORTABLE_H
 

@@ -87,7 +87,7 @@ struct attention_job {
     const struct attention_cut *cuts; /* [n_segments] */
     /* What scoring needs of attention; NULL when no segment is scored. */
     uint32_t softmax_row; /* the batch's row that these begin with */
-    float *softmax;       /* [row][n_heads][2] largest logit, 1 / sum of e^(logit - largest) */
+    float *softmax;       /* [row][n_heads][2] largest logit, 1 / sum of 2^(logit - largest) */
     uint32_t *n_seen;     /* [row][n_kv_heads] slots that the query saw */
 };
 

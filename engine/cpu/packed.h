@@ -17,8 +17,8 @@
  *   SCALES_ONE    f16 d                        w = d (q - zero)
  *   SCALES_MIN    f16 d, f16 m                 w = d q + m
  *   SCALES_K      u8 s, u8 m; before every 8 blocks f16 d, f16 dmin       w = d s q - dmin m
- *   SCALES_6      i8 s of columns 0..15, i8 s of 16..31; before every 8 blocks f16 d    w = d s (q
- * - 32)
+ *   SCALES_6      i8 s of columns 0..15, i8 s of 16..31; before every 8 blocks f16 d
+ *                                              w = d s (q - 32)
  *
  * No weight changes its value: what was in the file is only moved. */
 #ifndef WINNOW_ENGINE_CPU_PACKED_H

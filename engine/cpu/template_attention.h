@@ -4,9 +4,9 @@
  *
  * What is computed for a query depends on its own positions and slots only:
  *
- *   span    logits (template_tiles.h), maximum of those it sees, e^(logit - maximum), their sum
- * (one chain for each place in a page, then a fixed tree) and the sum of values row     the spans
- * of which it sees something, merged in order
+ *   span    logits (template_tiles.h) times log2 e, maximum of those it sees, 2^(logit - maximum),
+ *           their sum (one chain for each place in a page, then a fixed tree), the sum of values
+ *   row     the spans of which it sees something, merged in order
  *
  * So one thread may walk all spans of a row, or many threads one span each: the numbers are the
  * same. Masked and unused slots may hold anything: their lanes are replaced, and their rows of V
@@ -19,7 +19,7 @@ struct attend {
     uint32_t kv_head, row0, n_rows; /* row0: of the batch */
     uint32_t head, n_heads;         /* of the group */
     uint32_t head_dim, width;       /* width: head_dim rounded up to whole vectors */
-    float scale;
+    float scale;                    /* of logits: log2 e / sqrt(head_dim) */
     uint32_t n;                     /* queries: n_rows x n_heads */
     const float *q[ATTEND_QUERIES]; /* [head_dim] */
     const float *q_sink[ATTEND_QUERIES];
@@ -223,14 +223,18 @@ static void softmax_span(struct attend *a, uint32_t query)
     for (uint32_t at = 0; at < a->pages.n; at++) {
         if (seen[at] == 0)
             continue;
+        vf logit[SLOT_VECTORS];
         UNROLL
-        for (int i = 0; i < SLOT_VECTORS; i++) {
-            vf logit = v_load(weights + at * PAGE_SLOTS + i * LANES);
-            logit = seen[at] == UINT32_MAX
-                        ? logit
-                        : v_select(seen[at] >> i * LANES, logit, v_set1(-__builtin_inff()));
-            largest[i] = v_max(logit, largest[i]);
+        for (int i = 0; i < SLOT_VECTORS; i++)
+            logit[i] = v_load(weights + at * PAGE_SLOTS + i * LANES);
+        if (seen[at] != UINT32_MAX) {
+            UNROLL
+            for (int i = 0; i < SLOT_VECTORS; i++)
+                logit[i] = v_select(seen[at] >> i * LANES, logit[i], v_set1(-__builtin_inff()));
         }
+        UNROLL
+        for (int i = 0; i < SLOT_VECTORS; i++)
+            largest[i] = v_max(logit[i], largest[i]);
     }
     UNROLL
     for (int i = 1; i < SLOT_VECTORS; i++)
@@ -240,14 +244,20 @@ static void softmax_span(struct attend *a, uint32_t query)
     for (uint32_t at = 0; at < a->pages.n; at++) {
         if (seen[at] == 0)
             continue;
+        vf weight[SLOT_VECTORS];
+        UNROLL
+        for (int i = 0; i < SLOT_VECTORS; i++)
+            weight[i] = v_sub(v_load(weights + at * PAGE_SLOTS + i * LANES), maximum);
+        v_exp2_weights(weight, SLOT_VECTORS);
+        if (seen[at] != UINT32_MAX) {
+            UNROLL
+            for (int i = 0; i < SLOT_VECTORS; i++)
+                weight[i] = v_select(seen[at] >> i * LANES, weight[i], v_zero());
+        }
         UNROLL
         for (int i = 0; i < SLOT_VECTORS; i++) {
-            vf logit = v_load(weights + at * PAGE_SLOTS + i * LANES);
-            vf weight = v_exp_weight(v_sub(logit, maximum));
-            if (seen[at] != UINT32_MAX)
-                weight = v_select(seen[at] >> i * LANES, weight, v_zero());
-            v_store(weights + at * PAGE_SLOTS + i * LANES, weight);
-            total[i] = v_add(total[i], weight);
+            v_store(weights + at * PAGE_SLOTS + i * LANES, weight[i]);
+            total[i] = v_add(total[i], weight[i]);
         }
     }
     UNROLL
@@ -335,10 +345,12 @@ static void attend_open_span(struct attend *a)
 
 /* ---- merging */
 
-static float exp_of(float x)
+static float exp2_weight(float x)
 {
     float e[LANES];
-    v_store(e, v_exp(v_set1(x)));
+    vf v = v_set1(x);
+    v_exp2_weights(&v, 1);
+    v_store(e, v);
     return e[0];
 }
 
@@ -349,7 +361,7 @@ static void merge_span(struct attend *a, uint32_t query, float maximum, float su
     float *totals = a->totals + query * a->width;
     const bool larger = maximum > a->maximum[query];
     const float smaller =
-                    exp_of(larger ? a->maximum[query] - maximum : maximum - a->maximum[query]),
+                    exp2_weight(larger ? a->maximum[query] - maximum : maximum - a->maximum[query]),
                 before = larger ? smaller : 1, now = larger ? 1 : smaller;
     if (larger)
         a->maximum[query] = maximum;
@@ -396,20 +408,20 @@ static void open_queries(struct attend *a, uint32_t first, uint32_t n, uint32_t 
 static void attend_summary(struct attend *a, const float *summary, uint32_t n_summary)
 {
     const float *v = summary + a->head_dim;
-    const float bonus = __builtin_logf((float)n_summary);
+    const float bonus = __builtin_log2f((float)n_summary);
     for (uint32_t query = 0; query < a->n; query++) {
         float dot = 0;
         for (uint32_t d = 0; d < a->head_dim; d++)
             dot = __builtin_fmaf(a->q[query][d], summary[d], dot);
         float logit = dot * a->scale + bonus, *to = a->totals + query * a->width;
         if (logit > a->maximum[query]) {
-            float factor = exp_of(a->maximum[query] - logit);
+            float factor = exp2_weight(a->maximum[query] - logit);
             a->maximum[query] = logit;
             a->sum[query] *= factor;
             for (uint32_t d = 0; d < a->width; d += LANES)
                 v_store(to + d, v_mul(v_load(to + d), v_set1(factor)));
         }
-        float weight = exp_of(logit - a->maximum[query]);
+        float weight = exp2_weight(logit - a->maximum[query]);
         a->sum[query] += weight;
         for (uint32_t d = 0; d < a->head_dim; d++)
             to[d] = __builtin_fmaf(weight, v[d], to[d]);
@@ -448,7 +460,7 @@ static void set_up(struct attend *a, const struct attention_job *job,
     a->kv_head = kv_head;
     a->head_dim = job->head_dim;
     a->width = (job->head_dim + LANES - 1) / LANES * LANES;
-    a->scale = 1 / __builtin_sqrtf((float)job->head_dim);
+    a->scale = 0x1.715476p+0f / __builtin_sqrtf((float)job->head_dim);
     a->panel = scratch;
     a->own = a->panel + PAGE_SLOTS * a->width;
     a->values = a->own + ATTEND_QUERIES * SPAN_SLOTS;

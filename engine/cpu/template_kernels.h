@@ -2,11 +2,12 @@
  * kernels_{plain,avx2,avx512}.c, never on its own. The includer defines
  *
  *   LANES, vf, vi     how many floats (or 32-bit integers) a vector holds, and its types
- *   v_..., vi_...     arithmetic on them; v_fma(a, b, c) is a * b + c, rounded once where it can
- * be. v_max(a, b) and v_min(a, b) return b when either is NaN v_sum             adds lanes l and l
- * + n/2, then l and l + n/4, ..: a fixed tree bytes, b_...      32 small integers of a quantised
- * block, widened by v_from_bytes TILE_ROWS, TILE_QUERIES   how many sums its registers hold KERNELS
- * the name of the table to define
+ *   v_..., vi_...     arithmetic on them; v_fma(a, b, c) is a * b + c, rounded once where it can be;
+ *                     v_max(a, b) and v_min(a, b) return b when either is NaN
+ *   v_sum             adds lanes l and l + n/2, then l and l + n/4, ..: a fixed tree
+ *   bytes, b_...      32 small integers of a quantised block, widened by v_from_bytes
+ *   TILE_ROWS, TILE_QUERIES, TILE_SUMS     how many sums its registers hold
+ *   KERNELS           the name of the table to define
  *
  * Instruction sets may differ from one another in the last bits; within one, every number comes out
  * the same however the work is cut. */

@@ -4,7 +4,7 @@
  * would take rows x slots numbers). A slot's sum grows row by row, so no cut of the prompt changes
  * it.
  *
- *   probability = weight in the span * (e^(the span's maximum - the row's) / the row's sum) */
+ *   probability = weight in the span * (2^(the span's maximum - the row's) / the row's sum) */
 
 /* One row's probabilities of a span, summed over heads. */
 ALWAYS void add_probabilities(const struct attend *a, uint32_t query, float factor, float *sums)
@@ -97,7 +97,7 @@ static bool score_queries(struct attend *a, uint32_t span, float *sums)
         const size_t query =
             (size_t)(a->q[i] - job->q) / a->head_dim - (size_t)job->softmax_row * job->n_heads;
         const float *softmax = job->softmax + 2 * query;
-        add_probabilities(a, i, exp_of(a->span_maximum[i] - softmax[0]) * softmax[1],
+        add_probabilities(a, i, exp2_weight(a->span_maximum[i] - softmax[0]) * softmax[1],
                           sums + i / a->n_heads * SPAN_SLOTS);
     }
     return true;
