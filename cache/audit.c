@@ -103,6 +103,23 @@ static bool audit_table(struct audit *a, const struct cache_sequence *s, const s
     return !a->position_of || (t->placement.ring ? audit_ring(a, s, t) : audit_set(a, s, t));
 }
 
+/* A run is in the ring that its free pages tell. */
+static bool audit_runs(struct audit *a)
+{
+    const struct pool *p = &a->cache->pool;
+    uint32_t n_expected = 0, n_found = 0;
+    for (uint32_t run = 0; run < p->n_runs; run++)
+        n_expected += p->free[run] != 0;
+    for (uint32_t end = p->n_runs; end < p->n_runs + 2; end++)
+        for (uint32_t run = p->links[end].next; run != end; run = p->links[run].next) {
+            const bool is_whole = p->free[run] == UINT16_MAX;
+            if (++n_found > n_expected || p->links[p->links[run].next].before != run ||
+                p->free[run] == 0 || is_whole != (end == p->n_runs))
+                return broken(a, "runs with free pages", n_found, n_expected);
+        }
+    return n_found == n_expected || broken(a, "runs with free pages", n_found, n_expected);
+}
+
 static bool audit_pool(struct audit *a)
 {
     const struct pool *p = &a->cache->pool;
@@ -118,10 +135,10 @@ static bool audit_pool(struct audit *a)
         return broken(a, "pages that only cached prefixes hold", p->n_idle, idle);
     if (held + p->n_free != p->n_pages)
         return broken(a, "free and used pages together", held + p->n_free, p->n_pages);
-    for (uint32_t i = 0; i < p->n_free; i++)
-        if (p->free[i] >= p->n_pages || a->counted[p->free[i]]++ != 0)
-            return broken(a, "a free page that is held or listed twice", p->free[i], 0);
-    return true;
+    for (uint32_t i = 0; i < p->n_pages; i++)
+        if ((p->free[i / POOL_RUN] >> i % POOL_RUN & 1) != (p->refs[i] == 0))
+            return broken(a, "a page's holders against its being free", p->refs[i], i);
+    return audit_runs(a);
 }
 
 bool cache_audit(const struct cache *c, cache_position_reader *position_of, void *context,

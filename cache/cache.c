@@ -307,7 +307,7 @@ bool copies_reserve(struct cache *c, uint64_t more)
 void page_make_own(struct cache_sequence *s, struct head_state *head, uint32_t index)
 {
     struct cache *c = s->cache;
-    uint32_t held = head->pages[index], own = pool_take(&c->pool);
+    uint32_t held = head->pages[index], own = pool_take(&c->pool, POOL_NO_PAGE, 1);
     c->copy_from[c->n_copies] = held;
     c->copy_to[c->n_copies++] = own;
     pool_drop(&c->pool, held, s->policy);
@@ -350,7 +350,8 @@ static void table_prepare(struct cache_sequence *s, struct head_state *head,
             if (c->pool.refs[head->pages[page]] > 1)
                 page_make_own(s, head, page);
     while (head->n_pages < after) {
-        head_set_page(s, head, head->n_pages++, pool_take(&c->pool));
+        const uint32_t last = head->n_pages > 0 ? head->pages[head->n_pages - 1] : POOL_NO_PAGE;
+        head_set_page(s, head, head->n_pages++, pool_take(&c->pool, last, after));
         s->n_pages++;
     }
 }

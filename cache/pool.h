@@ -1,13 +1,24 @@
-/* The pool of equal pages: a stack of free page numbers and a reference count each. Engine thread.
- */
+/* The pool of equal pages: which of them are free, and a reference count each. Engine thread.
+ *
+ * Memory is read fastest in long runs, so a long head gets pages with consecutive numbers where it
+ * can: it takes a run of POOL_RUN pages that is free as a whole and goes on in it. Short heads share
+ * runs, that little memory is touched while little is needed. Nothing is set aside: what is left of
+ * a long head's run is anybody's. */
 #ifndef WINNOW_CACHE_POOL_H
 #define WINNOW_CACHE_POOL_H
 
 #include "config/error.h"
 
+#define POOL_RUN     16
+#define POOL_NO_PAGE UINT32_MAX
+
 struct pool {
-    uint32_t n_pages, n_free;
-    uint32_t *free; /* [n_pages]; the first n_free are free pages, the last of them is taken next */
+    uint32_t n_pages, n_free, n_runs;
+    uint16_t *free; /* [n_runs] bit i: page POOL_RUN * run + i */
+    /* Two rings of runs, of which all is free, or some; [n_runs] and behind it are their ends. */
+    struct pool_link {
+        uint32_t next, before;
+    } * links;      /* [n_runs + 2] */
     uint32_t *refs; /* [n_pages] sequences' tables, and the prefix index, that hold the page; 0 =
                        free */
     bool *listed;   /* [n_pages] the prefix index holds it */
@@ -23,7 +34,9 @@ struct pool {
 
 bool pool_init(struct pool *p, uint32_t n_pages, struct error *e);
 void pool_clear(struct pool *p);
-uint32_t pool_take(struct pool *p); /* n_free > 0 */
+/* For a head whose last page is `last` (POOL_NO_PAGE: none) and that will have `n` pages at least.
+ * n_free > 0. */
+uint32_t pool_take(struct pool *p, uint32_t last, uint32_t n);
 void pool_share(struct pool *p, uint32_t page);
 /* The prefix index takes hold of a page, and lets go. */
 void pool_list(struct pool *p, uint32_t page);

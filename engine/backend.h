@@ -77,9 +77,9 @@ struct step_shape {
     const uint32_t *logit_rows;        /* [n_logits] */
 };
 
-/* A page: K and V rows of PAGE_SLOTS slots of one (layer, KV head), and their positions. Its inner
- * layout is private to the backend. Pages are numbered from 0 and lie at
- * kv_base + number * page_bytes. */
+/* A page: K and V rows of PAGE_SLOTS slots of one (layer, KV head), and their positions. Where
+ * they lie is private to the backend; they are numbered from 0, and a head is read fastest whose
+ * pages have consecutive numbers. */
 struct backend {
     const char *name;      /* "cpu" */
     char description[160]; /* "AVX-512, 2 threads", for the start-up line */

@@ -82,8 +82,9 @@ struct attention_job {
     const struct kv_segment *segments;
     uint32_t n_segments, n_heads, n_kv_heads, head_dim;
     float *out; /* [row][n_heads][head_dim] */
-    uint8_t *pool;
+    const uint8_t *pool;
     const struct page_shape *shape;
+    const int32_t *slot_positions;    /* [page][PAGE_SLOTS] */
     const struct attention_cut *cuts; /* [n_segments] */
     /* What scoring needs of attention; NULL when no segment is scored. */
     uint32_t softmax_row; /* the batch's row that these begin with */
@@ -147,7 +148,8 @@ struct cpu {
     struct quantised quantised;   /* room for x of a product, see matmul.c */
     size_t quantised_room;        /* floats of x */
 
-    uint8_t *pool;
+    uint8_t *pool; /* K and V (page.h), then positions */
+    int32_t *positions;
     size_t pool_bytes;
     enum plan_storage storage; /* of the next kv_alloc */
     struct page_shape shape;
@@ -161,7 +163,13 @@ struct cpu {
 
 static inline uint8_t *cpu_page(const struct cpu *c, uint32_t number)
 {
-    return c->pool + number * c->shape.bytes;
+    return c->pool + number * c->shape.stride;
+}
+
+/* Of its slots. */
+static inline int32_t *cpu_positions(const struct cpu *c, uint32_t number)
+{
+    return c->positions + (size_t)number * PAGE_SLOTS;
 }
 
 /* A thread's part of the scratch. */

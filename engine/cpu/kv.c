@@ -35,7 +35,7 @@ void cpu_kv_set_storage(void *self, enum plan_storage storage)
 size_t cpu_page_bytes(void *self, uint32_t head_dim)
 {
     const struct cpu *c = self;
-    return page_shape_of(head_dim, c->storage).bytes;
+    return page_shape_of(head_dim, c->storage, 1).bytes;
 }
 
 bool cpu_kv_alloc(void *self, uint32_t n_pages, uint32_t head_dim, struct error *e)
@@ -48,7 +48,7 @@ bool cpu_kv_alloc(void *self, uint32_t n_pages, uint32_t head_dim, struct error 
     cpu_kv_free(c);
     if (!has_room(c, LEAST_ROOM))
         return error_set_memory(e, "attention", LEAST_ROOM * sizeof(float));
-    struct page_shape shape = page_shape_of(head_dim, c->storage);
+    struct page_shape shape = page_shape_of(head_dim, c->storage, n_pages);
     size_t bytes;
     if (__builtin_mul_overflow(shape.bytes, (size_t)n_pages, &bytes))
         return error_set_memory(e, "the KV pool", UINT64_MAX);
@@ -61,6 +61,7 @@ bool cpu_kv_alloc(void *self, uint32_t n_pages, uint32_t head_dim, struct error 
         return error_set_memory(e, "the KV pool", bytes);
     madvise(pool, bytes, MADV_HUGEPAGE); /* a wish: a decoding row waits for fewer translations */
     c->pool = pool;
+    c->positions = (int32_t *)(c->pool + n_pages * (shape.k_bytes + shape.v_bytes));
     c->pool_bytes = bytes;
     c->shape = shape;
     c->n_pages = n_pages;
@@ -80,21 +81,26 @@ void cpu_kv_free(void *self)
 void cpu_kv_copy(void *self, const uint32_t *from, const uint32_t *to, uint32_t n)
 {
     struct cpu *c = self;
-    for (uint32_t i = 0; i < n; i++)
-        memcpy(cpu_page(c, to[i]), cpu_page(c, from[i]), c->shape.bytes);
+    for (uint32_t i = 0; i < n; i++) {
+        const uint8_t *source = cpu_page(c, from[i]);
+        uint8_t *copy = cpu_page(c, to[i]);
+        memcpy(copy, source, c->shape.k_bytes);
+        memcpy(copy + c->shape.v_at, source + c->shape.v_at, c->shape.v_bytes);
+        memcpy(cpu_positions(c, to[i]), cpu_positions(c, from[i]),
+               PAGE_SLOTS * sizeof *c->positions);
+    }
 }
 
 /* page_write for f16, vectorised: the format of nearly everybody. */
 static void write_halves(const struct cpu *c, uint8_t *page, uint32_t index, const float *k,
-                         const float *v, int32_t position)
+                         const float *v)
 {
     const uint32_t d = c->head_dim;
-    uint16_t column[HEAD_DIM_MAX], *to = (uint16_t *)(page + c->shape.k_at) + index;
+    uint16_t column[HEAD_DIM_MAX], *to = (uint16_t *)page + index;
     c->kernels->to_half(column, k, d);
     for (uint32_t i = 0; i < d; i++)
         to[i * PAGE_SLOTS] = column[i];
     c->kernels->to_half((uint16_t *)(page + c->shape.v_at) + index * d, v, d);
-    page_positions(page)[index] = position;
 }
 
 /* KeyDiff's mean: of the key as it was stored, so that pages alone tell it again. */
@@ -138,11 +144,10 @@ void cpu_kv_write(void *self, const float *k, const float *v, const int32_t *pos
                 uint32_t page = s->heads[h].pages[slot / PAGE_SLOTS];
                 size_t at = ((size_t)row * n_kv_heads + h) * head_dim;
                 if (c->storage == STORAGE_F16)
-                    write_halves(c, cpu_page(c, page), slot % PAGE_SLOTS, k + at, v + at,
-                                 positions[row]);
+                    write_halves(c, cpu_page(c, page), slot % PAGE_SLOTS, k + at, v + at);
                 else
-                    page_write(&c->shape, cpu_page(c, page), slot % PAGE_SLOTS, k + at, v + at,
-                               positions[row]);
+                    page_write(&c->shape, cpu_page(c, page), slot % PAGE_SLOTS, k + at, v + at);
+                cpu_positions(c, page)[slot % PAGE_SLOTS] = positions[row];
                 if (s->states && s->states[h]->key_sum)
                     add_key(c, s->states[h]->key_sum, page, slot % PAGE_SLOTS);
             }
@@ -154,10 +159,9 @@ int32_t cpu_kv_read(void *self, uint32_t page_number, uint32_t index, uint32_t h
                     float *v)
 {
     struct cpu *c = self;
-    uint8_t *page = cpu_page(c, page_number);
     (void)head_dim; /* that of kv_alloc */
-    page_read(&c->shape, page, index, k, v);
-    return page_positions(page)[index];
+    page_read(&c->shape, cpu_page(c, page_number), index, k, v);
+    return cpu_positions(c, page_number)[index];
 }
 
 /* Attention in pieces, handed out by a counter: (segment, KV head, some rows) of a long prompt,
@@ -381,6 +385,7 @@ void cpu_attention(void *self, float *out, const float *q, const float *q_sink,
                 .head_dim = head_dim,
                 .out = out,
                 .pool = c->pool,
+                .slot_positions = c->positions,
                 .shape = &c->shape},
         .rows_at_once = group < queries ? queries / group : 1,
     };

@@ -12,31 +12,41 @@ static bool has_scales(enum plan_storage storage)
     return storage == STORAGE_Q8 || storage == STORAGE_Q4;
 }
 
-struct page_shape page_shape_of(uint32_t head_dim, enum plan_storage storage)
+/* The next multiple of 64. */
+static size_t whole_lines(size_t bytes)
+{
+    return (bytes + 63) / 64 * 64;
+}
+
+struct page_shape page_shape_of(uint32_t head_dim, enum plan_storage storage, uint32_t n_pages)
 {
     struct page_shape s = {.head_dim = head_dim,
                            .n_groups = (head_dim + PAGE_GROUP - 1) / PAGE_GROUP,
                            .n_key_groups = (head_dim + PAGE_KEY_GROUP - 1) / PAGE_KEY_GROUP,
                            .storage = storage,
                            .k_values = head_dim,
-                           .v_values = head_dim,
-                           .k_at = PAGE_SLOTS * sizeof(int32_t)};
+                           .v_values = head_dim};
     size_t size = has_scales(storage) ? 1 : sizeof(uint16_t);
     if (storage == STORAGE_Q8)
         s.k_scales = s.v_scales = s.n_groups;
     if (storage == STORAGE_Q4) {
         uint32_t pairs = (head_dim + 1) / 2, fifths = (head_dim + 7) / 8;
-        s.fifths_at = s.k_at + (size_t)pairs * PAGE_SLOTS;
+        s.fifths_at = (size_t)pairs * PAGE_SLOTS;
         s.extremes_at = s.fifths_at + (size_t)fifths * PAGE_SLOTS;
         s.k_values = pairs + fifths + PAGE_EXTREMES * s.n_key_groups;
         s.k_scales = (2 + PAGE_EXTREMES) * s.n_key_groups;
         s.v_values = pairs;
         s.v_scales = 2 * s.n_groups;
     }
-    s.v_at = s.k_at + s.k_values * size * PAGE_SLOTS;
-    s.k_scales_at = s.v_at + s.v_values * size * PAGE_SLOTS;
-    s.v_scales_at = s.k_scales_at + s.k_scales * sizeof(uint16_t) * PAGE_SLOTS;
-    s.bytes = (s.v_scales_at + s.v_scales * sizeof(uint16_t) * PAGE_SLOTS + 63) / 64 * 64;
+    s.k_scales_at = s.k_values * size * PAGE_SLOTS;
+    s.k_bytes = whole_lines(s.k_scales_at + s.k_scales * sizeof(uint16_t) * PAGE_SLOTS);
+    const size_t v_scales = s.v_values * size * PAGE_SLOTS;
+    s.v_bytes = whole_lines(v_scales + s.v_scales * sizeof(uint16_t) * PAGE_SLOTS);
+    const bool apart = s.k_bytes == s.v_bytes;
+    s.stride = apart ? s.k_bytes : s.k_bytes + s.v_bytes;
+    s.v_at = apart ? n_pages * s.stride : s.k_bytes;
+    s.v_scales_at = s.v_at + v_scales;
+    s.bytes = PAGE_SLOTS * sizeof(int32_t) + s.k_bytes + s.v_bytes;
     return s;
 }
 
@@ -50,7 +60,7 @@ struct row {
 static struct row k_row(const struct page_shape *s, uint8_t *page, uint32_t index)
 {
     size_t size = has_scales(s->storage) ? 1 : sizeof(uint16_t);
-    return (struct row){page + s->k_at + index * size, (uint16_t *)(page + s->k_scales_at) + index,
+    return (struct row){page + index * size, (uint16_t *)(page + s->k_scales_at) + index,
                         PAGE_SLOTS, PAGE_SLOTS, (size_t)s->n_groups * PAGE_SLOTS};
 }
 
@@ -73,8 +83,8 @@ static struct key key_of(const struct page_shape *s, uint8_t *page, uint32_t ind
     uint16_t *scales = (uint16_t *)(page + s->k_scales_at) + index;
     size_t groups = (size_t)s->n_key_groups * PAGE_SLOTS;
     return (struct key){
-        page + s->k_at + index, page + s->fifths_at + index, page + s->extremes_at + index, scales,
-        scales + groups,        scales + 2 * groups};
+        page + index,    page + s->fifths_at + index, page + s->extremes_at + index, scales,
+        scales + groups, scales + 2 * groups};
 }
 
 /* Rounded to the nearest even; infinities and NaN stay what they are. */
@@ -230,7 +240,7 @@ static void read_key(const struct page_shape *s, const struct key *k, float *x)
 }
 
 void page_write(const struct page_shape *shape, uint8_t *page, uint32_t index, const float *k,
-                const float *v, int32_t position)
+                const float *v)
 {
     if (shape->storage == STORAGE_Q4) {
         struct key key = key_of(shape, page, index);
@@ -240,7 +250,6 @@ void page_write(const struct page_shape *shape, uint8_t *page, uint32_t index, c
         write_row(shape, k_row(shape, page, index), k);
     }
     write_row(shape, v_row(shape, page, index), v);
-    page_positions(page)[index] = position;
 }
 
 static void read_row(const struct page_shape *s, struct row r, float *x)
@@ -308,5 +317,4 @@ void page_move(const struct page_shape *shape, uint8_t *to, uint32_t to_index, c
     uint8_t *source = (uint8_t *)(uintptr_t)from;
     move_key(shape, k_row(shape, to, to_index), k_row(shape, source, from_index));
     move_value(shape, v_row(shape, to, to_index), v_row(shape, source, from_index));
-    page_positions(to)[to_index] = page_positions(source)[from_index];
 }

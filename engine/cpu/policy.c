@@ -65,7 +65,7 @@ static struct bench *set_benches(struct cpu *c, const struct select_job *jobs, u
 static void read_positions(const struct cpu *c, const struct select_job *job, struct bench *b)
 {
     for (uint32_t i = 0; i < job->n_slots; i += PAGE_SLOTS)
-        memcpy(b->positions + i, page_positions(cpu_page(c, job->head->pages[i / PAGE_SLOTS])),
+        memcpy(b->positions + i, cpu_positions(c, job->head->pages[i / PAGE_SLOTS]),
                PAGE_SLOTS * sizeof *b->positions);
 }
 
@@ -244,7 +244,7 @@ static void make_holes(struct cpu *c, struct select_job *job, struct bench *b)
             return;
         if (job->remnant)
             summarise(c, head, slot);
-        page_positions(cpu_page(c, head->pages[slot / PAGE_SLOTS]))[slot % PAGE_SLOTS] = HOLE;
+        cpu_positions(c, head->pages[slot / PAGE_SLOTS])[slot % PAGE_SLOTS] = HOLE;
         b->positions[slot] = HOLE;
         head->holes[head->counters->n_holes++] = slot;
     }
@@ -288,8 +288,11 @@ bool cpu_evict(void *self, const struct kv_segment *segments, uint32_t n_segment
 
 static void move_slot(struct cpu *c, struct head_state *head, uint32_t to, uint32_t from)
 {
-    page_move(&c->shape, cpu_page(c, head->pages[to / PAGE_SLOTS]), to % PAGE_SLOTS,
-              cpu_page(c, head->pages[from / PAGE_SLOTS]), from % PAGE_SLOTS);
+    const uint32_t to_page = head->pages[to / PAGE_SLOTS],
+                   from_page = head->pages[from / PAGE_SLOTS];
+    page_move(&c->shape, cpu_page(c, to_page), to % PAGE_SLOTS, cpu_page(c, from_page),
+              from % PAGE_SLOTS);
+    cpu_positions(c, to_page)[to % PAGE_SLOTS] = cpu_positions(c, from_page)[from % PAGE_SLOTS];
     if (head->scores)
         head->scores[to] = head->scores[from];
     if (head->history)

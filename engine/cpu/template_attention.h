@@ -44,9 +44,14 @@ struct attend {
 };
 
 /* Page `at` of the head. */
-static uint8_t *page_of(const struct attend *a, uint32_t at)
+static const uint8_t *page_of(const struct attend *a, uint32_t at)
 {
-    return a->job->pool + a->view->pages[at] * a->job->shape->bytes;
+    return a->job->pool + a->view->pages[at] * a->job->shape->stride;
+}
+
+static const int32_t *positions_of(const struct attend *a, uint32_t at)
+{
+    return a->job->slot_positions + (size_t)a->view->pages[at] * PAGE_SLOTS;
 }
 
 /* Slots of a page, of which the first `used` are used, that a query at position t sees: p <= t &&
@@ -97,9 +102,8 @@ static bool open_span(struct attend *a, uint32_t span)
     for (uint32_t first = a->first_slot; a->pages.n < SPAN_PAGES && first < view->n_slots;
          first += PAGE_SLOTS) {
         const uint32_t at = a->pages.n++;
-        uint8_t *page = page_of(a, first / PAGE_SLOTS);
-        const int32_t *positions = page_positions(page);
-        a->pages.page[at] = page;
+        const int32_t *positions = positions_of(a, first / PAGE_SLOTS);
+        a->pages.page[at] = page_of(a, first / PAGE_SLOTS);
         a->any[at] = 0;
         for (uint32_t row = 0; row < a->n_rows; row++) {
             a->seen[row][at] = visible_slots(positions, view->n_slots - first,
@@ -123,9 +127,9 @@ static void expect_span(const struct attend *a)
     const uint32_t first = a->first_slot / PAGE_SLOTS + SPAN_PAGES,
                    n_pages = (view->n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
     for (uint32_t at = first; at < n_pages && at < first + SPAN_PAGES; at++) {
-        const char *positions = (const char *)page_positions(page_of(a, at));
-        for (uint32_t byte = 0; byte < PAGE_SLOTS * 4; byte += 64)
-            __builtin_prefetch(positions + byte);
+        const int32_t *positions = positions_of(a, at);
+        for (uint32_t i = 0; i < PAGE_SLOTS; i += 16) /* of a cache line */
+            __builtin_prefetch(positions + i);
     }
 }
 
@@ -162,13 +166,13 @@ static void page_logits(const struct attend *a, uint32_t at, const float *const 
     if (!is_fused(a)) {
         const uint32_t next = a->first_slot / PAGE_SLOTS + at + 1;
         const bool last = next * PAGE_SLOTS >= a->view->n_slots;
-        logits_widened(a->panel, a->head_dim, a->scale, q, out, a->stride, which, n,
-                       last ? NULL : page_of(a, next), last ? 0 : a->job->shape->bytes);
+        logits_widened(a->panel, a->head_dim, a->scale, q, out, a->stride, which, n, a->job->shape,
+                       last ? NULL : page_of(a, next));
         return;
     }
     /* The span's next keys, behind the last its first values, are asked for meanwhile. */
-    const uint8_t *next = at + 1 < a->pages.n ? a->pages.page[at + 1] + a->job->shape->k_at
-                                              : a->pages.page[0] + a->job->shape->v_at;
+    const uint8_t *next =
+        at + 1 < a->pages.n ? a->pages.page[at + 1] : a->pages.page[0] + a->job->shape->v_at;
     for (uint32_t i = 0; i < n;) { /* which is 0 .. n - 1 */
         uint32_t step = n - i <= FUSED_QUERIES ? n - i : (n - i + 1) / 2;
         step = step < FUSED_QUERIES ? step : FUSED_QUERIES;

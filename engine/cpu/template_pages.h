@@ -80,7 +80,7 @@ ALWAYS struct key_codes load_codes(enum plan_storage storage, const struct keys 
         /* cppcheck-suppress uninitvar ; nobody looks at the codes then */
         return c;
     }
-    bytes low = b_field(b_load(k->page + s->k_at + d / 2 * PAGE_SLOTS), d % 2 * 4, 15);
+    bytes low = b_field(b_load(k->page + d / 2 * PAGE_SLOTS), d % 2 * 4, 15);
     bytes fifth = b_field(b_load(k->page + s->fifths_at + d / 8 * PAGE_SLOTS), d % 8, 1);
     c.codes = b_join(low, fifth, 4);
     c.any_extreme = k->places >> d % PAGE_KEY_GROUP & 1;
@@ -99,7 +99,7 @@ ALWAYS vf load_key(enum plan_storage storage, const struct keys *k, const struct
                    uint32_t d, int v)
 {
     const uint32_t at = d * PAGE_SLOTS + (uint32_t)v * LANES;
-    const uint8_t *from = k->page + k->shape->k_at;
+    const uint8_t *from = k->page;
     if (storage == STORAGE_F16)
         return v_from_half((const uint16_t *)from + at);
     if (storage == STORAGE_BF16)

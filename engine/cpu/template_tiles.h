@@ -69,17 +69,19 @@ ALWAYS void logits_tile(const float *k, uint32_t head_dim, float scale, const fl
     }
 }
 
-/* `ahead_bytes` from ahead on are asked for meanwhile. */
+/* The page `next`, if there is one, is asked for meanwhile. */
 static void logits_widened(const float *k, uint32_t head_dim, float scale,
                            const float *const *queries, float *out, uint32_t stride,
-                           const uint32_t *which, uint32_t n, const uint8_t *ahead,
-                           size_t ahead_bytes)
+                           const uint32_t *which, uint32_t n, const struct page_shape *s,
+                           const uint8_t *next)
 {
+    const size_t to_ask = next ? s->k_bytes + s->v_bytes : 0;
     size_t asked = 0;
     for (uint32_t i = 0; i < n;) {
         uint32_t step = n - i < TILE_QUERIES ? n - i : TILE_QUERIES;
-        for (; asked < ahead_bytes * (i + step) / n; asked += 64)
-            __builtin_prefetch(ahead + asked, 0, 2);
+        for (; asked < to_ask * (i + step) / n; asked += 64)
+            __builtin_prefetch(next + asked + (asked < s->k_bytes ? 0 : s->v_at - s->k_bytes), 0,
+                               2);
         FOR_TILE(step, logits_tile, k, head_dim, scale, queries, out, stride, which + i)
         i += step;
     }

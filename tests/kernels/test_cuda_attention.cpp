@@ -682,7 +682,7 @@ START_TEST(quantised_rows_mean_what_they_do_on_the_cpu)
     one.n_tokens = 3;
     one.n_rows = 1;
     scene s(1, 1, d, storage, {one});
-    const cpu::page_shape shape = cpu::page_shape_of(d, storage);
+    const cpu::page_shape shape = cpu::page_shape_of(d, storage, 1);
     std::vector<uint8_t> page(shape.bytes);
     device_memory memory;
     float *d_k = memory.put(std::vector<float>(d)), *d_v = memory.put(std::vector<float>(d));
@@ -700,7 +700,7 @@ START_TEST(quantised_rows_mean_what_they_do_on_the_cpu)
         launch_kv_write(nullptr, &write, scene::layer, 0, 1, memory.put(k), memory.put(v));
         launch_kv_read(nullptr, s.s.pool, s.s.page_bytes, storage, d, s.pages[0][0], slot, d_k, d_v,
                        d_position);
-        cpu::page_write(&shape, page.data(), slot, k.data(), v.data(), 5);
+        cpu::page_write(&shape, page.data(), slot, k.data(), v.data());
         cpu::page_read(&shape, page.data(), slot, k_cpu.data(), v_cpu.data());
         std::vector<float> k_here = get(d_k, d), v_here = get(d_v, d);
         for (uint32_t i = 0; i < d; i++)

@@ -8,11 +8,12 @@
 #include <string.h>
 
 #include "cache/cache.h"
+#include "cache/pool.h"
 #include "cache/prefix.h"
 #include "engine/engine_trace.h"
 
 enum { N_LAYERS = 2, N_KV_HEADS = 3, N_HEADS = N_LAYERS * N_KV_HEADS };
-enum { N_PAGES = 240, MOST_SEQUENCES = 8, MOST_TOKENS = 2000, MOST_ROWS = 100 };
+enum { N_PAGES = 250, MOST_SEQUENCES = 8, MOST_TOKENS = 2000, MOST_ROWS = 100 };
 enum { MOST_WAVES = MOST_ROWS / PAGE_SLOTS + 1 };
 
 /* splitmix64, from a fixed seed: a failure can be repeated. */
@@ -465,6 +466,70 @@ START_TEST(a_trace_of_too_many_ranges_is_cut_and_says_so)
 }
 END_TEST
 
+/* Pages of a pool, taken as heads take them: `n` for a head that will have `least` at least. */
+static void take_pages(struct pool *p, uint32_t *pages, uint32_t n, uint32_t least)
+{
+    for (uint32_t i = 0; i < n; i++)
+        pages[i] = pool_take(p, i > 0 ? pages[i - 1] : POOL_NO_PAGE, least);
+}
+
+static uint32_t breaks(const uint32_t *pages, uint32_t n)
+{
+    uint32_t found = 0;
+    for (uint32_t i = 1; i < n; i++)
+        found += pages[i] != pages[i - 1] + 1;
+    return found;
+}
+
+START_TEST(long_heads_lie_in_runs_and_short_ones_share_them)
+{
+    enum { LONG = 3 * POOL_RUN, N_LONG = 4, N_SHORT = 30, N = 20 * POOL_RUN + 5 };
+    struct pool p;
+    struct error e;
+    uint32_t heads[N_LONG][LONG], of_short[N_SHORT];
+    ck_assert(pool_init(&p, N, &e));
+    for (uint32_t turn = 0; turn < 3; turn++) {
+        for (uint32_t i = 0; i < N_SHORT; i++)
+            take_pages(&p, &of_short[i], 1, 1);
+        if (turn == 0) /* the five pages at the end, then two runs */
+            ck_assert_uint_le(of_short[N_SHORT - 1], 2 * POOL_RUN);
+        for (uint32_t h = 0; h < N_LONG; h++) {
+            take_pages(&p, heads[h], LONG, LONG);
+            ck_assert_uint_le(breaks(heads[h], LONG), LONG / POOL_RUN - 1);
+        }
+        /* Let go of in any order. */
+        for (uint32_t i = 0; i < N_LONG * LONG; i++)
+            pool_drop(&p, heads[i % N_LONG][(i / N_LONG * 7 + turn) % LONG], 0);
+        for (uint32_t i = 0; i < N_SHORT; i++)
+            pool_drop(&p, of_short[i], 0);
+        ck_assert_uint_eq(p.n_free, N);
+    }
+    pool_clear(&p);
+}
+END_TEST
+
+START_TEST(a_pool_without_whole_runs_gives_every_page)
+{
+    enum { N = 6 * POOL_RUN + 1 };
+    struct pool p;
+    struct error e;
+    uint32_t pages[N];
+    bool taken[N] = {false};
+    ck_assert(pool_init(&p, N, &e));
+    take_pages(&p, pages, N, 1);
+    for (uint32_t i = 0; i < N; i += POOL_RUN / 2)
+        pool_drop(&p, i, 0);
+    take_pages(&p, pages, N / (POOL_RUN / 2) + 1, POOL_RUN); /* a long head gets what there is */
+    ck_assert_uint_eq(p.n_free, 0);
+    for (uint32_t i = 0; i < N / (POOL_RUN / 2) + 1; i++) {
+        ck_assert_uint_eq(pages[i] % (POOL_RUN / 2), 0);
+        ck_assert(!taken[pages[i]]);
+        taken[pages[i]] = true;
+    }
+    pool_clear(&p);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("cache");
@@ -472,6 +537,8 @@ int main(void)
     tcase_set_timeout(t, 300); /* for sanitizers on a loaded machine; normally seconds */
     tcase_add_loop_test(t, nobody_ever_sees_a_page_of_another, 0, 8);
     tcase_add_test(t, evicting_never_grows_the_table);
+    tcase_add_test(t, long_heads_lie_in_runs_and_short_ones_share_them);
+    tcase_add_test(t, a_pool_without_whole_runs_gives_every_page);
     tcase_add_test(t, a_page_is_told_once_when_its_last_holder_lets_go);
     tcase_add_test(t, a_trace_of_too_many_ranges_is_cut_and_says_so);
     tcase_add_test(t, the_audit_sees_a_slot_that_holds_another_position);
