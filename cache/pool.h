@@ -12,13 +12,16 @@
 #define POOL_RUN     16
 #define POOL_NO_PAGE UINT32_MAX
 
+/* Of a run in a ring of runs. */
+struct pool_link {
+    uint32_t next, before;
+};
+
 struct pool {
     uint32_t n_pages, n_free, n_runs;
     uint16_t *free; /* [n_runs] bit i: page POOL_RUN * run + i */
-    /* Two rings of runs, of which all is free, or some; [n_runs] and behind it are their ends. */
-    struct pool_link {
-        uint32_t next, before;
-    } * links;      /* [n_runs + 2] */
+    /* [n_runs + 2] Two rings of runs, of which all is free, or some; the last two are their ends. */
+    struct pool_link *links;
     uint32_t *refs; /* [n_pages] sequences' tables, and the prefix index, that hold the page; 0 =
                        free */
     bool *listed;   /* [n_pages] the prefix index holds it */

@@ -9,12 +9,28 @@
 static const uint32_t head_dims[] = {1, 2, 3, 5, 16, 24, 63, 64, 65, 80, 96, 97, 128, 160, 256};
 enum { N_HEAD_DIMS = sizeof head_dims / sizeof *head_dims };
 
+/* The middle one of a pool's pages. */
+enum { POOL_PAGES = 3 };
+
 static uint8_t *new_page(const struct page_shape *s)
 {
-    uint8_t *page = aligned_alloc(64, s->bytes);
-    ck_assert_ptr_nonnull(page);
-    memset(page, 0xa5, s->bytes);
-    return page;
+    uint8_t *pool = aligned_alloc(64, POOL_PAGES * s->bytes);
+    ck_assert_ptr_nonnull(pool);
+    memset(pool, 0xa5, POOL_PAGES * s->bytes);
+    return pool + s->stride;
+}
+
+/* Nothing was written beside it. */
+static void free_page(const struct page_shape *s, uint8_t *page)
+{
+    const uint8_t *pool = page - s->stride;
+    const size_t k = s->stride, v = s->stride + s->v_at;
+    size_t n_written = 0;
+    for (size_t i = 0; i < POOL_PAGES * s->bytes; i++)
+        n_written +=
+            (i < k || i >= k + s->k_bytes) && (i < v || i >= v + s->v_bytes) && pool[i] != 0xa5;
+    ck_assert_uint_eq(n_written, 0);
+    free(page - s->stride);
 }
 
 /* How far a number may be from what was written, by its group's largest and smallest. */
@@ -85,7 +101,7 @@ START_TEST(a_slot_reads_back_within_its_formats_step)
     random_state = 41 + (uint64_t)_i;
     for (uint32_t round = 0; round < 3 * N_HEAD_DIMS; round++) {
         const uint32_t d = head_dims[round % N_HEAD_DIMS];
-        struct page_shape s = page_shape_of(d, (enum plan_storage)_i, 1);
+        struct page_shape s = page_shape_of(d, (enum plan_storage)_i, POOL_PAGES);
         uint8_t *page = new_page(&s), *other = new_page(&s);
         float k[MOST], v[MOST], k_back[MOST], v_back[MOST], k_moved[MOST], v_moved[MOST];
         uint32_t index = random_below(PAGE_SLOTS), to = random_below(PAGE_SLOTS);
@@ -105,8 +121,8 @@ START_TEST(a_slot_reads_back_within_its_formats_step)
         page_read(&s, other, to, k_moved, v_moved);
         ck_assert_mem_eq(k_moved, k_back, d * sizeof *k_back);
         ck_assert_mem_eq(v_moved, v_back, d * sizeof *v_back);
-        free(page);
-        free(other);
+        free_page(&s, page);
+        free_page(&s, other);
     }
 }
 END_TEST
@@ -115,7 +131,7 @@ START_TEST(writing_a_slot_leaves_its_neighbours_alone)
 {
     random_state = 42 + (uint64_t)_i;
     for (uint32_t d = 1; d <= MOST; d += 1 + random_below(9)) {
-        struct page_shape s = page_shape_of(d, (enum plan_storage)_i, 1);
+        struct page_shape s = page_shape_of(d, (enum plan_storage)_i, POOL_PAGES);
         uint8_t *page = new_page(&s);
         float kept[PAGE_SLOTS][2][MOST], k[MOST], v[MOST];
         for (uint32_t i = 0; i < PAGE_SLOTS; i++) {
@@ -135,7 +151,7 @@ START_TEST(writing_a_slot_leaves_its_neighbours_alone)
             ck_assert_mem_eq(k, kept[i][0], d * sizeof *k);
             ck_assert_mem_eq(v, kept[i][1], d * sizeof *v);
         }
-        free(page);
+        free_page(&s, page);
     }
 }
 END_TEST
@@ -146,7 +162,7 @@ START_TEST(a_slot_rounds_the_same_wherever_it_is_written)
     random_state = 44 + (uint64_t)_i;
     for (uint32_t round = 0; round < N_HEAD_DIMS; round++) {
         const uint32_t d = head_dims[round];
-        struct page_shape s = page_shape_of(d, (enum plan_storage)_i, 1);
+        struct page_shape s = page_shape_of(d, (enum plan_storage)_i, POOL_PAGES);
         uint8_t *page = new_page(&s);
         float k[MOST], v[MOST], other[MOST], first[2][MOST], again[2][MOST];
         fill_key(k, d);
@@ -162,7 +178,7 @@ START_TEST(a_slot_rounds_the_same_wherever_it_is_written)
             ck_assert_mem_eq(again[0], first[0], d * sizeof *k);
             ck_assert_mem_eq(again[1], first[1], d * sizeof *v);
         }
-        free(page);
+        free_page(&s, page);
     }
 }
 END_TEST
@@ -174,7 +190,7 @@ START_TEST(two_far_dimensions_of_a_key_cost_the_others_nothing_in_q4)
     random_state = 45;
     for (uint32_t round = 0; round < 4 * N_HEAD_DIMS; round++) {
         const uint32_t d = head_dims[round % N_HEAD_DIMS];
-        struct page_shape s = page_shape_of(d, STORAGE_Q4, 1);
+        struct page_shape s = page_shape_of(d, STORAGE_Q4, POOL_PAGES);
         uint8_t *page = new_page(&s);
         float k[MOST], plain[MOST] = {0}, back[MOST];
         fill_normal(plain, d);
@@ -195,7 +211,7 @@ START_TEST(two_far_dimensions_of_a_key_cost_the_others_nothing_in_q4)
             ck_assert_msg(fabs((double)back[i] - (double)k[i]) <=
                               (far[i] ? fabs((double)k[i]) * 0x1p-11 : 0.15),
                           "%u of %u: %g for %g", i, d, (double)back[i], (double)k[i]);
-        free(page);
+        free_page(&s, page);
     }
 }
 END_TEST
@@ -207,7 +223,7 @@ START_TEST(odd_numbers_stay_in_their_dimension)
     random_state = 46;
     for (uint32_t round = 0; round < 60 * N_HEAD_DIMS; round++) {
         const uint32_t d = head_dims[round % N_HEAD_DIMS], n_odd = random_below(4);
-        struct page_shape s = page_shape_of(d, STORAGE_Q4, 1);
+        struct page_shape s = page_shape_of(d, STORAGE_Q4, POOL_PAGES);
         uint8_t *page = new_page(&s);
         float k[MOST], k_back[MOST], v_back[MOST];
         bool same = round % 3 == 0;
@@ -230,7 +246,7 @@ START_TEST(odd_numbers_stay_in_their_dimension)
             if (fabsf(k[i]) < 5)
                 ck_assert_msg(fabs((double)k_back[i] - (double)k[i]) < 0.15, "%u of %u: %g for %g",
                               i, d, (double)k_back[i], (double)k[i]);
-        free(page);
+        free_page(&s, page);
     }
 }
 END_TEST
@@ -246,7 +262,7 @@ START_TEST(widened_keys_are_the_keys_that_are_read)
     for (uint32_t storage = 0; storage < 4; storage++)
         for (uint32_t round = 0; round < N_HEAD_DIMS; round++) {
             const uint32_t d = head_dims[round];
-            struct page_shape s = page_shape_of(d, (enum plan_storage)storage, 1);
+            struct page_shape s = page_shape_of(d, (enum plan_storage)storage, POOL_PAGES);
             uint8_t *page = new_page(&s);
             float k[MOST], v[MOST], x[MOST] = {0}, dots[PAGE_SLOTS], squares[PAGE_SLOTS];
             uint32_t at = random_below(d);
@@ -267,7 +283,7 @@ START_TEST(widened_keys_are_the_keys_that_are_read)
                               (double)dots[i], (double)k[at]);
                 ck_assert(fabs((double)squares[i] - square) <= 1e-5 * (1 + square));
             }
-            free(page);
+            free_page(&s, page);
         }
     b.close(b.self);
 }
