@@ -304,10 +304,16 @@ bool copies_reserve(struct cache *c, uint64_t more)
     return true;
 }
 
+/* A page for place `index` of a head that will have n at least. */
+static uint32_t page_for(struct cache *c, const struct head_state *head, uint32_t index, uint32_t n)
+{
+    return pool_take(&c->pool, index > 0 ? head->pages[index - 1] : POOL_NO_PAGE, n);
+}
+
 void page_make_own(struct cache_sequence *s, struct head_state *head, uint32_t index)
 {
     struct cache *c = s->cache;
-    uint32_t held = head->pages[index], own = pool_take(&c->pool, POOL_NO_PAGE, 1);
+    uint32_t held = head->pages[index], own = page_for(c, head, index, head->n_pages);
     c->copy_from[c->n_copies] = held;
     c->copy_to[c->n_copies++] = own;
     pool_drop(&c->pool, held, s->policy);
@@ -350,8 +356,8 @@ static void table_prepare(struct cache_sequence *s, struct head_state *head,
             if (c->pool.refs[head->pages[page]] > 1)
                 page_make_own(s, head, page);
     while (head->n_pages < after) {
-        const uint32_t last = head->n_pages > 0 ? head->pages[head->n_pages - 1] : POOL_NO_PAGE;
-        head_set_page(s, head, head->n_pages++, pool_take(&c->pool, last, after));
+        const uint32_t page = page_for(c, head, head->n_pages, after);
+        head_set_page(s, head, head->n_pages++, page);
         s->n_pages++;
     }
 }

@@ -37,7 +37,7 @@ struct pool {
 
 bool pool_init(struct pool *p, uint32_t n_pages, struct error *e);
 void pool_clear(struct pool *p);
-/* For a head whose last page is `last` (POOL_NO_PAGE: none) and that will have `n` pages at least.
+/* For a head in which it follows `last` (POOL_NO_PAGE: nothing) and that will have `n` pages at least.
  * n_free > 0. */
 uint32_t pool_take(struct pool *p, uint32_t last, uint32_t n);
 void pool_share(struct pool *p, uint32_t page);

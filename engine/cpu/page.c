@@ -40,12 +40,12 @@ struct page_shape page_shape_of(uint32_t head_dim, enum plan_storage storage, ui
     }
     s.k_scales_at = s.k_values * size * PAGE_SLOTS;
     s.k_bytes = whole_lines(s.k_scales_at + s.k_scales * sizeof(uint16_t) * PAGE_SLOTS);
-    const size_t v_scales = s.v_values * size * PAGE_SLOTS;
-    s.v_bytes = whole_lines(v_scales + s.v_scales * sizeof(uint16_t) * PAGE_SLOTS);
+    s.v_scales_at = s.v_values * size * PAGE_SLOTS; /* from V on, as yet */
+    s.v_bytes = whole_lines(s.v_scales_at + s.v_scales * sizeof(uint16_t) * PAGE_SLOTS);
     const bool apart = s.k_bytes == s.v_bytes;
     s.stride = apart ? s.k_bytes : s.k_bytes + s.v_bytes;
     s.v_at = apart ? n_pages * s.stride : s.k_bytes;
-    s.v_scales_at = s.v_at + v_scales;
+    s.v_scales_at += s.v_at;
     s.bytes = PAGE_SLOTS * sizeof(int32_t) + s.k_bytes + s.v_bytes;
     return s;
 }

@@ -180,6 +180,11 @@ static struct select_view view_of(const struct select_job *job, const struct ben
                                 job->n_tokens, job->sinks, job->recent};
 }
 
+static int32_t *position_of(const struct cpu *c, const struct head_state *head, uint32_t slot)
+{
+    return cpu_positions(c, head->pages[slot / PAGE_SLOTS]) + slot % PAGE_SLOTS;
+}
+
 /* mean <- mean + (k - mean) / n, for K and V. */
 static void summarise(struct cpu *c, struct head_state *head, uint32_t slot)
 {
@@ -244,7 +249,7 @@ static void make_holes(struct cpu *c, struct select_job *job, struct bench *b)
             return;
         if (job->remnant)
             summarise(c, head, slot);
-        cpu_positions(c, head->pages[slot / PAGE_SLOTS])[slot % PAGE_SLOTS] = HOLE;
+        *position_of(c, head, slot) = HOLE;
         b->positions[slot] = HOLE;
         head->holes[head->counters->n_holes++] = slot;
     }
@@ -288,11 +293,9 @@ bool cpu_evict(void *self, const struct kv_segment *segments, uint32_t n_segment
 
 static void move_slot(struct cpu *c, struct head_state *head, uint32_t to, uint32_t from)
 {
-    const uint32_t to_page = head->pages[to / PAGE_SLOTS],
-                   from_page = head->pages[from / PAGE_SLOTS];
-    page_move(&c->shape, cpu_page(c, to_page), to % PAGE_SLOTS, cpu_page(c, from_page),
-              from % PAGE_SLOTS);
-    cpu_positions(c, to_page)[to % PAGE_SLOTS] = cpu_positions(c, from_page)[from % PAGE_SLOTS];
+    page_move(&c->shape, cpu_page(c, head->pages[to / PAGE_SLOTS]), to % PAGE_SLOTS,
+              cpu_page(c, head->pages[from / PAGE_SLOTS]), from % PAGE_SLOTS);
+    *position_of(c, head, to) = *position_of(c, head, from);
     if (head->scores)
         head->scores[to] = head->scores[from];
     if (head->history)

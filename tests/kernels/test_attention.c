@@ -648,6 +648,8 @@ START_TEST(slots_are_read_back_rounded_to_half_and_copied_whole)
         /* Its neighbours and the other pages still hold what they held. */
         b.kv_read(b.self, 0, (d + 1) % 32, d, k_back, v_back);
         ck_assert(isnan(k_back[0]) && isnan(v_back[d - 1]));
+        for (uint32_t i = 0; i < 32; i++)
+            ck_assert_int_eq(b.kv_read(b.self, 0, i, d, NULL, NULL), i == d % 32 ? position : -1);
         ck_assert_int_eq(b.kv_read(b.self, 1, d % 32, d, NULL, NULL), -1);
         b.kv_free(b.self);
     }

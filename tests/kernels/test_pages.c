@@ -23,14 +23,14 @@ static uint8_t *new_page(const struct page_shape *s)
 /* Nothing was written beside it. */
 static void free_page(const struct page_shape *s, uint8_t *page)
 {
-    const uint8_t *pool = page - s->stride;
+    uint8_t *pool = page - s->stride;
     const size_t k = s->stride, v = s->stride + s->v_at;
     size_t n_written = 0;
     for (size_t i = 0; i < POOL_PAGES * s->bytes; i++)
         n_written +=
             (i < k || i >= k + s->k_bytes) && (i < v || i >= v + s->v_bytes) && pool[i] != 0xa5;
     ck_assert_uint_eq(n_written, 0);
-    free(page - s->stride);
+    free(pool);
 }
 
 /* How far a number may be from what was written, by its group's largest and smallest. */

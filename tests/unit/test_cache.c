@@ -490,7 +490,7 @@ START_TEST(long_heads_lie_in_runs_and_short_ones_share_them)
     ck_assert(pool_init(&p, N, &e));
     for (uint32_t turn = 0; turn < 3; turn++) {
         for (uint32_t i = 0; i < N_SHORT; i++)
-            take_pages(&p, &of_short[i], 1, 1);
+            of_short[i] = pool_take(&p, POOL_NO_PAGE, 1);
         if (turn == 0) /* the five pages at the end, then two runs */
             ck_assert_uint_le(of_short[N_SHORT - 1], 2 * POOL_RUN);
         for (uint32_t h = 0; h < N_LONG; h++) {
