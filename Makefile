@@ -25,15 +25,19 @@ PACKAGES = libmicrohttpd libuv jansson libpcre2-8
 APT_BUILD = gcc libc6-dev make pkg-config libmicrohttpd-dev libuv1-dev libjansson-dev libpcre2-dev
 APT_TEST  = check g++ curl python3 python3-venv python3-jinja2 python3-numpy
 
+# Asked once, and not before `deps` has installed the packages: a name that is not there yet gives nothing.
+PACKAGE_CFLAGS := $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
+PACKAGE_LIBS := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null)
+
 WARNINGS = -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla
 # No contraction: a fused multiply-add appears only where a kernel writes one, so plain C sums the same everywhere.
 OPTIMISE ?= -O2
 CFLAGS_ALL = -std=gnu11 $(OPTIMISE) -g -pthread -ffp-contract=off -fno-math-errno -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 \
-	-DWINNOW_VERSION='"$(VERSION)"' -I. $(WARNINGS) $(SANITIZE) $(shell pkg-config --cflags $(PACKAGES)) $(CFLAGS)
+	-DWINNOW_VERSION='"$(VERSION)"' -I. $(WARNINGS) $(SANITIZE) $(PACKAGE_CFLAGS) $(CFLAGS)
 # CUDA kernels on the CPU, for tests on machines without a GPU. Like nvcc, it lets vectors alias what they load.
 CXXFLAGS_ALL = -std=gnu++17 $(OPTIMISE) -g -pthread -ffp-contract=off -fno-math-errno -fno-strict-aliasing -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 \
-	-DWINNOW_CUDA_EMULATED -I. -Wall -Wextra -Werror -Wno-unknown-pragmas -Wpointer-arith $(SANITIZE) $(shell pkg-config --cflags $(PACKAGES)) $(CXXFLAGS)
-LIBS = $(shell pkg-config --libs $(PACKAGES)) -lm -pthread
+	-DWINNOW_CUDA_EMULATED -I. -Wall -Wextra -Werror -Wno-unknown-pragmas -Wpointer-arith $(SANITIZE) $(PACKAGE_CFLAGS) $(CXXFLAGS)
+LIBS = $(PACKAGE_LIBS) -lm -pthread
 CHECK_LIBS = $(shell pkg-config --cflags --libs check)
 
 # On all cores, unless whoever called said -j.
@@ -49,10 +53,10 @@ ISA_avxvnni = $(ISA_avx2) $(shell $(CC) -mavxvnni -E -x c /dev/null >/dev/null 2
 endif
 
 # The CUDA backend: built with nvcc where there is one (CUDA=none leaves it out), and for the tests as C++ that runs
-# on the CPU (tests/cuda_emu).
+# on the CPU (cuda/emulated).
 CUDA ?= auto
 NVCC ?= $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
-CUDA_SOURCES := $(sort $(wildcard cuda/*.cu))
+CUDA_SOURCES := $(sort $(wildcard cuda/kernels/*.cu cuda/host/*.cu))
 ifneq ($(CUDA),none)
 ifneq ($(NVCC),)
 CUDA_OBJECTS := $(CUDA_SOURCES:%.cu=$(BUILD)/%.cu.o)
@@ -60,12 +64,12 @@ CUDA_HOME := $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
 CUDA_LIBS := -L$(CUDA_HOME)/lib64 -lcudart_static -ldl -lrt -lstdc++
 endif
 endif
-CUDA_OBJECTS ?= $(BUILD)/cuda/absent.o
+CUDA_OBJECTS ?= $(BUILD)/cuda/host/absent.o
 CUDA_ARCH = -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 -gencode arch=compute_90,code=compute_90
 NVCC_FLAGS = -std=c++17 -O3 $(CUDA_ARCH) -I. --threads 2 -Werror all-warnings -Xcompiler -Wall,-Wextra,-pthread \
-	$(shell pkg-config --cflags $(PACKAGES))
+	$(PACKAGE_CFLAGS)
 EMULATED_OBJECTS := $(CUDA_SOURCES:%.cu=$(BUILD)/emulated/%.o) \
-	$(patsubst %.cpp,$(BUILD)/%.o,$(sort $(filter-out $(wildcard tests/cuda_emu/test_*.cpp),$(wildcard tests/cuda_emu/*.cpp))))
+	$(patsubst %.cpp,$(BUILD)/%.o,$(sort $(wildcard cuda/emulated/*.cpp)))
 
 # What tests find behind --device cuda: the emulated device, or the real one (make test-cuda).
 TEST_CUDA ?= emulated
@@ -78,7 +82,7 @@ TEST_CUDA_LIBS := $(CUDA_LIBS)
 ONLY_EMULATED := $(BUILD)/tests/unit/test_cuda_faults
 endif
 
-LIB_SOURCES := $(sort $(wildcard config/*.c cache/*.c engine/*.c engine/*/*.c) cuda/buddy.c $(filter-out server/main.c,$(wildcard server/*.c)))
+LIB_SOURCES := $(sort $(filter-out server/cli/main.c,$(wildcard config/*.c config/base/*.c cache/*/*.c engine/*/*.c server/*.c server/*/*.c)) cuda/host/buddy.c)
 LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/%.o)
 LIB := $(BUILD)/libwinnow.a
 REFERENCE_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/reference/*.c)))
@@ -102,7 +106,7 @@ fuzzers: $(FUZZERS)
 
 run: deps
 	@$(MAKE) $(PARALLEL) --no-print-directory binary
-	$(BUILD)/winnow serve "$(MODEL)" $(if $(HEADS),--head-profile "$(HEADS)") $(ARGS)
+	exec $(BUILD)/winnow serve "$(MODEL)" $(if $(HEADS),--head-profile "$(HEADS)") $(ARGS)
 
 test: deps deps-test
 	@$(MAKE) $(PARALLEL) --no-print-directory tests
@@ -119,8 +123,8 @@ bench: deps
 # minutes (tests/run.sh does so); `make asan` is everything.
 ONLY ?= test_cuda_select test_cuda_rows
 SANITIZED_TESTS := $(addprefix $(BUILD)/sanitized/,$(ONLY))
-SANITIZED_OBJECTS := $(patsubst %,$(BUILD)/emulated/cuda/%.o,select evict compress kv_write page rows matmul_pack) \
-	$(BUILD)/tests/cuda_emu/fibers.o $(BUILD)/tests/cuda_emu/runtime.o $(BUILD)/cache/select.o $(BUILD)/engine/cpu/page.o $(BUILD)/engine/tensor_type.o
+SANITIZED_OBJECTS := $(patsubst %,$(BUILD)/emulated/cuda/kernels/%.o,select evict compress kv_write page rows matmul_pack) \
+	$(BUILD)/cuda/emulated/fibers.o $(BUILD)/cuda/emulated/runtime.o $(BUILD)/cache/policy/select.o $(BUILD)/engine/cpu/page.o $(BUILD)/engine/model/tensor_type.o
 emulated-asan:
 	@$(MAKE) --no-print-directory BUILD=build/asan OPTIMISE=-O1 \
 		SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer" sanitized
@@ -178,12 +182,12 @@ $(LIB): $(LIB_OBJECTS)
 	@rm -f $@
 	$(Q)ar rcs $@ $^
 
-$(BUILD)/winnow: $(BUILD)/server/main.o $(LIB) $(CUDA_OBJECTS)
+$(BUILD)/winnow: $(BUILD)/server/cli/main.o $(LIB) $(CUDA_OBJECTS)
 	$(if $(V),,@echo "  ld $@")
 	$(Q)$(CC) $(SANITIZE) -o $@ $< $(LIB) $(CUDA_OBJECTS) $(LIB) $(LIBS) $(CUDA_LIBS)
 
 # The same program on the emulated device.
-$(BUILD)/winnow-emulated: $(BUILD)/server/main.o $(LIB) $(EMULATED_OBJECTS)
+$(BUILD)/winnow-emulated: $(BUILD)/server/cli/main.o $(LIB) $(EMULATED_OBJECTS)
 	$(if $(V),,@echo "  ld $@")
 	$(Q)$(CXX) $(SANITIZE) -o $@ $< $(LIB) $(EMULATED_OBJECTS) $(LIB) $(LIBS)
 
@@ -193,13 +197,13 @@ $(BUILD)/%.cu.o: %.cu
 	$(Q)$(NVCC) $(NVCC_FLAGS) -MD -MF $(@:.o=.d) -c -o $@ $<
 
 # Rebuilt when the commit changes, so that --version tells the truth.
-$(BUILD)/config/version.o: CFLAGS_ALL += -DWINNOW_COMMIT='"$(COMMIT)"'
-$(BUILD)/config/version.o: $(BUILD)/commit-$(COMMIT)
+$(BUILD)/config/base/version.o: CFLAGS_ALL += -DWINNOW_COMMIT='"$(COMMIT)"'
+$(BUILD)/config/base/version.o: $(BUILD)/commit-$(COMMIT)
 $(BUILD)/commit-$(COMMIT):
 	@mkdir -p $(BUILD) && rm -f $(BUILD)/commit-* && touch $@
 
 # The built-in page's files are copied into this object by .incbin, which the compiler's dependency files do not tell.
-$(BUILD)/server/page.o: $(wildcard server/page/*.*)
+$(BUILD)/server/page/page.o: $(wildcard server/page/*.*)
 
 # CPU kernels: the instruction set by the file's name.
 $(BUILD)/engine/cpu/%_avx2.o: ISA = $(ISA_avx2)
@@ -243,7 +247,7 @@ $(SANITIZED_TESTS): $(BUILD)/sanitized/%: $(BUILD)/tests/kernels/%.o $(SANITIZED
 $(BENCHES): $(BUILD)/%: $(BUILD)/%.o $(LIB) $(CUDA_OBJECTS)
 	$(if $(V),,@echo "  ld $@")
 	$(Q)$(CC) $(SANITIZE) -o $@ $^ $(LIB) $(LIBS) $(CUDA_LIBS)
-$(FUZZERS): $(BUILD)/%: $(BUILD)/%.o $(LIB) $(BUILD)/cuda/absent.o
+$(FUZZERS): $(BUILD)/%: $(BUILD)/%.o $(LIB) $(BUILD)/cuda/host/absent.o
 	$(if $(V),,@echo "  ld $@")
 	$(Q)$(CC) $(SANITIZE) -fsanitize=fuzzer -o $@ $^ $(LIB) $(LIBS)
 

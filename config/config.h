@@ -9,8 +9,8 @@
 
 #include <stdint.h>
 
-#include "config/error.h"
-#include "config/log.h"
+#include "config/base/error.h"
+#include "config/base/log.h"
 
 struct api_key {
     char *name; /* for logs: the part before ':' in a key file, or "key1", "key2", ... */

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "config/size.h"
+#include "config/base/size.h"
 
 enum { MAX_ROWS = 128, MAX_KEYS = 10000, MAX_KEY_BYTES = 512, MAX_FILE_BYTES = 1 << 20 };
 

@@ -8,8 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "config/size.h"
-#include "config/version.h"
+#include "config/base/size.h"
+#include "config/base/version.h"
 #include "server/server_state.h"
 
 enum { WATCH_MS = 50, FLUSH_MS = 1000 };

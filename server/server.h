@@ -3,7 +3,7 @@
 #define WINNOW_SERVER_SERVER_H
 
 #include "config/config.h"
-#include "server/exchange.h"
+#include "server/http/http_request.h"
 
 struct api;
 

@@ -5,8 +5,8 @@
 
 #include <stdatomic.h>
 
-#include "server/api.h"
-#include "server/transport.h"
+#include "server/api/api.h"
+#include "server/http/transport.h"
 
 enum { MAX_ROUTES = MAX_ENDPOINTS - 1 };
 

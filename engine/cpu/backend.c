@@ -1,6 +1,6 @@
 /* The CPU backend: struct backend over the kernels of the best instruction set that the machine
  * has, cut into pieces for the threads. Opened by the main thread, called by the engine thread. */
-#include "engine/backend.h"
+#include "engine/compute/backend.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "engine/cpu/kernels.h"
-#include "engine/machine.h"
+#include "engine/compute/machine.h"
 
 #define MAX_THREADS 1024
 

@@ -6,7 +6,7 @@
 #ifndef WINNOW_ENGINE_CPU_KERNELS_H
 #define WINNOW_ENGINE_CPU_KERNELS_H
 
-#include "engine/backend.h"
+#include "engine/compute/backend.h"
 #include "engine/cpu/page.h"
 #include "engine/cpu/products.h"
 #include "engine/cpu/threads.h"
@@ -126,7 +126,7 @@ struct cpu_kernels {
      * no dots then. */
     void (*key_dots)(const struct page_shape *shape, const uint8_t *page, const float *x,
                      float *dots, float *squares);
-    /* The first of select_victims (cache/select.h): of the first n slots, of whole pages, that are
+    /* The first of select_victims (cache/policy/select.h): of the first n slots, of whole pages, that are
      * no hole and whose position is at least `sinks` and below `newest`, the one with the lowest
      * score (NaN is the lowest), the earliest position among equal ones. UINT32_MAX: none. */
     uint32_t (*worst)(const float *scores, const int32_t *positions, uint32_t n, uint32_t sinks,

@@ -28,7 +28,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "engine/tensor_type.h"
+#include "engine/model/tensor_type.h"
 
 enum { PACKED_ROWS = 16, PACKED_COLS = 32, PACKED_SUPER = 8 /* blocks under one d */ };
 

@@ -42,8 +42,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "cache/head_state.h"
-#include "cache/plan.h"
+#include "cache/pages/head_state.h"
+#include "cache/policy/plan.h"
 
 #define PAGE_GROUP     32 /* dimensions that share a scale */
 #define PAGE_KEY_GROUP 64 /* in K of q4 */

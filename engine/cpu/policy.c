@@ -1,11 +1,11 @@
-/* Dropping slots on the CPU: scores of what a plan asks for, choosing (cache/select.c), holes in
+/* Dropping slots on the CPU: scores of what a plan asks for, choosing (cache/policy/select.c), holes in
  * decode, compaction at the end of a prompt. Engine thread; compaction uses the others. */
 #include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "cache/select.h"
+#include "cache/policy/select.h"
 #include "engine/cpu/kernels.h"
 
 /* Working memory of one head, cut from cpu.select. */

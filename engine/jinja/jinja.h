@@ -17,7 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "config/error.h"
+#include "config/base/error.h"
 
 enum { JINJA_MARK_USER = 0, JINJA_MARK_TEMPLATE = 1 };
 

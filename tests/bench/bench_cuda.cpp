@@ -10,9 +10,9 @@
 #include <functional>
 #include <vector>
 
-#include "cuda/backend.h"
-#include "cuda/kernels.h"
-#include "cuda/page.h"
+#include "cuda/host/backend.h"
+#include "cuda/kernels/kernels.h"
+#include "cuda/kernels/page.h"
 
 #ifdef WINNOW_CUDA_EMULATED
 enum { SEQUENCES = 2, SLOTS = 96, ROWS = 32, WIDTH = 256, BETWEEN = 512, REPEATS = 1, COPY_MB = 1 };

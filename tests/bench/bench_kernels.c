@@ -8,7 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "engine/backend.h"
+#include "engine/compute/backend.h"
 
 #define RUNS 15
 

@@ -6,7 +6,7 @@
 #include <check.h>
 #include <vector>
 
-#include "cuda/portable.h"
+#include "cuda/kernels/portable.h"
 
 #define MUST(call)                                                                                 \
     do {                                                                                           \

@@ -1,6 +1,6 @@
 /* Sample kernels for the tests of the emulation, the same text for nvcc and for it. test_emu.cpp
  * includes this file; nvcc -c compiles it alone, to show that both take the same source. */
-#include "cuda/portable.h"
+#include "cuda/kernels/portable.h"
 
 /* out[i] = a[i] + b[i]. */
 __global__ void add_vectors(float *__restrict__ out, const float *__restrict__ a,

@@ -2,7 +2,7 @@
  * register layouts of matrix products, the order of threads, and that mistakes in kernels are
  * reported. */
 #include "tests/cuda_emu/device_array.h"
-#include "tests/cuda_emu/fibers.h"
+#include "cuda/emulated/fibers.h"
 #include "tests/cuda_emu/kernels.cu"
 
 #include <algorithm>

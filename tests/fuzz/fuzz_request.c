@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "server/request.h"
+#include "server/api/request.h"
 
 enum { N_VOCAB = 512 };
 

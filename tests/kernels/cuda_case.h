@@ -9,7 +9,7 @@
 #include <cstring>
 #include <vector>
 
-#include "cuda/portable.h"
+#include "cuda/kernels/portable.h"
 #include "tests/cuda_emu/device_array.h"
 
 /* Xorshift; every test program begins with the same seed. */

@@ -9,7 +9,7 @@
 
 #include <vector>
 
-#include "cuda/portable.h"
+#include "cuda/kernels/portable.h"
 
 #define assert_cuda(call)                                                                          \
     do {                                                                                           \

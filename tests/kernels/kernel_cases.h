@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/backend.h"
+#include "engine/compute/backend.h"
 #include "engine/cpu/kernels.h"
 #include "tests/kernels/weight_cases.h"
 

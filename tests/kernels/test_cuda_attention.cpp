@@ -7,10 +7,10 @@
 #include <cstring>
 #include <vector>
 
-#include "cuda/kernels.h"
-#include "cuda/page.h"
+#include "cuda/kernels/kernels.h"
+#include "cuda/kernels/page.h"
 
-#include "cache/cache.h"
+#include "cache/pages/cache.h"
 #include "engine/cpu/half.h"
 namespace cpu
 {

@@ -1,6 +1,6 @@
 /* Matrix products of the CUDA backend, every type of weight, against double precision, and the
  * promise that an output depends on its own row of x. */
-#include "cuda/kernels.h"
+#include "cuda/kernels/kernels.h"
 
 extern "C" {
 #include "tests/kernels/weight_cases.h"

@@ -1,5 +1,5 @@
 /* Row-wise kernels of the CUDA backend, where possible to the bit of what plain C gives. */
-#include "cuda/kernels.h"
+#include "cuda/kernels/kernels.h"
 
 extern "C" {
 #include "tests/kernels/weight_cases.h"

@@ -1,13 +1,13 @@
-/* Tokens picked on the device against engine/sampler.c and against a sort in double precision, on
+/* Tokens picked on the device against engine/compute/sampler.c and against a sort in double precision, on
  * logits with ties, flat and peaked, in every combination of stages. */
 #include <algorithm>
 
 #include "tests/kernels/cuda_case.h"
 
 extern "C" {
-#include "engine/sampler.h"
+#include "engine/compute/sampler.h"
 }
-#include "cuda/kernels.h"
+#include "cuda/kernels/kernels.h"
 
 /* Rounding may decide where the draw or a cut is this near to a boundary: kernels promise 2.6e-7 of
  * the mass (sample.cu), the host's sums in double less. */

@@ -1,13 +1,13 @@
-/* Evictions and compressions of the device against cache/select.c: the same slots bit for bit given
+/* Evictions and compressions of the device against cache/policy/select.c: the same slots bit for bit given
  * the same scores, nothing else in the pool changed, and scores as engine/cpu/policy.c has them. */
 #include "tests/kernels/cuda_case.h"
 
 extern "C" {
-#include "cache/select.h"
+#include "cache/policy/select.h"
 }
-#include "cuda/kernels.h"
-#include "cuda/page.h"
-#include "cuda/select.h"
+#include "cuda/kernels/kernels.h"
+#include "cuda/kernels/page.h"
+#include "cuda/kernels/select.h"
 
 enum { MAX_HEADS = 8 };
 

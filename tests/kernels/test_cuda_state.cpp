@@ -5,7 +5,7 @@
 #include <cstring>
 #include <vector>
 
-#include "cuda/backend_private.h"
+#include "cuda/host/backend_private.h"
 #include "tests/cuda_emu/device_array.h"
 
 START_TEST(an_entry_that_changes_twice_holds_the_last_page)

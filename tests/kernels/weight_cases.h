@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "engine/cpu/half.h"
-#include "engine/tensor_type.h"
+#include "engine/model/tensor_type.h"
 
 /* splitmix64; every test starts from its own seed, so that a failure can be repeated. */
 static uint64_t random_state = 1;

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cache/select.h"
+#include "cache/policy/select.h"
 
 enum { HISTORY = 400 };
 

@@ -7,7 +7,7 @@
 #ifndef WINNOW_TESTS_REFERENCE_POLICY_H
 #define WINNOW_TESTS_REFERENCE_POLICY_H
 
-#include "cache/plan.h"
+#include "cache/policy/plan.h"
 
 struct policy;
 

@@ -1,4 +1,4 @@
-/* The reference transformer: one token at a time, in double, nothing shared with engine/forward.c
+/* The reference transformer: one token at a time, in double, nothing shared with engine/compute/forward.c
  * or cache/. Written to be read beside the papers and to be right; speed does not matter.
  *
  * One layer, for the token of position t (x is the residual stream, [n_embd]):
@@ -30,7 +30,7 @@
 #ifndef WINNOW_TESTS_REFERENCE_TRANSFORMER_H
 #define WINNOW_TESTS_REFERENCE_TRANSFORMER_H
 
-#include "engine/model.h"
+#include "engine/model/model.h"
 #include "tests/reference/policy.h"
 
 struct transformer;

@@ -4,7 +4,7 @@
 #ifndef WINNOW_TESTS_TENSOR_MACHINE_H
 #define WINNOW_TESTS_TENSOR_MACHINE_H
 
-#include "engine/batch.h"
+#include "engine/compute/batch.h"
 #include "tests/kernels/kernel_cases.h"
 #include "tests/unit/test_device.h"
 

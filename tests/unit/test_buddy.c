@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cuda/buddy.h"
+#include "cuda/host/buddy.h"
 
 /* An assertion for loops: Check writes every one of its own to a file, holding or not. */
 #define require(holds, ...)                                                                        \

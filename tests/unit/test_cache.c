@@ -7,10 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cache/cache.h"
-#include "cache/pool.h"
-#include "cache/prefix.h"
-#include "engine/engine_trace.h"
+#include "cache/pages/cache.h"
+#include "cache/pages/pool.h"
+#include "cache/pages/prefix.h"
+#include "engine/serve/trace.h"
 
 enum { N_LAYERS = 2, N_KV_HEADS = 3, N_HEADS = N_LAYERS * N_KV_HEADS };
 enum { N_PAGES = 250, MOST_SEQUENCES = 8, MOST_TOKENS = 2000, MOST_ROWS = 100 };

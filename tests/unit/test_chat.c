@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/chat.h"
+#include "engine/text/chat.h"
 
 static const char small[] =
     "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<end>' }}"

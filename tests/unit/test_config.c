@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "config/options.h"
-#include "config/size.h"
+#include "config/base/size.h"
 
 static bool parse(struct config *c, struct error *e, const char *first, ...)
 {

@@ -5,9 +5,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "cache/state_memory.h"
-#include "engine/forward.h"
-#include "tests/cuda_emu/control.h"
+#include "cache/pages/state_memory.h"
+#include "engine/compute/forward.h"
+#include "cuda/emulated/control.h"
 #include "tests/unit/test_device.h"
 
 #define MODEL "tests/data/stories260K.gguf"

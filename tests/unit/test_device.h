@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/device.h"
+#include "engine/compute/device.h"
 
 static inline const char *test_device_name(void)
 {

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "engine/engine_private.h"
+#include "engine/serve/engine_private.h"
 
 #define MODEL "tests/data/stories260K.gguf"
 

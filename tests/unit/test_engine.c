@@ -9,8 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "engine/engine.h"
-#include "engine/generation.h"
+#include "engine/serve/engine.h"
+#include "engine/serve/request.h"
 #include "tests/unit/test_device.h"
 
 #define MODEL "tests/data/stories260K.gguf"

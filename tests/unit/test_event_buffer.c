@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "engine/event_buffer.h"
+#include "engine/serve/events.h"
 
 static void push(struct event_buffer *b, const struct generation_event *event, bool expect_empty)
 {

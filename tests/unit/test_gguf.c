@@ -1,6 +1,6 @@
 /* The reader of GGUF files: what a good file gives back, and that every number that a bad file can
  * lie about is refused, just outside its range, with a message that names it. */
-#include "engine/gguf.h"
+#include "engine/model/gguf.h"
 
 #include <check.h>
 #include <math.h>

@@ -7,12 +7,12 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "cache/cache.h"
-#include "cache/head_profile.h"
-#include "config/sha256.h"
-#include "engine/calibrate.h"
-#include "engine/forward.h"
-#include "engine/model_hash.h"
+#include "cache/pages/cache.h"
+#include "cache/policy/head_profile.h"
+#include "config/base/sha256.h"
+#include "engine/measure/calibrate.h"
+#include "engine/compute/forward.h"
+#include "engine/model/model_hash.h"
 
 #define MODEL "tests/data/stories260K.gguf"
 #define HASH  "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"

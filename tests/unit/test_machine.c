@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "engine/machine.h"
+#include "engine/compute/machine.h"
 
 static char root[] = "/tmp/winnow-machine-XXXXXX";
 

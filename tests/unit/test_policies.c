@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/forward.h"
-#include "engine/tokenizer.h"
+#include "engine/compute/forward.h"
+#include "engine/text/tokenizer.h"
 #include "tests/reference/transformer.h"
 #include "tests/unit/test_device.h"
 

@@ -203,7 +203,7 @@ static void attend(struct referee *f, uint32_t l, uint32_t h, uint32_t g, uint32
     }
 }
 
-/* A GPU multiplies quantised values as halves (cuda/attention_tile.h): half a unit in the last of
+/* A GPU multiplies quantised values as halves (cuda/kernels/attention_tile.h): half a unit in the last of
  * 11 bits each, and their weights add up to 1. */
 static double value_rounding(enum plan_storage storage)
 {

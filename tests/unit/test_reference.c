@@ -12,7 +12,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "engine/engine.h"
+#include "engine/serve/engine.h"
 #include "tests/reference/transformer.h"
 #include "tests/unit/test_device.h"
 

@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "server/field.h"
-#include "server/request.h"
+#include "server/api/field.h"
+#include "server/api/request.h"
 
 enum { N_VOCAB = 512 };
 

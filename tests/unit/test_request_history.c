@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "engine/request_history.h"
+#include "engine/serve/history.h"
 
 enum { N_HEADS = 3 };
 

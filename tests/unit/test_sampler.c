@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/logprobs.h"
-#include "engine/sampler.h"
+#include "engine/compute/logprobs.h"
+#include "engine/compute/sampler.h"
 
 static const struct sampling plain = {
     .temperature = 1, .top_p = 1, .typical_p = 1, .repetition_penalty = 1, .seed = 42};

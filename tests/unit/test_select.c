@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cache/select.h"
+#include "cache/policy/select.h"
 
 #define MOST  400
 #define HEADS 5

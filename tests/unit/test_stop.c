@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/stop.h"
+#include "engine/text/stop.h"
 
 static struct stop_string string_of(const char *text)
 {

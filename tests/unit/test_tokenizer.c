@@ -12,8 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/tokenizer.h"
-#include "engine/tokenizer_merge.h"
+#include "engine/text/tokenizer.h"
+#include "engine/text/tokenizer_merge.h"
 
 #define SPM_VOCAB "tests/data/vocab-llama-spm"
 #define BPE_VOCAB "tests/data/vocab-bpe-small"

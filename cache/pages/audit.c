@@ -1,0 +1,166 @@
+/* Checks the invariants of the whole cache; for tests and --audit. Linear in pages and, with
+ * positions, in slots. */
+#include <stdlib.h>
+
+#include "cache/pages/sequence_tables.h"
+
+struct audit {
+    const struct cache *cache;
+    uint32_t *counted; /* [n_pages] times a table was seen to hold the page */
+    int32_t (*position_of)(void *context, uint32_t page, uint32_t index);
+    void *context;
+    struct error *e;
+};
+
+static bool broken(struct audit *a, const char *what, uint64_t got, uint64_t wanted)
+{
+    return error_set(a->e, "internal_error", "cache_audit", "%s: %llu instead of %llu", what,
+                     (unsigned long long)got, (unsigned long long)wanted);
+}
+
+static bool audit_ring(struct audit *a, const struct cache_sequence *s, const struct table *t)
+{
+    for (uint32_t slot = 0; slot < t->state.n_slots; slot++) {
+        uint32_t wanted = placement_position(&t->placement, slot, s->n_tokens);
+        int32_t got =
+            a->position_of(a->context, t->state.pages[slot / PAGE_SLOTS], slot % PAGE_SLOTS);
+        if (got < 0 || (uint32_t)got != wanted)
+            return broken(a, "a slot holds another position than its plan says", (uint64_t)got,
+                          wanted);
+    }
+    return true;
+}
+
+/* Each token at most once, none that was not seen, the protected among them. */
+static bool audit_set(struct audit *a, const struct cache_sequence *s, const struct table *t)
+{
+    uint32_t n = s->n_tokens, held = head_n_held(s, t), seen = 0, holes = 0;
+    uint8_t *there = calloc(n ? n : 1, 1);
+    bool ok = there || error_set_memory(a->e, "the audit", n);
+    for (uint32_t slot = 0; slot < t->state.n_slots && ok; slot++) {
+        int32_t p =
+            a->position_of(a->context, t->state.pages[slot / PAGE_SLOTS], slot % PAGE_SLOTS);
+        if (p == HOLE)
+            holes++;
+        else if (p < 0 || (uint32_t)p >= n)
+            ok = broken(a, "a position, not below the tokens seen", (uint64_t)p, n);
+        else if (there[p]++)
+            ok = broken(a, "slots of one position", 2, 1);
+        else
+            seen++;
+    }
+    if (ok && holes != t->state.n_holes_due)
+        ok = broken(a, "holes in a head", holes, t->state.n_holes_due);
+    if (ok && seen != held)
+        ok = broken(a, "positions in a head", seen, held);
+    uint32_t recent = held < n ? budget_recent(&s->plan, n) : n;
+    for (uint32_t p = 0; p < n && ok; p++)
+        if ((p < s->plan.sinks || n - p <= recent) && !there[p] && s->n_tokens >= s->prompt_end)
+            ok = broken(a, "a protected position that is gone", p, p);
+    free(there);
+    return ok;
+}
+
+/* Heads that choose together hold the same tokens in the same slots, or their scores could not be
+ * added up. */
+static bool audit_shared(struct audit *a, const struct table *layer)
+{
+    const struct head_state *first = &layer[0].state;
+    for (uint32_t h = 1; h < a->cache->n_kv_heads; h++) {
+        const struct head_state *head = &layer[h].state;
+        if (head->n_slots != first->n_slots)
+            return broken(a, "slots of a head that shares its choice", head->n_slots,
+                          first->n_slots);
+        for (uint32_t slot = 0; slot < head->n_slots; slot++) {
+            uint32_t page = slot / PAGE_SLOTS, index = slot % PAGE_SLOTS;
+            int32_t p = a->position_of(a->context, head->pages[page], index),
+                    wanted = a->position_of(a->context, first->pages[page], index);
+            if (p != wanted)
+                return broken(a, "a position in a head that shares its choice", (uint64_t)p,
+                              (uint64_t)wanted);
+        }
+    }
+    return true;
+}
+
+static bool audit_table(struct audit *a, const struct cache_sequence *s, const struct table *t)
+{
+    const struct head_state *head = &t->state;
+    uint32_t wanted = placement_slots_used(&t->placement, s->n_tokens);
+    if (t->placement.ring && head->n_slots != wanted)
+        return broken(a, "used slots of a head", head->n_slots, wanted);
+    if (head->n_slots - head->n_holes_due > s->n_tokens)
+        return broken(a, "slots of a head, more than tokens", head->n_slots, s->n_tokens);
+    if (head->n_pages != (head->n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS)
+        return broken(a, "pages of a head", head->n_pages,
+                      (head->n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS);
+    for (uint32_t i = 0; i < head->n_pages; i++) {
+        if (head->pages[i] >= a->cache->pool.n_pages)
+            return broken(a, "a page number, not below the pool's size", head->pages[i],
+                          a->cache->pool.n_pages);
+        a->counted[head->pages[i]]++;
+    }
+    return !a->position_of || (t->placement.ring ? audit_ring(a, s, t) : audit_set(a, s, t));
+}
+
+/* A run is in the ring that its free pages tell. */
+static bool audit_runs(struct audit *a)
+{
+    const struct pool *p = &a->cache->pool;
+    uint32_t n_expected = 0, n_found = 0;
+    for (uint32_t run = 0; run < p->n_runs; run++)
+        n_expected += p->free[run] != 0;
+    for (uint32_t end = p->n_runs; end < p->n_runs + 2; end++)
+        for (uint32_t run = p->links[end].next; run != end; run = p->links[run].next) {
+            const bool is_whole = p->free[run] == UINT16_MAX;
+            if (++n_found > n_expected || p->links[p->links[run].next].before != run ||
+                p->free[run] == 0 || is_whole != (end == p->n_runs))
+                return broken(a, "runs with free pages", n_found, n_expected);
+        }
+    return n_found == n_expected || broken(a, "runs with free pages", n_found, n_expected);
+}
+
+static bool audit_pool(struct audit *a)
+{
+    const struct pool *p = &a->cache->pool;
+    uint32_t held = 0, idle = 0;
+    for (uint32_t i = 0; i < p->n_pages; i++) {
+        a->counted[i] += p->listed[i];
+        idle += p->listed[i] && p->refs[i] == 1;
+        if (a->counted[i] != p->refs[i])
+            return broken(a, "holders of a page against its count", a->counted[i], p->refs[i]);
+        held += p->refs[i] > 0;
+    }
+    if (idle != p->n_idle)
+        return broken(a, "pages that only cached prefixes hold", p->n_idle, idle);
+    if (held + p->n_free != p->n_pages)
+        return broken(a, "free and used pages together", held + p->n_free, p->n_pages);
+    for (uint32_t i = 0; i < p->n_pages; i++)
+        if ((p->free[i / POOL_RUN] >> i % POOL_RUN & 1) != (p->refs[i] == 0))
+            return broken(a, "a page's holders against its being free", p->refs[i], i);
+    return audit_runs(a);
+}
+
+bool cache_audit(const struct cache *c, cache_position_reader *position_of, void *context,
+                 struct error *e)
+{
+    struct audit a = {c, calloc(c->pool.n_pages, sizeof(uint32_t)), position_of, context, e};
+    if (!a.counted)
+        return error_set_memory(e, "the audit", c->pool.n_pages * sizeof(uint32_t));
+    bool ok = true;
+    for (const struct cache_sequence *s = c->first; s && ok; s = s->next) {
+        uint64_t pages = 0;
+        for (uint32_t h = 0; h < c->n_layers * c->n_kv_heads && ok; h++) {
+            ok = audit_table(&a, s, &s->tables[h]);
+            pages += s->tables[h].state.n_pages;
+        }
+        for (uint32_t l = 0; l < c->n_layers && ok && position_of && s->plan.share == SHARE_LAYER;
+             l++)
+            ok = audit_shared(&a, &s->tables[l * c->n_kv_heads]);
+        if (ok && pages != s->n_pages)
+            ok = broken(&a, "pages of a sequence", s->n_pages, pages);
+    }
+    ok = ok && audit_pool(&a);
+    free(a.counted);
+    return ok;
+}

@@ -1,0 +1,59 @@
+/* What a sequence keeps of one (layer, KV head): its pages, and what its policy has to remember.
+ * The cache owns it; a backend reads it and writes what is marked so. Engine thread, and the
+ * backend's threads inside a call.
+ *
+ *   slot s is in pages[s / PAGE_SLOTS] at index s % PAGE_SLOTS
+ *   a dropped slot is a hole: its position is HOLE, its number waits in `holes` for the next token
+ *
+ * Scores lie here and not in the pages, so that pages which several sequences share are never
+ * written by scoring. */
+#ifndef WINNOW_CACHE_PAGES_HEAD_STATE_H
+#define WINNOW_CACHE_PAGES_HEAD_STATE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifndef PAGE_SLOTS
+#define PAGE_SLOTS 32
+#endif
+
+/* What quantised pages hold stays among the halves (to 65504), so that a backend can multiply with
+ * it as such; numbers beyond become the largest. Of q8 the largest scale: 127 * 515.5 = 65468. Of
+ * q4 the largest number that a scale is made for: rounding the scale adds 2^-11 of at most 130912,
+ * which is 64. */
+#define PAGE_Q8_MOST 515.5f
+#define PAGE_Q4_MOST 65408.0f
+
+/* The position of a hole: later than every query, so nobody sees it. */
+#define HOLE INT32_MAX
+
+/* Scissorhands' window of queries, and the words of a slot's history: bit t % HISTORY_QUERIES. */
+#define HISTORY_QUERIES 400
+#define HISTORY_WORDS   ((HISTORY_QUERIES + 31) / 32)
+
+/* What dropping counts, beside what it writes. */
+struct head_counters {
+    uint32_t n_holes;   /* holes that exist */
+    uint32_t n_summary; /* tokens in the summary */
+};
+
+struct head_state {
+    uint32_t *pages; /* [capacity] host memory, the cache's own */
+    uint32_t n_pages, capacity;
+    uint32_t n_slots;     /* used, holes included */
+    uint32_t budget;      /* slots that stay; UINT32_MAX = all */
+    uint32_t n_holes_due; /* holes once all rows that were appended have run: the host's count,
+                             which never waits for the backend's */
+
+    /* State memory (state_memory.h): where it lies is the backend's business. NULL where the plan
+     * needs none. */
+    uint32_t *table; /* [capacity] the pages once more, where the backend cannot read host memory */
+    struct head_counters *counters; /* never NULL; written by kv_write, evict, compress */
+    uint32_t *holes; /* [n_holes] the last is filled next; by evict, taken by kv_write */
+    float *scores; /* [capacity * PAGE_SLOTS] by scoring; a slot's begins at 0 when it is written */
+    uint32_t *history; /* [capacity * PAGE_SLOTS][HISTORY_WORDS] persistence only. Likewise */
+    double *key_sum;   /* [head_dim] of k / |k| over all tokens; key_diff only. By kv_write */
+    float *summary;    /* [2][head_dim] mean K, mean V of what was dropped; by evict and compress */
+};
+
+#endif

@@ -1,0 +1,25 @@
+/* Memory for what policies remember of a head (scores, holes, summaries; head_state.h). The cache
+ * takes it, copies it, clears it and gives it back, and never looks inside: on a GPU it is device
+ * memory, and what is asked for here happens in the order of the engine's operations, not at once.
+ * Engine thread. */
+#ifndef WINNOW_CACHE_PAGES_STATE_MEMORY_H
+#define WINNOW_CACHE_PAGES_STATE_MEMORY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct state_memory {
+    void *context;
+    bool mirrors_tables; /* the backend cannot read head_state.pages: it gets them in `table` */
+    void *(*take)(void *context, size_t bytes); /* zeroed, aligned to 64; NULL: there is no more */
+    void (*give)(void *context, void *p);       /* NULL is allowed */
+    void (*copy)(void *context, void *to, const void *from, size_t bytes);
+    void (*clear)(void *context, void *p, size_t bytes);
+    void (*set_page)(void *context, uint32_t *to, uint32_t page); /* one entry of a table */
+};
+
+/* The host's own memory, for backends that compute there. */
+const struct state_memory *state_memory_host(void);
+
+#endif

@@ -1,0 +1,49 @@
+/* A head profile: which KV heads look things up (and keep everything), which only look back a
+ * little. Two kinds of file: the JSON that `winnow calibrate` writes (RazorAttention,
+ * arXiv 2407.15891) and DuoAttention's patterns, tab-separated numbers from 0 to 1, a line a layer
+ * (arXiv 2410.10819). Immutable after loading: any thread.
+ *
+ * The JSON, an object whose other keys are for people:
+ *   "format": "winnow-head-profile", "version": 1
+ *   "model": name, "model_hash": 64 hex digits (engine/model/model_hash.h)
+ *   "n_layers", "n_kv_heads": integers
+ *   "induction", "echo": [n_layers][n_kv_heads] scores from 0 to 1: they share budgets among layers
+ *   "retrieval_heads": [[layer, kv_head], ...], the heads that keep everything */
+#ifndef WINNOW_CACHE_POLICY_HEAD_PROFILE_H
+#define WINNOW_CACHE_POLICY_HEAD_PROFILE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "config/base/error.h"
+
+struct head_profile {
+    uint32_t n_layers, n_kv_heads;
+    bool is_pattern;   /* DuoAttention's: `value` and a threshold decide, not `whole` */
+    double *value;     /* [n_layers][n_kv_heads] pattern values; NULL in calibrated profiles */
+    bool *whole;       /* [n_layers][n_kv_heads] heads that calibration chose; NULL in patterns */
+    double *retrieval; /* [n_layers] how much a layer looks things up: mean over its KV heads of
+                          the pattern's value, or of induction + echo score */
+    char model_name[128]; /* "" in patterns */
+    char model_hash[65];  /* hex SHA-256 of the weights' metadata; "" in patterns */
+};
+
+/* NULL with "invalid_head_profile" and what is wrong where ("layer 3 has 7 values, not 8"). The
+ * caller frees it. */
+struct head_profile *head_profile_load(const char *path, struct error *e);
+void head_profile_free(struct head_profile *p); /* NULL is allowed */
+
+/* Whether the profile is for this model: the same shape and, where the profile has a hash, the same
+ * hash. False with "invalid_head_profile". */
+bool head_profile_check(const struct head_profile *p, uint32_t n_layers, uint32_t n_kv_heads,
+                        const char *model_hash, struct error *e);
+
+/* Whether head (layer, kv_head) keeps everything. `sparsity` counts for patterns only: values from
+ * its quantile of all values on are whole. Linear in the heads for patterns: ask once a sequence,
+ * not once a token. */
+bool head_profile_is_whole(const struct head_profile *p, double sparsity, uint32_t layer,
+                           uint32_t kv_head);
+/* How many heads are. */
+uint32_t head_profile_n_whole(const struct head_profile *p, double sparsity);
+
+#endif

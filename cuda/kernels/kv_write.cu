@@ -1,0 +1,163 @@
+/* New keys and values go into their pages; copies of pages, changes of page tables.
+ *
+ * A decode step writes 2 d floats a head: latency, not bandwidth, decides, so all rows of a segment
+ * that do not depend on each other are spread over warps, one row of K or of V each. Two things
+ * have an order: holes are taken from the top of a stack, and KeyDiff's sum of keys is added up row
+ * by row in double. The first block of a (segment, head) does all rows itself where there is
+ * either. */
+#include "cuda/kernels/kernels.h"
+#include "cuda/kernels/page_store.h"
+
+#include "cache/pages/cache.h"
+
+constexpr uint32_t WRITE_WARPS = 4, WRITE_ROWS = 32 /* at a time */;
+
+/* Slots of rows [base, base + count): holes from the top of the stack, in order. One warp. */
+static __device__ void take_slots(const step_head *head, const uint32_t *slots, uint32_t stride,
+                                  uint32_t count, uint32_t *out)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    uint32_t slot = lane < count ? slots[lane * stride] : 0;
+    const uint32_t wants = __ballot_sync(0xffffffff, slot == SLOT_OF_HOLE);
+    if (wants != 0 && blockIdx.z == 0) {
+        const uint32_t n_holes = head->counters->n_holes,
+                       before = (uint32_t)__popc(wants & ((1u << lane) - 1));
+        if (wants >> lane & 1)
+            slot = head->holes[n_holes - 1 - before];
+        __syncwarp();
+        if (lane == 0)
+            head->counters->n_holes = n_holes - (uint32_t)__popc(wants);
+    }
+    out[lane] = slot;
+}
+
+/* 1 / |k| as stored, in double, 0 of a key of zeros; the same in every lane. */
+static __device__ double inverse_norm(const page_layout &layout, const uint8_t *page, uint32_t slot)
+{
+    double squares = 0;
+    for (uint32_t d = threadIdx.x % 32; d < layout.head_dim; d += 32) {
+        double k = page_k(layout, page, slot, d);
+        squares += k * k;
+    }
+    for (int i = 16; i > 0; i /= 2)
+        squares += __shfl_xor_sync(0xffffffff, squares, i);
+    return squares > 0 ? 1 / sqrt(squares) : 0;
+}
+
+/* One row of K (with everything that goes with a new slot) or of V, by a warp. */
+static __device__ void write_row(const page_layout &layout, const step_head *head, uint8_t *page,
+                                 uint32_t slot, bool is_v, const float *x, int32_t position)
+{
+    const uint32_t lane = threadIdx.x % 32, at = slot % PAGE_SLOTS;
+    if (is_v)
+        store_v(layout, page, at, x);
+    else
+        store_k(layout, page, at, x);
+    if (is_v)
+        return;
+    if (lane == 0)
+        page_positions(page)[at] = position;
+    if (lane == 0 && head->scores != NULL)
+        head->scores[slot] = 0;
+    if (lane < HISTORY_WORDS && head->history != NULL)
+        head->history[(uint64_t)slot * HISTORY_WORDS + lane] = 0;
+}
+
+static __global__ void __launch_bounds__(WRITE_WARPS * 32)
+    write_rows(step step, page_layout layout, uint32_t layer, uint32_t first, const float *k,
+               const float *v)
+{
+    SHARED(uint32_t, slots, [WRITE_ROWS]);
+    SHARED(double, inverse, [WRITE_ROWS]);
+    const uint32_t s = first + blockIdx.x, kv_head = blockIdx.y, warp = threadIdx.x / 32;
+    if (s >= step.header->n_segments)
+        return;
+    const step_segment *segment = &step.segments[s];
+    const step_head *head =
+        &step.heads[((uint64_t)s * step.n_layers + layer) * step.n_kv_heads + kv_head];
+    const uint32_t n_rows = segment->n_rows;
+    const uint32_t *write_slots = step.write_slots + segment->first_slot +
+                                  (uint64_t)layer * n_rows * step.n_kv_heads + kv_head;
+    /* Another block may see that the first one has emptied the stack already: then it writes rows
+     * that the first writes too, with the same values; rows that go into holes it leaves alone. */
+    const bool ordered = head->key_sum != NULL || head->counters->n_holes > 0;
+    if (ordered && blockIdx.z > 0)
+        return;
+    const uint32_t stride = WRITE_ROWS * (ordered ? 1 : gridDim.z);
+    for (uint32_t base = blockIdx.z * WRITE_ROWS; base < n_rows; base += stride) {
+        const uint32_t count = min(n_rows - base, WRITE_ROWS);
+        if (warp == 0)
+            take_slots(head, write_slots + (uint64_t)base * step.n_kv_heads, step.n_kv_heads, count,
+                       slots);
+        __syncthreads();
+        for (uint32_t item = warp; item < 2 * count; item += WRITE_WARPS) {
+            const uint32_t i = item / 2, row = segment->first_row + base + i, slot = slots[i];
+            const bool is_v = item % 2 != 0;
+            if (slot == SLOT_OF_HOLE)
+                continue;
+            uint8_t *page = step.pool + head->pages[slot / PAGE_SLOTS] * step.page_bytes;
+            write_row(layout, head, page, slot, is_v,
+                      (is_v ? v : k) +
+                          ((uint64_t)row * step.n_kv_heads + kv_head) * layout.head_dim,
+                      step.positions[row]);
+            if (head->key_sum == NULL || is_v)
+                continue;
+            __syncwarp();
+            inverse[i] = inverse_norm(layout, page, slot % PAGE_SLOTS);
+        }
+        __syncthreads();
+        for (uint32_t d = threadIdx.x; head->key_sum != NULL && d < layout.head_dim;
+             d += blockDim.x) {
+            double sum = head->key_sum[d];
+            for (uint32_t i = 0; i < count; i++) {
+                const uint8_t *page =
+                    step.pool + head->pages[slots[i] / PAGE_SLOTS] * step.page_bytes;
+                if (inverse[i] > 0)
+                    sum += (double)page_k(layout, page, slots[i] % PAGE_SLOTS, d) * inverse[i];
+            }
+            head->key_sum[d] = sum;
+        }
+        __syncthreads(); /* slots and inverses are written again */
+    }
+}
+
+void launch_kv_write(cudaStream_t stream, const struct step *step, uint32_t layer, uint32_t first,
+                     uint32_t n, const float *k, const float *v)
+{
+    if (n == 0)
+        return;
+    /* A few segments may have many rows: they get several blocks a head; many decode rows one. */
+    const uint32_t depth = n >= 64 ? 1 : n >= 16 ? 2 : n >= 4 ? 4 : 8;
+    LAUNCH(write_rows, dim3(n, step->n_kv_heads, depth), WRITE_WARPS * 32, 0, stream, *step,
+           page_layout_of(step->head_dim, step->storage), layer, first, k, v);
+}
+
+/* 16 bytes a thread: reads and writes at the rate of the memory. */
+static __global__ void copy_pages(uint8_t *pool, uint64_t page_bytes, const uint32_t *from,
+                                  const uint32_t *to)
+{
+    const uint4 *source = (const uint4 *)(pool + from[blockIdx.x] * page_bytes);
+    uint4 *target = (uint4 *)(pool + to[blockIdx.x] * page_bytes);
+    for (uint32_t i = threadIdx.x; i < page_bytes / 16; i += blockDim.x)
+        target[i] = source[i];
+}
+
+void launch_kv_copy(cudaStream_t stream, uint8_t *pool, uint64_t page_bytes, const uint32_t *from,
+                    const uint32_t *to, uint32_t n)
+{
+    if (n > 0)
+        LAUNCH(copy_pages, n, 256, 0, stream, pool, page_bytes, from, to);
+}
+
+static __global__ void change_tables(const table_change *changes, uint32_t n)
+{
+    const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n)
+        *changes[i].address = changes[i].page;
+}
+
+void launch_table_changes(cudaStream_t stream, const struct table_change *changes, uint32_t n)
+{
+    if (n > 0)
+        LAUNCH(change_tables, (n + 127) / 128, 128, 0, stream, changes, n);
+}

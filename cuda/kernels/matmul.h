@@ -1,0 +1,44 @@
+/* Inside the matrix products: the ways that matmul.cu chooses from. Arguments as launch_matmul's.
+ */
+#ifndef WINNOW_CUDA_KERNELS_MATMUL_H
+#define WINNOW_CUDA_KERNELS_MATMUL_H
+
+#include "cuda/kernels/kernels.h"
+
+/* Rows of x that the kernel for few rows takes in one pass over the weight, and that the kernel for
+ * many takes with the columns split over blocks. */
+#define MATMUL_FEW    16
+#define MATMUL_MIDDLE 64
+
+/* matmul_few.cu: n <= MATMUL_FEW; every type but F32; scratch of matmul_few_scratch_bytes. */
+void launch_matmul_few(cudaStream_t stream, float *out, const struct device_weight *w,
+                       const float *x, uint32_t n, const float *bias, uint8_t *scratch);
+uint64_t matmul_few_scratch_bytes(uint32_t max_n, uint32_t max_rows);
+/* matmul_f32.cu: F32, any n. */
+void launch_matmul_f32(cudaStream_t stream, float *out, const struct device_weight *w,
+                       const float *x, uint32_t n, const float *bias);
+/* matmul_many.cu: every type but F32; scratch of matmul_many_scratch_bytes. */
+void launch_matmul_many(cudaStream_t stream, float *out, const struct device_weight *w,
+                        const float *x, uint32_t n, const float *bias, uint8_t *scratch);
+uint64_t matmul_many_scratch_bytes(uint32_t max_n, uint32_t max_cols);
+
+/* x as numbers of 16 bits, in scratch: values[n][pitch] = x / scales[row], columns up to a multiple
+ * of 64 zero. A scale is 1 unless the row has numbers that a half cannot hold (then a power of
+ * two). */
+struct matmul_x16 {
+    float *scales;    /* [n] */
+    uint16_t *values; /* halves, or bfloat16s */
+    uint32_t pitch;
+};
+/* matmul_convert.cu. shuffled: the columns of each 16 in the order of weight_layout.h. */
+struct matmul_x16 matmul_x16_place(uint8_t *scratch, uint32_t n, uint32_t cols);
+uint64_t matmul_x16_bytes(uint32_t n, uint32_t cols);
+void launch_matmul_convert(cudaStream_t stream, const struct matmul_x16 *to, const float *x,
+                           uint32_t n, uint32_t cols, bool bfloat, bool shuffled);
+
+/* blas.cu: F16 and BF16. False: not taken, nothing was launched. */
+bool launch_matmul_blas(cudaStream_t stream, struct blas *blas, float *out,
+                        const struct device_weight *w, const float *x, uint32_t n,
+                        const float *bias, uint8_t *scratch);
+
+#endif

@@ -1,0 +1,371 @@
+/* out = x w^T for more rows of x than matmul_few.cu takes, on tensor cores.
+ *
+ * x comes as halves from matmul_convert.cu; quantised weights become halves in registers, and so do
+ * bfloat16s: exactly from 6e-5 to 65504 and within 3e-8 below, while x as bfloat16 would lose 8
+ * times more than as half. The bytes of 64 columns of a tile travel through a ring in shared memory
+ * by cp.async: rows of x (and of unquantised w) as lines of 128 bytes whose 16-byte pieces are
+ * swizzled by the row, so that ldmatrix and the copies meet every bank once; quantised w as it lies
+ * in memory, since weight_layout.h gives each lane its registers of the product in one place (here
+ * w is the second operand; its registers b[0], b[1] of 8 rows are a[i], a[i + 2] there, and x's
+ * columns are shuffled to match).
+ *
+ * A warp multiplies 32 columns of x and w to 64 x 32 outputs with 32 mma.m16n8k16, 256 cycles of
+ * its quarter of the SM's tensor cores as mma.sync runs on an H100 (62 % of the 989 TFLOP/s that
+ * wgmma reaches), in which it may issue 256 instructions: 36 .. 70 unpack 1024 weights, 16 scale
+ * them, 8 ldmatrix bring x: the tensor cores decide, though the two warps of a column unpack the
+ * same weights.
+ *
+ *   n <= 32   tiles of 32 x 128, 4 warps of 32 x 32    memory decides
+ *   n <= 64   tiles of 64 x 64,  4 warps of 32 x 32    both (Q4_0, 4096 x 4096: 2 us and 3.5 us)
+ *   more      tiles of 128 x 128, 8 warps of 64 x 32
+ *
+ * The first two split the columns over blocks so that the GPU is full (n_splits: by the weight's
+ * shape alone) and add the parts in order afterwards. Otherwise an output is one chain over the
+ * columns, in their order, whatever the tile. */
+#include "cuda/kernels/matmul.h"
+
+#include "cuda/kernels/weight_decode.h"
+
+#define UNIT_COLS 64
+#define RING_BYTES                                                                                 \
+    (99 * 1024)         /* two blocks on an SM; every GPU of this kind allows a block that         \
+                         */
+#define SPLIT_TILE  64  /* rows of w, for counting blocks */
+#define SPLIT_ABOUT 256 /* blocks that fill a GPU of 132 SMs twice */
+
+template <uint32_t type, int m_tiles, int m_warps, int n_warps> struct many {
+    static constexpr bool quantised = weight_is_quantised(type);
+    static constexpr weight_geometry geometry = weight_geometry_of(type);
+    static constexpr uint32_t tile_x = m_tiles * 16 * m_warps, tile_w = n_warps * BAND_ROWS;
+    static constexpr uint32_t threads = m_warps * n_warps * 32;
+    static constexpr uint32_t x_bytes = tile_x * UNIT_COLS * 2;
+    static constexpr uint32_t band_bytes =
+        quantised ? 2 * geometry.block_bytes + geometry.unit_scales + geometry.super_scales
+                  : BAND_ROWS * UNIT_COLS * 2;
+    static constexpr uint32_t stage_bytes = x_bytes + n_warps * band_bytes;
+    static constexpr uint32_t fit = RING_BYTES / stage_bytes;
+    static constexpr uint32_t n_stages = fit > 4 ? 4 : fit;
+    static_assert(n_stages >= 3, "two in flight while one is used");
+};
+
+struct many_shape {
+    uint32_t rows, cols, n, pitch; /* pitch: of x, in halves */
+    uint32_t n_units, split_units; /* of 64 columns: all, and those of one split */
+};
+
+/* Byte of piece `piece` (16 bytes) of line `line` in a swizzled array of lines of 128 bytes. */
+static __device__ __forceinline__ uint32_t swizzled(uint32_t line, uint32_t piece)
+{
+    return line * 128 + ((piece ^ line) & 7) * 16;
+}
+
+/* Starts the copies of a unit's x. */
+template <class M>
+static __device__ __forceinline__ void fetch_x(uint8_t *stage, const uint16_t *x,
+                                               const many_shape &s, uint32_t unit)
+{
+#pragma unroll
+    for (uint32_t i = 0; i < M::tile_x * 8 / M::threads; i++) {
+        const uint32_t item = i * M::threads + threadIdx.x, line = item / 8, piece = item % 8;
+        const uint32_t row = blockIdx.x * M::tile_x + line;
+        const uint16_t *from =
+            x + (uint64_t)min(row, s.n - 1) * s.pitch + unit * UNIT_COLS + piece * 8;
+        cp_async_16_zero(stage + swizzled(line, piece), from, row < s.n ? 16 : 0);
+    }
+}
+
+/* Starts the copies of a unit's weights: bands, or swizzled lines. */
+template <uint32_t type, class M>
+static __device__ __forceinline__ void fetch_w(uint8_t *stage, const uint8_t *w,
+                                               const many_shape &s, uint32_t unit)
+{
+    if constexpr (M::quantised) {
+        constexpr weight_geometry g = M::geometry;
+        constexpr uint32_t pieces = M::band_bytes / 16;
+        constexpr uint32_t n_pieces = pieces * (M::tile_w / BAND_ROWS);
+        const uint32_t n_bands = (s.rows + BAND_ROWS - 1) / BAND_ROWS,
+                       n_blocks = s.cols / BLOCK_COLS;
+        const uint32_t own = min(2u, n_blocks - unit * 2) * g.block_bytes + g.unit_scales;
+        for (uint32_t i = threadIdx.x; i < n_pieces; i += M::threads) {
+            const uint32_t band = blockIdx.y * (M::tile_w / BAND_ROWS) + i / pieces,
+                           byte = i % pieces * 16;
+            const uint8_t *from = w + min(band, n_bands - 1) * weight_band_bytes(g, s.cols);
+            if (g.super_scales != 0 && byte >= M::band_bytes - g.super_scales)
+                from += weight_block_offset(g, unit / 4 * 8 + 8) - M::band_bytes + byte;
+            else if (byte < own)
+                from += weight_block_offset(g, unit * 2) + byte;
+            else
+                continue;
+            cp_async_16(stage + i / pieces * M::band_bytes + byte, from);
+        }
+    } else {
+        const uint64_t row_bytes = weight_row_bytes(type, s.cols);
+#pragma unroll
+        for (uint32_t i = 0; i < M::tile_w * 8 / M::threads; i++) {
+            const uint32_t item = i * M::threads + threadIdx.x, line = item / 8, piece = item % 8;
+            const uint32_t row = blockIdx.y * M::tile_w + line, col = unit * UNIT_COLS + piece * 8;
+            const bool inside = row < s.rows && col < s.cols;
+            cp_async_16_zero(stage + swizzled(line, piece),
+                             inside ? w + row * row_bytes + col * 2 : w, inside ? 16 : 0);
+        }
+    }
+}
+
+/* The registers b of 32 rows of w (by eights) and 32 columns [h], as halves. */
+template <uint32_t type>
+static __device__ __forceinline__ void quantised_registers(uint32_t (&b)[2][4][2],
+                                                           const weight_block &block, uint32_t lane)
+{
+    uint32_t a[2][2][4];
+    block_scales s;
+    decode_codes<type>(a, block, lane);
+    decode_scales<type>(s, block, lane);
+#pragma unroll
+    for (int r = 0; r < 4; r++) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const __half2 scale = __float2half2_rn(s.scale[type == TENSOR_Q6_K ? h : 0][r]);
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                const __half2 code = half2_of_bits(a[r / 2][h][r % 2 + 2 * i]);
+                b[h][r][i] = bits_of_half2(
+                    weight_has_minimum(type) ? __hfma2(code, scale, __float2half2_rn(s.minimum[r]))
+                                             : __hmul2(code, scale));
+            }
+        }
+    }
+}
+
+/* A pair of bfloat16s as halves. */
+static __device__ __forceinline__ uint32_t halves_of_bfloats(uint32_t pair)
+{
+    return bits_of_half2(
+        __floats2half2_rn(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u)));
+}
+
+/* The same of unquantised weights; `line` is the first of the warp's 32 rows. */
+template <uint32_t type>
+static __device__ __forceinline__ void plain_registers(uint32_t (&b)[2][4][2], const uint8_t *stage,
+                                                       uint32_t line, uint32_t block, uint32_t lane)
+{
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+#pragma unroll
+        for (int r = 0; r < 4; r += 2) {
+            /* Matrices of 8 rows x 8 columns: rows r, its columns 0..7, 8..15; rows r + 1, the
+             * same. */
+            const uint32_t row = line + (r + lane / 16) * 8 + lane % 8;
+            uint32_t four[4];
+            ldmatrix_x4(four, stage + swizzled(row, block * 4 + h * 2 + lane / 8 % 2));
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                b[h][r + i / 2][i % 2] = type == TENSOR_BF16 ? halves_of_bfloats(four[i]) : four[i];
+        }
+    }
+}
+
+/* One block of 32 columns. */
+template <int m_tiles>
+static __device__ __forceinline__ void multiply(float (&acc)[m_tiles][4][4],
+                                                const uint32_t (&b)[2][4][2], const uint8_t *x,
+                                                uint32_t line, uint32_t block, uint32_t lane)
+{
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+#pragma unroll
+        for (int m = 0; m < m_tiles; m++) {
+            uint32_t a[4];
+            ldmatrix_x4(a, x + swizzled(line + m * 16 + lane % 16, block * 4 + h * 2 + lane / 16));
+#pragma unroll
+            for (int r = 0; r < 4; r++) {
+                mma_m16n8k16_f16(acc[m][r], a, b[h][r]);
+            }
+        }
+    }
+}
+
+static __device__ __forceinline__ void store_pair(float *out, uint32_t row, uint32_t rows, float a,
+                                                  float b, const float *bias)
+{
+    if (row < rows)
+        out[row] = bias != NULL ? a + bias[row] : a;
+    if (row + 1 < rows)
+        out[row + 1] = bias != NULL ? b + bias[row + 1] : b;
+}
+
+/* Grid: tiles of x, tiles of w (neighbouring blocks share the weights in L2), splits. out:
+ * [split][n][rows]; bias: only without splits. */
+template <uint32_t type, int m_tiles, int m_warps, int n_warps>
+static __global__ void __launch_bounds__(m_warps *n_warps * 32, 2)
+    matmul_many(float *out, const uint8_t *w, const uint16_t *x, const float *scales,
+                const float *bias, const many_shape s)
+{
+    typedef many<type, m_tiles, m_warps, n_warps> M;
+    DYNAMIC_SHARED(uint8_t, ring);
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const uint32_t m_warp = warp / n_warps, n_warp = warp % n_warps;
+    const uint32_t first = blockIdx.z * s.split_units, last = min(s.n_units, first + s.split_units);
+    float acc[m_tiles][4][4] = {};
+
+    uint32_t fetched = first;
+    for (uint32_t i = 0; i + 1 < M::n_stages; i++, fetched++) {
+        if (fetched < last) {
+            fetch_x<M>(ring + i * M::stage_bytes, x, s, fetched);
+            fetch_w<type, M>(ring + i * M::stage_bytes + M::x_bytes, w, s, fetched);
+        }
+        cp_async_commit();
+    }
+    uint32_t stage = 0;
+    for (uint32_t unit = first; unit < last; unit++, fetched++) {
+        cp_async_wait<M::n_stages - 2>();
+        __syncthreads(); /* the unit is there, and all are done with the one before */
+        uint8_t *before = ring + (stage == 0 ? M::n_stages - 1 : stage - 1) * M::stage_bytes;
+        if (fetched < last) {
+            fetch_x<M>(before, x, s, fetched);
+            fetch_w<type, M>(before + M::x_bytes, w, s, fetched);
+        }
+        cp_async_commit();
+        const uint8_t *xs = ring + stage * M::stage_bytes, *ws = xs + M::x_bytes;
+        const uint8_t *band = ws + n_warp * M::band_bytes;
+#pragma unroll(M::geometry.unit_scales == 0 ? 2 : 1) /* registers */
+        for (uint32_t i = 0; i < 2; i++) {
+            if (unit * UNIT_COLS + i * BLOCK_COLS >= s.cols)
+                break;
+            uint32_t b[2][4][2];
+            if constexpr (M::quantised) {
+                const weight_block block = {band + i * M::geometry.block_bytes,
+                                            band + 2 * M::geometry.block_bytes,
+                                            band + M::band_bytes - M::geometry.super_scales, i};
+                quantised_registers<type>(b, block, lane);
+            } else {
+                plain_registers<type>(b, ws, n_warp * BAND_ROWS, i, lane);
+            }
+            multiply<m_tiles>(acc, b, xs, m_warp * m_tiles * 16, i, lane);
+        }
+        stage = stage + 1 == M::n_stages ? 0 : stage + 1;
+    }
+    cp_async_wait<0>();
+#pragma unroll
+    for (int m = 0; m < m_tiles; m++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const uint32_t j =
+                blockIdx.x * M::tile_x + (m_warp * m_tiles + m) * 16 + half * 8 + lane / 4;
+            if (j >= s.n)
+                continue;
+            const float scale = scales[j];
+            float *to = out + ((uint64_t)blockIdx.z * s.n + j) * s.rows;
+#pragma unroll
+            for (int r = 0; r < 4; r++)
+                store_pair(to, (blockIdx.y * n_warps + n_warp) * BAND_ROWS + r * 8 + lane % 4 * 2,
+                           s.rows, acc[m][r][half * 2] * scale, acc[m][r][half * 2 + 1] * scale,
+                           bias);
+        }
+    }
+}
+
+/* out = the sum of the splits, in their order, plus bias. Grid: parts of a row of out, rows of x.
+ */
+static __global__ void add_splits(float *out, const float *parts, const float *bias,
+                                  uint32_t n_splits, uint32_t n, uint32_t rows)
+{
+    const uint32_t row = blockIdx.x * blockDim.x + threadIdx.x;
+    if (row >= rows)
+        return;
+    const uint64_t at = (uint64_t)blockIdx.y * rows + row;
+    float sum = 0;
+    for (uint32_t i = 0; i < n_splits; i++)
+        sum += parts[(uint64_t)i * n * rows + at];
+    out[at] = bias != NULL ? sum + bias[row] : sum;
+}
+
+/* Units of 64 columns in a split: enough splits to fill the GPU, but none below 4 units. */
+static uint32_t split_units_of(uint32_t rows, uint32_t cols)
+{
+    const uint32_t n_units = (cols + UNIT_COLS - 1) / UNIT_COLS;
+    const uint32_t n_tiles = (rows + SPLIT_TILE - 1) / SPLIT_TILE;
+    uint32_t n_splits = SPLIT_ABOUT / n_tiles, most = n_units / 4;
+    n_splits = n_splits < most ? n_splits : most;
+    return n_splits > 1 ? (n_units + n_splits - 1) / n_splits : n_units;
+}
+
+/* Splits times rows is below SPLIT_ABOUT x SPLIT_TILE by what split_units_of does, where there is
+ * more than one split; dividing the units among whole splits only makes fewer. */
+uint64_t matmul_many_scratch_bytes(uint32_t max_n, uint32_t max_cols)
+{
+    const uint32_t middle = max_n < MATMUL_MIDDLE ? max_n : MATMUL_MIDDLE;
+    return matmul_x16_bytes(max_n, max_cols) +
+           (uint64_t)middle * (SPLIT_ABOUT * SPLIT_TILE) * sizeof(float);
+}
+
+template <uint32_t type, int m_tiles, int m_warps, int n_warps>
+static void launch_tiles(cudaStream_t stream, float *out, const struct device_weight *w,
+                         const struct matmul_x16 &x, uint32_t n, const float *bias, float *parts)
+{
+    typedef many<type, m_tiles, m_warps, n_warps> M;
+    many_shape s = {};
+    s.rows = w->rows;
+    s.cols = w->cols;
+    s.n = n;
+    s.pitch = x.pitch;
+    s.n_units = (w->cols + UNIT_COLS - 1) / UNIT_COLS;
+    s.split_units = n <= MATMUL_MIDDLE ? split_units_of(w->rows, w->cols) : s.n_units;
+    const uint32_t n_splits = (s.n_units + s.split_units - 1) / s.split_units;
+    static bool allowed; /* engine thread */
+    if (!allowed) {
+        cudaFuncSetAttribute(matmul_many<type, m_tiles, m_warps, n_warps>,
+                             cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             M::n_stages * M::stage_bytes);
+        allowed = true;
+    }
+    const dim3 grid((n + M::tile_x - 1) / M::tile_x, (w->rows + M::tile_w - 1) / M::tile_w,
+                    n_splits);
+    LAUNCH((matmul_many<type, m_tiles, m_warps, n_warps>), grid, M::threads,
+           M::n_stages * M::stage_bytes, stream, n_splits > 1 ? parts : out, w->data, x.values,
+           x.scales, n_splits > 1 ? NULL : bias, s);
+    if (n_splits > 1)
+        LAUNCH(add_splits, dim3((w->rows + 255) / 256, n), 256, 0, stream, out, parts, bias,
+               n_splits, n, w->rows);
+}
+
+template <uint32_t type>
+static void launch_type(cudaStream_t stream, float *out, const struct device_weight *w,
+                        const float *x, uint32_t n, const float *bias, uint8_t *scratch)
+{
+    const struct matmul_x16 x16 = matmul_x16_place(scratch, n, w->cols);
+    float *parts = (float *)(scratch + matmul_x16_bytes(n, w->cols));
+    launch_matmul_convert(stream, &x16, x, n, w->cols, false, weight_is_quantised(type));
+    if (n <= 32)
+        launch_tiles<type, 2, 1, 4>(stream, out, w, x16, n, bias, parts);
+    else if (n <= MATMUL_MIDDLE)
+        launch_tiles<type, 2, 2, 2>(stream, out, w, x16, n, bias, parts);
+    else
+        launch_tiles<type, 4, 2, 4>(stream, out, w, x16, n, bias, parts);
+}
+
+void launch_matmul_many(cudaStream_t stream, float *out, const struct device_weight *w,
+                        const float *x, uint32_t n, const float *bias, uint8_t *scratch)
+{
+    switch (w->type) {
+    case TENSOR_F16:
+        return launch_type<TENSOR_F16>(stream, out, w, x, n, bias, scratch);
+    case TENSOR_BF16:
+        return launch_type<TENSOR_BF16>(stream, out, w, x, n, bias, scratch);
+    case TENSOR_Q8_0:
+        return launch_type<TENSOR_Q8_0>(stream, out, w, x, n, bias, scratch);
+    case TENSOR_Q4_0:
+        return launch_type<TENSOR_Q4_0>(stream, out, w, x, n, bias, scratch);
+    case TENSOR_Q4_1:
+        return launch_type<TENSOR_Q4_1>(stream, out, w, x, n, bias, scratch);
+    case TENSOR_Q5_0:
+        return launch_type<TENSOR_Q5_0>(stream, out, w, x, n, bias, scratch);
+    case TENSOR_Q5_1:
+        return launch_type<TENSOR_Q5_1>(stream, out, w, x, n, bias, scratch);
+    case TENSOR_Q4_K:
+        return launch_type<TENSOR_Q4_K>(stream, out, w, x, n, bias, scratch);
+    case TENSOR_Q5_K:
+        return launch_type<TENSOR_Q5_K>(stream, out, w, x, n, bias, scratch);
+    case TENSOR_Q6_K:
+        return launch_type<TENSOR_Q6_K>(stream, out, w, x, n, bias, scratch);
+    }
+}

@@ -1,0 +1,80 @@
+/* One step of the engine as the GPU sees it: which rows belong to which sequence, where each head's
+ * pages and scores lie, where new tokens go. The host fills the arrays in pinned memory
+ * (backend_step.cu), sends them in one copy, and kernels read them here. Everything that changes
+ * from step to step lives behind these pointers, whose addresses never change, so that a captured
+ * graph can be launched again: a kernel learns the number of rows from the header and blocks that
+ * are not needed leave at once.
+ *
+ * heads[(segment * n_layers + layer) * n_kv_heads + kv_head]
+ * write_slots[segments[s].first_slot + (layer * n_rows + row) * n_kv_heads + kv_head] */
+#ifndef WINNOW_CUDA_KERNELS_STEP_H
+#define WINNOW_CUDA_KERNELS_STEP_H
+
+#include <stdint.h>
+
+#include "cache/pages/head_state.h"
+
+/* One (sequence, layer, KV head). All pointers are device memory; NULL where the plan needs none.
+ */
+struct step_head {
+    const uint32_t *pages;          /* [ceil(n_slots / PAGE_SLOTS)] page numbers */
+    float *scores;                  /* [whole pages of slots] */
+    uint32_t *history;              /* [whole pages of slots][HISTORY_WORDS] */
+    double *key_sum;                /* [head_dim] */
+    float *summary;                 /* [2][head_dim] mean K, mean V of what was dropped */
+    uint32_t *holes;                /* stack of slots that were dropped */
+    struct head_counters *counters; /* of holes and of the summary; never NULL */
+    uint32_t n_slots;               /* used slots, those of this step's rows included */
+    uint32_t n_drop;                /* slots that this step drops after it has attended */
+    uint32_t n_sinks, window;       /* visibility: p <= t && (p < n_sinks || t - p < window) */
+    uint32_t votes; /* share `layer`: 1 where this head's scores count in the layer's mean; nobody
+                       in the layer: all count */
+};
+
+/* Rows of one sequence that are written together and then attend. */
+struct step_segment {
+    uint32_t first_row, n_rows;
+    uint32_t first_slot;   /* in write_slots */
+    uint32_t sink_query;   /* 1: slots with p < n_sinks are asked by q_sink */
+    uint32_t score;        /* enum cache_score ... */
+    uint32_t first_scored; /* ... of rows [first_scored, n_rows) */
+    uint32_t evicts; /* 1: a decode step under a plan that drops (heads[].n_drop may still be 0) */
+    /* What choosing needs, as in struct select_job: */
+    uint32_t scorer, share, remnant; /* enum plan_scorer, enum plan_share, 0 or 1 */
+    uint32_t n_tokens, sinks, recent;
+    int64_t seed;
+};
+
+struct step_header {
+    uint32_t n_rows, n_segments, n_logits;
+};
+
+/* Passed to kernels by value. */
+struct step {
+    const struct step_header *header;
+    const int32_t *tokens, *positions;   /* [rows] */
+    const uint32_t *logit_rows;          /* [n_logits] */
+    const struct step_segment *segments; /* sorted by wave */
+    const struct step_head *heads;
+    const uint32_t *write_slots; /* or SLOT_OF_HOLE: the newest of the head's holes */
+    uint32_t n_layers, n_heads, n_kv_heads, head_dim;
+    /* The pool; layout of a page: page.h */
+    uint8_t *pool;
+    uint64_t page_bytes;
+    uint32_t storage; /* enum plan_storage */
+};
+
+/* What one head keeps at the end of a prompt: struct select_job of cache/policy/select_job.h for the
+ * device. */
+struct step_job {
+    struct step_head head; /* n_slots: used by then */
+    uint32_t scorer, pool, share, layer, kv_head;
+    uint32_t n_tokens, sinks, recent, window, kernel;
+    uint32_t budget; /* slots to keep (under `adaptive` the mean over the layer); UINT32_MAX: stays
+                        as it is */
+    uint32_t adaptive, remnant,
+        forget; /* 0 or 1; forget: scores of what is kept begin at 0 again */
+    int64_t seed;
+};
+
+#endif

@@ -1,0 +1,606 @@
+/* Calibration: see calibrate.h.
+ *
+ * The forward pass runs as it always does, over a cache that keeps everything. Its observer hands
+ * over the rotated queries of a layer before that layer's keys of the same step are in the pool, so
+ * a layer is scored when the next one is observed: then its keys can be read back. Each step costs
+ * one attention more than the forward pass itself; scores are held for four queries at a time. */
+#include "engine/measure/calibrate.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cache/pages/cache.h"
+#include "engine/cpu/threads.h"
+#include "engine/compute/forward.h"
+#include "engine/compute/machine.h"
+#include "engine/model/model_hash.h"
+#include "engine/text/tokenizer.h"
+
+enum {
+    STEP_ROWS = 512, /* keys are read back once a step: more rows, fewer reads */
+    LANES = 16,      /* keys side by side */
+    QUERIES = 4,     /* that share a load of keys; 4 * 16 sums fit the registers of AVX2 */
+    JOB_ROWS = 64,   /* rows of one head that a thread takes at once */
+    MIN_LENGTH = 8
+};
+
+/* The same 16 lanes on every machine, and no fused multiply-add (-ffp-contract=off): the scores do
+ * not depend on the instruction set. */
+typedef float lanes __attribute__((vector_size(LANES * sizeof(float))));
+typedef int32_t int_lanes __attribute__((vector_size(LANES * sizeof(int32_t))));
+
+/* Lane by lane; b where a is not a number. A macro, because how vectors are passed to functions
+ * depends on the instruction set. */
+#define LARGER(a, b)                                                                               \
+    ((lanes)(((int_lanes)(a) & (int_lanes)((a) > (b))) |                                           \
+             ((int_lanes)(b) & ~(int_lanes)((a) > (b)))))
+
+/* The function that picks a clone runs before ThreadSanitizer is ready: none there. */
+#if defined(__SANITIZE_THREAD__)
+#define NO_CLONES
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define NO_CLONES
+#endif
+#endif
+#if defined(__x86_64__) && !defined(NO_CLONES)
+#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define CLONES
+#endif
+
+/* What one job adds up; summed in the order of the jobs, so that threads do not show. */
+struct sums {
+    double echo, induction;
+};
+
+struct calibrator {
+    const struct calibration_settings *settings;
+    struct model *model;
+    struct backend backend;
+    struct cache *cache;
+    struct batch *batch;
+    struct forward *forward;
+    struct cache_sequence *sequence;
+    struct threads *threads;
+    const int32_t *tokens; /* [n_tokens], the outcome's */
+    int32_t *previous;     /* [n_tokens] the newest earlier position of the same token, or -1 */
+    uint32_t n_tokens, n_tiles;
+
+    /* The layer that waits to be scored. */
+    float *queries;             /* [STEP_ROWS][n_heads][head_dim], divided by sqrt(head_dim) */
+    uint32_t first_row, n_rows; /* position of the step's first query, and how many */
+    float *keys;                /* [n_kv_heads][n_tiles][head_dim][LANES] */
+    float *key;                 /* [head_dim] */
+    float *scores;              /* [n_threads][QUERIES][n_tiles * LANES] */
+    struct sums *parts;         /* [n_heads][STEP_ROWS / JOB_ROWS] */
+    struct sums *heads;         /* [n_layers][n_heads] */
+    bool slots_are_wrong;       /* the pool gave a position that was never written */
+    _Atomic uint32_t next_job;
+};
+
+/* ---- attention of four queries */
+
+/* scores[q][tile * LANES + lane] = query q . key, for n_tiles tiles. */
+CLONES static void score_keys(float *restrict scores, size_t stride, const float *const q[QUERIES],
+                              const float *restrict keys, uint32_t n_tiles, uint32_t head_dim)
+{
+    const lanes *k = __builtin_assume_aligned(keys, 64);
+    for (uint32_t tile = 0; tile < n_tiles; tile++, k += head_dim) {
+        lanes s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+        for (uint32_t i = 0; i < head_dim; i++) {
+            s0 += q[0][i] * k[i];
+            s1 += q[1][i] * k[i];
+            s2 += q[2][i] * k[i];
+            s3 += q[3][i] * k[i];
+        }
+        lanes *out = (lanes *)__builtin_assume_aligned(scores + (size_t)tile * LANES, 64);
+        size_t next = stride / LANES;
+        out[0] = s0;
+        out[next] = s1;
+        out[2 * next] = s2;
+        out[3 * next] = s3;
+    }
+}
+
+/* The largest of scores[n], n a multiple of LANES. */
+CLONES static float largest(const float *scores, uint32_t n)
+{
+    const lanes *s = __builtin_assume_aligned(scores, 64);
+    lanes most = s[0];
+    for (uint32_t i = 1; i < n / LANES; i++)
+        most = LARGER(s[i], most);
+    float best = most[0];
+    for (uint32_t i = 1; i < LANES; i++)
+        best = most[i] > best ? most[i] : best;
+    return best;
+}
+
+/* Sum of exp(scores[i] - most), n a multiple of LANES, all scores <= most. exp(x) = 2^n * 2^f with
+ * f in -0.5 to 0.5 and the Taylor series of 2^f: the relative error is below 3e-7. */
+CLONES static double sum_of_exp(const float *scores, uint32_t n, float most)
+{
+    const lanes *s = __builtin_assume_aligned(scores, 64);
+    const lanes zero = {0}, least = zero - 126;
+    lanes sum = {0};
+    for (uint32_t i = 0; i < n / LANES; i++) {
+        lanes x = (s[i] - most) * 1.44269504f;
+        x = LARGER(x, least); /* 2^-126 is nothing beside the largest's 1 */
+        lanes rounded = (x + 12582912.0f) - 12582912.0f; /* 1.5 * 2^23: to the nearest integer */
+        lanes f = x - rounded;
+        lanes power = 1.54035304e-4f * f + 1.33335581e-3f;
+        power = power * f + 9.61812911e-3f;
+        power = power * f + 5.55041087e-2f;
+        power = power * f + 2.40226507e-1f;
+        power = power * f + 6.93147181e-1f;
+        power = power * f + 1.0f;
+        int_lanes exponent = (__builtin_convertvector(rounded, int_lanes) + 127) << 23;
+        sum += power * (lanes)exponent;
+    }
+    double total = 0;
+    for (uint32_t i = 0; i < LANES; i++)
+        total += (double)sum[i];
+    return total;
+}
+
+/* Adds what the query at `position` gives to the copies of its token. scores: its n = position + 1
+ * scores, and room up to a multiple of LANES. */
+static void add_query(struct sums *to, const struct calibrator *c, float *scores, uint32_t position)
+{
+    uint32_t n = position + 1, padded = (n + LANES - 1) / LANES * LANES;
+    for (uint32_t i = n; i < padded; i++)
+        scores[i] = -INFINITY;
+    float most = largest(scores, padded);
+    double total = sum_of_exp(scores, padded, most);
+    for (int32_t j = c->previous[position]; j >= 0; j = c->previous[j]) {
+        to->echo += exp((double)scores[j] - (double)most) / total;
+        if ((uint32_t)j + 1 < position)
+            to->induction += exp((double)scores[j + 1] - (double)most) / total;
+    }
+}
+
+/* One query head, up to JOB_ROWS rows of the step. */
+static void run_job(struct calibrator *c, uint32_t job, float *scores)
+{
+    const struct model *m = c->model;
+    uint32_t n_blocks = (c->n_rows + JOB_ROWS - 1) / JOB_ROWS;
+    uint32_t head = job / n_blocks, kv_head = head / (m->n_heads / m->n_kv_heads);
+    uint32_t row = job % n_blocks * JOB_ROWS;
+    uint32_t end = row + JOB_ROWS < c->n_rows ? row + JOB_ROWS : c->n_rows;
+    const float *keys = c->keys + (size_t)kv_head * c->n_tiles * m->head_dim * LANES;
+    size_t stride = (size_t)c->n_tiles * LANES;
+    struct sums sums = {0};
+    while (row < end) {
+        const float *q[QUERIES];
+        uint32_t position[QUERIES], n = 0;
+        for (; row < end && n < QUERIES; row++) {
+            if (c->previous[c->first_row + row] < 0)
+                continue;
+            position[n] = c->first_row + row;
+            q[n++] = c->queries + ((size_t)row * m->n_heads + head) * m->head_dim;
+        }
+        if (n == 0)
+            break;
+        for (uint32_t i = n; i < QUERIES; i++)
+            q[i] = q[n - 1];
+        score_keys(scores, stride, q, keys, position[n - 1] / LANES + 1, m->head_dim);
+        for (uint32_t i = 0; i < n; i++)
+            add_query(&sums, c, scores + i * stride, position[i]);
+    }
+    c->parts[job] = sums;
+}
+
+static void score_thread(void *context, uint32_t thread)
+{
+    struct calibrator *c = context;
+    uint32_t n_jobs = c->model->n_heads * ((c->n_rows + JOB_ROWS - 1) / JOB_ROWS), job;
+    float *scores = c->scores + (size_t)thread * QUERIES * c->n_tiles * LANES;
+    while ((job = atomic_fetch_add_explicit(&c->next_job, 1, memory_order_relaxed)) < n_jobs)
+        run_job(c, job, scores);
+}
+
+/* ---- one layer of one step */
+
+static void read_keys(struct calibrator *c, uint32_t layer)
+{
+    const struct model *m = c->model;
+    for (uint32_t h = 0; h < m->n_kv_heads; h++) {
+        struct cache_view view = cache_view(c->sequence, layer, h);
+        float *keys = c->keys + (size_t)h * c->n_tiles * m->head_dim * LANES;
+        for (uint32_t slot = 0; slot < view.n_slots; slot++) {
+            uint32_t page = view.pages[slot / PAGE_SLOTS];
+            int32_t position = c->backend.kv_read(c->backend.self, page, slot % PAGE_SLOTS,
+                                                  m->head_dim, c->key, NULL);
+            if (position < 0 || (uint32_t)position >= c->n_tokens) {
+                c->slots_are_wrong = true;
+                continue;
+            }
+            float *to = keys + (size_t)position / LANES * m->head_dim * LANES + position % LANES;
+            for (uint32_t i = 0; i < m->head_dim; i++)
+                to[(size_t)i * LANES] = c->key[i];
+        }
+    }
+}
+
+static void score_layer(struct calibrator *c, uint32_t layer)
+{
+    const struct model *m = c->model;
+    bool any = false;
+    for (uint32_t i = 0; i < c->n_rows; i++)
+        any |= c->previous[c->first_row + i] >= 0;
+    if (!any)
+        return;
+    read_keys(c, layer);
+    atomic_store(&c->next_job, 0);
+    threads_run(c->threads, score_thread, c);
+    uint32_t n_blocks = (c->n_rows + JOB_ROWS - 1) / JOB_ROWS;
+    for (uint32_t job = 0; job < m->n_heads * n_blocks; job++) {
+        struct sums *head = &c->heads[(size_t)layer * m->n_heads + job / n_blocks];
+        head->echo += c->parts[job].echo;
+        head->induction += c->parts[job].induction;
+    }
+}
+
+static void observe(void *context, uint32_t layer, const float *q, uint32_t n_rows)
+{
+    struct calibrator *c = context;
+    const struct model *m = c->model;
+    if (layer > 0)
+        score_layer(c, layer - 1);
+    float scale = 1 / sqrtf((float)m->head_dim);
+    size_t n = (size_t)n_rows * m->n_heads * m->head_dim;
+    for (size_t i = 0; i < n; i++)
+        c->queries[i] = q[i] * scale;
+}
+
+/* ---- the tokens */
+
+/* splitmix64 */
+static uint64_t next_random(uint64_t *state)
+{
+    uint64_t z = *state += 0x9E3779B97F4A7C15ull;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBull;
+    return z ^ z >> 31;
+}
+
+/* [*n] the tokens that ordinary text is made of; malloc'ed. */
+static int32_t *list_ordinary(const struct tokenizer *t, uint32_t *n, struct error *e)
+{
+    uint32_t n_vocab = (uint32_t)tokenizer_n_vocab(t);
+    int32_t *list = malloc(n_vocab * sizeof *list);
+    if (!list) {
+        error_set_memory(e, "the vocabulary", n_vocab * sizeof *list);
+        return NULL;
+    }
+    *n = 0;
+    for (int32_t i = 0; i < (int32_t)n_vocab; i++)
+        if (tokenizer_kind(t, i) == TOKEN_NORMAL && !tokenizer_is_end(t, i))
+            list[(*n)++] = i;
+    if (*n > 1)
+        return list;
+    free(list);
+    error_set(e, "invalid_model", "", "the vocabulary has no ordinary tokens to draw from");
+    return NULL;
+}
+
+/* Length and repeats for the context of the model. */
+static bool fit(struct calibration *r, uint32_t asked, uint32_t n_ctx, struct error *e)
+{
+    uint32_t room = n_ctx - r->bos;
+    r->length = asked ? asked : CALIBRATE_LENGTH;
+    if (!asked && r->length > room / 2)
+        r->length = room / 2;
+    if (r->length < MIN_LENGTH || r->length > room / 2)
+        return error_set(e, "invalid_value", "--length",
+                         "%u tokens%s cannot be read twice in a context of %u; %d to %u can",
+                         r->length, r->bos ? " after BOS" : "", n_ctx, MIN_LENGTH, room / 2);
+    r->repeats = room / r->length < CALIBRATE_REPEATS ? room / r->length : CALIBRATE_REPEATS;
+    r->n_tokens = r->bos + r->length * r->repeats;
+    return true;
+}
+
+/* Draws the tokens and links each to the one before it that is the same. */
+static bool draw(struct calibrator *c, struct calibration *r, const struct tokenizer *t,
+                 struct error *e)
+{
+    uint32_t n_ordinary, n_vocab = c->model->n_vocab;
+    int32_t *ordinary = list_ordinary(t, &n_ordinary, e);
+    if (!ordinary)
+        return false;
+    int32_t *newest = malloc(n_vocab * sizeof *newest);
+    r->tokens = malloc(r->n_tokens * sizeof *r->tokens);
+    c->previous = malloc(r->n_tokens * sizeof *c->previous);
+    bool ok = newest && r->tokens && c->previous;
+    if (!ok)
+        error_set_memory(e, "the tokens", 2 * r->n_tokens * sizeof *r->tokens);
+    uint64_t state = r->seed;
+    for (uint32_t i = 0; ok && i < r->n_tokens; i++) {
+        if (i < r->bos)
+            r->tokens[i] = tokenizer_bos(t);
+        else if (i < r->bos + r->length)
+            r->tokens[i] =
+                ordinary[(uint64_t)((unsigned __int128)next_random(&state) * n_ordinary >> 64)];
+        else
+            r->tokens[i] = r->tokens[i - r->length];
+    }
+    for (uint32_t i = 0; ok && i < n_vocab; i++)
+        newest[i] = -1;
+    for (uint32_t i = 0; ok && i < r->n_tokens; i++) {
+        c->previous[i] = newest[r->tokens[i]];
+        newest[r->tokens[i]] = (int32_t)i;
+        r->n_queries += c->previous[i] >= 0;
+    }
+    free(newest);
+    free(ordinary);
+    return ok;
+}
+
+static bool choose_tokens(struct calibrator *c, struct calibration *r, struct error *e)
+{
+    const struct model *m = c->model;
+    struct tokenizer *t = tokenizer_new(m->file, e);
+    if (!t)
+        return false;
+    bool ok = (uint32_t)tokenizer_n_vocab(t) == m->n_vocab ||
+              error_set(e, "invalid_model", "",
+                        "the vocabulary has %d tokens and the model's matrices have %u rows",
+                        tokenizer_n_vocab(t), m->n_vocab);
+    r->bos = tokenizer_bos(t) >= 0;
+    ok = ok && fit(r, c->settings->length, m->n_ctx_train, e) && draw(c, r, t, e);
+    tokenizer_free(t);
+    c->tokens = r->tokens;
+    c->n_tokens = r->n_tokens;
+    c->n_tiles = (r->n_tokens + LANES - 1) / LANES;
+    return ok;
+}
+
+/* ---- the run */
+
+/* n floats, zeroed, aligned for the lanes. */
+static float *allocate(size_t n, const char *what, struct error *e)
+{
+    size_t bytes = (n * sizeof(float) + 63) / 64 * 64;
+    float *buffer = aligned_alloc(64, bytes);
+    if (!buffer)
+        error_set_memory(e, what, bytes);
+    else
+        memset(buffer, 0, bytes);
+    return buffer;
+}
+
+static bool open_pool(struct calibrator *c, uint32_t *n_pages, struct error *e)
+{
+    const struct model *m = c->model;
+    uint64_t pages = (uint64_t)((c->n_tokens + PAGE_SLOTS - 1) / PAGE_SLOTS) * m->n_layers *
+                     m->n_kv_heads,
+             bytes = pages * c->backend.page_bytes(c->backend.self, m->head_dim),
+             available = machine_available_bytes("");
+    if (pages > UINT32_MAX / 2 || (available > 0 && bytes > available))
+        return error_set(e, "out_of_memory", "--length",
+                         "the KV cache of %u tokens needs %" PRIu64 " bytes and %" PRIu64
+                         " are free; a smaller --length needs less",
+                         c->n_tokens, bytes, available);
+    *n_pages = (uint32_t)pages;
+    return c->backend.kv_alloc(c->backend.self, *n_pages, m->head_dim, e);
+}
+
+static bool open_machine(struct calibrator *c, struct error *e)
+{
+    const struct model *m = c->model;
+    const struct calibration_settings *s = c->settings;
+    uint32_t n_pages = 0;
+    struct plan plan;
+    struct plan_limits limits = {.n_ctx_train = m->n_ctx_train, .storage = STORAGE_F16};
+    if (!backend_cpu_open(&c->backend, s->n_threads, s->isa, e)) {
+        c->backend.close = NULL;
+        return false;
+    }
+    if (!open_pool(c, &n_pages, e) || !plan_parse_text("full", 4, "", &plan, e) ||
+        !plan_resolve(&plan, c->n_tokens, &limits, e))
+        return false;
+    return (c->threads = threads_new(s->n_threads, e)) &&
+           (c->cache = cache_new(m->n_layers, m->n_kv_heads, m->head_dim, n_pages, e)) &&
+           (c->batch = batch_new(c->cache, m, STEP_ROWS, 1, e)) &&
+           (c->forward = forward_new(&c->backend, c->model, STEP_ROWS, 1, e)) &&
+           forward_set_observer(c->forward, observe, c, e) &&
+           (c->sequence = cache_sequence_new(c->cache, &plan, e));
+}
+
+static bool open_buffers(struct calibrator *c, struct error *e)
+{
+    const struct model *m = c->model;
+    size_t n_heads = m->n_heads, width = (size_t)c->n_tiles * LANES;
+    c->queries = allocate(STEP_ROWS * n_heads * m->head_dim, "queries", e);
+    c->keys = allocate(m->n_kv_heads * width * m->head_dim, "keys", e);
+    c->key = allocate(m->head_dim, "a key", e);
+    c->scores = allocate(c->settings->n_threads * QUERIES * width, "attention scores", e);
+    c->parts = calloc(n_heads * (STEP_ROWS / JOB_ROWS), sizeof *c->parts);
+    c->heads = calloc(m->n_layers * n_heads, sizeof *c->heads);
+    if (!c->queries || !c->keys || !c->key || !c->scores)
+        return false;
+    return (c->parts && c->heads) ||
+           error_set_memory(e, "scores of the heads", m->n_layers * n_heads * sizeof *c->heads);
+}
+
+static void close_all(struct calibrator *c)
+{
+    cache_sequence_free(c->sequence);
+    forward_free(c->forward);
+    batch_free(c->batch);
+    if (c->cache)
+        cache_free(c->cache);
+    threads_free(c->threads);
+    if (c->backend.close) {
+        c->backend.kv_free(c->backend.self);
+        c->backend.close(c->backend.self);
+    }
+    free(c->previous);
+    free(c->queries);
+    free(c->keys);
+    free(c->key);
+    free(c->scores);
+    free(c->parts);
+    free(c->heads);
+}
+
+static bool read_tokens(struct calibrator *c, struct error *e)
+{
+    const struct calibration_settings *s = c->settings;
+    for (uint32_t done = 0; done < c->n_tokens; done += c->n_rows) {
+        c->first_row = done;
+        c->n_rows = c->n_tokens - done < STEP_ROWS ? c->n_tokens - done : STEP_ROWS;
+        batch_clear(c->batch);
+        if (!batch_add(c->batch, c->sequence, c->tokens + done, c->n_rows, 0, NULL, e) ||
+            !forward_run(c->forward, c->batch, e))
+            return false;
+        score_layer(c, c->model->n_layers - 1);
+        if (c->slots_are_wrong)
+            return error_set(e, "internal_error", "", "a slot of the cache has no valid position");
+        if (s->progress && !s->progress(s->progress_context, done + c->n_rows, c->n_tokens))
+            return error_set(e, "cancelled", "", "calibration was interrupted");
+    }
+    return true;
+}
+
+/* Means over the queries, and of a group the largest. */
+static bool collect(const struct calibrator *c, struct calibration *r, struct error *e)
+{
+    uint32_t n_heads = c->model->n_heads, group = n_heads / r->n_kv_heads;
+    for (uint32_t l = 0; l < r->n_layers; l++)
+        for (uint32_t h = 0; h < n_heads; h++) {
+            const struct sums *s = &c->heads[(size_t)l * n_heads + h];
+            size_t at = (size_t)l * r->n_kv_heads + h / group;
+            if (!isfinite(s->echo) || !isfinite(s->induction))
+                return error_set(e, "invalid_model", "",
+                                 "layer %u, head %u computes attention that is not a number", l, h);
+            /* A share of the attention: rounding must not lift it over 1. */
+            r->echo[at] = fmax(r->echo[at], fmin(s->echo / r->n_queries, 1));
+            r->induction[at] = fmax(r->induction[at], fmin(s->induction / r->n_queries, 1));
+        }
+    return true;
+}
+
+static struct calibration *calibration_new(const struct model *m,
+                                           const struct calibration_settings *s, struct error *e)
+{
+    size_t n = (size_t)m->n_layers * m->n_kv_heads;
+    struct calibration *r = calloc(1, sizeof *r);
+    if (!r) {
+        error_set_memory(e, "the calibration", sizeof *r);
+        return NULL;
+    }
+    snprintf(r->model_name, sizeof r->model_name, "%s", m->name);
+    r->n_layers = m->n_layers;
+    r->n_kv_heads = m->n_kv_heads;
+    r->seed = s->seed;
+    r->induction_percent = s->induction_percent;
+    r->echo_percent = s->echo_percent;
+    r->induction = calloc(n, sizeof *r->induction);
+    r->echo = calloc(n, sizeof *r->echo);
+    r->whole = calloc(n, sizeof *r->whole);
+    if ((r->induction && r->echo && r->whole) ||
+        error_set_memory(e, "scores of the heads", n * sizeof *r->echo))
+        return r;
+    calibration_free(r);
+    return NULL;
+}
+
+struct calibration *calibrate(struct model *model, const struct calibration_settings *settings,
+                              struct error *e)
+{
+    struct calibrator c = {.settings = settings, .model = model};
+    struct calibration *r = calibration_new(model, settings, e);
+    if (!r)
+        return NULL;
+    bool ok = model_hash(model, r->model_hash, e) && choose_tokens(&c, r, e) &&
+              open_machine(&c, e) && open_buffers(&c, e) && read_tokens(&c, e) && collect(&c, r, e);
+    if (ok)
+        calibration_choose(r);
+    close_all(&c);
+    if (ok)
+        return r;
+    calibration_free(r);
+    return NULL;
+}
+
+void calibration_free(struct calibration *c)
+{
+    if (!c)
+        return;
+    free(c->tokens);
+    free(c->induction);
+    free(c->echo);
+    free(c->whole);
+    free(c);
+}
+
+/* ---- the outcome */
+
+/* Adds the `percent` of all heads with the highest scores, rounded up. */
+static void choose_top(struct calibration *c, const double *score, uint32_t percent)
+{
+    uint32_t n = c->n_layers * c->n_kv_heads;
+    uint32_t n_chosen = (uint32_t)(((uint64_t)n * percent + 99) / 100);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t n_before = 0;
+        for (uint32_t k = 0; k < n; k++)
+            n_before += score[k] > score[i] || (k < i && score[k] == score[i]);
+        c->whole[i] |= n_before < n_chosen;
+    }
+}
+
+void calibration_choose(struct calibration *c)
+{
+    memset(c->whole, 0, (size_t)c->n_layers * c->n_kv_heads * sizeof *c->whole);
+    choose_top(c, c->induction, c->induction_percent);
+    choose_top(c, c->echo, c->echo_percent);
+}
+
+static void write_scores(const struct calibration *c, const char *key, const double *score,
+                         FILE *file)
+{
+    fprintf(file, "  \"%s\": [\n", key);
+    for (uint32_t l = 0; l < c->n_layers; l++) {
+        fputs("    [", file);
+        for (uint32_t h = 0; h < c->n_kv_heads; h++)
+            fprintf(file, "%s%.6f", h ? ", " : "", score[(size_t)l * c->n_kv_heads + h]);
+        fputs(l + 1 < c->n_layers ? "],\n" : "]\n", file);
+    }
+    fputs("  ],\n", file);
+}
+
+/* By hand, a layer a line: people read these files and compare them with diff. */
+bool calibration_write(const struct calibration *c, FILE *file, struct error *e)
+{
+    json_t *name = json_string(c->model_name);
+    char *quoted = json_dumps(name ? name : json_null(), JSON_ENCODE_ANY);
+    json_decref(name);
+    if (!quoted)
+        return error_set_memory(e, "the model's name", sizeof c->model_name);
+    fprintf(file,
+            "{\n  \"format\": \"winnow-head-profile\",\n  \"version\": 1,\n"
+            "  \"model\": %s,\n  \"model_hash\": \"%s\",\n"
+            "  \"n_layers\": %u,\n  \"n_kv_heads\": %u,\n",
+            quoted, c->model_hash, c->n_layers, c->n_kv_heads);
+    free(quoted);
+    fprintf(file,
+            "  \"settings\": {\"length\": %u, \"repeats\": %u, \"bos\": %s, \"seed\": %" PRIu64
+            ", \"n_queries\": %u, \"induction_percent\": %u, \"echo_percent\": %u},\n",
+            c->length, c->repeats, c->bos ? "true" : "false", c->seed, c->n_queries,
+            c->induction_percent, c->echo_percent);
+    write_scores(c, "induction", c->induction, file);
+    write_scores(c, "echo", c->echo, file);
+    fputs("  \"retrieval_heads\": [", file);
+    const char *separator = "";
+    for (uint32_t i = 0; i < c->n_layers * c->n_kv_heads; i++)
+        if (c->whole[i]) {
+            fprintf(file, "%s[%u, %u]", separator, i / c->n_kv_heads, i % c->n_kv_heads);
+            separator = ", ";
+        }
+    fputs("]\n}\n", file);
+    return true;
+}

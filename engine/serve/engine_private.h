@@ -1,0 +1,56 @@
+/* The inside of `struct engine`, for engine*.c only. */
+#ifndef WINNOW_ENGINE_SERVE_ENGINE_PRIVATE_H
+#define WINNOW_ENGINE_SERVE_ENGINE_PRIVATE_H
+
+#include "engine/compute/device.h"
+#include "engine/serve/scheduler.h"
+
+#define SNAPSHOT_MAX_SEQUENCES 1024
+
+struct engine {
+    /* Fixed after engine_open. */
+    struct engine_options options; /* its pointers are the caller's: used while opening only */
+    struct model *model;
+    struct tokenizer *tokenizer;
+    struct chat_template *chat_template;
+    struct head_profile *profile; /* NULL = none */
+    enum device_kind device;
+    const char *no_gpu; /* why the CPU was taken, "" otherwise */
+    struct backend backend;
+    char description[200];
+    uint32_t n_ctx, n_threads, n_pages;
+    uint64_t page_bytes;
+    int32_t *end_tokens; /* [n_end_tokens] of the model */
+    uint32_t n_end_tokens;
+    struct engine_metrics metrics;
+
+    struct scheduler scheduler; /* the engine thread's */
+    pthread_t thread;
+
+    /* From the loop to the engine. */
+    pthread_mutex_t inbox_lock;
+    pthread_cond_t inbox_filled;
+    struct generation *inbox_first, *inbox_last;
+    uint64_t next_order;
+    bool woken, stopping;
+
+    /* What the loop wants between two steps, in its order; held while that is done. */
+    pthread_mutex_t asks_lock;
+    struct engine_ask *asks;
+
+    /* What /v1/kv/stats sees, written by the engine after each step. */
+    pthread_mutex_t snapshot_lock;
+    struct engine_snapshot snapshot; /* sequences: [SNAPSHOT_MAX_SEQUENCES] */
+};
+
+/* engine_load.c */
+bool engine_load(struct engine *e, const struct engine_options *options, struct error *error);
+void engine_unload(struct engine *e);
+/* engine.c: any thread. Lets an idle engine look around. */
+void engine_wake(void *engine);
+/* engine_ask.c: engine thread, between two steps. */
+void engine_answer(struct engine *e);
+/* engine_snapshot.c: engine thread, between two steps. */
+void engine_publish(struct engine *e);
+
+#endif

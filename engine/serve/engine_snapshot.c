@@ -1,0 +1,112 @@
+/* The picture for /v1/kv/stats: the engine thread draws it between two steps, so its sums agree;
+ * readers copy it. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/serve/engine_private.h"
+
+static void describe(const struct generation *g, uint64_t now, struct engine_sequence_info *info)
+{
+    memset(info, 0, sizeof *info);
+    memcpy(info->id, g->request.id, sizeof info->id);
+    memcpy(info->state, generation_phase(g), strlen(generation_phase(g)));
+    info->policy = g->request.plan.preset->name;
+    info->owner_key = g->request.owner_key;
+    info->age_ms = (double)(now - g->submitted_ns) / 1e6;
+    info->pages = (uint32_t)g->held_pages;
+    double kept = 0;
+    uint32_t n = 0;
+    for (uint32_t i = 0; g->choices && i < g->request.n_choices; i++) {
+        if (!g->choices[i].cache)
+            continue;
+        const struct cache_sequence_counts *c = &g->choices[i].counted;
+        kept += c->slots_kept;
+        info->tokens_seen = c->tokens_seen > info->tokens_seen ? c->tokens_seen : info->tokens_seen;
+        if (c->slots_kept_max > info->slots_kept_max)
+            info->slots_kept_max = c->slots_kept_max;
+        n++;
+    }
+    info->slots_kept = n ? kept / n : 0;
+    info->share_kept = info->tokens_seen ? info->slots_kept / info->tokens_seen : 1;
+}
+
+static void list(struct engine *e, const struct generation_list *generations, uint64_t now)
+{
+    struct engine_snapshot *s = &e->snapshot;
+    for (const struct generation *g = generations->first; g; g = g->next)
+        if (s->n_sequences < SNAPSHOT_MAX_SEQUENCES)
+            describe(g, now, &s->sequences[s->n_sequences++]);
+}
+
+static void count_running(struct engine *e)
+{
+    uint32_t n_paused = 0, n_preempted = 0;
+    struct scheduler *s = &e->scheduler;
+    for (const struct generation *g = s->running.first; g; g = g->next) {
+        n_paused += atomic_load(&g->place) == PLACE_PAUSED;
+        for (uint32_t i = 0; i < g->request.n_choices; i++)
+            if (g->choices[i].cache)
+                scheduler_count(s, &g->choices[i]);
+    }
+    for (const struct generation *g = s->queue.first; g; g = g->next)
+        n_preempted += g->admitted;
+    struct engine_metrics *m = &e->metrics;
+    atomic_store(&m->requests_running, s->running.count);
+    atomic_store(&m->requests_waiting, atomic_load(&s->n_waiting) + n_preempted);
+    atomic_store(&m->requests_paused, n_paused);
+    atomic_store(&m->kv_pages_used, cache_counts(s->cache).used);
+    atomic_store(&m->sessions, s->sessions.count);
+    atomic_store(&m->session_pages, s->sessions.pages);
+    atomic_store(&m->kv_pages_cached, cache_counts(s->cache).cached);
+}
+
+void engine_publish(struct engine *e)
+{
+    count_running(e);
+    struct cache_counts counts = cache_counts(e->scheduler.cache);
+    uint64_t now = clock_ns();
+    pthread_mutex_lock(&e->snapshot_lock);
+    struct engine_snapshot *s = &e->snapshot;
+    s->page_bytes = e->page_bytes;
+    s->pages_total = counts.n_pages;
+    s->pages_used = counts.used;
+    s->n_sessions = e->scheduler.sessions.count;
+    s->session_pages = e->scheduler.sessions.pages;
+    s->pages_cached = counts.cached;
+    s->pages_free = counts.free;
+    s->evicted_slots = counts.evicted_slots_total;
+    s->pages_returned = counts.pages_returned_total;
+    s->preemptions = atomic_load(&e->metrics.preemptions);
+    s->n_sequences = 0;
+    list(e, &e->scheduler.running, now);
+    list(e, &e->scheduler.queue, now);
+    pthread_mutex_unlock(&e->snapshot_lock);
+}
+
+bool engine_snapshot(struct engine *e, struct engine_snapshot *out, struct error *error)
+{
+    memset(out, 0, sizeof *out);
+    struct engine_sequence_info *sequences = calloc(SNAPSHOT_MAX_SEQUENCES, sizeof *sequences);
+    if (!sequences)
+        return error_set_memory(error, "a snapshot", SNAPSHOT_MAX_SEQUENCES * sizeof *sequences);
+    /* Those that the engine has not seen yet are queued as well. The inbox lock is held first, so
+     * that nobody is in both places or in none. */
+    pthread_mutex_lock(&e->inbox_lock);
+    pthread_mutex_lock(&e->snapshot_lock);
+    *out = e->snapshot;
+    memcpy(sequences, e->snapshot.sequences, out->n_sequences * sizeof *sequences);
+    pthread_mutex_unlock(&e->snapshot_lock);
+    out->sequences = sequences;
+    uint64_t now = clock_ns();
+    for (const struct generation *g = e->inbox_first; g; g = g->next)
+        if (out->n_sequences < SNAPSHOT_MAX_SEQUENCES)
+            describe(g, now, &sequences[out->n_sequences++]);
+    pthread_mutex_unlock(&e->inbox_lock);
+    return true;
+}
+
+void engine_snapshot_clear(struct engine_snapshot *s)
+{
+    free(s->sequences);
+    memset(s, 0, sizeof *s);
+}

@@ -1,0 +1,14 @@
+/* The kv_trace of an answer: which positions each head kept, as JSON text. Engine thread. */
+#ifndef WINNOW_ENGINE_SERVE_TRACE_H
+#define WINNOW_ENGINE_SERVE_TRACE_H
+
+#include "cache/pages/cache.h"
+
+#define TRACE_MAX_BYTES (1024 * 1024)
+
+/* "[[[[0,3],[10,20]], ...], ...]": [layer][kv head] -> inclusive ranges. malloc'ed; NULL when
+ * memory is short. Beyond TRACE_MAX_BYTES the remaining ranges are left out and *truncated is set;
+ * the text is JSON all the same. */
+char *trace_text(const struct cache *cache, const struct cache_sequence *sequence, bool *truncated);
+
+#endif

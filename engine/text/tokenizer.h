@@ -1,0 +1,103 @@
+/* Text to tokens and back, from the vocabulary in a GGUF file.
+ *
+ * Two families: SentencePiece-style (`tokenizer.ggml.model` = "llama": merges by score, byte
+ * fallback, space as U+2581) and byte-level BPE ("gpt2": merges by rank, with a pre-tokenizer
+ * pattern named by `tokenizer.ggml.pre`). Merging is n log n. All functions but new and free only
+ * read: any thread. */
+#ifndef WINNOW_ENGINE_TEXT_TOKENIZER_H
+#define WINNOW_ENGINE_TEXT_TOKENIZER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "config/base/error.h"
+#include "engine/model/gguf.h"
+
+struct tokenizer;
+
+enum token_kind {
+    TOKEN_NORMAL = 1,
+    TOKEN_UNKNOWN,
+    TOKEN_CONTROL,
+    TOKEN_USER_DEFINED,
+    TOKEN_UNUSED,
+    TOKEN_BYTE
+};
+
+/* A growing list of tokens; the caller owns `data` (free with tokens_free). Zero-initialise. */
+struct tokens {
+    int32_t *data;
+    size_t count, capacity;
+};
+void tokens_free(struct tokens *list);
+bool tokens_push(struct tokens *list, int32_t token); /* false: out of memory */
+
+/* Copies what it needs, so the file may be closed afterwards. NULL with "invalid_model" when the
+ * vocabulary is absent, broken, or of a kind we do not have (the message names it and lists what we
+ * have). */
+struct tokenizer *tokenizer_new(const struct gguf *file, struct error *e);
+void tokenizer_free(struct tokenizer *t);
+
+/* Appends the tokens of `text` (any bytes; invalid UTF-8 becomes byte tokens) to `out`.
+ * `special`: NULL = no special token is ever recognised (user content); else one byte for each byte
+ * of `text`: a control token is recognised only where ALL bytes of its text are marked 1 (template
+ * text). User-defined tokens (kind TOKEN_USER_DEFINED) are recognised everywhere, as the original
+ * tokenizers do. Does not add BOS or EOS. False: "out_of_memory", or "invalid_value" for text over
+ * 2^30 bytes.
+ * Merging never makes a control token, so unmarked text cannot spell one. SPM puts its space prefix
+ * before every stretch of text between special tokens. A byte that a BPE vocabulary has no token
+ * for gives none (as in the original tokenizers), so only vocabularies with all 256 bytes give back
+ * any bytes exactly. */
+bool tokenizer_encode(const struct tokenizer *t, const char *text, size_t length,
+                      const uint8_t *special, struct tokens *out, struct error *e);
+
+/* As above with every byte marked (parse_special) or none. add_bos follows the model's
+ * add_bos_token flag when `add_special` is set, as does EOS (add_eos_token). */
+bool tokenizer_encode_text(const struct tokenizer *t, const char *text, size_t length,
+                           bool parse_special, bool add_special, struct tokens *out,
+                           struct error *e);
+
+/* Bytes that one token stands for when it is put out ("▁a" is " a", "<0x0A>" is "\n"). Points into
+ * the tokenizer. Control tokens give 0 bytes unless `show_control`. Never fails for 0 <= token <
+ * n_vocab. */
+const char *tokenizer_bytes(const struct tokenizer *t, int32_t token, bool show_control,
+                            size_t *length);
+/* The token's text as the vocabulary writes it ("<|im_start|>", "▁a"). */
+const char *tokenizer_text(const struct tokenizer *t, int32_t token, size_t *length);
+enum token_kind tokenizer_kind(const struct tokenizer *t, int32_t token);
+
+/* Whole list to bytes: malloc'ed, *length bytes plus a NUL after them; NULL when out of memory.
+ * Drops the one leading space that the SPM prefix added when `strip_prefix_space`. Bytes may be
+ * invalid UTF-8. */
+char *tokenizer_decode(const struct tokenizer *t, const int32_t *tokens, size_t n,
+                       bool show_control, bool strip_prefix_space, size_t *length);
+
+int32_t tokenizer_n_vocab(const struct tokenizer *t);
+int32_t tokenizer_bos(const struct tokenizer *t); /* -1 when there is none; so too the next ones */
+int32_t tokenizer_eos(const struct tokenizer *t);
+int32_t tokenizer_pad(const struct tokenizer *t);
+bool tokenizer_adds_bos(const struct tokenizer *t);
+bool tokenizer_adds_space_prefix(const struct tokenizer *t);
+/* End of generation: EOS, EOT (<|im_end|>, <|eot_id|>, <end_of_turn>, <|end|>, ...), by id keys and
+ * by name. */
+bool tokenizer_is_end(const struct tokenizer *t, int32_t token);
+const char *tokenizer_model_name(const struct tokenizer *t); /* "llama" or "gpt2" */
+const char *tokenizer_pre_name(const struct tokenizer *t);   /* "smollm", ... */
+/* The id of a token by its vocabulary text, or -1. */
+int32_t tokenizer_find(const struct tokenizer *t, const char *text, size_t length);
+
+/* Streaming detokenisation: never puts out part of a UTF-8 character. Feed tokens, take complete
+ * bytes. Bytes that cannot start or continue a character come out as U+FFFD once that is certain.
+ * Zero-initialise; no allocation; one owner thread. */
+struct detokenizer {
+    uint8_t pending[8];
+    uint8_t n_pending;
+    bool strip_space; /* set before the first token of a text that an SPM prefix space starts */
+};
+/* Appends to `out` (room: token bytes * 3 + 12) and returns the number of bytes written. */
+size_t detokenizer_push(struct detokenizer *d, const struct tokenizer *t, int32_t token,
+                        bool show_control, char *out);
+/* Puts out what is pending, as U+FFFD if incomplete. */
+size_t detokenizer_finish(struct detokenizer *d, char *out);
+
+#endif

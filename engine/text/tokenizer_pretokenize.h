@@ -1,0 +1,26 @@
+/* Cuts a text into the words that byte-level BPE merges in, by the patterns of the model's own
+ * tokenizer, named by `tokenizer.ggml.pre`. Private to engine/tokenizer*.c; read-only once made, so
+ * any thread may split. */
+#ifndef WINNOW_ENGINE_TEXT_TOKENIZER_PRETOKENIZE_H
+#define WINNOW_ENGINE_TEXT_TOKENIZER_PRETOKENIZE_H
+
+#include <stddef.h>
+
+#include "config/base/error.h"
+
+struct pretokenizer;
+
+/* NULL with "invalid_model" for a name that we do not have; the message lists those we have. */
+struct pretokenizer *pretokenizer_new(const char *name, struct error *e);
+void pretokenizer_free(struct pretokenizer *p);
+
+/* Whether a word that is a token as a whole is taken without merging. */
+bool pretokenizer_ignores_merges(const struct pretokenizer *p);
+
+/* Calls `take` with every word in order; their concatenation is the text. Bytes that are not UTF-8
+ * are words of one byte each. False: out of memory, or `take` returned false. */
+typedef bool (*pretokenizer_take)(void *context, const char *word, size_t length);
+bool pretokenizer_split(const struct pretokenizer *p, const char *text, size_t length,
+                        pretokenizer_take take, void *context);
+
+#endif

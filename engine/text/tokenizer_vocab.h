@@ -1,0 +1,83 @@
+/* The vocabulary of a GGUF file, checked and copied: what every token is called, what bytes it
+ * stands for, and which ids have a role. Private to engine/tokenizer*.c and engine/text/detokenizer.c;
+ * read-only once read, so any thread may use it.
+ *
+ * One blob holds all texts and all byte forms; a token points into it:
+ *
+ *     tokens[i] -> text  "\u2581a" (as the file writes it)    bytes " a" (as it is put out)
+ *
+ * Texts are found through an open-addressing table with a random seed, so that a file cannot be
+ * made to collide. */
+#ifndef WINNOW_ENGINE_TEXT_TOKENIZER_VOCAB_H
+#define WINNOW_ENGINE_TEXT_TOKENIZER_VOCAB_H
+
+#include "engine/text/tokenizer.h"
+
+#define VOCAB_MAX_TOKENS     (1 << 24)
+#define VOCAB_MAX_TEXT_BYTES 65535
+/* Of all texts together; the largest vocabularies in use have some 3 MB. It bounds the work of
+ * loading a file that was made to be slow, and keeps places in the blob within 32 bits. */
+#define VOCAB_MAX_BYTES (1 << 26)
+/* U+2581, which SentencePiece writes for a space. */
+#define VOCAB_SPACE       "\xE2\x96\x81"
+#define VOCAB_SPACE_BYTES 3
+
+struct vocab_token {
+    uint32_t text, bytes; /* places in the blob */
+    uint16_t text_bytes, bytes_bytes;
+    uint8_t kind;      /* enum token_kind */
+    bool is_end;       /* generation stops here */
+    bool strips_right; /* white space after it in a text belongs to it */
+};
+
+struct vocab {
+    bool is_spm;
+    struct vocab_token *tokens; /* [n] */
+    int32_t n;
+    char *blob;
+    int32_t *slots; /* [slot_mask + 1] token ids, -1 when empty */
+    uint64_t slot_mask, seed;
+    int32_t byte_token[256]; /* the token of one byte, or -1: <0x41> in SPM, the mapped character in
+                                BPE */
+    int32_t bos, eos, pad, unknown;
+    bool adds_bos, adds_eos, adds_space_prefix;
+    char pre_name[64];
+};
+
+/* Reads all of it. False leaves nothing to free. */
+bool vocab_read(struct vocab *v, const struct gguf *file, struct error *e);
+void vocab_clear(struct vocab *v);
+
+static inline const char *vocab_text(const struct vocab *v, int32_t token, size_t *length)
+{
+    *length = v->tokens[token].text_bytes;
+    return v->blob + v->tokens[token].text;
+}
+
+/* The token of that text, of any kind; or -1. */
+int32_t vocab_find(const struct vocab *v, const char *text, size_t length);
+/* The same, but -1 unless it is an ordinary token: what merging may produce. A control token never
+ * comes out of a merge, so that no plain text can forge one. */
+int32_t vocab_find_normal(const struct vocab *v, const char *text, size_t length);
+
+/* Mixes 64 bits so that every bit of the result depends on every bit of `x` (the finaliser of
+ * MurmurHash3). */
+static inline uint64_t vocab_mix(uint64_t x)
+{
+    x ^= x >> 33;
+    x *= UINT64_C(0xff51afd7ed558ccd);
+    x ^= x >> 33;
+    x *= UINT64_C(0xc4ceb9fe1a85ec53);
+    return x ^ (x >> 33);
+}
+uint64_t vocab_random_seed(void);
+
+/* GPT-2's alphabet: every byte has a printable character; code points below 0x144. */
+uint32_t vocab_byte_to_character(uint8_t byte);
+int vocab_character_to_byte(uint32_t code_point); /* -1 when it stands for none */
+
+/* Length of the valid UTF-8 character at `s` (1..4), or 0 when the bytes there are not one. `left`
+ * > 0. */
+size_t vocab_character_length(const char *s, size_t left);
+
+#endif

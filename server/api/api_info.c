@@ -1,0 +1,90 @@
+/* What the server is: /v1/models, /version, /props, and what it does not do yet. Loop thread. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "config/base/version.h"
+#include "server/api/api_private.h"
+
+static json_t *model_row(const struct api *a, const char *suffix)
+{
+    const struct model *m = engine_model(a->engine);
+    char id[320];
+    snprintf(id, sizeof id, "%s%s%s", a->name, suffix ? "@" : "", suffix ? suffix : "");
+    return json_pack(
+        "{s:s, s:s, s:I, s:s, s:I, s:{s:I, s:I, s:I, s:I, s:I, s:s, s:I, s:I, s:I, s:s}}", "id", id,
+        "object", "model", "created", (json_int_t)a->created, "owned_by", "winnow", "max_model_len",
+        (json_int_t)engine_n_ctx(a->engine), "meta", "n_vocab", (json_int_t)m->n_vocab,
+        "n_ctx_train", (json_int_t)m->n_ctx_train, "n_embd", (json_int_t)m->n_embd, "n_params",
+        (json_int_t)m->n_parameters, "size", (json_int_t)m->size_bytes, "ftype", m->quantisation,
+        "layers", (json_int_t)m->n_layers, "kv_heads", (json_int_t)m->n_kv_heads, "head_dim",
+        (json_int_t)m->head_dim, "default_kv_policy",
+        suffix ? suffix : a->default_plan.preset->name);
+}
+
+void handle_models(struct exchange *x, void *context)
+{
+    const struct api *a = context;
+    json_t *rows = json_array();
+    json_array_append_new(rows, model_row(a, NULL));
+    for (uint32_t i = 0; a->config->list_policy_models && i < preset_count(); i++)
+        if (api_may_ask(a, preset_at(i)) && policy_is_available(a, preset_at(i)))
+            json_array_append_new(rows, model_row(a, preset_at(i)->name));
+    exchange_reply_json(x, 200, json_pack("{s:s, s:o}", "object", "list", "data", rows));
+}
+
+void handle_model(struct exchange *x, void *context)
+{
+    const struct api *a = context;
+    const char *id = exchange_path_tail(x), *at = strrchr(id, '@');
+    char shown[80];
+    struct error e;
+    if (!strcmp(id, a->name)) {
+        exchange_reply_json(x, 200, model_row(a, NULL));
+        return;
+    }
+    const struct preset *preset = at ? preset_find(at + 1) : NULL;
+    if (preset && (size_t)(at - id) == strlen(a->name) &&
+        !strncmp(id, a->name, (size_t)(at - id))) {
+        exchange_reply_json(x, 200, model_row(a, preset->name));
+        return;
+    }
+    error_set(&e, "model_not_found", "model",
+              "the model '%s' does not exist here; this server has '%s'",
+              error_excerpt(shown, id, strlen(id)), a->name);
+    exchange_reply_error(x, &e);
+}
+
+void handle_version(struct exchange *x, void *context)
+{
+    (void)context;
+    exchange_reply_json(
+        x, 200, json_pack("{s:s, s:s}", "version", version_string(), "commit", version_commit()));
+}
+
+void handle_props(struct exchange *x, void *context)
+{
+    const struct api *a = context;
+    const struct config *c = a->config;
+    const struct sampling *s = &a->default_sampling;
+    exchange_reply_json(
+        x, 200,
+        json_pack("{s:s, s:s, s:s, s:I, s:{s:I, s:{s:f, s:f, s:i, s:f}}, s:I, s:o, s:{s:I, s:I, "
+                  "s:I, s:I}}",
+                  "model_alias", a->name, "build_info", version_string(), "chat_template",
+                  chat_template_source(engine_chat_template(a->engine)), "total_slots",
+                  (json_int_t)c->max_num_seqs, "default_generation_settings", "n_ctx",
+                  (json_int_t)engine_n_ctx(a->engine), "params", "temperature", s->temperature,
+                  "top_p", s->top_p, "top_k", (int)s->top_k, "min_p", s->min_p, "n_ctx",
+                  (json_int_t)engine_n_ctx(a->engine), "default_kv_policy",
+                  plan_to_json(&a->default_plan), "limits", "max_body",
+                  (json_int_t)c->max_body_bytes, "max_queue", (json_int_t)c->max_queue, "max_n",
+                  (json_int_t)MAX_CHOICES, "max_kv_budget", (json_int_t)c->kv_policy_max_budget));
+}
+
+void handle_embeddings(struct exchange *x, void *context)
+{
+    struct error e;
+    (void)context;
+    error_set(&e, "unsupported_parameter", "model", "this version of winnow makes no embeddings");
+    exchange_reply_error(x, &e);
+}

@@ -1,0 +1,242 @@
+/* The cache, looked at from outside: /v1/kv/policies and its resolver, /v1/kv/stats. Loop thread.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/base/size.h"
+#include "server/api/api_private.h"
+
+bool sees_all(const struct exchange *x, const struct api *a)
+{
+    return exchange_is_admin(x) || a->config->n_api_keys == 0;
+}
+
+void handle_stats(struct exchange *x, void *context)
+{
+    struct api *a = context;
+    struct engine_snapshot s;
+    struct error e;
+    if (!engine_snapshot(a->engine, &s, &e)) {
+        exchange_reply_error(x, &e);
+        return;
+    }
+    bool all = sees_all(x, a);
+    json_t *rows = json_array();
+    for (uint32_t i = 0; i < s.n_sequences; i++) {
+        const struct engine_sequence_info *q = &s.sequences[i];
+        bool mine = all || q->owner_key == exchange_key(x);
+        json_array_append_new(
+            rows,
+            json_pack("{s:o, s:s, s:s, s:I, s:f, s:I, s:I, s:f, s:f}", "id",
+                      mine ? json_string(q->id) : json_null(), "state", q->state, "policy",
+                      q->policy, "tokens_seen", (json_int_t)q->tokens_seen, "slots_kept",
+                      q->slots_kept, "slots_kept_max", (json_int_t)q->slots_kept_max, "pages",
+                      (json_int_t)q->pages, "share_kept", q->share_kept, "age_ms", q->age_ms));
+    }
+    const struct model *m = engine_model(a->engine);
+    json_int_t page = (json_int_t)s.page_bytes;
+    exchange_reply_json(
+        x, 200,
+        json_pack("{s:{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}, s:I, s:I, s:s, s:o, s:{s:I, s:I}, "
+                  "s:{s:I, s:I, s:I}}",
+                  "pool", "page_slots", (json_int_t)32, "page_bytes", page, "pages_total",
+                  (json_int_t)s.pages_total, "pages_used", (json_int_t)s.pages_used, "pages_cached",
+                  (json_int_t)s.pages_cached, "pages_free", (json_int_t)s.pages_free, "bytes_total",
+                  page * s.pages_total, "bytes_used", page * s.pages_used, "layers",
+                  (json_int_t)m->n_layers, "kv_heads", (json_int_t)m->n_kv_heads, "storage",
+                  plan_storage_name(engine_plan_limits(a->engine).storage), "sequences", rows,
+                  "sessions", "count", (json_int_t)s.n_sessions, "pages",
+                  (json_int_t)s.session_pages, "totals", "evicted_slots",
+                  (json_int_t)s.evicted_slots, "pages_returned", (json_int_t)s.pages_returned,
+                  "preemptions", (json_int_t)s.preemptions));
+    engine_snapshot_clear(&s);
+}
+
+/* The plan as it would run for a prompt, and the most memory it would take. */
+static void reply_resolved(struct exchange *x, struct api *a, struct plan plan, uint32_t n_prompt,
+                           uint64_t n_total)
+{
+    struct error e;
+    if (!api_resolve_plan(a, &plan, n_prompt, &e)) {
+        exchange_reply_error(x, &e);
+        return;
+    }
+    uint64_t pages = engine_bound_pages(a->engine, &plan, n_prompt, n_total);
+    exchange_reply_json(x, 200,
+                        json_pack("{s:o, s:I, s:I, s:{s:I, s:I, s:I}}", "plan", plan_to_json(&plan),
+                                  "prompt_tokens", (json_int_t)n_prompt, "total_tokens",
+                                  (json_int_t)n_total, "bound", "pages", (json_int_t)pages, "bytes",
+                                  (json_int_t)(pages * engine_page_bytes(a->engine)), "pool_pages",
+                                  (json_int_t)engine_n_pages(a->engine)));
+}
+
+bool policy_is_available(const struct api *a, const struct preset *preset)
+{
+    return preset->defaults.allocation != ALLOCATION_PROFILE ||
+           engine_plan_limits(a->engine).profile;
+}
+
+/* Why a request that names the policy would be refused. */
+static json_t *refusal_reason(const struct api *a, const struct preset *p)
+{
+    struct plan plan;
+    struct error e;
+    plan_default(&plan, p);
+    plan.source = SOURCE_REQUEST;
+    return api_resolve_plan(a, &plan, 1024, &e) ? json_null() : json_string(e.message);
+}
+
+static json_t *policy_row(const struct api *a, const struct preset *p)
+{
+    struct plan plan;
+    plan_default(&plan, p);
+    bool available = policy_is_available(a, p) && api_may_ask(a, p);
+    return json_pack("{s:s, s:s, s:s, s:b, s:o, s:b, s:o}", "name", p->name, "help", p->help,
+                     "source", p->source, "available", available, "reason",
+                     available ? json_null() : refusal_reason(a, p), "multi_turn_safe",
+                     p->multi_turn_safe, "defaults", plan_to_json(&plan));
+}
+
+static bool query_number(const struct exchange *x, const char *name, uint64_t otherwise,
+                         uint64_t *out, struct error *e)
+{
+    const char *text = exchange_query(x, name);
+    char shown[80];
+    *out = otherwise;
+    if (!text || whole_number_parse(text, 1, INT32_MAX, out))
+        return true;
+    return error_set(e, "invalid_value", name, "%s is '%s'; it is a whole number from 1 to %d",
+                     name, error_excerpt(shown, text, strlen(text)), INT32_MAX);
+}
+
+void handle_policies(struct exchange *x, void *context)
+{
+    struct api *a = context;
+    struct plan plan;
+    struct error e;
+    const char *dry_run = exchange_query(x, "dry_run");
+    if (dry_run) {
+        uint64_t prompt, total;
+        if (!plan_parse_text(dry_run, strlen(dry_run), "dry_run", &plan, &e) ||
+            !query_number(x, "prompt_tokens", 1024, &prompt, &e) ||
+            !query_number(x, "total_tokens", prompt, &total, &e)) {
+            exchange_reply_error(x, &e);
+            return;
+        }
+        plan.source = SOURCE_REQUEST;
+        reply_resolved(x, a, plan, (uint32_t)prompt, total < prompt ? prompt : total);
+        return;
+    }
+    json_t *rows = json_array();
+    for (uint32_t i = 0; i < preset_count(); i++)
+        json_array_append_new(rows, policy_row(a, preset_at(i)));
+    exchange_reply_json(x, 200,
+                        json_pack("{s:s, s:o, s:s, s:o}", "object", "list", "data", rows, "default",
+                                  a->default_plan.preset->name, "schema", plan_schema()));
+}
+
+static bool body_number(const json_t *body, const char *name, uint64_t otherwise, uint64_t *out,
+                        struct error *e)
+{
+    const json_t *value = json_object_get(body, name);
+    *out = otherwise;
+    if (!value || json_is_null(value))
+        return true;
+    if (!json_is_integer(value))
+        return error_set(e, "invalid_type", name, "%s must be an integer", name);
+    if (json_integer_value(value) < 1 || json_integer_value(value) > INT32_MAX)
+        return error_set(e, "invalid_value", name, "%s is %lld; it goes from 1 to %d", name,
+                         (long long)json_integer_value(value), INT32_MAX);
+    *out = (uint64_t)json_integer_value(value);
+    return true;
+}
+
+void handle_resolve(struct exchange *x, void *context)
+{
+    struct api *a = context;
+    struct plan plan;
+    struct error e;
+    size_t length;
+    const char *text = exchange_body(x, &length);
+    uint64_t prompt, total;
+    json_t *body = body_parse(text, length, &e);
+    const json_t *policy = body ? json_object_get(body, "kv_policy") : NULL;
+    bool ok = body != NULL;
+    if (ok && !policy)
+        ok = error_set(&e, "missing_required_parameter", "kv_policy", "kv_policy is missing");
+    ok = ok && plan_parse_json(policy, "kv_policy", &plan, &e) &&
+         body_number(body, "prompt_tokens", 1024, &prompt, &e) &&
+         body_number(body, "total_tokens", prompt, &total, &e);
+    json_decref(body);
+    if (!ok) {
+        exchange_reply_error(x, &e);
+        return;
+    }
+    plan.source = SOURCE_REQUEST;
+    reply_resolved(x, a, plan, (uint32_t)prompt, total < prompt ? prompt : total);
+}
+
+/* ---- sessions */
+
+enum { MOST_SESSIONS = 1024 };
+
+static json_t *session_row(const struct session_info *i)
+{
+    return json_pack("{s:s, s:s, s:I, s:f, s:I, s:f, s:f}", "id", i->id, "policy", i->policy,
+                     "tokens", (json_int_t)i->n_tokens, "slots_kept", i->slots_kept, "pages",
+                     (json_int_t)i->pages, "age_ms", i->age_ms, "expires_in_ms", i->expires_in_ms);
+}
+
+static void reply_no_session(struct exchange *x)
+{
+    struct error e;
+    char shown[80];
+    const char *id = exchange_path_tail(x);
+    error_set(&e, "session_not_found", "", "there is no session '%s'",
+              error_excerpt(shown, id, strlen(id)));
+    exchange_reply_error(x, &e);
+}
+
+void handle_sessions(struct exchange *x, void *context)
+{
+    struct api *a = context;
+    struct error e;
+    struct session_info *sessions = calloc(MOST_SESSIONS, sizeof *sessions);
+    if (!sessions) {
+        error_set_memory(&e, "sessions", MOST_SESSIONS * sizeof *sessions);
+        exchange_reply_error(x, &e);
+        return;
+    }
+    json_t *rows = json_array();
+    uint32_t n = session_list(engine_sessions(a->engine), NULL, exchange_key(x), sees_all(x, a),
+                              clock_ns(), sessions, MOST_SESSIONS);
+    for (uint32_t i = 0; i < n; i++)
+        json_array_append_new(rows, session_row(&sessions[i]));
+    free(sessions);
+    exchange_reply_json(x, 200, json_pack("{s:s, s:o}", "object", "list", "data", rows));
+}
+
+void handle_session(struct exchange *x, void *context)
+{
+    struct api *a = context;
+    struct session_info session;
+    if (session_list(engine_sessions(a->engine), exchange_path_tail(x), exchange_key(x),
+                     sees_all(x, a), clock_ns(), &session, 1))
+        exchange_reply_json(x, 200, session_row(&session));
+    else
+        reply_no_session(x);
+}
+
+void handle_session_delete(struct exchange *x, void *context)
+{
+    struct api *a = context;
+    uint32_t pages;
+    const char *id = exchange_path_tail(x);
+    if (engine_session_delete(a->engine, id, exchange_key(x), sees_all(x, a), &pages))
+        exchange_reply_json(x, 200,
+                            json_pack("{s:s, s:b, s:I}", "id", id, "deleted", 1, "pages_returned",
+                                      (json_int_t)pages));
+    else
+        reply_no_session(x);
+}

@@ -1,0 +1,60 @@
+/* The text of a body to JSON, by our rules: see request.h. Pure. */
+#include <string.h>
+
+#include "server/api/request.h"
+
+enum { MAX_DEPTH = 64 };
+
+/* jansson's own limit is 2048. Brackets inside of strings do not count. */
+static bool depth_fits(const char *text, size_t length)
+{
+    int depth = 0;
+    bool in_string = false;
+    for (size_t i = 0; i < length; i++) {
+        char c = text[i];
+        if (in_string) {
+            if (c == '\\')
+                i++;
+            else if (c == '"')
+                in_string = false;
+        } else if (c == '"') {
+            in_string = true;
+        } else if (c == '{' || c == '[') {
+            if (++depth > MAX_DEPTH)
+                return false;
+        } else if (c == '}' || c == ']') {
+            depth--;
+        }
+    }
+    return true;
+}
+
+json_t *body_parse(const char *text, size_t length, struct error *e)
+{
+    json_error_t wrong;
+    if (length >= 3 && !memcmp(text, "\xEF\xBB\xBF", 3)) {
+        text += 3;
+        length -= 3;
+    }
+    if (length == 0) {
+        error_set(e, "invalid_json", "", "the body is empty; a JSON object was expected");
+        return NULL;
+    }
+    if (!depth_fits(text, length)) {
+        error_set(e, "invalid_json", "", "the body is nested deeper than %d", MAX_DEPTH);
+        return NULL;
+    }
+    json_t *value = json_loadb(text, length, JSON_ALLOW_NUL, &wrong);
+    if (!value) {
+        char shown[80];
+        error_set(e, "invalid_json", "", "the body is not JSON: line %d, column %d: %s", wrong.line,
+                  wrong.column, error_excerpt(shown, wrong.text, strlen(wrong.text)));
+        return NULL;
+    }
+    if (!json_is_object(value)) {
+        json_decref(value);
+        error_set(e, "invalid_json", "", "the body is JSON, but not an object");
+        return NULL;
+    }
+    return value;
+}

@@ -1,0 +1,216 @@
+/* The messages of a chat, checked and brought to the shape that templates expect. Pure. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/api/request.h"
+
+static bool is_one_of(const char *text, const char *const *list)
+{
+    for (; *list; list++)
+        if (!strcmp(text, *list))
+            return true;
+    return false;
+}
+
+/* One part of a content array, appended to `text`. */
+static bool add_part(const json_t *part, const char *role, const char *where, char **text,
+                     size_t *length, struct error *e)
+{
+    char path[160], shown[80];
+    const json_t *type = json_object_get(part, "type");
+    if (!json_is_object(part))
+        return error_set(e, "invalid_type", where, "%s must be an object", where);
+    snprintf(path, sizeof path, "%s.type", where);
+    if (!json_is_string(type))
+        return error_set(e, type ? "invalid_type" : "missing_required_parameter", path,
+                         "%s must be a string", path);
+    const char *name = json_string_value(type);
+    bool refusal = !strcmp(name, "refusal") && !strcmp(role, "assistant");
+    if (strcmp(name, "text") && !refusal)
+        return error_set(e, "unsupported_value", path, "%s is '%s'; this model takes text only",
+                         path, error_excerpt(shown, name, strlen(name)));
+    snprintf(path, sizeof path, "%s.%s", where, name);
+    const json_t *value = json_object_get(part, name);
+    if (!json_is_string(value))
+        return error_set(e, value ? "invalid_type" : "missing_required_parameter", path,
+                         "%s must be a string", path);
+    size_t n = json_string_length(value);
+    char *grown = realloc(*text, *length + n + 1);
+    if (!grown)
+        return error_set_memory(e, "a message", *length + n);
+    memcpy(grown + *length, json_string_value(value), n);
+    *text = grown;
+    *length += n;
+    return true;
+}
+
+/* The content as one string, or null where the role allows it. New reference. */
+static json_t *join_content(const json_t *message, const char *role, const char *where,
+                            struct error *e)
+{
+    char path[96];
+    const json_t *content = json_object_get(message, "content");
+    snprintf(path, sizeof path, "%s.content", where);
+    if (json_is_string(content))
+        return json_incref((json_t *)(uintptr_t)content);
+    if (!content || json_is_null(content)) {
+        if (!strcmp(role, "assistant") && json_array_size(json_object_get(message, "tool_calls")))
+            return json_null();
+        error_set(e, content ? "invalid_type" : "missing_required_parameter", path,
+                  "%s must be a string or an array of parts", path);
+        return NULL;
+    }
+    if (!json_is_array(content)) {
+        error_set(e, "invalid_type", path, "%s must be a string or an array of parts", path);
+        return NULL;
+    }
+    char *text = NULL;
+    size_t length = 0, i;
+    json_t *part;
+    json_array_foreach((json_t *)(uintptr_t)content, i, part)
+    {
+        char at[128];
+        snprintf(at, sizeof at, "%s[%zu]", path, i);
+        if (!add_part(part, role, at, &text, &length, e)) {
+            free(text);
+            return NULL;
+        }
+    }
+    json_t *joined = json_stringn(text ? text : "", length);
+    free(text);
+    if (!joined)
+        error_set_memory(e, "a message", length);
+    return joined;
+}
+
+/* Templates expect the arguments of a call as an object; clients send them as text. New reference.
+ */
+static json_t *open_tool_calls(const json_t *calls, const char *where, struct error *e)
+{
+    char path[96];
+    snprintf(path, sizeof path, "%s.tool_calls", where);
+    if (!json_is_array(calls)) {
+        error_set(e, "invalid_type", path, "%s must be an array", path);
+        return NULL;
+    }
+    json_t *copy = json_deep_copy(calls), *call;
+    size_t i;
+    json_array_foreach(copy, i, call)
+    {
+        json_t *function = json_object_get(call, "function"),
+               *arguments = json_object_get(function, "arguments");
+        if (!json_is_object(function) || !json_is_string(json_object_get(function, "name"))) {
+            error_set(e, "invalid_value", path, "%s[%zu].function must be an object with a name",
+                      path, i);
+            json_decref(copy);
+            return NULL;
+        }
+        json_t *value =
+            json_is_string(arguments) && json_string_length(arguments) < (1 << 20)
+                ? body_parse(json_string_value(arguments), json_string_length(arguments), NULL)
+                : NULL;
+        if (value)
+            json_object_set_new(function, "arguments", value);
+    }
+    if (!copy)
+        error_set_memory(e, "tool calls", 0);
+    return copy;
+}
+
+static bool copy_texts(const json_t *message, json_t *out, const char *where, struct error *e)
+{
+    static const char *const names[] = {"name", "tool_call_id", "reasoning_content", "reasoning",
+                                        NULL};
+    char path[96];
+    for (int i = 0; names[i]; i++) {
+        json_t *value = json_object_get(message, names[i]);
+        snprintf(path, sizeof path, "%s.%s", where, names[i]);
+        if (!value || json_is_null(value))
+            continue;
+        if (!json_is_string(value))
+            return error_set(e, "invalid_type", path, "%s must be a string", path);
+        if (json_object_set(out, names[i], value))
+            return error_set_memory(e, "a message", 0);
+    }
+    return true;
+}
+
+static json_t *parse_message(const json_t *message, size_t index, struct error *e)
+{
+    static const char *const roles[] = {"system", "developer", "user", "assistant",
+                                        "tool",   "function",  NULL};
+    char where[48], path[64], shown[80];
+    snprintf(where, sizeof where, "messages[%zu]", index);
+    snprintf(path, sizeof path, "%s.role", where);
+    if (!json_is_object(message)) {
+        error_set(e, "invalid_type", where, "%s must be an object", where);
+        return NULL;
+    }
+    const json_t *role = json_object_get(message, "role");
+    if (!json_is_string(role)) {
+        error_set(e, role ? "invalid_type" : "missing_required_parameter", path,
+                  "%s must be a string", path);
+        return NULL;
+    }
+    const char *name = json_string_value(role);
+    if (!is_one_of(name, roles)) {
+        error_set(e, "invalid_value", path,
+                  "%s is '%s'; it must be system, developer, user, assistant, tool or function",
+                  path, error_excerpt(shown, name, strlen(name)));
+        return NULL;
+    }
+    json_t *content = join_content(message, name, where, e), *out = NULL;
+    const json_t *calls = json_object_get(message, "tool_calls");
+    if (!content)
+        return NULL;
+    out = json_pack("{s:s, s:o}", "role", strcmp(name, "function") ? name : "tool", "content",
+                    content);
+    if (!out) {
+        error_set_memory(e, "a message", 0);
+        return NULL;
+    }
+    if (!copy_texts(message, out, where, e))
+        goto fail;
+    if (calls && !json_is_null(calls)) {
+        json_t *opened = open_tool_calls(calls, where, e);
+        if (!opened)
+            goto fail;
+        json_object_set_new(out, "tool_calls", opened);
+    }
+    return out;
+fail:
+    json_decref(out);
+    return NULL;
+}
+
+json_t *messages_parse(const json_t *messages, struct error *e)
+{
+    size_t i;
+    json_t *message;
+    if (!messages || json_is_null(messages)) {
+        error_set(e, "missing_required_parameter", "messages", "messages is missing");
+        return NULL;
+    }
+    if (!json_is_array(messages)) {
+        error_set(e, "invalid_type", "messages", "messages must be an array");
+        return NULL;
+    }
+    if (json_array_size(messages) == 0) {
+        error_set(e, "invalid_value", "messages",
+                  "messages is empty; it must have at least one message");
+        return NULL;
+    }
+    json_t *out = json_array();
+    json_array_foreach((json_t *)(uintptr_t)messages, i, message)
+    {
+        json_t *parsed = parse_message(message, i, e);
+        if (!parsed || json_array_append_new(out, parsed)) {
+            if (parsed)
+                error_set_memory(e, "messages", 0);
+            json_decref(out);
+            return NULL;
+        }
+    }
+    return out;
+}

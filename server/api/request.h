@@ -1,0 +1,93 @@
+/* The body of /v1/chat/completions and /v1/completions as one checked struct.
+ *
+ * Parsing is pure: no engine, no loop; it runs on the thread pool and under the fuzzer. Every field
+ * has one row in the table of fields (field.h) with type, range and what happens when it is set. */
+#ifndef WINNOW_SERVER_API_REQUEST_H
+#define WINNOW_SERVER_API_REQUEST_H
+
+#include <jansson.h>
+
+#include "cache/policy/plan.h"
+#include "engine/compute/sampler.h"
+#include "engine/text/tokenizer.h"
+
+enum request_kind { REQUEST_CHAT, REQUEST_COMPLETION };
+
+enum { MAX_PROMPTS = 16, MAX_STOPS = 16, MAX_CHOICES = 16 };
+
+/* One prompt of /v1/completions: text, or tokens when `tokens` is not NULL. Points into the
+ * request's JSON. */
+struct request_prompt {
+    const char *text;
+    size_t length;
+    const json_t *tokens;
+};
+
+struct request {
+    enum request_kind kind;
+    json_t *body; /* owned; the strings below point into it */
+
+    const char *model;         /* as sent, "" when absent */
+    const char *policy_suffix; /* after the last '@' of the model, or NULL */
+
+    /* chat */
+    json_t
+        *messages; /* owned: checked, content joined to a string or null, ready for the template */
+    const json_t *chat_template_kwargs; /* object or NULL; owned through `kwargs` */
+    json_t *kwargs; /* owned: chat_template_kwargs plus reasoning_effort and verbosity; or NULL */
+    bool add_generation_prompt, continue_final_message;
+
+    /* completions */
+    struct request_prompt prompts[MAX_PROMPTS];
+    uint32_t n_prompts;
+    bool echo;
+
+    int64_t max_tokens; /* -1 = not given */
+    uint32_t min_tokens, n;
+    bool has_temperature, has_top_p, has_top_k,
+        has_min_p;            /* given, so that --sampling-defaults may fill the others */
+    struct sampling sampling; /* bias owned */
+    bool has_seed;
+    struct {
+        const char *bytes;
+        size_t length;
+    } stops[MAX_STOPS];
+    uint32_t n_stops;
+    int32_t *stop_tokens; /* owned */
+    uint32_t n_stop_tokens;
+    bool include_stop_string, ignore_eos, skip_special_tokens;
+    bool logprobs;
+    int32_t n_logprobs;        /* -1 none, else alternatives */
+    int32_t n_prompt_logprobs; /* -1 none */
+    bool return_token_ids;
+
+    bool stream, include_usage, continuous_usage, return_progress;
+    uint64_t timeout_ms; /* 0 = the server's */
+    bool has_sse_ping;
+    uint64_t sse_ping_ms;
+    const char *session_id; /* or NULL */
+    bool cache_prompt;      /* default true */
+    const char *cache_salt; /* [n_cache_salt] or NULL */
+    size_t n_cache_salt;
+    bool has_policy;  /* kv_policy in the body */
+    struct plan plan; /* parsed, not resolved; source REQUEST; only when has_policy */
+};
+
+/* Parses UTF-8 JSON text of a body. n_vocab bounds token ids (0 = do not check). On failure the
+ * request is cleared. Codes: invalid_json, invalid_type, invalid_value, missing_required_parameter,
+ * unsupported_value, unsupported_parameter, unknown_parameter, invalid_kv_policy, out_of_memory.
+ * e->where is the path of the field. */
+bool request_parse(struct request *r, enum request_kind kind, const char *text, size_t length,
+                   int32_t n_vocab, struct error *e);
+void request_clear(struct request *r);
+
+/* The messages array of a body, checked and joined (for /apply-template and /tokenize). New
+ * reference or NULL. */
+json_t *messages_parse(const json_t *messages, struct error *e);
+
+/* JSON text to an object with our rules: a byte-order mark is skipped, depth <= 64, duplicate keys:
+ * last wins, NUL in strings is allowed. NULL with "invalid_json" (line, column, what was expected).
+ */
+json_t *body_parse(const char *text, size_t length, struct error *e);
+
+#endif

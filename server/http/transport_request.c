@@ -1,0 +1,367 @@
+/* What libmicrohttpd calls while a request comes in: checks, the body, and the hand-over to a
+ * route. Loop thread. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/random.h>
+
+#include "server/http/auth.h"
+#include "server/http/origin.h"
+#include "server/http/router.h"
+#include "server/http/transport.h"
+
+enum { MAX_HEADER_BYTES = 16 * 1024 };
+
+static const char *header(struct MHD_Connection *c, const char *name)
+{
+    return MHD_lookup_connection_value(c, MHD_HEADER_KIND, name);
+}
+
+static bool id_is_good(const char *id)
+{
+    size_t n = strlen(id);
+    return n >= 1 && n <= 128 &&
+           strspn(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-") == n;
+}
+
+static void set_id(struct exchange *x)
+{
+    const char *given = header(x->connection, "X-Request-Id");
+    if (given && id_is_good(given)) {
+        snprintf(x->id, sizeof x->id, "%s", given);
+        return;
+    }
+    unsigned char bytes[12] = {0};
+    if (getrandom(bytes, sizeof bytes, GRND_NONBLOCK) < 0)
+        memcpy(bytes, &x->started_ns, sizeof x->started_ns);
+    size_t at = (size_t)snprintf(x->id, sizeof x->id, "req-");
+    for (size_t i = 0; i < sizeof bytes; i++)
+        at += (size_t)snprintf(x->id + at, sizeof x->id - at, "%02x", bytes[i]);
+}
+
+static enum MHD_Result add_size(void *context, enum MHD_ValueKind kind, const char *key,
+                                const char *value)
+{
+    size_t *bytes = context;
+    (void)kind;
+    *bytes += strlen(key) + (value ? strlen(value) : 0) + 4;
+    return MHD_YES;
+}
+
+static bool headers_fit(struct exchange *x, const char *url)
+{
+    size_t bytes = strlen(url);
+    MHD_get_connection_values(x->connection, MHD_HEADER_KIND, add_size, &bytes);
+    if (bytes <= MAX_HEADER_BYTES)
+        return true;
+    return error_set(&x->refusal, "headers_too_large", "",
+                     "the request's headers have %zu bytes; at most %d are read", bytes,
+                     MAX_HEADER_BYTES);
+}
+
+static bool origin_fits(struct exchange *x)
+{
+    const struct transport *t = x->transport;
+    const char *host = header(x->connection, "Host"), *origin = header(x->connection, "Origin");
+    char shown[80];
+    if (!host_is_allowed(t->config, t->loopback, host))
+        return error_set(
+            &x->refusal, "origin_not_allowed", "",
+            "the Host '%s' is not one of this server's names; name it in --allowed-hosts",
+            error_excerpt(shown, host, strlen(host)));
+    if (!origin_is_allowed(t->config, origin, host))
+        return error_set(
+            &x->refusal, "origin_not_allowed", "",
+            "web pages of '%s' may not call this server; name the origin in --cors-origins",
+            error_excerpt(shown, origin, strlen(origin)));
+    if (origin && origin_is_listed(t->config, origin))
+        x->cors_origin = strdup(origin);
+    return true;
+}
+
+static bool route_fits(struct exchange *x, const char *method, bool had_v1)
+{
+    struct transport *t = x->transport;
+    const char *tail;
+    x->route = router_find(t->routes, t->n_routes, x->path, had_v1, method, &tail);
+    if (x->route) {
+        x->route_index = (uint32_t)(x->route - t->routes);
+        x->tail = strdup(tail);
+        if (x->link->listener->metrics_only && strcmp(x->route->path, "/metrics"))
+            return error_set(&x->refusal, "not_found", "", "this port serves /metrics only");
+        return x->tail || error_set_memory(&x->refusal, "a path", strlen(tail));
+    }
+    char shown[80];
+    const char *hint = router_hint(x->path);
+    router_allow(t->routes, t->n_routes, x->path, had_v1, x->allow, sizeof x->allow);
+    error_excerpt(shown, x->path, strlen(x->path));
+    if (x->allow[0])
+        return error_set(&x->refusal, "method_not_allowed", "",
+                         "%s does not take %.20s; it takes %s", shown, method, x->allow);
+    return error_set(&x->refusal, "not_found", "", "there is no %s here%s%s", shown,
+                     hint ? ": " : "", hint ? hint : "");
+}
+
+static bool key_fits(struct exchange *x)
+{
+    const struct config *c = x->transport->config;
+    const char *key =
+        auth_key_of(header(x->connection, "Authorization"), header(x->connection, "X-Api-Key"),
+                    header(x->connection, "Api-Key"));
+    x->key = auth_find(c, key, &x->admin);
+    bool metrics = !strcmp(x->route->path, "/metrics");
+    bool needed = metrics ? c->metrics_require_key : !x->route->public;
+    if (!needed || c->n_api_keys == 0 || x->key || x->admin)
+        return true;
+    return error_set(&x->refusal, "invalid_api_key", "",
+                     key ? "the API key is wrong"
+                         : "the API key is missing: send it as 'Authorization: Bearer KEY'");
+}
+
+static bool type_fits(struct exchange *x)
+{
+    const char *type = header(x->connection, "Content-Type"),
+               *encoding = header(x->connection, "Content-Encoding");
+    char shown[80];
+    if (encoding && strcasecmp(encoding, "identity"))
+        return error_set(&x->refusal, "unsupported_media_type", "",
+                         "the body's Content-Encoding is '%s'; send it as it is",
+                         error_excerpt(shown, encoding, strlen(encoding)));
+    if (type && !strncasecmp(type, "multipart/", 10))
+        return error_set(&x->refusal, "unsupported_media_type", "",
+                         "the body is '%s'; send application/json",
+                         error_excerpt(shown, type, strlen(type)));
+    return true;
+}
+
+static bool state_fits(struct exchange *x)
+{
+    const struct transport *t = x->transport;
+    if (!x->route->needs_model)
+        return true;
+    if (t->draining) {
+        error_set(&x->refusal, "draining", "", "the server is shutting down");
+        x->refusal.retry_after_ms = 5000;
+        return false;
+    }
+    if (!t->ready) {
+        error_set(&x->refusal, "model_loading", "", "the model is still loading (%.0f %%)",
+                  t->loading * 100);
+        x->refusal.retry_after_ms = 2000;
+        return false;
+    }
+    return true;
+}
+
+static bool body_fits(struct exchange *x, uint64_t length)
+{
+    uint64_t limit = x->transport->config->max_body_bytes;
+    if (length <= limit)
+        return true;
+    return error_set(&x->refusal, "body_too_large", "",
+                     "the body has %llu bytes; at most %llu are read (--max-body)",
+                     (unsigned long long)length, (unsigned long long)limit);
+}
+
+static bool length_fits(struct exchange *x)
+{
+    const char *length = header(x->connection, "Content-Length");
+    return !length || body_fits(x, strtoull(length, NULL, 10));
+}
+
+/* The first call for a request: its headers are there. */
+static struct exchange *exchange_new(struct link *k, const char *url, const char *method)
+{
+    struct transport *t = k->transport;
+    struct exchange *x = calloc(1, sizeof *x);
+    bool had_v1 = false;
+    if (!x)
+        return NULL;
+    x->transport = t;
+    x->link = k;
+    x->connection = k->connection;
+    x->route_index = t->n_routes;
+    x->started_ns = uv_hrtime();
+    x->method = method;
+    x->head = !strcmp(method, "HEAD");
+    x->expects_continue = header(k->connection, "Expect") != NULL;
+    k->exchange = x;
+    k->since_ns = x->started_ns;
+    t->n_exchanges++;
+    set_id(x);
+    x->path = router_normalise(url, t->config->api_prefix, &had_v1);
+    if (!x->path) {
+        error_set(&x->refusal, "not_found", "", "nothing is served outside %s",
+                  t->config->api_prefix);
+        return x;
+    }
+    x->lacks_slash = *url && !strcmp(url, t->config->api_prefix);
+    if (!headers_fit(x, url) || !origin_fits(x))
+        return x;
+    if (!strcmp(method, "OPTIONS")) {
+        router_allow(t->routes, t->n_routes, x->path, had_v1, x->allow, sizeof x->allow);
+        return x;
+    }
+    (void)(route_fits(x, method, had_v1) && key_fits(x) && type_fits(x) && state_fits(x) &&
+           length_fits(x));
+    return x;
+}
+
+/* Collects body bytes; after a refusal they are read and forgotten, so that the client gets to see
+ * the answer. */
+static enum MHD_Result take_body(struct exchange *x, const char *bytes, size_t n)
+{
+    uint64_t limit = x->transport->config->max_body_bytes;
+    x->link->reading = true;
+    if (x->refusal.code[0] || !body_fits(x, (uint64_t)x->body_length + n)) {
+        free(x->body);
+        x->body = NULL;
+        x->body_length += n;
+        return x->body_length > 2 * limit ? MHD_NO : MHD_YES;
+    }
+    if (x->body_length + n + 1 > x->body_capacity) {
+        size_t capacity = x->body_capacity * 2 > x->body_length + n + 1 ? x->body_capacity * 2
+                                                                        : x->body_length + n + 1;
+        char *body = realloc(x->body, capacity);
+        if (!body) {
+            error_set_memory(&x->refusal, "the body", capacity);
+            return MHD_YES;
+        }
+        x->body = body;
+        x->body_capacity = capacity;
+    }
+    memcpy(x->body + x->body_length, bytes, n);
+    x->body_length += n;
+    x->body[x->body_length] = 0;
+    return MHD_YES;
+}
+
+static void answer_options(struct exchange *x)
+{
+    exchange_add_header(x, "Allow", x->allow[0] ? x->allow : "GET, HEAD, POST, OPTIONS");
+    if (x->cors_origin) {
+        exchange_add_header(x, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
+        exchange_add_header(x, "Access-Control-Allow-Headers", "*, Authorization");
+        exchange_add_header(x, "Access-Control-Max-Age", "600");
+    }
+    exchange_reply(x, 204, NULL, "", 0);
+}
+
+static void refuse(struct exchange *x)
+{
+    unsigned status = error_status(&x->refusal);
+    if (status == 405)
+        exchange_add_header(x, "Allow", x->allow);
+    if (status == 413)
+        exchange_add_header(x, "Connection", "close");
+    exchange_reply_error(x, &x->refusal);
+}
+
+/* The request is complete (or refused before its body): answers it or lets the route do so. */
+static enum MHD_Result dispatch(struct exchange *x)
+{
+    x->dispatched = true;
+    x->link->reading = false;
+    x->in_handler = true;
+    if (x->refusal.code[0])
+        refuse(x);
+    else if (!x->route)
+        answer_options(x);
+    else
+        x->route->handler(x, x->route->context);
+    x->in_handler = false;
+    if (x->answered || x->committed)
+        return exchange_queue(x);
+    x->suspended = true;
+    MHD_suspend_connection(x->connection);
+    link_watch(x->link);
+    return MHD_YES;
+}
+
+enum MHD_Result transport_access(void *context, struct MHD_Connection *connection, const char *url,
+                                 const char *method, const char *version, const char *upload,
+                                 size_t *upload_size, void **slot)
+{
+    struct exchange *x = *slot;
+    (void)context;
+    (void)version;
+    if (!x) {
+        const union MHD_ConnectionInfo *info =
+            MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+        struct link *k = info ? info->socket_context : NULL;
+        x = k ? exchange_new(k, url, method) : NULL;
+        *slot = x;
+        if (!x)
+            return MHD_NO;
+        bool early =
+            x->refusal.code[0] && (x->expects_continue || error_status(&x->refusal) == 413 ||
+                                   error_status(&x->refusal) == 431);
+        return early ? dispatch(x) : MHD_YES;
+    }
+    if (*upload_size) {
+        size_t n = *upload_size;
+        *upload_size = 0;
+        return take_body(x, upload, n);
+    }
+    if (x->gone)
+        return MHD_NO;
+    return x->dispatched ? exchange_queue(x) : dispatch(x);
+}
+
+void transport_completed(void *context, struct MHD_Connection *connection, void **slot,
+                         enum MHD_RequestTerminationCode code)
+{
+    struct exchange *x = *slot;
+    (void)context;
+    (void)connection;
+    if (!x)
+        return;
+    *slot = NULL;
+    bool whole = code == MHD_REQUEST_TERMINATED_COMPLETED_OK && !x->gone;
+    bool decided = x->streaming ? x->stream_ended : x->answered;
+    enum exchange_end end = whole || decided                                 ? EXCHANGE_ANSWERED
+                            : code == MHD_REQUEST_TERMINATED_DAEMON_SHUTDOWN ? EXCHANGE_STOPPED
+                                                                             : EXCHANGE_CLIENT_LEFT;
+    exchange_finish(x, end);
+    access_log(x, whole ? "answered" : decided ? "closed" : "client_closed");
+    exchange_free(x);
+}
+
+void transport_connection(void *context, struct MHD_Connection *connection, void **slot,
+                          enum MHD_ConnectionNotificationCode code)
+{
+    struct listener *l = context;
+    struct transport *t = l->transport;
+    struct link *k = *slot;
+    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        k = calloc(1, sizeof *k);
+        if (!k)
+            return; /* the first request finds no link and is closed */
+        k->transport = t;
+        k->listener = l;
+        k->connection = connection;
+        k->fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+        k->since_ns = uv_hrtime();
+        k->reading = true;
+        k->next = t->links;
+        if (t->links)
+            t->links->previous = k;
+        t->links = k;
+        t->counts.connections_open = ++t->n_links;
+        *slot = k;
+        return;
+    }
+    if (!k)
+        return;
+    if (k->previous)
+        k->previous->next = k->next;
+    else
+        t->links = k->next;
+    if (k->next)
+        k->next->previous = k->previous;
+    t->counts.connections_open = --t->n_links;
+    *slot = NULL;
+    link_close(k);
+    free(k);
+}

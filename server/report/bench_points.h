@@ -1,0 +1,58 @@
+/* What `winnow bench` has measured, and how it is shown: a line on the terminal for each point as
+ * it comes, a JSON file, a picture. Main thread. */
+#ifndef WINNOW_SERVER_REPORT_BENCH_POINTS_H
+#define WINNOW_SERVER_REPORT_BENCH_POINTS_H
+
+#include <stdio.h>
+
+#include "engine/measure/bench.h"
+#include "engine/measure/bench_machine.h"
+#include "server/cli/bench_arguments.h"
+
+enum bench_test { BENCH_PREFILL, BENCH_DECODE };
+
+/* A prompt of `context` tokens, or n_steps steps of `batch` sequences behind one. */
+struct bench_point {
+    enum bench_test test;
+    const char *policy; /* borrowed: name of a case */
+    enum plan_storage storage;
+    uint32_t context, batch, n_steps;
+    char skipped[200]; /* why it could not be measured; "" */
+    uint32_t n_runs;
+    double runs[BENCH_MOST_REPEATS]; /* seconds, in the order of running */
+    double median, best, worst;      /* of them */
+    struct bench_sample work;        /* of a run; its seconds are the last run's */
+    double kv_held_bytes;            /* of the prompt's pages at its end */
+};
+
+struct bench_points {
+    struct bench_point *at; /* [n] */
+    uint32_t n, capacity;
+};
+
+/* The next point, zeroed; valid until the next call. NULL: "out_of_memory". */
+struct bench_point *bench_points_add(struct bench_points *p, struct error *e);
+/* Fills median, best and worst; n_runs >= 1. */
+void bench_point_settle(struct bench_point *p);
+double bench_point_tokens(const struct bench_point *p); /* of a run */
+/* Bytes that a decode step must read. */
+double bench_point_step_bytes(const struct bench_point *p);
+
+/* What it was measured on. */
+struct bench_setting {
+    const struct bench_arguments *arguments;
+    const struct model *model;
+    const struct backend *backend;
+    struct bench_machine before, after; /* after.read_bytes 0: not measured again */
+    bool has_machine;                   /* false on a GPU: the processor's roofs are not its own */
+};
+
+void bench_print_head(const struct bench_setting *s, FILE *out);
+void bench_print_point(const struct bench_setting *s, const struct bench_point *p, FILE *out);
+/* False: "file_error". */
+bool bench_write_json(const struct bench_setting *s, const struct bench_points *p, const char *path,
+                      struct error *e);
+bool bench_write_picture(const struct bench_setting *s, const struct bench_points *p,
+                         const char *path, struct error *e);
+
+#endif
