@@ -38,11 +38,11 @@ struct server {
 void server_drain(struct server *s);
 
 /* Handlers; the context is the server. */
-void handle_metrics(struct exchange *x, void *server);
-void handle_health(struct exchange *x, void *server);
-void handle_live(struct exchange *x, void *server);
-void handle_ready(struct exchange *x, void *server);
-void handle_page(struct exchange *x, void *server);
-void handle_page_file(struct exchange *x, void *server);
+void handle_metrics(struct http_request *x, void *server);
+void handle_health(struct http_request *x, void *server);
+void handle_live(struct http_request *x, void *server);
+void handle_ready(struct http_request *x, void *server);
+void handle_page(struct http_request *x, void *server);
+void handle_page_file(struct http_request *x, void *server);
 
 #endif

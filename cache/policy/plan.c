@@ -48,7 +48,7 @@ const char *plan_positions_name(enum plan_positions v)
     return positions[v];
 }
 
-const char *plan_pool_name(enum plan_pool v)
+const char *plan_pooling_name(enum plan_pooling v)
 {
     return pools[v];
 }
@@ -363,7 +363,7 @@ json_t *plan_to_json(const struct plan *p)
     if (p->scorer == SCORER_WINDOW_ATTENTION)
         ok = ok && put(o, "window", json_integer(p->window)) &&
              put(o, "kernel", json_integer(p->kernel)) &&
-             put(o, "pool", json_string(plan_pool_name(p->pool)));
+             put(o, "pool", json_string(plan_pooling_name(p->pool)));
     if (p->scorer == SCORER_RANDOM)
         ok = ok && put(o, "seed", json_integer(p->seed));
     if (p->decode == DECODE_EVICT && p->prefill == PREFILL_FULL)

@@ -35,7 +35,7 @@ enum plan_prefill { PREFILL_FULL, PREFILL_STREAM };
 enum plan_decode { DECODE_GROW, DECODE_EVICT };
 enum plan_remnant { REMNANT_NONE, REMNANT_MEAN };
 enum plan_positions { POSITIONS_ORIGINAL, POSITIONS_CACHE };
-enum plan_pool { POOL_AVG, POOL_MAX, POOL_NONE };
+enum plan_pooling { POOLING_AVG, POOLING_MAX, POOLING_NONE };
 enum plan_share { SHARE_HEAD, SHARE_LAYER };
 enum plan_storage { STORAGE_F16, STORAGE_BF16, STORAGE_Q8, STORAGE_Q4 };
 enum plan_source { SOURCE_DEFAULT, SOURCE_REQUEST, SOURCE_HEADER, SOURCE_MODEL, SOURCE_SESSION };
@@ -63,7 +63,7 @@ struct plan {
     enum plan_remnant remnant;
     enum plan_positions positions;
     enum plan_storage storage;
-    enum plan_pool pool;
+    enum plan_pooling pool;
     enum plan_share share;
     bool trace;
     uint32_t given; /* bit i: the request set key i of plan_parse.c's table */
@@ -120,7 +120,7 @@ const char *plan_prefill_name(enum plan_prefill v);
 const char *plan_decode_name(enum plan_decode v);
 const char *plan_remnant_name(enum plan_remnant v);
 const char *plan_positions_name(enum plan_positions v);
-const char *plan_pool_name(enum plan_pool v);
+const char *plan_pooling_name(enum plan_pooling v);
 const char *plan_share_name(enum plan_share v);
 const char *plan_storage_name(enum plan_storage v);
 /* "q8" -> STORAGE_Q8; false when there is no such name. */

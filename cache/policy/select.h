@@ -37,8 +37,8 @@ uint32_t select_victims(const struct select_view *v, uint32_t n, uint32_t *victi
 /* pooled[i] for slots with position < before: scores of the neighbours in order of position, within
  * (kernel - 1) / 2, averaged over `kernel` or their maximum; other slots keep their score. order
  * [n] scratch. */
-void select_pool(const struct select_view *v, enum plan_pool pool, uint32_t kernel, uint32_t before,
-                 float *pooled, uint32_t *order);
+void select_pool(const struct select_view *v, enum plan_pooling pool, uint32_t kernel,
+                 uint32_t before, float *pooled, uint32_t *order);
 
 /* Uniform in [0, 1): a hash of all four, so it depends on nothing else. */
 float select_random(int64_t seed, uint32_t layer, uint32_t kv_head, int32_t position);

@@ -10,7 +10,7 @@ struct select_job {
     struct head_state *head;
     enum plan_scorer scorer; /* at this moment: after a prompt, window_attention has become
                                 attention_sum */
-    enum plan_pool pool;
+    enum plan_pooling pool;
     enum plan_share share;
     bool votes; /* share layer: the mean score of the heads that vote is every head's */
     uint32_t layer, kv_head;

@@ -301,7 +301,7 @@ void launch_compress(cudaStream_t stream, const struct step *shape, const struct
     const uint32_t stride = select_stride(max_slots), threads = max_slots > 8192 ? 1024 : 256;
     if (n_jobs == 0)
         return;
-    launch_appraise(stream, shape, jobs, n_jobs, max_slots, scratch);
+    launch_score(stream, shape, jobs, n_jobs, max_slots, scratch);
     LAUNCH(choose_kernel, n_jobs, threads, 0, stream, *shape, jobs, n_jobs, stride, scratch);
     LAUNCH(compete_kernel, 1, threads, 0, stream, *shape, jobs, n_jobs, stride, scratch);
     LAUNCH(compact_kernel, n_jobs, MOVE_THREADS, 0, stream, *shape, jobs, n_jobs, stride, n_kept,

@@ -29,11 +29,11 @@ struct eviction {
     struct select_bench bench;
 };
 
-static __device__ struct appraisal appraisal_of(const struct eviction *e, uint32_t kv_head)
+static __device__ struct scoring scoring_of(const struct eviction *e, uint32_t kv_head)
 {
     const struct step_segment *s = e->segment;
-    struct appraisal a = {&e->heads[kv_head], e->head, s->scorer, e->layer, kv_head,
-                          s->n_tokens,        1,       s->seed};
+    struct scoring a = {&e->heads[kv_head], e->head, s->scorer, e->layer, kv_head,
+                        s->n_tokens,        1,       s->seed};
     return a;
 }
 
@@ -95,7 +95,7 @@ static __device__ void drop_least(const struct eviction *e, uint64_t key, uint32
 /* The usual case: nothing but what a thread sees is kept. */
 static __device__ void drop_one(const struct eviction *e, struct block_room *room)
 {
-    const struct appraisal a = appraisal_of(e, e->kv_head);
+    const struct scoring a = scoring_of(e, e->kv_head);
     uint64_t least = UINT64_MAX;
     uint32_t slot = 0;
     const uint32_t n = e->head->n_slots;
@@ -120,13 +120,13 @@ static __device__ void drop_one(const struct eviction *e, struct block_room *roo
 }
 
 /* Scores into the bench: the head's own, or the mean of those that vote. */
-static __device__ void appraise_head(const struct eviction *e, float *direction)
+static __device__ void score_head(const struct eviction *e, float *direction)
 {
     float *scores = e->bench.scores;
     const uint32_t warp = threadIdx.x / 32, n = e->step->n_kv_heads;
     if (e->segment->share != SHARE_LAYER) {
-        appraise(e->step, appraisal_of(e, e->kv_head), direction, warp, THREADS / 32,
-                 [=](uint32_t slot, float score) { scores[slot] = score; });
+        score_slots(e->step, scoring_of(e, e->kv_head), direction, warp, THREADS / 32,
+                    [=](uint32_t slot, float score) { scores[slot] = score; });
         return;
     }
     auto votes = [=](uint32_t i) { return e->heads[i].votes != 0; };
@@ -137,11 +137,11 @@ static __device__ void appraise_head(const struct eviction *e, float *direction)
         if (!votes_in(n, votes, h))
             continue;
         const bool first = nth == 0, last = ++nth == n_voters;
-        appraise(e->step, appraisal_of(e, h), direction, warp, THREADS / 32,
-                 [=](uint32_t slot, float score) {
-                     float sum = first ? score : scores[slot] + score;
-                     scores[slot] = last ? sum / (float)n_voters : sum;
-                 });
+        score_slots(e->step, scoring_of(e, h), direction, warp, THREADS / 32,
+                    [=](uint32_t slot, float score) {
+                        float sum = first ? score : scores[slot] + score;
+                        scores[slot] = last ? sum / (float)n_voters : sum;
+                    });
     }
 }
 
@@ -199,7 +199,7 @@ static __device__ void drop_several(const struct eviction *e, uint32_t n, uint64
 static __device__ void drop_ranked(const struct eviction *e, float *direction,
                                    struct block_room *room)
 {
-    appraise_head(e, direction);
+    score_head(e, direction);
     __syncthreads();
     uint64_t least = UINT64_MAX;
     uint32_t n = 0, slot = 0;

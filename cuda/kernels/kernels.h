@@ -133,7 +133,7 @@ uint64_t select_scratch_bytes(const struct step *shape, uint32_t max_segments, u
 /* ---- sample.cu */
 
 /* tokens[i] as picks[i] says of logits[picks[i].row][n_vocab], i < n, all in device memory; ties:
- * the lowest id. PICK_ODD where a logit of the row is not finite. */
+ * the lowest id. PICK_NOT_FINITE where a logit of the row is not finite. */
 void launch_sample(cudaStream_t stream, int32_t *tokens, const float *logits, uint32_t n,
                    uint32_t n_vocab, const struct token_pick *picks, uint8_t *scratch);
 uint64_t sample_scratch_bytes(uint32_t max_n, uint32_t n_vocab);

@@ -63,12 +63,12 @@ static __device__ bool is_greedy(const struct token_pick *pick)
 }
 
 /* Above the key of any number: what is not finite makes its whole row odd. */
-#define ODD_KEY UINT64_MAX
+#define NOT_FINITE_KEY UINT64_MAX
 
 static __device__ uint64_t logit_key(float logit, uint32_t token)
 {
-    bool is_odd = (__float_as_uint(logit) & 0x7f800000u) == 0x7f800000u;
-    return is_odd ? ODD_KEY : token_key(score_rank(logit), token);
+    bool is_not_finite = (__float_as_uint(logit) & 0x7f800000u) == 0x7f800000u;
+    return is_not_finite ? NOT_FINITE_KEY : token_key(score_rank(logit), token);
 }
 
 /* grid (n_chunks, n) */
@@ -90,7 +90,7 @@ static __global__ void __launch_bounds__(CHUNK_THREADS)
         chunk_keys(scratch, blockIdx.y, n_vocab)[blockIdx.x] = key;
 }
 
-/* The best token of a row, from its chunks, or PICK_ODD. A whole block. */
+/* The best token of a row, from its chunks, or PICK_NOT_FINITE. A whole block. */
 static __device__ int32_t best_of(uint8_t *scratch, uint32_t n_vocab, struct block_room *room)
 {
     const uint64_t *keys = chunk_keys(scratch, blockIdx.y, n_vocab);
@@ -98,7 +98,7 @@ static __device__ int32_t best_of(uint8_t *scratch, uint32_t n_vocab, struct blo
     for (uint32_t i = threadIdx.x; i < n_chunks_of(n_vocab); i += blockDim.x)
         least = ~keys[i] < least ? ~keys[i] : least;
     least = block_least(least, room);
-    return least == ~ODD_KEY ? PICK_ODD : (int32_t)(uint32_t)least;
+    return least == ~NOT_FINITE_KEY ? PICK_NOT_FINITE : (int32_t)(uint32_t)least;
 }
 
 /* grid (n_chunks, n) */
@@ -113,7 +113,7 @@ static __global__ void __launch_bounds__(CHUNK_THREADS)
     float *to = probabilities(scratch, blockIdx.y, gridDim.y, n_vocab);
     if (blockIdx.x == 0 && threadIdx.x == 0)
         tokens[blockIdx.y] = best;
-    if (best == PICK_ODD || is_greedy(pick))
+    if (best == PICK_NOT_FINITE || is_greedy(pick))
         return;
     const float most = from[best];
     const uint32_t first = blockIdx.x * CHUNK + threadIdx.x;
@@ -353,7 +353,7 @@ static __global__ void __launch_bounds__(1024)
     const struct token_pick *pick = &picks[blockIdx.y];
     const float *from = logits + (uint64_t)pick->row * n_vocab;
     float *p = probabilities(scratch, blockIdx.y, gridDim.y, n_vocab);
-    if (tokens[blockIdx.y] == PICK_ODD || is_greedy(pick))
+    if (tokens[blockIdx.y] == PICK_NOT_FINITE || is_greedy(pick))
         return;
     if (pick->top_k > 0 && (uint32_t)pick->top_k < n_vocab)
         keep_best(p, from, n_vocab, (uint32_t)pick->top_k, room);

@@ -14,7 +14,7 @@
 
 #define APPRAISE_DIM_MAX 256 /* head_dim */
 
-struct appraisal {
+struct scoring {
     const struct step_head *head;
     const struct step_head *held; /* whose positions are read: of heads that decide together each
                                      reads its own, for the others may already be making holes */
@@ -58,7 +58,7 @@ __device__ static inline float random_score(int64_t seed, uint32_t layer, uint32
 }
 
 /* Of scorers that do not look at keys. */
-__device__ static inline float score_of(const struct appraisal &a, uint32_t slot, int32_t position)
+__device__ static inline float score_of(const struct scoring &a, uint32_t slot, int32_t position)
 {
     const struct step_head *head = a.head;
     switch (a.scorer) {
@@ -120,9 +120,9 @@ __device__ static inline void load_direction(const double *key_sum, uint32_t hea
  * n_warps,
  * ... direction: shared [head_dim]; NULL: minus the norm. Whole warps. */
 template <class Take>
-__device__ static inline void appraise_keys(const struct step *step, const struct step_head *head,
-                                            const float *direction, uint32_t first_warp,
-                                            uint32_t n_warps, Take take)
+__device__ static inline void score_keys(const struct step *step, const struct step_head *head,
+                                         const float *direction, uint32_t first_warp,
+                                         uint32_t n_warps, Take take)
 {
     const uint32_t lane = threadIdx.x % 32, n = head->n_slots, dim = step->head_dim;
     for (uint32_t base = first_warp * 8; base < n; base += n_warps * 8) {
@@ -152,15 +152,15 @@ __device__ static inline void appraise_keys(const struct step *step, const struc
 /* Calls take(slot, score) for slots of warps as above; every slot always by the same thread. room:
  * shared [APPRAISE_DIM_MAX]. All threads of the block. */
 template <class Take>
-__device__ static inline void appraise(const struct step *step, const struct appraisal &a,
-                                       float *room, uint32_t first_warp, uint32_t n_warps,
-                                       Take take)
+__device__ static inline void score_slots(const struct step *step, const struct scoring &a,
+                                          float *room, uint32_t first_warp, uint32_t n_warps,
+                                          Take take)
 {
     if (scores_keys(a.scorer)) {
         bool angles = a.scorer == SCORER_KEY_DIFF;
         if (angles)
             load_direction(a.head->key_sum, step->head_dim, room);
-        appraise_keys(step, a.head, angles ? room : NULL, first_warp, n_warps, take);
+        score_keys(step, a.head, angles ? room : NULL, first_warp, n_warps, take);
         return;
     }
     for (uint32_t i = first_warp * 32 + threadIdx.x % 32; i < a.head->n_slots; i += n_warps * 32)

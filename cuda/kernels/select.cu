@@ -14,16 +14,16 @@
 
 #define THREADS 256
 
-static __device__ struct appraisal appraisal_of(const struct step_job *job)
+static __device__ struct scoring scoring_of(const struct step_job *job)
 {
-    struct appraisal a = {&job->head,   &job->head,    job->scorer, job->layer,
-                          job->kv_head, job->n_tokens, job->window, job->seed};
+    struct scoring a = {&job->head,   &job->head,    job->scorer, job->layer,
+                        job->kv_head, job->n_tokens, job->window, job->seed};
     return a;
 }
 
 static __device__ bool pools(const struct step_job *job)
 {
-    return job->scorer == SCORER_WINDOW_ATTENTION && job->pool != POOL_NONE && job->kernel > 1;
+    return job->scorer == SCORER_WINDOW_ATTENTION && job->pool != POOLING_NONE && job->kernel > 1;
 }
 
 /* Slots at positions before this are pooled. */
@@ -53,8 +53,8 @@ static __global__ void __launch_bounds__(THREADS)
     const struct step_job *job = &jobs[index];
     struct select_bench b = select_bench_of(scratch, n_jobs, stride, index);
     float *to = pools(job) ? (float *)b.ranks : b.scores;
-    appraise(&shape, appraisal_of(job), direction, blockIdx.x * (THREADS / 32) + threadIdx.x / 32,
-             gridDim.x * (THREADS / 32), [=](uint32_t slot, float score) { to[slot] = score; });
+    score_slots(&shape, scoring_of(job), direction, blockIdx.x * (THREADS / 32) + threadIdx.x / 32,
+                gridDim.x * (THREADS / 32), [=](uint32_t slot, float score) { to[slot] = score; });
 }
 
 /* Slots that are pooled, in order of position: keys[i] = position, slot. grid (n_jobs) */
@@ -114,7 +114,8 @@ static __global__ void __launch_bounds__(THREADS)
             sum += score;
             largest = fmaxf(largest, score);
         }
-        b.scores[(uint32_t)b.keys[i]] = job->pool == POOL_AVG ? sum / (float)job->kernel : largest;
+        b.scores[(uint32_t)b.keys[i]] =
+            job->pool == POOLING_AVG ? sum / (float)job->kernel : largest;
     }
 }
 
@@ -140,8 +141,8 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-void launch_appraise(cudaStream_t stream, const struct step *shape, const struct step_job *jobs,
-                     uint32_t n_jobs, uint32_t max_slots, uint8_t *scratch)
+void launch_score(cudaStream_t stream, const struct step *shape, const struct step_job *jobs,
+                  uint32_t n_jobs, uint32_t max_slots, uint8_t *scratch)
 {
     /* Eight slots a thread; 128 blocks a head are enough to fill any device. */
     uint32_t blocks = (max_slots + 8 * THREADS - 1) / (8 * THREADS),

@@ -158,7 +158,7 @@ struct backend {
      * the best (lowest id on ties) if temperature or top_p is 0; else, of p = e^((logit - best) /
      * temperature) over the top_k best logits, the fewest best that reach top_p of their mass
      * (lower ids first on ties), of those that have at least min_p times the best one's p, the
-     * first by id at which the mass passes draw * all. PICK_ODD where a logit of the row is not
+     * first by id at which the mass passes draw * all. PICK_NOT_FINITE where a logit of the row is not
      * finite. After step_end; waits for the device. False: "engine_fault". A token depends on its
      * row and its pick alone, and is the host's (sampler_pick) unless a draw or a cut is within
      * rounding of a boundary. NULL where logits are as good as on the host. */

@@ -228,7 +228,7 @@ static bool is_decode(const struct batch *b)
     return b->n_waves == 1;
 }
 
-bool batch_plan(struct batch *b, const struct backend *backend, bool may_replay, bool *by_heart,
+bool batch_plan(struct batch *b, const struct backend *backend, bool may_replay, bool *recorded,
                 struct error *e)
 {
     const struct step_shape shape = {.n_rows = b->n_rows,
@@ -240,7 +240,7 @@ bool batch_plan(struct batch *b, const struct backend *backend, bool may_replay,
                                      .tokens = b->tokens,
                                      .positions = b->positions,
                                      .logit_rows = b->logit_rows};
-    *by_heart = false;
+    *recorded = false;
     if (!backend->step_begin)
         return true;
     if (!backend->step_begin(backend->self, &shape, e))
@@ -248,7 +248,7 @@ bool batch_plan(struct batch *b, const struct backend *backend, bool may_replay,
     for (uint32_t wave = 0; wave < b->n_waves; wave++)
         for (uint32_t i = 0; i < b->model->n_layers; i++)
             backend->step_plan(backend->self, b->wave, batch_wave(b, i, wave));
-    *by_heart = !backend->step_compute(backend->self);
+    *recorded = !backend->step_compute(backend->self);
     return true;
 }
 

@@ -37,9 +37,9 @@ struct batch {
 
 /* The segments of wave w as layer l sees them, in b->wave. Returns how many. */
 uint32_t batch_wave(struct batch *b, uint32_t layer, uint32_t wave);
-/* Tells a device all that the step will read. *by_heart: it needs no operations (may_replay allows
+/* Tells a device all that the step will read. *recorded: it needs no operations (may_replay allows
  * that), only step_end. Backends that plan nothing are told nothing. False: "engine_fault". */
-bool batch_plan(struct batch *b, const struct backend *backend, bool may_replay, bool *by_heart,
+bool batch_plan(struct batch *b, const struct backend *backend, bool may_replay, bool *recorded,
                 struct error *e);
 /* After the n segments of b->wave have attended: what their policies drop goes. False:
  * "out_of_memory". */

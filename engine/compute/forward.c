@@ -239,8 +239,8 @@ bool forward_compute(struct forward *f, struct batch *b, struct error *e)
     be->upload(be->self, f->angles, b->angles, n_angles);
     if (b->sink_query)
         be->upload(be->self, f->sink_angles, b->sink_angles, n_angles);
-    bool by_heart;
-    if (!batch_plan(b, be, !f->observe, &by_heart, e) || (!by_heart && !compute(f, b, e)))
+    bool recorded;
+    if (!batch_plan(b, be, !f->observe, &recorded, e) || (!recorded && !compute(f, b, e)))
         return false;
     return !be->step_end || be->step_end(be->self, e);
 }

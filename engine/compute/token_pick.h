@@ -14,8 +14,8 @@ struct token_pick {
 };
 
 enum {
-    PICK_ODD = -1, /* instead of a token: some logit of the row is not a finite number */
-    PICK_NONE = -2 /* nothing was picked (never from a backend) */
+    PICK_NOT_FINITE = -1, /* instead of a token: some logit of the row is not a finite number */
+    PICK_NONE = -2        /* nothing was picked (never from a backend) */
 };
 
 #endif

@@ -138,7 +138,7 @@ static void value_slots(const struct select_job *job, struct bench *b)
 }
 
 /* positions and scores of a head as its plan values them. */
-static void appraise(struct cpu *c, const struct select_job *job, struct bench *b)
+static void score_slots(struct cpu *c, const struct select_job *job, struct bench *b)
 {
     read_positions(c, job, b);
     if (job->share == SHARE_LAYER && !job->votes)
@@ -255,10 +255,10 @@ static void make_holes(struct cpu *c, struct select_job *job, struct bench *b)
     }
 }
 
-static void appraise_dropping(struct cpu *c, struct select_job *job, struct bench *b)
+static void score_dropping(struct cpu *c, struct select_job *job, struct bench *b)
 {
     if (job->n_drop > 0 || job->share == SHARE_LAYER)
-        appraise(c, job, b);
+        score_slots(c, job, b);
 }
 
 /* The heads of one layer of one sequence. */
@@ -273,7 +273,7 @@ static bool evict_layer(struct cpu *c, struct select_job *jobs, uint32_t n, stru
     if (benches == NULL)
         return false;
     struct head_work w = {.cpu = c, .jobs = jobs, .benches = benches, .n = n};
-    on_threads(&w, appraise_dropping);
+    on_threads(&w, score_dropping);
     if (jobs[0].share == SHARE_LAYER)
         share_scores(jobs, benches, n);
     on_threads(&w, make_holes);
@@ -322,10 +322,10 @@ static void compact(struct cpu *c, const struct select_job *job, const struct be
 }
 
 /* Heads of budget UINT32_MAX stay as they are. */
-static void appraise_part(struct cpu *c, struct select_job *job, struct bench *b)
+static void score_part(struct cpu *c, struct select_job *job, struct bench *b)
 {
     if (job->budget != UINT32_MAX)
-        appraise(c, job, b);
+        score_slots(c, job, b);
 }
 
 static void choose_part(struct cpu *c, struct select_job *job, struct bench *b)
@@ -382,7 +382,7 @@ bool cpu_compress(void *self, struct select_job *jobs, uint32_t n_jobs, struct e
     if (benches == NULL)
         return false;
     struct head_work w = {.cpu = c, .jobs = jobs, .benches = benches, .n = n_jobs};
-    on_threads(&w, appraise_part);
+    on_threads(&w, score_part);
     if (jobs[0].share == SHARE_LAYER)
         share_scores(jobs, benches, n_jobs);
     if (!jobs[0].adaptive)

@@ -283,8 +283,8 @@ static double divergence(const float *p, const float *q, uint32_t n)
 }
 
 /* What one prediction adds to the means. */
-static void judge(struct evaluate_text_result *out, const float *logits, const float *full,
-                  uint32_t n_vocab, int32_t next)
+static void accumulate(struct evaluate_text_result *out, const float *logits, const float *full,
+                       uint32_t n_vocab, int32_t next)
 {
     double n = out->n_steps;
     out->nll += (log_total(logits, n_vocab) - (double)logits[next]) / n;
@@ -306,8 +306,8 @@ static bool run_text(struct evaluator *v, struct cache_sequence *s, const int32_
         if (is_reference)
             memcpy(full, logits, (size_t)rows * n_vocab * sizeof *full);
         for (uint32_t i = 0; i < rows; i++)
-            judge(out, logits + (size_t)i * n_vocab, full + (size_t)i * n_vocab, n_vocab,
-                  tokens[n_prompt + done + i]);
+            accumulate(out, logits + (size_t)i * n_vocab, full + (size_t)i * n_vocab, n_vocab,
+                       tokens[n_prompt + done + i]);
         done += rows;
         rows = n_steps - done < CHUNK ? n_steps - done : CHUNK;
         if (rows > 0)

@@ -8,10 +8,10 @@
 
 enum { TOPS = LOGPROBS_MAX_TOP + 1 };
 
-bool sequence_init(struct sequence *s, struct generation *owner, uint32_t index, uint32_t n_vocab,
-                   size_t max_token_bytes, struct error *e)
+bool choice_init(struct choice *s, struct request *owner, uint32_t index, uint32_t n_vocab,
+                 size_t max_token_bytes, struct error *e)
 {
-    const struct generation_request *request = &owner->request;
+    const struct request_options *request = &owner->options;
     memset(s, 0, sizeof *s);
     s->owner = owner;
     s->index = index;
@@ -29,7 +29,7 @@ bool sequence_init(struct sequence *s, struct generation *owner, uint32_t index,
     return true;
 }
 
-void sequence_clear(struct sequence *s)
+void choice_clear(struct choice *s)
 {
     cache_sequence_free(s->cache);
     sampler_free(s->sampler);
@@ -41,25 +41,25 @@ void sequence_clear(struct sequence *s)
     memset(s, 0, sizeof *s);
 }
 
-uint32_t sequence_n_tokens(const struct sequence *s)
+uint32_t choice_n_tokens(const struct choice *s)
 {
-    return s->owner->request.n_prompt + s->n_generated;
+    return s->owner->options.n_prompt + s->n_generated;
 }
 
-int32_t sequence_token(const struct sequence *s, uint32_t index)
+int32_t choice_token(const struct choice *s, uint32_t index)
 {
-    uint32_t n_prompt = s->owner->request.n_prompt;
-    return index < n_prompt ? s->owner->request.prompt[index] : s->generated[index - n_prompt];
+    uint32_t n_prompt = s->owner->options.n_prompt;
+    return index < n_prompt ? s->owner->options.prompt[index] : s->generated[index - n_prompt];
 }
 
-static bool reserve_waiting(struct sequence *s, uint32_t room)
+static bool reserve_waiting(struct choice *s, uint32_t room)
 {
     struct event_token *waiting = realloc(s->waiting, room * sizeof *waiting);
     s->waiting = waiting ? waiting : s->waiting;
     uint64_t *ends = realloc(s->ends, room * sizeof *ends);
     s->ends = ends ? ends : s->ends;
     bool reserved = waiting && ends;
-    if (s->owner->request.n_logprobs > 0) {
+    if (s->owner->options.n_logprobs > 0) {
         struct top_logprob *tops = realloc(s->waiting_tops, (size_t)room * TOPS * sizeof *tops);
         s->waiting_tops = tops ? tops : s->waiting_tops;
         reserved &= tops != NULL;
@@ -71,7 +71,7 @@ static bool reserve_waiting(struct sequence *s, uint32_t room)
     return reserved;
 }
 
-bool sequence_reserve(struct sequence *s, struct error *e)
+bool choice_reserve(struct choice *s, struct error *e)
 {
     if (s->n_generated == s->capacity) {
         uint32_t capacity = s->capacity ? s->capacity * 2 : 64;
@@ -97,47 +97,47 @@ static uint32_t character_bytes(unsigned char first)
 
 /* The n bytes after text[n_text) are new: they complete the tokens that waited for a character, and
  * pass the stop strings unless it is too early for those. */
-static void add_text(struct sequence *s, uint32_t n)
+static void add_text(struct choice *s, uint32_t n)
 {
     const char *added = s->text + s->n_text;
-    uint64_t end = s->n_told + s->n_text;
+    uint64_t end = s->n_emitted + s->n_text;
     if (n > 0)
         for (uint32_t i = s->n_waiting; i > 0 && s->ends[i - 1] == UNKNOWN_END; i--)
             s->ends[i - 1] = end + character_bytes((unsigned char)added[0]);
-    bool early = s->n_generated <= s->owner->request.min_tokens;
+    bool early = s->n_generated <= s->owner->options.min_tokens;
     if (s->owner->stops && !early && s->hit < 0) {
         struct stop_hit hit = stop_push(s->owner->stops, &s->stop, added, n);
         s->hit = hit.string;
         if (hit.string >= 0) {
             s->hit_cut = s->n_text + hit.before;
-            if (!s->owner->request.include_stop_string)
+            if (!s->owner->options.include_stop_string)
                 s->hit_cut -= hit.length < s->hit_cut ? hit.length : s->hit_cut;
         }
     }
     s->n_text += n;
 }
 
-void sequence_add_token(struct sequence *s, const struct tokenizer *tokenizer,
-                        const struct event_token *token)
+void choice_add_token(struct choice *s, const struct tokenizer *tokenizer,
+                      const struct event_token *token)
 {
     s->generated[s->n_generated++] = token->token;
     uint32_t n = (uint32_t)detokenizer_push(&s->detokenizer, tokenizer, token->token,
-                                            s->owner->request.show_control, s->text + s->n_text);
+                                            s->owner->options.show_control, s->text + s->n_text);
     add_text(s, n);
     s->waiting[s->n_waiting] = *token;
     if (token->n_top)
         memcpy(&s->waiting_tops[s->n_waiting * TOPS], token->top,
                token->n_top * sizeof *token->top);
-    s->ends[s->n_waiting++] = s->detokenizer.n_pending ? UNKNOWN_END : s->n_told + s->n_text;
+    s->ends[s->n_waiting++] = s->detokenizer.n_pending ? UNKNOWN_END : s->n_emitted + s->n_text;
 }
 
-void sequence_add_end(struct sequence *s)
+void choice_add_end(struct choice *s)
 {
     add_text(s, (uint32_t)detokenizer_finish(&s->detokenizer, s->text + s->n_text));
 }
 
 /* Bytes of text that may leave now, cut at a whole character. */
-static uint32_t leaving(const struct sequence *s, bool all)
+static uint32_t leaving(const struct choice *s, bool all)
 {
     uint32_t n = s->n_text;
     if (s->hit >= 0)
@@ -153,27 +153,27 @@ static uint32_t leaving(const struct sequence *s, bool all)
     return n;
 }
 
-bool sequence_tell(struct sequence *s, bool all)
+bool choice_emit(struct choice *s, bool all)
 {
     uint32_t n_text = leaving(s, all), n_tokens = 0;
-    while (n_tokens < s->n_waiting && s->ends[n_tokens] <= s->n_told + n_text) {
+    while (n_tokens < s->n_waiting && s->ends[n_tokens] <= s->n_emitted + n_text) {
         s->waiting[n_tokens].top = s->waiting_tops ? &s->waiting_tops[n_tokens * TOPS] : NULL;
         n_tokens++;
     }
     if (n_text == 0 && n_tokens == 0)
         return true;
-    struct generation_event event = {.kind = EVENT_TEXT,
-                                     .choice = s->index,
-                                     .text = s->text,
-                                     .n_text = n_text,
-                                     .tokens = s->waiting,
-                                     .n_tokens = n_tokens,
-                                     .stop_token = -1,
-                                     .stop_string = -1};
-    if (!generation_tell(s->owner, &event))
+    struct request_event event = {.kind = EVENT_TEXT,
+                                  .choice = s->index,
+                                  .text = s->text,
+                                  .n_text = n_text,
+                                  .tokens = s->waiting,
+                                  .n_tokens = n_tokens,
+                                  .stop_token = -1,
+                                  .stop_string = -1};
+    if (!request_emit(s->owner, &event))
         return false;
     s->n_text -= n_text;
-    s->n_told += n_text;
+    s->n_emitted += n_text;
     s->hit_cut -= s->hit >= 0 ? n_text : 0;
     memmove(s->text, s->text + n_text, s->n_text);
     s->n_waiting -= n_tokens;

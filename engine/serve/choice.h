@@ -1,4 +1,4 @@
-/* One choice of a generation: its tokens, its cache, and the way from tokens to text that may
+/* One choice of a request: its tokens, its cache, and the way from tokens to text that may
  * leave. Engine thread.
  *
  * Text comes out of the detokenizer in whole characters, passes the stop strings, and waits here
@@ -17,8 +17,8 @@
 
 #define UNKNOWN_END UINT64_MAX
 
-struct sequence {
-    struct generation *owner;
+struct choice {
+    struct request *owner;
     uint32_t index;               /* of the choice */
     struct cache_sequence *cache; /* NULL while it holds nothing */
     struct sampler *sampler;
@@ -26,7 +26,7 @@ struct sequence {
 
     int32_t *generated; /* [n_generated] every sampled token */
     uint32_t n_generated, capacity;
-    int32_t picked; /* by the device in this step, or PICK_ODD; PICK_NONE: from the logits */
+    int32_t picked; /* by the device in this step, or PICK_NOT_FINITE; PICK_NONE: from the logits */
     uint64_t last_token_ns;
     struct cache_sequence_counts counted; /* what the metrics have seen */
 
@@ -34,9 +34,9 @@ struct sequence {
     struct stop_state stop;
     char *text; /* [text_room] */
     uint32_t n_text, text_room;
-    uint64_t n_told;  /* bytes of text before text[0] */
-    int32_t hit;      /* stop string that was completed, -1 = none */
-    uint32_t hit_cut; /* then: bytes of `text` that may leave */
+    uint64_t n_emitted; /* bytes of text before text[0] */
+    int32_t hit;        /* stop string that was completed, -1 = none */
+    uint32_t hit_cut;   /* then: bytes of `text` that may leave */
 
     /* Tokens not yet told. */
     struct event_token *waiting;      /* [waiting_room] */
@@ -46,23 +46,23 @@ struct sequence {
 };
 
 /* max_token_bytes: of the longest token's text. False: "out_of_memory"; clear it all the same. */
-bool sequence_init(struct sequence *s, struct generation *owner, uint32_t index, uint32_t n_vocab,
-                   size_t max_token_bytes, struct error *e);
-void sequence_clear(struct sequence *s);
+bool choice_init(struct choice *s, struct request *owner, uint32_t index, uint32_t n_vocab,
+                 size_t max_token_bytes, struct error *e);
+void choice_clear(struct choice *s);
 
 /* Tokens that are known: the prompt's and the generated ones. */
-uint32_t sequence_n_tokens(const struct sequence *s);
-int32_t sequence_token(const struct sequence *s, uint32_t index);
+uint32_t choice_n_tokens(const struct choice *s);
+int32_t choice_token(const struct choice *s, uint32_t index);
 
 /* Room for one more generated token and its logprobs, so that the next calls cannot fail. */
-bool sequence_reserve(struct sequence *s, struct error *e);
+bool choice_reserve(struct choice *s, struct error *e);
 /* A sampled token that ends nothing: its text passes the stop strings. Sets `hit`. */
-void sequence_add_token(struct sequence *s, const struct tokenizer *tokenizer,
-                        const struct event_token *token);
+void choice_add_token(struct choice *s, const struct tokenizer *tokenizer,
+                      const struct event_token *token);
 /* No more tokens come: an unfinished character becomes U+FFFD. */
-void sequence_add_end(struct sequence *s);
+void choice_add_end(struct choice *s);
 /* Tells the owner what may leave: all of it, or all but what a stop string may still claim. False
  * when memory is short. */
-bool sequence_tell(struct sequence *s, bool all);
+bool choice_emit(struct choice *s, bool all);
 
 #endif

@@ -34,7 +34,7 @@ static bool take_submitted(struct engine *e, bool idle, uint64_t wake_ns)
     }
     e->woken = false;
     while (e->inbox_first) {
-        struct generation *g = e->inbox_first;
+        struct request *g = e->inbox_first;
         e->inbox_first = g->next;
         scheduler_take(&e->scheduler, g);
     }
@@ -63,7 +63,7 @@ static void *run_engine(void *context)
 
 static bool make_locks(struct engine *e, struct error *error)
 {
-    pthread_mutex_t *locks[] = {&e->inbox_lock, &e->snapshot_lock, &e->asks_lock};
+    pthread_mutex_t *locks[] = {&e->inbox_lock, &e->snapshot_lock, &e->queries_lock};
     pthread_condattr_t attributes;
     unsigned n = 0;
     while (n < 3 && pthread_mutex_init(locks[n], NULL) == 0)
@@ -88,7 +88,7 @@ static void free_engine(struct engine *e)
     pthread_cond_destroy(&e->inbox_filled);
     pthread_mutex_destroy(&e->inbox_lock);
     pthread_mutex_destroy(&e->snapshot_lock);
-    pthread_mutex_destroy(&e->asks_lock);
+    pthread_mutex_destroy(&e->queries_lock);
     free(e);
 }
 
@@ -148,7 +148,7 @@ static bool check_tokens(const struct engine *e, const int32_t *tokens, uint32_t
     return true;
 }
 
-static bool check_request(const struct engine *e, const struct generation_request *r,
+static bool check_request(const struct engine *e, const struct request_options *r,
                           struct error *error)
 {
     if (r->n_prompt < 1)
@@ -169,9 +169,9 @@ static bool check_request(const struct engine *e, const struct generation_reques
 
 /* The most tokens a choice may generate: what was asked for, and what the context leaves. A prompt
  * that fills the context still gets one token, which needs no slot. */
-static bool resolve_length(const struct engine *e, struct generation *g, struct error *error)
+static bool resolve_length(const struct engine *e, struct request *g, struct error *error)
 {
-    const struct generation_request *r = &g->request;
+    const struct request_options *r = &g->options;
     uint64_t room;
     if (r->plan.positions == POSITIONS_CACHE) {
         room = (uint64_t)INT32_MAX - r->n_prompt;
@@ -204,10 +204,10 @@ static bool is_bounded(const struct plan *plan)
     return plan->has_budget && (plan->allocation != ALLOCATION_PROFILE || plan_profile_votes(plan));
 }
 
-static uint64_t settled_pages(const struct engine *e, const struct generation *g,
+static uint64_t settled_pages(const struct engine *e, const struct request *g,
                               const struct plan *plan)
 {
-    const struct generation_request *r = &g->request;
+    const struct request_options *r = &g->options;
     uint64_t n = g->max_new;
     if (plan->decode == DECODE_GROW && n > GROWTH_RESERVED)
         n = GROWTH_RESERVED;
@@ -216,10 +216,10 @@ static uint64_t settled_pages(const struct engine *e, const struct generation *g
 }
 
 /* Pages of the whole request under `plan`. */
-static uint64_t needed_pages(const struct engine *e, const struct generation *g,
+static uint64_t needed_pages(const struct engine *e, const struct request *g,
                              const struct plan *plan)
 {
-    const struct generation_request *r = &g->request;
+    const struct request_options *r = &g->options;
     const struct cache *cache = e->scheduler.cache;
     if (!is_bounded(plan))
         return scheduler_growing_pages(cache, plan, r->n_prompt, r->n_choices);
@@ -230,9 +230,9 @@ static uint64_t needed_pages(const struct engine *e, const struct generation *g,
 
 /* The largest budget with which the request would fit: of its own plan when that streams, else of
  * `sink`, for the others hold the whole prompt once. 0 when no budget does. */
-static uint32_t largest_budget(const struct engine *e, const struct generation *g)
+static uint32_t largest_budget(const struct engine *e, const struct request *g)
 {
-    struct plan plan = g->request.plan;
+    struct plan plan = g->options.plan;
     const struct preset *sink = preset_find("sink");
     if (plan.prefill != PREFILL_STREAM || !is_bounded(&plan)) {
         if (!sink)
@@ -252,9 +252,9 @@ static uint32_t largest_budget(const struct engine *e, const struct generation *
     return low >= plan.sinks + 1 ? low : 0;
 }
 
-static bool check_memory(const struct engine *e, struct generation *g, struct error *error)
+static bool check_memory(const struct engine *e, struct request *g, struct error *error)
 {
-    const struct plan *plan = &g->request.plan;
+    const struct plan *plan = &g->options.plan;
     uint64_t needed = needed_pages(e, g, plan);
     if (is_bounded(plan)) {
         g->reserve_pages = needed;
@@ -276,9 +276,9 @@ static bool check_memory(const struct engine *e, struct generation *g, struct er
 }
 
 /* The tokens that end a choice, in one list: they are looked up and masked together. */
-static bool collect_ends(const struct engine *e, struct generation *g, struct error *error)
+static bool collect_ends(const struct engine *e, struct request *g, struct error *error)
 {
-    const struct generation_request *r = &g->request;
+    const struct request_options *r = &g->options;
     uint32_t n = r->n_stop_tokens;
     n += r->ignore_eos ? 0 : e->n_end_tokens;
     g->ends = malloc((n ? n : 1) * sizeof *g->ends);
@@ -291,9 +291,9 @@ static bool collect_ends(const struct engine *e, struct generation *g, struct er
     return true;
 }
 
-static bool prepare(struct engine *e, struct generation *g, struct error *error)
+static bool prepare(struct engine *e, struct request *g, struct error *error)
 {
-    const struct generation_request *r = &g->request;
+    const struct request_options *r = &g->options;
     if (!check_request(e, r, error) || !resolve_length(e, g, error) || !check_memory(e, g, error) ||
         !collect_ends(e, g, error))
         return false;
@@ -311,7 +311,7 @@ static bool prepare(struct engine *e, struct generation *g, struct error *error)
 }
 
 /* Hands it to the engine thread. */
-static bool enqueue(struct engine *e, struct generation *g, struct error *error)
+static bool enqueue(struct engine *e, struct request *g, struct error *error)
 {
     struct scheduler *s = &e->scheduler;
     bool taken = false;
@@ -342,15 +342,14 @@ static bool enqueue(struct engine *e, struct generation *g, struct error *error)
     return taken;
 }
 
-struct generation *engine_submit(struct engine *e, struct generation_request *r,
-                                 struct error *error)
+struct request *engine_submit(struct engine *e, struct request_options *r, struct error *error)
 {
-    struct generation *g = generation_new(r, error);
+    struct request *g = request_new(r, error);
     if (!g)
         return NULL;
     if (prepare(e, g, error) && enqueue(e, g, error))
         return g;
-    generation_drop(g);
+    request_drop(g);
     return NULL;
 }
 

@@ -1,8 +1,8 @@
 /* The engine: owns the model, the cache and one thread that runs steps for ever. The server submits
- * generations from its loop thread and reads their events there.
+ * requests from its loop thread and reads their events there.
  *
  * Threads: "loop" = the caller's thread (any one thread at a time), "engine" = ours. Data crosses
- * in two places only: a queue of submitted generations, and each generation's bounded event buffer
+ * in two places only: a queue of submitted requests, and each request's bounded event buffer
  * (256 KiB; when it is full the sequence is not stepped until the reader has caught up). */
 #ifndef WINNOW_ENGINE_SERVE_ENGINE_H
 #define WINNOW_ENGINE_SERVE_ENGINE_H
@@ -49,7 +49,7 @@ struct engine_options {
  * "invalid_model", "invalid_value", "out_of_memory", ... Takes as long as reading the model takes.
  */
 struct engine *engine_open(const struct engine_options *options, struct error *e);
-/* Stops after the current step; generations still alive end with an EVENT_ERROR "engine_stopped"
+/* Stops after the current step; requests still alive end with an EVENT_ERROR "engine_stopped"
  * and must have been released by their owners before. */
 void engine_close(struct engine *e);
 
@@ -69,10 +69,10 @@ struct engine_metrics *engine_metrics(struct engine *e); /* atomics, any thread 
 /* False once the device has failed: nothing is taken any more ("engine_fault"). Any thread. */
 bool engine_alive(const struct engine *e);
 
-/* ---- one generation
+/* ---- one request
  * ------------------------------------------------------------------------------------- */
 
-struct generation_request {
+struct request_options {
     char id[64];     /* for logs and /v1/kv/stats */
     int32_t *prompt; /* [n_prompt] >= 1, every id in range */
     uint32_t n_prompt;
@@ -102,16 +102,15 @@ struct generation_request {
 };
 
 /* Frees prompt, stops, stop_tokens, sampling.bias. For requests that were not submitted. */
-void generation_request_clear(struct generation_request *r);
+void request_options_clear(struct request_options *r);
 
-struct generation;
+struct request;
 
 /* Loop thread. Takes over the request's allocations on success AND on failure. NULL with
  * "queue_full" (retry_after_ms and queue_length filled), "context_length_exceeded"
  * (n_prompt_tokens, n_ctx; message by the server), "kv_memory_exceeded", "out_of_memory",
  * "draining". */
-struct generation *engine_submit(struct engine *e, struct generation_request *r,
-                                 struct error *error);
+struct request *engine_submit(struct engine *e, struct request_options *r, struct error *error);
 
 enum finish_reason { FINISH_STOP, FINISH_LENGTH, FINISH_ABORT, FINISH_ERROR };
 
@@ -135,7 +134,7 @@ enum event_kind {
     EVENT_ERROR       /* failed as a whole: error; the last event */
 };
 
-struct generation_usage {
+struct request_usage {
     uint32_t prompt_tokens, completion_tokens; /* completion: all choices */
     uint32_t cached_tokens,
         cache_write_tokens; /* prompt tokens taken over, tokens left for others */
@@ -160,7 +159,7 @@ struct generation_usage {
     uint32_t n_preemptions;
 };
 
-struct generation_event {
+struct request_event {
     enum event_kind kind;
     uint32_t choice;
     const char *text; /* not terminated */
@@ -172,7 +171,7 @@ struct generation_event {
     int32_t stop_string; /* index into the request's stops, -1 = none */
     uint32_t n_done, n_total;
     double time_ms;
-    const struct generation_usage *usage;
+    const struct request_usage *usage;
     const struct error *error;
     const char
         *kv_trace; /* EVENT_DONE: JSON text of kv_trace.kept, or NULL; `kv_trace_truncated` */
@@ -180,19 +179,19 @@ struct generation_event {
     bool kv_trace_truncated;
 };
 
-/* Loop thread: takes the next event. Pointers live until the next call on this generation. */
-struct generation_event generation_next(struct generation *g);
+/* Loop thread: takes the next event. Pointers live until the next call on this request. */
+struct request_event request_next(struct request *g);
 /* Bytes of generated text and events waiting (what the reader has not taken yet). */
-size_t generation_waiting_bytes(const struct generation *g);
+size_t request_waiting_bytes(const struct request *g);
 /* Loop thread: the client left or is answered. The engine stops the work before its next step and
  * gives the pages back. With client_left the phase is counted in the disconnects. The owner must
  * still release. */
-void generation_cancel(struct generation *g, bool client_left);
+void request_cancel(struct request *g, bool client_left);
 /* Loop thread: forget it. Cancels if still running; notify is not called any more once this has
  * returned; the memory goes when the engine has let go too. */
-void generation_release(struct generation *g);
+void request_release(struct request *g);
 /* Where it is: "queued", "prefill", "decode", "paused", "done". Any thread. */
-const char *generation_phase(const struct generation *g);
+const char *request_phase(const struct request *g);
 
 /* ---- a consistent picture for /v1/kv/stats, taken between two steps
  * ------------------------------------- */
@@ -221,16 +220,16 @@ bool engine_session_delete(struct engine *e, const char *id, uint32_t owner_key,
 
 /* What only the engine's thread may do or see. It answers between two steps, at once when it is
  * idle, and then calls `done` on its own thread, which must not call back into the engine. */
-enum engine_ask_kind {
-    ENGINE_ASK_FLUSH,  /* give up the cached prefixes that no sequence uses */
-    ENGINE_ASK_REQUEST /* what the first choice of a request holds, or held until lately */
+enum engine_query_kind {
+    ENGINE_QUERY_FLUSH,  /* give up the cached prefixes that no sequence uses */
+    ENGINE_QUERY_REQUEST /* what the first choice of a request holds, or held until lately */
 };
-struct engine_ask {
-    enum engine_ask_kind kind;
-    char id[64];        /* REQUEST: as in generation_request ... */
+struct engine_query {
+    enum engine_query_kind kind;
+    char id[64];        /* REQUEST: as in request_options ... */
     uint32_t owner_key; /* ... of this key ... */
     bool all;           /* ... or of any */
-    void (*done)(struct engine_ask *ask);
+    void (*done)(struct engine_query *query);
 
     /* The answer. */
     uint32_t pages_freed; /* FLUSH */
@@ -240,12 +239,12 @@ struct engine_ask {
     struct cache_head_counts *heads; /* [n_layers][n_kv_heads] the asker's memory */
     double age_ms, ended_ms_ago;     /* ended: below 0 while it has not */
 
-    struct engine_ask *next; /* the engine's */
+    struct engine_query *next; /* the engine's */
 };
 /* Loop thread. The ask stays the caller's; it must live until `done` or engine_forget. */
-void engine_ask(struct engine *e, struct engine_ask *ask);
+void engine_query(struct engine *e, struct engine_query *query);
 /* Loop thread: once this has returned, `done` has been called or will not be. */
-void engine_forget(struct engine *e, struct engine_ask *ask);
+void engine_forget(struct engine *e, struct engine_query *query);
 
 bool engine_snapshot(struct engine *e, struct engine_snapshot *out, struct error *error);
 void engine_snapshot_clear(struct engine_snapshot *s);

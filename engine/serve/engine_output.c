@@ -1,4 +1,4 @@
-/* What a step's rows mean: samples, tells the owners, ends choices and generations. Engine thread;
+/* What a step's rows mean: samples, tells the owners, ends choices and requests. Engine thread;
  * declared in scheduler.h. */
 #include <math.h>
 #include <stdio.h>
@@ -11,7 +11,7 @@
 
 enum { TOPS = LOGPROBS_MAX_TOP + 1 };
 
-static bool is_done(const struct generation *g)
+static bool is_done(const struct request *g)
 {
     return atomic_load(&g->place) == PLACE_DONE;
 }
@@ -19,7 +19,7 @@ static bool is_done(const struct generation *g)
 /* ---- ends */
 
 /* What choice 0 holds stays known for a while. Called when its cache goes, and when all ends. */
-static void record_end(struct scheduler *s, struct generation *g, uint64_t now)
+static void record_end(struct scheduler *s, struct request *g, uint64_t now)
 {
     struct request_record *record = history_of(&s->history, g->order);
     if (!record) {
@@ -30,13 +30,13 @@ static void record_end(struct scheduler *s, struct generation *g, uint64_t now)
     record->ended_ns = now;
 }
 
-static void record_finish(struct scheduler *s, struct generation *g, enum metrics_finish reason)
+static void record_finish(struct scheduler *s, struct request *g, enum metrics_finish reason)
 {
     struct engine_metrics *m = s->metrics;
     uint64_t now = clock_ns();
     record_end(s, g, now);
     g->usage.completion_tokens = 0;
-    for (uint32_t i = 0; g->choices && i < g->request.n_choices; i++)
+    for (uint32_t i = 0; g->choices && i < g->options.n_choices; i++)
         g->usage.completion_tokens += g->choices[i].n_generated;
     if (g->measured)
         g->usage.predicted_ms = (double)(now - g->first_token_ns) / 1e6;
@@ -44,16 +44,16 @@ static void record_finish(struct scheduler *s, struct generation *g, enum metric
         g->usage.prompt_ms = (double)(now - g->admitted_ns) / 1e6;
     atomic_fetch_add(&m->finished[reason][g->policy], 1);
     histogram_observe(&m->request_duration, (double)(now - g->submitted_ns) / 1e9);
-    histogram_observe(&m->request_prompt_tokens, g->request.n_prompt);
+    histogram_observe(&m->request_prompt_tokens, g->options.n_prompt);
     histogram_observe(&m->request_generation_tokens, g->usage.completion_tokens);
     if (g->measured)
         histogram_observe(&m->decode_time, g->usage.predicted_ms / 1e3);
 }
 
-static void record_pages(const struct scheduler *s, struct generation *g,
+static void record_pages(const struct scheduler *s, struct request *g,
                          const struct cache_sequence_counts *c)
 {
-    struct generation_usage *u = &g->usage;
+    struct request_usage *u = &g->usage;
     u->tokens_seen = c->tokens_seen;
     u->slots_kept = c->slots_kept;
     u->slots_kept_min = c->slots_kept_min;
@@ -65,31 +65,31 @@ static void record_pages(const struct scheduler *s, struct generation *g,
     u->bytes_peak = c->pages_peak * s->page_bytes;
     u->bytes_full = c->pages_full * s->page_bytes;
     u->exact = c->exact;
-    u->policy = g->request.plan.preset->name;
-    u->budget = plan_evicts(&g->request.plan) ? g->request.plan.budget : 0;
+    u->policy = g->options.plan.preset->name;
+    u->budget = plan_evicts(&g->options.plan) ? g->options.plan.budget : 0;
 }
 
 /* The answer too may be the beginning of the next prompt, where every token still sees all. */
-static void list_answer(struct sequence *q)
+static void list_answer(struct choice *q)
 {
-    struct generation *g = q->owner;
-    uint32_t n = cache_tokens_seen(q->cache), n_prompt = g->request.n_prompt;
-    if (!g->request.reuse_prefix || q->index != 0 || g->n_chained + PAGE_SLOTS > n ||
-        n <= n_prompt || plan_evicts(&g->request.plan))
+    struct request *g = q->owner;
+    uint32_t n = cache_tokens_seen(q->cache), n_prompt = g->options.n_prompt;
+    if (!g->options.reuse_prefix || q->index != 0 || g->n_chained + PAGE_SLOTS > n ||
+        n <= n_prompt || plan_evicts(&g->options.plan))
         return;
     int32_t *tokens = malloc(n * sizeof *tokens);
     for (uint32_t i = 0; tokens && i < n; i++)
-        tokens[i] = sequence_token(q, i);
+        tokens[i] = choice_token(q, i);
     if (tokens)
         g->usage.cache_write_tokens += prefix_list(q->cache, &g->chain, &g->n_chained, tokens, n);
     free(tokens);
 }
 
 /* The cache waits for the session's next turn. False: it does not. */
-static bool keep_session(struct scheduler *s, struct sequence *q, enum finish_reason reason)
+static bool keep_session(struct scheduler *s, struct choice *q, enum finish_reason reason)
 {
-    struct generation *g = q->owner;
-    const char *id = g->request.session_id;
+    struct request *g = q->owner;
+    const char *id = g->options.session_id;
     if (!id || q->index != 0 || s->session_ttl_ns == 0 ||
         (reason != FINISH_STOP && reason != FINISH_LENGTH))
         return false;
@@ -102,15 +102,15 @@ static bool keep_session(struct scheduler *s, struct sequence *q, enum finish_re
         return false;
     }
     for (uint32_t i = 0; i < n; i++)
-        tokens[i] = sequence_token(q, i);
+        tokens[i] = choice_token(q, i);
     snprintf(session->id, sizeof session->id, "%s", id);
-    session->owner_key = g->request.owner_key;
-    session->plan = g->request.plan;
+    session->owner_key = g->options.owner_key;
+    session->plan = g->options.plan;
     session->tokens = tokens;
     session->n_tokens = n;
     session->cache = q->cache;
     q->cache = NULL;
-    session_free(session_take(&s->sessions, id, g->request.owner_key)); /* one of that name */
+    session_free(session_take(&s->sessions, id, g->options.owner_key)); /* one of that name */
     session_put(&s->sessions, session, clock_ns());
     g->usage.session_kept = true;
     g->usage.session_ends = (int64_t)time(NULL) + (int64_t)(s->session_ttl_ns / 1000000000u);
@@ -118,16 +118,16 @@ static bool keep_session(struct scheduler *s, struct sequence *q, enum finish_re
 }
 
 /* The choice's cache goes; what it held is counted first. */
-static void drop_cache(struct scheduler *s, struct sequence *q, enum finish_reason reason)
+static void drop_cache(struct scheduler *s, struct choice *q, enum finish_reason reason)
 {
     if (!q->cache)
         return;
-    struct generation *g = q->owner;
+    struct request *g = q->owner;
     struct cache_sequence_counts counts = cache_sequence_counts(q->cache);
     if (q->index == 0) {
         record_pages(s, g, &counts);
         record_end(s, g, clock_ns());
-        if (g->request.plan.trace)
+        if (g->options.plan.trace)
             g->trace = trace_text(s->cache, q->cache, &g->trace_truncated);
     }
     scheduler_count(s, q);
@@ -141,20 +141,20 @@ static void drop_cache(struct scheduler *s, struct sequence *q, enum finish_reas
     pages_end(s, g, before);
 }
 
-static void fail_memory(struct scheduler *s, struct generation *g)
+static void fail_memory(struct scheduler *s, struct request *g)
 {
     error_set_memory(&g->error, "events of a request", EVENT_BUFFER_LIMIT);
     output_fail(s, g);
 }
 
-void output_fail(struct scheduler *s, struct generation *g)
+void output_fail(struct scheduler *s, struct request *g)
 {
     record_finish(s, g, METRICS_FINISH_ERROR);
     scheduler_remove(s, g);
-    generation_end(g, EVENT_ERROR);
+    request_end(g, EVENT_ERROR);
 }
 
-static void finish(struct scheduler *s, struct generation *g)
+static void finish(struct scheduler *s, struct request *g)
 {
     static const enum metrics_finish reasons[] = {[FINISH_STOP] = METRICS_FINISH_STOP,
                                                   [FINISH_LENGTH] = METRICS_FINISH_LENGTH,
@@ -162,34 +162,34 @@ static void finish(struct scheduler *s, struct generation *g)
                                                   [FINISH_ERROR] = METRICS_FINISH_ERROR};
     record_finish(s, g, reasons[g->finish]);
     scheduler_remove(s, g);
-    generation_end(g, EVENT_DONE);
+    request_end(g, EVENT_DONE);
 }
 
-void output_end_choice(struct scheduler *s, struct sequence *q, enum finish_reason reason,
+void output_end_choice(struct scheduler *s, struct choice *q, enum finish_reason reason,
                        int32_t stop_token)
 {
-    struct generation *g = q->owner;
+    struct request *g = q->owner;
     if (q->index == 0)
         g->finish = reason;
     bool told = true;
     if (q->hit < 0) {
-        sequence_add_end(q);
-        told = sequence_tell(q, true);
+        choice_add_end(q);
+        told = choice_emit(q, true);
     }
     q->done = true;
     drop_cache(s, q, q->hit >= 0 ? FINISH_STOP : reason);
-    struct generation_event event = {.kind = EVENT_CHOICE_END,
-                                     .choice = q->index,
-                                     .finish = q->hit >= 0 ? FINISH_STOP : reason,
-                                     .stop_token = stop_token,
-                                     .stop_string = q->hit};
-    if (!told || !generation_tell(g, &event))
+    struct request_event event = {.kind = EVENT_CHOICE_END,
+                                  .choice = q->index,
+                                  .finish = q->hit >= 0 ? FINISH_STOP : reason,
+                                  .stop_token = stop_token,
+                                  .stop_string = q->hit};
+    if (!told || !request_emit(g, &event))
         fail_memory(s, g);
-    else if (generation_n_living(g) == 0)
+    else if (request_n_living(g) == 0)
         finish(s, g);
 }
 
-void output_cancel(struct scheduler *s, struct generation *g)
+void output_cancel(struct scheduler *s, struct request *g)
 {
     static const enum metrics_phase phases[] = {[PLACE_QUEUED] = METRICS_PHASE_QUEUED,
                                                 [PLACE_PREFILL] = METRICS_PHASE_PREFILL,
@@ -202,14 +202,14 @@ void output_cancel(struct scheduler *s, struct generation *g)
         finish(s, g);
         return;
     }
-    for (uint32_t i = 0; i < g->request.n_choices && !is_done(g); i++)
+    for (uint32_t i = 0; i < g->options.n_choices && !is_done(g); i++)
         if (!g->choices[i].done)
             output_end_choice(s, &g->choices[i], FINISH_ABORT, -1);
 }
 
 /* ---- samples */
 
-static void note_token(struct scheduler *s, struct generation *g, struct sequence *q)
+static void note_token(struct scheduler *s, struct request *g, struct choice *q)
 {
     uint64_t now = clock_ns();
     atomic_fetch_add(&s->metrics->generation_tokens, 1);
@@ -224,7 +224,7 @@ static void note_token(struct scheduler *s, struct generation *g, struct sequenc
     g->usage.prompt_ms = (double)(now - g->admitted_ns) / 1e6;
     histogram_observe(&s->metrics->time_to_first_token, g->usage.ttft_ms / 1e3);
     histogram_observe(&s->metrics->prefill_time, g->usage.prompt_ms / 1e3);
-    atomic_fetch_add(&s->metrics->prompt_tokens, g->request.n_prompt);
+    atomic_fetch_add(&s->metrics->prompt_tokens, g->options.n_prompt);
 }
 
 static bool contains(const int32_t *tokens, uint32_t n, int32_t token)
@@ -236,11 +236,11 @@ static bool contains(const int32_t *tokens, uint32_t n, int32_t token)
 }
 
 /* The next token of one choice, picked already or from its logits. */
-static void sample(struct scheduler *s, struct sequence *q, const float *logits)
+static void sample(struct scheduler *s, struct choice *q, const float *logits)
 {
-    struct generation *g = q->owner;
-    const struct generation_request *r = &g->request;
-    if (!sequence_reserve(q, &g->error)) {
+    struct request *g = q->owner;
+    const struct request_options *r = &g->options;
+    if (!choice_reserve(q, &g->error)) {
         output_fail(s, g);
         return;
     }
@@ -263,10 +263,10 @@ static void sample(struct scheduler *s, struct sequence *q, const float *logits)
         output_end_choice(s, q, FINISH_STOP, asked ? token.token : -1);
         return;
     }
-    sequence_add_token(q, s->tokenizer, &token);
+    choice_add_token(q, s->tokenizer, &token);
     if (q->hit < 0 && q->n_generated >= g->max_new)
         output_end_choice(s, q, FINISH_LENGTH, -1);
-    else if (!sequence_tell(q, false))
+    else if (!choice_emit(q, false))
         fail_memory(s, g);
     else if (q->hit >= 0)
         output_end_choice(s, q, FINISH_STOP, -1);
@@ -275,10 +275,10 @@ static void sample(struct scheduler *s, struct sequence *q, const float *logits)
 /* ---- prompts */
 
 /* Log probabilities of prompt tokens: the row at position p tells those of token p + 1. */
-static void tell_prompt(struct scheduler *s, struct generation *g, const struct step_rows *rows,
+static void tell_prompt(struct scheduler *s, struct request *g, const struct step_rows *rows,
                         const float *logits)
 {
-    const struct generation_request *r = &g->request;
+    const struct request_options *r = &g->options;
     uint32_t n_vocab = s->model->n_vocab, n = 0, first = g->prompt_reported;
     if (first == 0) {
         s->prompt_tokens[n++] = (struct event_token){.token = r->prompt[0], .logprob = NAN};
@@ -297,40 +297,40 @@ static void tell_prompt(struct scheduler *s, struct generation *g, const struct 
     }
     if (n == 0)
         return;
-    struct generation_event event = {.kind = EVENT_PROMPT_TOKENS,
-                                     .tokens = s->prompt_tokens,
-                                     .n_tokens = n,
-                                     .first_token = g->prompt_reported,
-                                     .stop_token = -1,
-                                     .stop_string = -1};
+    struct request_event event = {.kind = EVENT_PROMPT_TOKENS,
+                                  .tokens = s->prompt_tokens,
+                                  .n_tokens = n,
+                                  .first_token = g->prompt_reported,
+                                  .stop_token = -1,
+                                  .stop_string = -1};
     g->prompt_reported += n;
-    if (!generation_tell(g, &event))
+    if (!request_emit(g, &event))
         fail_memory(s, g);
 }
 
 /* A reader who is behind hears of the end only: progress must not fill his buffer. */
-static void tell_progress(struct scheduler *s, struct generation *g, uint32_t n_done)
+static void tell_progress(struct scheduler *s, struct request *g, uint32_t n_done)
 {
-    if (!g->request.progress || n_done <= g->prompt_done)
+    if (!g->options.progress || n_done <= g->prompt_done)
         return;
-    if (n_done < g->request.n_prompt && event_buffer_waiting(&g->events) > EVENT_BUFFER_LIMIT / 16)
+    if (n_done < g->options.n_prompt && event_buffer_waiting(&g->events) > EVENT_BUFFER_LIMIT / 16)
         return;
     g->prompt_done = n_done;
-    struct generation_event event = {.kind = EVENT_PROGRESS,
-                                     .n_done = n_done,
-                                     .n_total = g->request.n_prompt,
-                                     .time_ms = (double)(clock_ns() - g->admitted_ns) / 1e6,
-                                     .stop_token = -1,
-                                     .stop_string = -1};
-    if (!generation_tell(g, &event))
+    struct request_event event = {.kind = EVENT_PROGRESS,
+                                  .n_done = n_done,
+                                  .n_total = g->options.n_prompt,
+                                  .time_ms = (double)(clock_ns() - g->admitted_ns) / 1e6,
+                                  .stop_token = -1,
+                                  .stop_string = -1};
+    if (!request_emit(g, &event))
         fail_memory(s, g);
 }
 
 /* The prompt is computed once: the other choices share its pages from here. */
-static bool fork_choices(struct scheduler *s, struct generation *g, struct sequence *leader)
+static bool fork_choices(struct scheduler *s, struct request *g, struct choice *leader)
 {
-    for (uint32_t i = 0; i < g->request.n_choices; i++) {
-        struct sequence *q = &g->choices[i];
+    for (uint32_t i = 0; i < g->options.n_choices; i++) {
+        struct choice *q = &g->choices[i];
         if (q->done || q == leader)
             continue;
         uint32_t before = pages_begin(s);
@@ -344,14 +344,14 @@ static bool fork_choices(struct scheduler *s, struct generation *g, struct seque
     return true;
 }
 
-static void end_prompt(struct scheduler *s, struct generation *g, struct sequence *leader,
+static void end_prompt(struct scheduler *s, struct request *g, struct choice *leader,
                        const float *logits)
 {
-    if (!generation_is_growing(g))
+    if (!request_is_growing(g))
         g->reserved_pages = g->settled_pages; /* the prompt was compressed in this step */
     if (g->max_new == 0) {
-        atomic_fetch_add(&s->metrics->prompt_tokens, g->request.n_prompt);
-        for (uint32_t i = 0; i < g->request.n_choices && !is_done(g); i++)
+        atomic_fetch_add(&s->metrics->prompt_tokens, g->options.n_prompt);
+        for (uint32_t i = 0; i < g->options.n_choices && !is_done(g); i++)
             output_end_choice(s, &g->choices[i], FINISH_LENGTH, -1);
         return;
     }
@@ -362,20 +362,20 @@ static void end_prompt(struct scheduler *s, struct generation *g, struct sequenc
     bool first_time = leader->n_generated == 0; /* else it is computed again after a preemption */
     if (first_time)
         atomic_store(&g->place, PLACE_DECODE); /* before anybody can hear of the first token */
-    for (uint32_t i = 0; first_time && i < g->request.n_choices && !is_done(g); i++)
+    for (uint32_t i = 0; first_time && i < g->options.n_choices && !is_done(g); i++)
         if (!g->choices[i].done)
             sample(s, &g->choices[i], logits);
 }
 
 static void output_one(struct scheduler *s, const struct step_rows *rows, const float *logits)
 {
-    struct sequence *q = rows->sequence;
-    struct generation *g = q->owner;
+    struct choice *q = rows->sequence;
+    struct request *g = q->owner;
     uint32_t n_vocab = s->model->n_vocab, end = rows->first + rows->n;
     const float *first = logits + (size_t)rows->logits_row * n_vocab;
     bool is_picked = q->picked != PICK_NONE; /* the row's logits stayed on the device */
     for (uint32_t i = 0; i < rows->n_logits; i++)
-        if (is_picked ? q->picked == PICK_ODD
+        if (is_picked ? q->picked == PICK_NOT_FINITE
                       : !logits_are_finite(first + (size_t)i * n_vocab, n_vocab)) {
             error_set(&g->error, "engine_fault", "",
                       "the model's output at position %u is not a number",
@@ -384,14 +384,14 @@ static void output_one(struct scheduler *s, const struct step_rows *rows, const 
             return;
         }
     const float *last = rows->n_logits ? first + (size_t)(rows->n_logits - 1) * n_vocab : NULL;
-    if (rows->first < g->request.n_prompt) {
-        if (g->request.n_prompt_logprobs >= 0)
+    if (rows->first < g->options.n_prompt) {
+        if (g->options.n_prompt_logprobs >= 0)
             tell_prompt(s, g, rows, first);
         if (!is_done(g))
             tell_progress(s, g, end);
-        if (!is_done(g) && end == g->request.n_prompt)
+        if (!is_done(g) && end == g->options.n_prompt)
             end_prompt(s, g, q, last);
-    } else if (end == sequence_n_tokens(q)) {
+    } else if (end == choice_n_tokens(q)) {
         sample(s, q, last);
     }
 }

@@ -3,21 +3,21 @@
  * bus. Engine thread; declared in scheduler.h. */
 #include "engine/serve/scheduler.h"
 
-static bool is_over(const struct sequence *q)
+static bool is_over(const struct choice *q)
 {
     return q->done || atomic_load(&q->owner->place) == PLACE_DONE;
 }
 
 /* Whether nothing but the next token is wanted of q's logits, and no end token is masked. */
-static bool is_plain(const struct sequence *q)
+static bool is_plain(const struct choice *q)
 {
-    const struct generation *g = q->owner;
-    bool is_masked = g->n_ends > 0 && q->n_generated < g->request.min_tokens;
-    return g->request.n_logprobs < 0 && g->request.n_prompt_logprobs < 0 && !is_masked;
+    const struct request *g = q->owner;
+    bool is_masked = g->n_ends > 0 && q->n_generated < g->options.min_tokens;
+    return g->options.n_logprobs < 0 && g->options.n_prompt_logprobs < 0 && !is_masked;
 }
 
 /* One pick more, unless the choice needs its logits. */
-static void add_pick(struct scheduler *s, struct sequence *q, uint32_t row)
+static void add_pick(struct scheduler *s, struct choice *q, uint32_t row)
 {
     struct token_pick *pick = &s->picks[s->n_picks];
     if (is_over(q) || !is_plain(q) || !sampler_describe(q->sampler, q->n_generated, pick))
@@ -29,12 +29,12 @@ static void add_pick(struct scheduler *s, struct sequence *q, uint32_t row)
 /* The picks of one group of rows; the first tokens of all choices come from one row. */
 static void add_picks(struct scheduler *s, const struct step_rows *rows)
 {
-    struct generation *g = rows->sequence->owner;
+    struct request *g = rows->sequence->owner;
     if (rows->n_logits != 1)
         return;
-    if (rows->first >= g->request.n_prompt)
+    if (rows->first >= g->options.n_prompt)
         add_pick(s, rows->sequence, rows->logits_row);
-    for (uint32_t i = 0; rows->first < g->request.n_prompt && i < g->request.n_choices; i++)
+    for (uint32_t i = 0; rows->first < g->options.n_prompt && i < g->options.n_choices; i++)
         add_pick(s, &g->choices[i], rows->logits_row);
 }
 

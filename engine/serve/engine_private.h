@@ -30,13 +30,13 @@ struct engine {
     /* From the loop to the engine. */
     pthread_mutex_t inbox_lock;
     pthread_cond_t inbox_filled;
-    struct generation *inbox_first, *inbox_last;
+    struct request *inbox_first, *inbox_last;
     uint64_t next_order;
     bool woken, stopping;
 
     /* What the loop wants between two steps, in its order; held while that is done. */
-    pthread_mutex_t asks_lock;
-    struct engine_ask *asks;
+    pthread_mutex_t queries_lock;
+    struct engine_query *queries;
 
     /* What /v1/kv/stats sees, written by the engine after each step. */
     pthread_mutex_t snapshot_lock;
@@ -48,7 +48,7 @@ bool engine_load(struct engine *e, const struct engine_options *options, struct 
 void engine_unload(struct engine *e);
 /* engine.c: any thread. Lets an idle engine look around. */
 void engine_wake(void *engine);
-/* engine_ask.c: engine thread, between two steps. */
+/* engine_query.c: engine thread, between two steps. */
 void engine_answer(struct engine *e);
 /* engine_snapshot.c: engine thread, between two steps. */
 void engine_publish(struct engine *e);

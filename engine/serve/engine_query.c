@@ -6,76 +6,76 @@
 
 #include "engine/serve/engine_private.h"
 
-void engine_ask(struct engine *e, struct engine_ask *ask)
+void engine_query(struct engine *e, struct engine_query *query)
 {
-    pthread_mutex_lock(&e->asks_lock);
-    struct engine_ask **at = &e->asks;
+    pthread_mutex_lock(&e->queries_lock);
+    struct engine_query **at = &e->queries;
     while (*at)
         at = &(*at)->next;
-    ask->next = NULL;
-    *at = ask;
-    pthread_mutex_unlock(&e->asks_lock);
+    query->next = NULL;
+    *at = query;
+    pthread_mutex_unlock(&e->queries_lock);
     engine_wake(e);
 }
 
-void engine_forget(struct engine *e, struct engine_ask *ask)
+void engine_forget(struct engine *e, struct engine_query *query)
 {
-    pthread_mutex_lock(&e->asks_lock);
-    for (struct engine_ask **at = &e->asks; *at; at = &(*at)->next)
-        if (*at == ask) {
-            *at = ask->next;
+    pthread_mutex_lock(&e->queries_lock);
+    for (struct engine_query **at = &e->queries; *at; at = &(*at)->next)
+        if (*at == query) {
+            *at = query->next;
             break;
         }
-    pthread_mutex_unlock(&e->asks_lock);
+    pthread_mutex_unlock(&e->queries_lock);
 }
 
 /* ---- engine thread */
 
-static const struct generation *find(const struct generation_list *list,
-                                     const struct engine_ask *ask)
+static const struct request *find(const struct request_list *list, const struct engine_query *query)
 {
-    for (const struct generation *g = list->first; g; g = g->next)
-        if (!strcmp(g->request.id, ask->id) && (ask->all || g->request.owner_key == ask->owner_key))
+    for (const struct request *g = list->first; g; g = g->next)
+        if (!strcmp(g->options.id, query->id) &&
+            (query->all || g->options.owner_key == query->owner_key))
             return g;
     return NULL;
 }
 
-static void describe(struct engine *e, struct engine_ask *ask)
+static void describe(struct engine *e, struct engine_query *query)
 {
     struct scheduler *s = &e->scheduler;
     uint64_t now = clock_ns();
-    const struct generation *g = find(&s->running, ask);
-    g = g ? g : find(&s->queue, ask);
+    const struct request *g = find(&s->running, query);
+    g = g ? g : find(&s->queue, query);
     const struct request_record *ended =
         g ? history_of(&s->history, g->order)
-          : history_find(&s->history, ask->id, ask->owner_key, ask->all, now);
-    ask->found = g || ended;
-    if (!ask->found)
+          : history_find(&s->history, query->id, query->owner_key, query->all, now);
+    query->found = g || ended;
+    if (!query->found)
         return;
-    snprintf(ask->state, sizeof ask->state, "%s", g ? generation_phase(g) : "done");
+    snprintf(query->state, sizeof query->state, "%s", g ? request_phase(g) : "done");
     if (ended) {
-        ask->record = *ended;
-        memcpy(ask->heads, history_heads(&s->history, ended), s->n_heads * sizeof *ask->heads);
+        query->record = *ended;
+        memcpy(query->heads, history_heads(&s->history, ended), s->n_heads * sizeof *query->heads);
     } else {
-        scheduler_describe(s, g, &ask->record, ask->heads);
+        scheduler_describe(s, g, &query->record, query->heads);
     }
-    ask->age_ms = (double)(now - ask->record.submitted_ns) / 1e6;
-    ask->ended_ms_ago = g ? -1 : (double)(now - ask->record.ended_ns) / 1e6;
+    query->age_ms = (double)(now - query->record.submitted_ns) / 1e6;
+    query->ended_ms_ago = g ? -1 : (double)(now - query->record.ended_ns) / 1e6;
 }
 
 void engine_answer(struct engine *e)
 {
-    pthread_mutex_lock(&e->asks_lock);
-    for (struct engine_ask *ask; (ask = e->asks);) {
-        e->asks = ask->next;
-        if (ask->kind == ENGINE_ASK_REQUEST) {
-            describe(e, ask);
+    pthread_mutex_lock(&e->queries_lock);
+    for (struct engine_query *query; (query = e->queries);) {
+        e->queries = query->next;
+        if (query->kind == ENGINE_QUERY_REQUEST) {
+            describe(e, query);
         } else {
             cache_set_time(e->scheduler.cache, clock_ns());
-            ask->pages_freed = prefix_give_up(e->scheduler.cache, UINT32_MAX);
+            query->pages_freed = prefix_give_up(e->scheduler.cache, UINT32_MAX);
             engine_publish(e); /* whoever is told finds it in the next snapshot */
         }
-        ask->done(ask);
+        query->done(query);
     }
-    pthread_mutex_unlock(&e->asks_lock);
+    pthread_mutex_unlock(&e->queries_lock);
 }

@@ -5,18 +5,18 @@
 
 #include "engine/serve/engine_private.h"
 
-static void describe(const struct generation *g, uint64_t now, struct engine_sequence_info *info)
+static void describe(const struct request *g, uint64_t now, struct engine_sequence_info *info)
 {
     memset(info, 0, sizeof *info);
-    memcpy(info->id, g->request.id, sizeof info->id);
-    memcpy(info->state, generation_phase(g), strlen(generation_phase(g)));
-    info->policy = g->request.plan.preset->name;
-    info->owner_key = g->request.owner_key;
+    memcpy(info->id, g->options.id, sizeof info->id);
+    memcpy(info->state, request_phase(g), strlen(request_phase(g)));
+    info->policy = g->options.plan.preset->name;
+    info->owner_key = g->options.owner_key;
     info->age_ms = (double)(now - g->submitted_ns) / 1e6;
     info->pages = (uint32_t)g->held_pages;
     double kept = 0;
     uint32_t n = 0;
-    for (uint32_t i = 0; g->choices && i < g->request.n_choices; i++) {
+    for (uint32_t i = 0; g->choices && i < g->options.n_choices; i++) {
         if (!g->choices[i].cache)
             continue;
         const struct cache_sequence_counts *c = &g->choices[i].counted;
@@ -30,10 +30,10 @@ static void describe(const struct generation *g, uint64_t now, struct engine_seq
     info->share_kept = info->tokens_seen ? info->slots_kept / info->tokens_seen : 1;
 }
 
-static void list(struct engine *e, const struct generation_list *generations, uint64_t now)
+static void list(struct engine *e, const struct request_list *requests, uint64_t now)
 {
     struct engine_snapshot *s = &e->snapshot;
-    for (const struct generation *g = generations->first; g; g = g->next)
+    for (const struct request *g = requests->first; g; g = g->next)
         if (s->n_sequences < SNAPSHOT_MAX_SEQUENCES)
             describe(g, now, &s->sequences[s->n_sequences++]);
 }
@@ -42,13 +42,13 @@ static void count_running(struct engine *e)
 {
     uint32_t n_paused = 0, n_preempted = 0;
     struct scheduler *s = &e->scheduler;
-    for (const struct generation *g = s->running.first; g; g = g->next) {
+    for (const struct request *g = s->running.first; g; g = g->next) {
         n_paused += atomic_load(&g->place) == PLACE_PAUSED;
-        for (uint32_t i = 0; i < g->request.n_choices; i++)
+        for (uint32_t i = 0; i < g->options.n_choices; i++)
             if (g->choices[i].cache)
                 scheduler_count(s, &g->choices[i]);
     }
-    for (const struct generation *g = s->queue.first; g; g = g->next)
+    for (const struct request *g = s->queue.first; g; g = g->next)
         n_preempted += g->admitted;
     struct engine_metrics *m = &e->metrics;
     atomic_store(&m->requests_running, s->running.count);
@@ -98,7 +98,7 @@ bool engine_snapshot(struct engine *e, struct engine_snapshot *out, struct error
     pthread_mutex_unlock(&e->snapshot_lock);
     out->sequences = sequences;
     uint64_t now = clock_ns();
-    for (const struct generation *g = e->inbox_first; g; g = g->next)
+    for (const struct request *g = e->inbox_first; g; g = g->next)
         if (out->n_sequences < SNAPSHOT_MAX_SEQUENCES)
             describe(g, now, &sequences[out->n_sequences++]);
     pthread_mutex_unlock(&e->inbox_lock);

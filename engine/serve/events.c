@@ -8,7 +8,7 @@
 struct record {
     size_t n_bytes; /* of the whole record */
     size_t n_tops;
-    struct generation_event event;
+    struct request_event event;
 };
 
 static size_t aligned(size_t n)
@@ -49,7 +49,7 @@ static bool reserve(struct event_bytes *bytes, size_t n)
 
 static void write_record(unsigned char *at, const struct record *record)
 {
-    const struct generation_event *event = &record->event;
+    const struct request_event *event = &record->event;
     memcpy(at, record, sizeof *record);
     at += aligned(sizeof *record);
     if (event->n_tokens)
@@ -65,8 +65,7 @@ static void write_record(unsigned char *at, const struct record *record)
         memcpy(at, event->text, event->n_text);
 }
 
-bool event_buffer_push(struct event_buffer *b, const struct generation_event *event,
-                       bool *was_empty)
+bool event_buffer_push(struct event_buffer *b, const struct request_event *event, bool *was_empty)
 {
     struct record record;
     memset(&record, 0, sizeof record);
@@ -87,7 +86,7 @@ bool event_buffer_push(struct event_buffer *b, const struct generation_event *ev
     return stored;
 }
 
-struct generation_event event_buffer_next(struct event_buffer *b)
+struct request_event event_buffer_next(struct event_buffer *b)
 {
     if (b->read == b->front.used) {
         pthread_mutex_lock(&b->lock);
@@ -98,11 +97,11 @@ struct generation_event event_buffer_next(struct event_buffer *b)
         pthread_mutex_unlock(&b->lock);
         b->read = 0;
         if (b->front.used == 0)
-            return (struct generation_event){.kind = EVENT_NONE};
+            return (struct request_event){.kind = EVENT_NONE};
     }
     unsigned char *at = b->front.data + b->read;
     struct record *record = (struct record *)(void *)at;
-    struct generation_event *event = &record->event;
+    struct request_event *event = &record->event;
     at += aligned(sizeof *record);
     struct event_token *tokens = (struct event_token *)(void *)at;
     at += aligned(event->n_tokens * sizeof *tokens);

@@ -1,4 +1,4 @@
-/* The bounded way from the engine thread to the reader of one generation.
+/* The bounded way from the engine thread to the reader of one request.
  *
  * Events are serialised into one of two byte buffers: the engine appends to the back, the reader
  * walks the front and swaps when it has come to its end, so what the reader was handed stays in
@@ -36,12 +36,11 @@ void event_buffer_clear(struct event_buffer *b);
 /* Engine thread. Copies the event with its tokens, tops and text; `usage`, `error` and `kv_trace`
  * are kept as pointers. *was_empty tells that nothing was waiting before. False: out of memory,
  * nothing was added. */
-bool event_buffer_push(struct event_buffer *b, const struct generation_event *event,
-                       bool *was_empty);
+bool event_buffer_push(struct event_buffer *b, const struct request_event *event, bool *was_empty);
 
 /* Reader's thread: the next event (EVENT_NONE when there is none); its pointers live until the next
  * call. */
-struct generation_event event_buffer_next(struct event_buffer *b);
+struct request_event event_buffer_next(struct event_buffer *b);
 /* Any thread. */
 size_t event_buffer_waiting(const struct event_buffer *b);
 

@@ -13,7 +13,7 @@
 struct request_record {
     char id[64];
     uint32_t owner_key;
-    uint64_t order; /* of the generation; tells one use of an id from another */
+    uint64_t order; /* of the request; tells one use of an id from another */
     const char *policy;
     uint32_t budget; /* 0 = none */
     uint32_t n_prompt, tokens_seen, pages;
@@ -34,7 +34,7 @@ void history_clear(struct request_history *h);
 /* Room for one more, in the place of the oldest; *heads [n_heads] is zero. The caller fills both.
  */
 struct request_record *history_add(struct request_history *h, struct cache_head_counts **heads);
-/* The generation's record, while it is still there, else NULL. */
+/* The request's record, while it is still there, else NULL. */
 struct request_record *history_of(struct request_history *h, uint64_t order);
 /* The newest of that id which the key may see (`all`: whoever asked) and which ended less than
  * RECORD_TTL_NS before now; NULL: there is none. */

@@ -1,10 +1,10 @@
-/* Generations: see generation.h, and engine.h for the owner's side. */
+/* Generations: see request.h, and engine.h for the owner's side. */
 #include "engine/serve/request.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-void generation_request_clear(struct generation_request *r)
+void request_options_clear(struct request_options *r)
 {
     free(r->prompt);
     for (uint32_t i = 0; i < r->n_stops; i++)
@@ -21,57 +21,57 @@ void generation_request_clear(struct generation_request *r)
     r->n_prompt = r->n_stops = r->n_stop_tokens = r->sampling.n_bias = 0;
 }
 
-struct generation *generation_new(struct generation_request *request, struct error *e)
+struct request *request_new(struct request_options *request, struct error *e)
 {
-    struct generation *g = calloc(1, sizeof *g);
+    struct request *g = calloc(1, sizeof *g);
     if (!g) {
-        generation_request_clear(request);
+        request_options_clear(request);
         error_set_memory(e, "a request", sizeof *g);
         return NULL;
     }
-    g->request = *request;
+    g->options = *request;
     memset(request, 0, sizeof *request);
     if (!event_buffer_init(&g->events, e)) {
-        generation_request_clear(&g->request);
+        request_options_clear(&g->options);
         free(g);
         return NULL;
     }
     if (pthread_mutex_init(&g->lock, NULL) != 0) {
         event_buffer_clear(&g->events);
-        generation_request_clear(&g->request);
+        request_options_clear(&g->options);
         free(g);
         error_set(e, "out_of_memory", "", "cannot make a lock for a request");
         return NULL;
     }
     atomic_init(&g->holders, 1);
-    g->usage.prompt_tokens = g->request.n_prompt;
+    g->usage.prompt_tokens = g->options.n_prompt;
     return g;
 }
 
-void generation_drop(struct generation *g)
+void request_drop(struct request *g)
 {
     if (atomic_fetch_sub(&g->holders, 1) != 1)
         return;
-    for (uint32_t i = 0; g->choices && i < g->request.n_choices; i++)
-        sequence_clear(&g->choices[i]);
+    for (uint32_t i = 0; g->choices && i < g->options.n_choices; i++)
+        choice_clear(&g->choices[i]);
     free(g->choices);
     event_buffer_clear(&g->events);
     pthread_mutex_destroy(&g->lock);
     stop_set_free(g->stops);
     free(g->ends);
     free(g->trace);
-    generation_request_clear(&g->request);
+    request_options_clear(&g->options);
     free(g);
 }
 
-/* Under the lock, so that no notify runs once generation_release has returned. */
-static void notify(struct generation *g)
+/* Under the lock, so that no notify runs once request_release has returned. */
+static void notify(struct request *g)
 {
-    if (!g->released && g->request.notify)
-        g->request.notify(g->request.notify_context);
+    if (!g->released && g->options.notify)
+        g->options.notify(g->options.notify_context);
 }
 
-bool generation_tell(struct generation *g, const struct generation_event *event)
+bool request_emit(struct request *g, const struct request_event *event)
 {
     bool was_empty = false;
     if (!event_buffer_push(&g->events, event, &was_empty))
@@ -84,16 +84,16 @@ bool generation_tell(struct generation *g, const struct generation_event *event)
     return true;
 }
 
-void generation_end(struct generation *g, enum event_kind kind)
+void request_end(struct request *g, enum event_kind kind)
 {
-    g->last = (struct generation_event){.kind = kind,
-                                        .stop_token = -1,
-                                        .stop_string = -1,
-                                        .usage = &g->usage,
-                                        .error = kind == EVENT_ERROR ? &g->error : NULL,
-                                        .kv_trace = g->trace,
-                                        .n_kv_trace = g->trace ? (uint32_t)strlen(g->trace) : 0,
-                                        .kv_trace_truncated = g->trace_truncated};
+    g->last = (struct request_event){.kind = kind,
+                                     .stop_token = -1,
+                                     .stop_string = -1,
+                                     .usage = &g->usage,
+                                     .error = kind == EVENT_ERROR ? &g->error : NULL,
+                                     .kv_trace = g->trace,
+                                     .n_kv_trace = g->trace ? (uint32_t)strlen(g->trace) : 0,
+                                     .kv_trace_truncated = g->trace_truncated};
     atomic_store(&g->place, PLACE_DONE);
     pthread_mutex_lock(&g->lock);
     g->ended = true;
@@ -102,32 +102,32 @@ void generation_end(struct generation *g, enum event_kind kind)
     pthread_mutex_unlock(&g->lock);
 }
 
-bool generation_is_full(const struct generation *g)
+bool request_is_full(const struct request *g)
 {
     return event_buffer_waiting(&g->events) >= EVENT_BUFFER_LIMIT;
 }
 
-bool generation_has_room(const struct generation *g)
+bool request_has_room(const struct request *g)
 {
     return event_buffer_waiting(&g->events) < EVENT_BUFFER_LIMIT / 2;
 }
 
-uint32_t generation_n_living(const struct generation *g)
+uint32_t request_n_living(const struct request *g)
 {
     uint32_t n = 0;
-    for (uint32_t i = 0; g->choices && i < g->request.n_choices; i++)
+    for (uint32_t i = 0; g->choices && i < g->options.n_choices; i++)
         n += !g->choices[i].done;
-    return g->choices ? n : g->request.n_choices;
+    return g->choices ? n : g->options.n_choices;
 }
 
-bool generation_is_growing(const struct generation *g)
+bool request_is_growing(const struct request *g)
 {
     return g->reserve_pages == 0;
 }
 
 /* ---- the owner's side */
 
-static void wake_engine(struct generation *g)
+static void wake_engine(struct request *g)
 {
     pthread_mutex_lock(&g->lock);
     if (!g->ended)
@@ -135,12 +135,12 @@ static void wake_engine(struct generation *g)
     pthread_mutex_unlock(&g->lock);
 }
 
-struct generation_event generation_next(struct generation *g)
+struct request_event request_next(struct request *g)
 {
     /* Asked before the buffer: all that came before the last event is in the buffer by then. */
     bool has_last = atomic_load(&g->has_last);
-    struct generation_event event = event_buffer_next(&g->events);
-    if (atomic_load(&g->paused) && generation_has_room(g))
+    struct request_event event = event_buffer_next(&g->events);
+    if (atomic_load(&g->paused) && request_has_room(g))
         wake_engine(g);
     if (event.kind == EVENT_NONE && has_last && !g->last_taken) {
         g->last_taken = true;
@@ -149,13 +149,13 @@ struct generation_event generation_next(struct generation *g)
     return event;
 }
 
-size_t generation_waiting_bytes(const struct generation *g)
+size_t request_waiting_bytes(const struct request *g)
 {
     size_t last = atomic_load(&g->has_last) && !g->last_taken ? sizeof g->last : 0;
     return event_buffer_waiting(&g->events) + last;
 }
 
-void generation_cancel(struct generation *g, bool client_left)
+void request_cancel(struct request *g, bool client_left)
 {
     if (client_left)
         atomic_store(&g->client_left, true);
@@ -163,7 +163,7 @@ void generation_cancel(struct generation *g, bool client_left)
     wake_engine(g);
 }
 
-void generation_release(struct generation *g)
+void request_release(struct request *g)
 {
     if (!g)
         return;
@@ -173,10 +173,10 @@ void generation_release(struct generation *g)
     if (!g->ended)
         g->wake(g->engine);
     pthread_mutex_unlock(&g->lock);
-    generation_drop(g);
+    request_drop(g);
 }
 
-const char *generation_phase(const struct generation *g)
+const char *request_phase(const struct request *g)
 {
     static const char *const names[] = {[PLACE_QUEUED] = "queued",
                                         [PLACE_PREFILL] = "prefill",

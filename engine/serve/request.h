@@ -1,6 +1,6 @@
 /* One request inside the engine: its choices, and what it tells its owner.
  *
- * Two parties hold a generation, the owner (loop thread) and the engine; the last to let go frees
+ * Two parties hold a request, the owner (loop thread) and the engine; the last to let go frees
  * it. Fields are marked by who may touch them. */
 #ifndef WINNOW_ENGINE_SERVE_REQUEST_H
 #define WINNOW_ENGINE_SERVE_REQUEST_H
@@ -11,11 +11,11 @@
 #include "engine/serve/events.h"
 #include "engine/serve/choice.h"
 
-enum generation_place { PLACE_QUEUED, PLACE_PREFILL, PLACE_DECODE, PLACE_PAUSED, PLACE_DONE };
+enum request_place { PLACE_QUEUED, PLACE_PREFILL, PLACE_DECODE, PLACE_PAUSED, PLACE_DONE };
 
-struct generation {
+struct request {
     /* Fixed at submission. */
-    struct generation_request request;
+    struct request_options options;
     struct stop_set *stops;
     int32_t *ends; /* [n_ends] tokens that end a choice: the model's and the request's */
     uint32_t n_ends;
@@ -35,15 +35,15 @@ struct generation {
     atomic_bool cancelled, client_left, paused;
     atomic_int place;
     struct event_buffer events;
-    struct generation_event last; /* written once, before `has_last` */
+    struct request_event last; /* written once, before `has_last` */
     atomic_bool has_last;
 
     /* The owner's. */
     bool last_taken;
 
     /* The engine's, from submission to `ended`. */
-    struct generation *next, *previous;
-    struct sequence *choices; /* [n_choices] made at the first admission, else NULL */
+    struct request *next, *previous;
+    struct choice *choices;   /* [n_choices] made at the first admission, else NULL */
     bool admitted;            /* at least once */
     bool forked;              /* every living choice has its own cache sequence */
     bool in_batch;            /* has rows in the step being made */
@@ -55,7 +55,7 @@ struct generation {
     uint32_t prompt_done;     /* prompt tokens told by EVENT_PROGRESS */
     bool measured;            /* the first token was sampled */
     uint64_t admitted_ns, first_token_ns;
-    struct generation_usage usage;
+    struct request_usage usage;
     enum finish_reason finish; /* of choice 0 */
     struct error error;
     char *trace; /* JSON text of what choice 0 kept, or NULL */
@@ -64,19 +64,19 @@ struct generation {
 
 /* Loop thread. Takes the request over. The caller fills what is fixed. NULL: "out_of_memory", the
  * request is cleared. */
-struct generation *generation_new(struct generation_request *request, struct error *e);
+struct request *request_new(struct request_options *request, struct error *e);
 /* One holder lets go. */
-void generation_drop(struct generation *g);
+void request_drop(struct request *g);
 
 /* Engine thread. Adds an event and notifies; false when memory is short. */
-bool generation_tell(struct generation *g, const struct generation_event *event);
+bool request_emit(struct request *g, const struct request_event *event);
 /* The last event: EVENT_DONE, or EVENT_ERROR with g->error. Needs no memory. From here on the owner
  * does not reach the engine through it any more. */
-void generation_end(struct generation *g, enum event_kind kind);
+void request_end(struct request *g, enum event_kind kind);
 
-bool generation_is_full(const struct generation *g);  /* the reader must catch up first */
-bool generation_has_room(const struct generation *g); /* ... and has done so */
-uint32_t generation_n_living(const struct generation *g);
-bool generation_is_growing(const struct generation *g); /* no bound but the context */
+bool request_is_full(const struct request *g);  /* the reader must catch up first */
+bool request_has_room(const struct request *g); /* ... and has done so */
+uint32_t request_n_living(const struct request *g);
+bool request_is_growing(const struct request *g); /* no bound but the context */
 
 #endif

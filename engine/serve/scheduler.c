@@ -14,7 +14,7 @@ enum { STEP_LEAST_ROWS = 32 };
 
 /* ---- lists */
 
-static void list_remove(struct generation_list *list, struct generation *g)
+static void list_remove(struct request_list *list, struct request *g)
 {
     *(g->previous ? &g->previous->next : &list->first) = g->next;
     *(g->next ? &g->next->previous : &list->last) = g->previous;
@@ -22,8 +22,7 @@ static void list_remove(struct generation_list *list, struct generation *g)
     list->count--;
 }
 
-static void list_insert_after(struct generation_list *list, struct generation *before,
-                              struct generation *g)
+static void list_insert_after(struct request_list *list, struct request *before, struct request *g)
 {
     g->previous = before;
     g->next = before ? before->next : list->first;
@@ -33,9 +32,9 @@ static void list_insert_after(struct generation_list *list, struct generation *b
 }
 
 /* Oldest first; who was preempted finds its old place. */
-static void insert_by_age(struct generation_list *list, struct generation *g)
+static void insert_by_age(struct request_list *list, struct request *g)
 {
-    struct generation *before = list->last;
+    struct request *before = list->last;
     while (before && before->order > g->order)
         before = before->previous;
     list_insert_after(list, before, g);
@@ -87,24 +86,24 @@ bool scheduler_init(struct scheduler *s, struct error *e)
     return true;
 }
 
-static void bury(struct scheduler *s)
+static void free_released(struct scheduler *s)
 {
     while (s->ended) {
-        struct generation *g = s->ended;
+        struct request *g = s->ended;
         s->ended = g->next;
-        for (uint32_t i = 0; g->choices && i < g->request.n_choices; i++)
-            sequence_clear(&g->choices[i]);
+        for (uint32_t i = 0; g->choices && i < g->options.n_choices; i++)
+            choice_clear(&g->choices[i]);
         free(g->choices);
         g->choices = NULL;
-        generation_drop(g);
+        request_drop(g);
     }
 }
 
-static void fail_all(struct scheduler *s, struct generation_list *list, const char *code,
+static void fail_all(struct scheduler *s, struct request_list *list, const char *code,
                      const char *message)
 {
     while (list->first) {
-        struct generation *g = list->first;
+        struct request *g = list->first;
         error_set(&g->error, code, "", "%s", message);
         output_fail(s, g);
     }
@@ -114,7 +113,7 @@ void scheduler_clear(struct scheduler *s, const char *code, const char *message)
 {
     fail_all(s, &s->running, code, message);
     fail_all(s, &s->queue, code, message);
-    bury(s);
+    free_released(s);
     if (s->has_sessions)
         session_store_clear(&s->sessions);
     history_clear(&s->history);
@@ -127,27 +126,27 @@ void scheduler_clear(struct scheduler *s, const char *code, const char *message)
     free(s->picked);
 }
 
-static bool is_running(const struct generation *g)
+static bool is_running(const struct request *g)
 {
     return atomic_load(&g->place) != PLACE_QUEUED;
 }
 
-static bool is_done(const struct generation *g)
+static bool is_done(const struct request *g)
 {
     return atomic_load(&g->place) == PLACE_DONE;
 }
 
-static void set_place(struct generation *g, enum generation_place place)
+static void set_place(struct request *g, enum request_place place)
 {
     atomic_store(&g->place, place);
 }
 
-void scheduler_take(struct scheduler *s, struct generation *g)
+void scheduler_take(struct scheduler *s, struct request *g)
 {
     list_insert_after(&s->queue, s->queue.last, g);
 }
 
-void scheduler_count(struct scheduler *s, struct sequence *q)
+void scheduler_count(struct scheduler *s, struct choice *q)
 {
     struct cache_sequence_counts now = cache_sequence_counts(q->cache);
     double evicted = now.tokens_seen - now.slots_kept;
@@ -162,10 +161,10 @@ void scheduler_count(struct scheduler *s, struct sequence *q)
     q->counted = now;
 }
 
-void scheduler_describe(const struct scheduler *s, const struct generation *g,
+void scheduler_describe(const struct scheduler *s, const struct request *g,
                         struct request_record *record, struct cache_head_counts *heads)
 {
-    const struct generation_request *r = &g->request;
+    const struct request_options *r = &g->options;
     const struct cache_sequence *cache = g->choices ? g->choices[0].cache : NULL;
     uint32_t n_kv_heads = cache_n_kv_heads(s->cache);
     *record = (struct request_record){.owner_key = r->owner_key,
@@ -187,10 +186,10 @@ void scheduler_describe(const struct scheduler *s, const struct generation *g,
 }
 
 /* Its pages go back; the tokens stay. */
-static void free_caches(const struct scheduler *s, struct generation *g)
+static void free_caches(const struct scheduler *s, struct request *g)
 {
     uint32_t before = pages_begin(s);
-    for (uint32_t i = 0; g->choices && i < g->request.n_choices; i++) {
+    for (uint32_t i = 0; g->choices && i < g->options.n_choices; i++) {
         cache_sequence_free(g->choices[i].cache);
         g->choices[i].cache = NULL;
     }
@@ -198,12 +197,12 @@ static void free_caches(const struct scheduler *s, struct generation *g)
     g->reserved_pages = 0;
 }
 
-void scheduler_remove(struct scheduler *s, struct generation *g)
+void scheduler_remove(struct scheduler *s, struct request *g)
 {
     free_caches(s, g);
     if (is_running(g)) {
         list_remove(&s->running, g);
-        s->n_choices -= g->request.n_choices;
+        s->n_choices -= g->options.n_choices;
     } else {
         list_remove(&s->queue, g);
     }
@@ -220,24 +219,24 @@ uint32_t pages_begin(const struct scheduler *s)
     return cache_counts(s->cache).used;
 }
 
-void pages_end(const struct scheduler *s, struct generation *g, uint32_t before)
+void pages_end(const struct scheduler *s, struct request *g, uint32_t before)
 {
     g->held_pages += cache_counts(s->cache).used; /* wraps below 0 and back, as unsigned may */
     g->held_pages -= before;
 }
 
-static uint64_t promised(const struct generation *g)
+static uint64_t promised(const struct request *g)
 {
     return g->reserved_pages > g->held_pages ? g->reserved_pages - g->held_pages : 0;
 }
 
 /* Pages that are free, or would be if cached prefixes and idle sessions went, and that nobody but g
  * was promised; g may be NULL. */
-static uint64_t pages_for(const struct scheduler *s, const struct generation *g)
+static uint64_t pages_for(const struct scheduler *s, const struct request *g)
 {
     struct cache_counts counts = cache_counts(s->cache);
     uint64_t others = 0, n_free = (uint64_t)counts.free + counts.cached + s->sessions.pages;
-    for (const struct generation *r = s->running.first; r; r = r->next)
+    for (const struct request *r = s->running.first; r; r = r->next)
         others += r == g ? 0 : promised(r);
     return n_free > others ? n_free - others : 0;
 }
@@ -251,29 +250,28 @@ uint64_t scheduler_growing_pages(const struct cache *cache, const struct plan *p
 }
 
 /* What admission sets aside: the bound, or all known tokens of every choice and one more. */
-static uint64_t pages_to_admit(const struct scheduler *s, const struct generation *g)
+static uint64_t pages_to_admit(const struct scheduler *s, const struct request *g)
 {
-    if (!generation_is_growing(g))
+    if (!request_is_growing(g))
         return g->reserve_pages;
-    const struct generation_request *r = &g->request;
-    uint64_t need =
-        scheduler_growing_pages(s->cache, &r->plan, r->n_prompt, generation_n_living(g));
+    const struct request_options *r = &g->options;
+    uint64_t need = scheduler_growing_pages(s->cache, &r->plan, r->n_prompt, request_n_living(g));
     uint64_t prompt = cache_bound_pages(s->cache, &r->plan, r->n_prompt, r->n_prompt);
     for (uint32_t i = 0; g->choices && i < r->n_choices; i++)
         if (!g->choices[i].done)
             need += cache_bound_pages(s->cache, &r->plan, r->n_prompt,
-                                      sequence_n_tokens(&g->choices[i])) -
+                                      choice_n_tokens(&g->choices[i])) -
                     prompt;
     return need;
 }
 
-static void preempt(struct scheduler *s, struct generation *g)
+static void preempt(struct scheduler *s, struct request *g)
 {
     free_caches(s, g);
     g->forked = false;
     g->usage.n_preemptions++;
     list_remove(&s->running, g);
-    s->n_choices -= g->request.n_choices;
+    s->n_choices -= g->options.n_choices;
     set_place(g, PLACE_QUEUED);
     atomic_store(&g->paused, false);
     list_insert_after(&s->queue, NULL, g);
@@ -287,12 +285,12 @@ enum pages_answer {
 };
 
 /* Makes room for `need` more pages of g, at the cost of the youngest that has no rows yet. */
-static enum pages_answer secure_pages(struct scheduler *s, struct generation *g, uint64_t need)
+static enum pages_answer secure_pages(struct scheduler *s, struct request *g, uint64_t need)
 {
     while (need > pages_for(s, g)) {
         if (s->running.count == 1)
             return PAGES_ALONE;
-        struct generation *victim = s->running.last;
+        struct request *victim = s->running.last;
         while (victim && victim->in_batch)
             victim = victim->previous;
         if (!victim || (victim == g && g != s->running.last))
@@ -312,19 +310,19 @@ int64_t scheduler_retry_after_ms(const struct scheduler *s, uint32_t n_waiting)
 
 /* ---- who must go */
 
-static void expire(struct scheduler *s, struct generation *g, uint64_t now)
+static void expire(struct scheduler *s, struct request *g, uint64_t now)
 {
     if (atomic_load(&g->cancelled)) {
         output_cancel(s, g);
         return;
     }
     uint32_t n_tokens = 0;
-    for (uint32_t i = 0; g->choices && i < g->request.n_choices; i++)
+    for (uint32_t i = 0; g->choices && i < g->options.n_choices; i++)
         n_tokens += g->choices[i].n_generated;
     if (g->deadline_ns && now >= g->deadline_ns) {
         error_set(&g->error, "deadline_exceeded", "timeout_ms",
                   "the request was not done within its %llu ms; %u tokens had been generated",
-                  (unsigned long long)g->request.timeout_ms, n_tokens);
+                  (unsigned long long)g->options.timeout_ms, n_tokens);
         g->error.completion_tokens = n_tokens;
         output_fail(s, g);
     } else if (!g->admitted && s->queue_timeout_ns &&
@@ -340,12 +338,12 @@ static void expire(struct scheduler *s, struct generation *g, uint64_t now)
 
 static void expire_all(struct scheduler *s, uint64_t now)
 {
-    struct generation *next;
-    for (struct generation *g = s->running.first; g; g = next) {
+    struct request *next;
+    for (struct request *g = s->running.first; g; g = next) {
         next = g->next;
         expire(s, g, now);
     }
-    for (struct generation *g = s->queue.first; g; g = next) {
+    for (struct request *g = s->queue.first; g; g = next) {
         next = g->next;
         expire(s, g, now);
     }
@@ -359,9 +357,9 @@ static uint64_t earlier(uint64_t a, uint64_t b)
 static uint64_t next_expiry(const struct scheduler *s)
 {
     uint64_t at = 0;
-    for (const struct generation *g = s->running.first; g; g = g->next)
+    for (const struct request *g = s->running.first; g; g = g->next)
         at = earlier(at, g->deadline_ns);
-    for (const struct generation *g = s->queue.first; g; g = g->next) {
+    for (const struct request *g = s->queue.first; g; g = g->next) {
         at = earlier(at, g->deadline_ns);
         if (s->queue_timeout_ns && !g->admitted)
             at = earlier(at, g->submitted_ns + s->queue_timeout_ns);
@@ -370,27 +368,27 @@ static uint64_t next_expiry(const struct scheduler *s)
 }
 
 /* Every living choice has one token to go through the model: the one that it sampled last. */
-static bool decodes(const struct generation *g)
+static bool decodes(const struct request *g)
 {
     if (!g->measured || !g->forked)
         return false;
-    for (uint32_t i = 0; i < g->request.n_choices; i++) {
-        const struct sequence *q = &g->choices[i];
-        if (!q->done && sequence_n_tokens(q) - cache_tokens_seen(q->cache) != 1)
+    for (uint32_t i = 0; i < g->options.n_choices; i++) {
+        const struct choice *q = &g->choices[i];
+        if (!q->done && choice_n_tokens(q) - cache_tokens_seen(q->cache) != 1)
             return false;
     }
     return true;
 }
 
-/* A full event buffer pauses its generation until the reader has taken half. The flag goes up
+/* A full event buffer pauses its request until the reader has taken half. The flag goes up
  * before the second look, so either we see the room or the reader sees the flag and wakes us. */
-static void update_paused(struct generation *g)
+static void update_paused(struct request *g)
 {
-    if (atomic_load(&g->place) != PLACE_PAUSED && generation_is_full(g)) {
+    if (atomic_load(&g->place) != PLACE_PAUSED && request_is_full(g)) {
         atomic_store(&g->paused, true);
         set_place(g, PLACE_PAUSED);
     }
-    if (atomic_load(&g->place) == PLACE_PAUSED && generation_has_room(g)) {
+    if (atomic_load(&g->place) == PLACE_PAUSED && request_has_room(g)) {
         atomic_store(&g->paused, false);
         set_place(g, decodes(g) ? PLACE_DECODE : PLACE_PREFILL);
     }
@@ -398,26 +396,26 @@ static void update_paused(struct generation *g)
 
 /* ---- admission */
 
-static bool make_choices(struct scheduler *s, struct generation *g)
+static bool make_choices(struct scheduler *s, struct request *g)
 {
-    g->choices = calloc(g->request.n_choices, sizeof *g->choices);
+    g->choices = calloc(g->options.n_choices, sizeof *g->choices);
     if (!g->choices)
-        return error_set_memory(&g->error, "choices", g->request.n_choices * sizeof *g->choices);
-    for (uint32_t i = 0; i < g->request.n_choices; i++)
-        if (!sequence_init(&g->choices[i], g, i, s->model->n_vocab, s->max_token_bytes, &g->error))
+        return error_set_memory(&g->error, "choices", g->options.n_choices * sizeof *g->choices);
+    for (uint32_t i = 0; i < g->options.n_choices; i++)
+        if (!choice_init(&g->choices[i], g, i, s->model->n_vocab, s->max_token_bytes, &g->error))
             return false;
     return true;
 }
 
-static struct sequence *first_living(const struct generation *g)
+static struct choice *first_living(const struct request *g)
 {
-    for (uint32_t i = 0; i < g->request.n_choices; i++)
+    for (uint32_t i = 0; i < g->options.n_choices; i++)
         if (!g->choices[i].done)
             return &g->choices[i];
     return NULL;
 }
 
-static void note_admission(struct scheduler *s, struct generation *g, uint64_t now)
+static void note_admission(struct scheduler *s, struct request *g, uint64_t now)
 {
     g->admitted = true;
     g->admitted_ns = now;
@@ -434,9 +432,9 @@ static void note_admission(struct scheduler *s, struct generation *g, uint64_t n
 
 /* What the prompt has in common with earlier ones need not be computed again. Not when the log
  * probabilities of the prompt are wanted. */
-static bool adopt_prefix(struct scheduler *s, struct generation *g, struct sequence *leader)
+static bool adopt_prefix(struct scheduler *s, struct request *g, struct choice *leader)
 {
-    const struct generation_request *r = &g->request;
+    const struct request_options *r = &g->options;
     if (!r->reuse_prefix)
         return true;
     uint32_t most = r->n_prompt_logprobs >= 0 ? 0 : prefix_usable(&r->plan, r->n_prompt);
@@ -455,17 +453,17 @@ static bool adopt_prefix(struct scheduler *s, struct generation *g, struct seque
 
 /* ---- sessions */
 
-static bool is_session_of(const struct generation *g, const struct generation *other)
+static bool is_session_of(const struct request *g, const struct request *other)
 {
-    return g->request.session_id && other->request.session_id &&
-           g->request.owner_key == other->request.owner_key &&
-           !strcmp(g->request.session_id, other->request.session_id);
+    return g->options.session_id && other->options.session_id &&
+           g->options.owner_key == other->options.owner_key &&
+           !strcmp(g->options.session_id, other->options.session_id);
 }
 
-/* Whether a running generation has g's session in its hands. */
-static bool waits_for_session(const struct scheduler *s, const struct generation *g)
+/* Whether a running request has g's session in its hands. */
+static bool waits_for_session(const struct scheduler *s, const struct request *g)
 {
-    for (const struct generation *r = s->running.first; r; r = r->next)
+    for (const struct request *r = s->running.first; r; r = r->next)
         if (is_session_of(g, r))
             return true;
     return false;
@@ -473,9 +471,9 @@ static bool waits_for_session(const struct scheduler *s, const struct generation
 
 /* Goes on in the cache of its session, when the prompt begins with the tokens that made it; else
  * the session is forgotten and the prompt computed from its beginning. False: another policy. */
-static bool continue_session(struct scheduler *s, struct generation *g, struct sequence *leader)
+static bool continue_session(struct scheduler *s, struct request *g, struct choice *leader)
 {
-    struct generation_request *r = &g->request;
+    struct request_options *r = &g->options;
     struct session *session =
         r->session_id ? session_take(&s->sessions, r->session_id, r->owner_key) : NULL;
     if (!session)
@@ -511,56 +509,56 @@ static bool continue_session(struct scheduler *s, struct generation *g, struct s
     return true;
 }
 
-static void start(struct scheduler *s, struct generation *g, uint64_t need, uint64_t now)
+static void start(struct scheduler *s, struct request *g, uint64_t need, uint64_t now)
 {
     if (!g->admitted)
         note_admission(s, g, now);
     list_remove(&s->queue, g);
     insert_by_age(&s->running, g);
-    s->n_choices += g->request.n_choices;
+    s->n_choices += g->options.n_choices;
     set_place(g, PLACE_PREFILL);
     g->reserved_pages = need;
-    g->forked = generation_n_living(g) == 1;
+    g->forked = request_n_living(g) == 1;
     if (!g->choices && !make_choices(s, g)) {
         output_fail(s, g);
         return;
     }
-    struct sequence *leader = first_living(g);
-    g->chain = g->request.prefix_root;
+    struct choice *leader = first_living(g);
+    g->chain = g->options.prefix_root;
     g->n_chained = 0;
     if (!continue_session(s, g, leader)) {
         output_fail(s, g);
         return;
     }
-    g->usage.source = g->request.plan.source;
+    g->usage.source = g->options.plan.source;
     if (leader->cache)
         return;
-    leader->cache = cache_sequence_new(s->cache, &g->request.plan, &g->error);
+    leader->cache = cache_sequence_new(s->cache, &g->options.plan, &g->error);
     memset(&leader->counted, 0, sizeof leader->counted);
     if (!leader->cache || !adopt_prefix(s, g, leader))
         output_fail(s, g);
     else
-        cache_sequence_set_prompt(leader->cache, g->request.n_prompt);
+        cache_sequence_set_prompt(leader->cache, g->options.n_prompt);
 }
 
 /* From the head only: whoever is first gets the next pages, however small the others are. (Who
  * waits for the turn before in his session is passed over.) Beside
- * running generations that grow, a page per head is left for each of their choices, so that the one
+ * running requests that grow, a page per head is left for each of their choices, so that the one
  * that was admitted is not preempted by the next few steps. */
 static void admit(struct scheduler *s, uint64_t now)
 {
     for (;;) {
-        struct generation *g = s->queue.first;
+        struct request *g = s->queue.first;
         while (g && waits_for_session(s, g))
             g = g->next;
         if (!g)
             return;
-        if (s->n_choices + g->request.n_choices > s->max_num_seqs)
+        if (s->n_choices + g->options.n_choices > s->max_num_seqs)
             return;
         uint64_t need = pages_to_admit(s, g), headroom = 0;
-        for (struct generation *r = s->running.first; r; r = r->next)
-            if (generation_is_growing(r))
-                headroom += (uint64_t)generation_n_living(r) * s->n_heads;
+        for (struct request *r = s->running.first; r; r = r->next)
+            if (request_is_growing(r))
+                headroom += (uint64_t)request_n_living(r) * s->n_heads;
         if (s->running.count > 0 && need + headroom > pages_for(s, NULL))
             return;
         /* Alone it may always try: it ends by length where the pool does. */
@@ -572,12 +570,12 @@ static void admit(struct scheduler *s, uint64_t now)
 /* ---- the batch */
 
 /* Adds the next n tokens of one sequence, all from its prompt or all generated. */
-static void add_rows(struct scheduler *s, struct sequence *q, uint32_t n, uint32_t n_logits)
+static void add_rows(struct scheduler *s, struct choice *q, uint32_t n, uint32_t n_logits)
 {
-    struct generation *g = q->owner;
-    uint32_t first = cache_tokens_seen(q->cache), n_prompt = g->request.n_prompt;
+    struct request *g = q->owner;
+    uint32_t first = cache_tokens_seen(q->cache), n_prompt = g->options.n_prompt;
     const int32_t *tokens =
-        first < n_prompt ? g->request.prompt + first : q->generated + (first - n_prompt);
+        first < n_prompt ? g->options.prompt + first : q->generated + (first - n_prompt);
     struct step_rows *rows = &s->rows[s->n_rows];
     *rows = (struct step_rows){.sequence = q, .first = first, .n = n, .n_logits = n_logits};
     struct error e;
@@ -593,9 +591,9 @@ static void add_rows(struct scheduler *s, struct sequence *q, uint32_t n, uint32
         s->n_rows++;
         g->in_batch = true;
         /* From the next step on others may use them; compression comes at the end of this one. */
-        if (g->request.reuse_prefix && first < n_prompt)
+        if (g->options.reuse_prefix && first < n_prompt)
             g->usage.cache_write_tokens +=
-                prefix_list(q->cache, &g->chain, &g->n_chained, g->request.prompt, first + n);
+                prefix_list(q->cache, &g->chain, &g->n_chained, g->options.prompt, first + n);
     } else if (strcmp(e.code, "kv_pool_empty") == 0) {
         if (s->running.count == 1)
             output_end_choice(s, q, FINISH_LENGTH, -1);
@@ -605,35 +603,35 @@ static void add_rows(struct scheduler *s, struct sequence *q, uint32_t n, uint32
     }
 }
 
-/* The next older running generation; the list may change between two calls. */
-static struct generation *running_after(const struct scheduler *s, const uint64_t *order)
+/* The next older running request; the list may change between two calls. */
+static struct request *running_after(const struct scheduler *s, const uint64_t *order)
 {
-    struct generation *g = s->running.first;
+    struct request *g = s->running.first;
     while (g && order && g->order <= *order)
         g = g->next;
     return g;
 }
 
-static void add_decode_rows(struct scheduler *s, struct generation *g)
+static void add_decode_rows(struct scheduler *s, struct request *g)
 {
     uint64_t need = 0;
-    for (uint32_t i = 0; i < g->request.n_choices; i++)
+    for (uint32_t i = 0; i < g->options.n_choices; i++)
         if (!g->choices[i].done)
             need += cache_pages_to_append(g->choices[i].cache, 1);
     if (secure_pages(s, g, need) == PAGES_LATER)
         return;
-    for (uint32_t i = 0; i < g->request.n_choices && !is_done(g); i++)
+    for (uint32_t i = 0; i < g->options.n_choices && !is_done(g); i++)
         if (!g->choices[i].done)
             add_rows(s, &g->choices[i], 1, 1);
 }
 
 /* Logit rows that a chunk [first, end) of the prompt needs: the last row to sample from, and every
  * row whose next token is to be told with its log probability. */
-static uint32_t prompt_logits(const struct generation *g, const struct sequence *q, uint32_t first,
+static uint32_t prompt_logits(const struct request *g, const struct choice *q, uint32_t first,
                               uint32_t end)
 {
-    uint32_t n_prompt = g->request.n_prompt;
-    if (g->request.n_prompt_logprobs >= 0 && g->prompt_reported < n_prompt) {
+    uint32_t n_prompt = g->options.n_prompt;
+    if (g->options.n_prompt_logprobs >= 0 && g->prompt_reported < n_prompt) {
         uint32_t from = g->prompt_reported > 0 ? g->prompt_reported - 1 : 0;
         from = from > first ? from : first;
         return end > from ? end - from : 0;
@@ -642,13 +640,12 @@ static uint32_t prompt_logits(const struct generation *g, const struct sequence 
 }
 
 /* The next chunk of one sequence within `budget` rows and `logits_room` logit rows. */
-static void add_chunk(struct scheduler *s, struct sequence *q, uint32_t budget,
-                      uint32_t logits_room)
+static void add_chunk(struct scheduler *s, struct choice *q, uint32_t budget, uint32_t logits_room)
 {
-    struct generation *g = q->owner;
+    struct request *g = q->owner;
     uint32_t first = cache_tokens_seen(q->cache);
-    bool in_prompt = first < g->request.n_prompt;
-    uint32_t known = in_prompt ? g->request.n_prompt : sequence_n_tokens(q);
+    bool in_prompt = first < g->options.n_prompt;
+    uint32_t known = in_prompt ? g->options.n_prompt : choice_n_tokens(q);
     uint32_t n = known - first < budget ? known - first : budget, n_logits = 0;
     for (; n > 0; n -= n_logits - logits_room < n ? n_logits - logits_room : n) {
         n_logits = in_prompt ? prompt_logits(g, q, first, first + n) : first + n == known;
@@ -659,23 +656,23 @@ static void add_chunk(struct scheduler *s, struct sequence *q, uint32_t budget,
         add_rows(s, q, n, n_logits);
 }
 
-static bool is_prefilling(const struct generation *g)
+static bool is_prefilling(const struct request *g)
 {
     return atomic_load(&g->place) == PLACE_PREFILL && !g->in_batch;
 }
 
 /* Rows that g's prompts still want. */
-static uint64_t prefill_need(const struct generation *g)
+static uint64_t prefill_need(const struct request *g)
 {
     uint64_t need = 0;
-    for (uint32_t i = 0; is_prefilling(g) && i < g->request.n_choices; i++)
+    for (uint32_t i = 0; is_prefilling(g) && i < g->options.n_choices; i++)
         if (!g->choices[i].done && g->choices[i].cache)
-            need += sequence_n_tokens(&g->choices[i]) - cache_tokens_seen(g->choices[i].cache);
+            need += choice_n_tokens(&g->choices[i]) - cache_tokens_seen(g->choices[i].cache);
     return need;
 }
 
 /* Rows that are left for n prompts: what they need, at most an even share of the room each. */
-static uint32_t rows_for(const struct scheduler *s, struct generation *const *prompts, uint32_t n)
+static uint32_t rows_for(const struct scheduler *s, struct request *const *prompts, uint32_t n)
 {
     uint32_t share = (s->step_rows - batch_rows(s->batch)) / (n + 1), left = 0;
     for (uint32_t i = 0; i < n; i++) {
@@ -686,19 +683,19 @@ static uint32_t rows_for(const struct scheduler *s, struct generation *const *pr
 }
 
 /* `behind`: n_behind prompts that are to get rows too. */
-static void add_prefill_rows(struct scheduler *s, struct generation *g,
-                             struct generation *const *behind, uint32_t n_behind)
+static void add_prefill_rows(struct scheduler *s, struct request *g, struct request *const *behind,
+                             uint32_t n_behind)
 {
     uint32_t kept = rows_for(s, behind, n_behind);
-    for (uint32_t i = 0; i < g->request.n_choices && !is_done(g); i++) {
-        struct sequence *q = &g->choices[i];
+    for (uint32_t i = 0; i < g->options.n_choices && !is_done(g); i++) {
+        struct choice *q = &g->choices[i];
         if (q->done || !q->cache)
             continue;
         uint32_t rows = batch_rows(s->batch), logits_room = batch_logits_room(s->batch);
         if (rows + kept >= s->step_rows)
             return;
         /* A row each is left for the prompts behind, which may come to their end. */
-        bool greedy = g->request.n_prompt_logprobs >= 0 && logits_room > n_behind;
+        bool greedy = g->options.n_prompt_logprobs >= 0 && logits_room > n_behind;
         add_chunk(s, q, s->step_rows - rows - kept, greedy ? logits_room - n_behind : logits_room);
     }
 }
@@ -709,10 +706,10 @@ static void add_prefill_rows(struct scheduler *s, struct generation *g,
  * after the other, for the first ones need not wait for the last. */
 static void add_prompts(struct scheduler *s)
 {
-    struct generation *sharing[65]; /* needs halve each time */
+    struct request *sharing[65]; /* needs halve each time */
     uint32_t n = 0;
     uint64_t below = UINT64_MAX, order;
-    for (struct generation *g = s->running.first; g; g = g->next) {
+    for (struct request *g = s->running.first; g; g = g->next) {
         uint64_t need = prefill_need(g);
         if (need == 0 || need >= below)
             continue;
@@ -722,7 +719,7 @@ static void add_prompts(struct scheduler *s)
     for (uint32_t i = 0; i < n; i++)
         add_prefill_rows(s, sharing[i], sharing + i + 1, n - i - 1);
     const uint64_t *last = NULL;
-    for (struct generation *g; (g = running_after(s, last));) {
+    for (struct request *g; (g = running_after(s, last));) {
         order = g->order;
         last = &order;
         if (prefill_need(g) > 0)
@@ -746,18 +743,18 @@ static void plan_batch(struct scheduler *s)
 {
     batch_clear(s->batch);
     s->n_rows = 0;
-    for (struct generation *g = s->running.first; g; g = g->next)
+    for (struct request *g = s->running.first; g; g = g->next)
         g->in_batch = false;
     const uint64_t *last = NULL;
     uint64_t order;
-    for (struct generation *g; (g = running_after(s, last));) {
+    for (struct request *g; (g = running_after(s, last));) {
         order = g->order;
         last = &order;
         if (atomic_load(&g->place) == PLACE_PREFILL && decodes(g))
             set_place(g, PLACE_DECODE);
         if (atomic_load(&g->place) != PLACE_DECODE)
             continue;
-        if (generation_is_growing(g))
+        if (request_is_growing(g))
             g->reserved_pages = 0;
         add_decode_rows(s, g);
     }
@@ -790,8 +787,8 @@ static void audit(struct scheduler *s)
 static void settle_pages(struct scheduler *s)
 {
     for (uint32_t i = 0; i < s->n_rows; i++) {
-        struct sequence *q = s->rows[i].sequence;
-        struct generation *g = q->owner;
+        struct choice *q = s->rows[i].sequence;
+        struct request *g = q->owner;
         g->held_pages += (uint64_t)cache_take_balance(q->cache); /* wraps as it should */
         if (!cache_is_starved(q->cache))
             continue;
@@ -831,7 +828,7 @@ bool scheduler_step(struct scheduler *s, uint64_t *wake_ns)
     cache_set_time(s->cache, now);
     uint64_t session_end = session_expire(&s->sessions, now);
     expire_all(s, now);
-    for (struct generation *g = s->running.first; g; g = g->next)
+    for (struct request *g = s->running.first; g; g = g->next)
         update_paused(g);
     admit(s, now);
     uint64_t planned_ns = clock_ns();
@@ -843,7 +840,7 @@ bool scheduler_step(struct scheduler *s, uint64_t *wake_ns)
                           (double)(planned_ns + batch_policy_ns(s->batch)) / 1e9);
     }
     bool moved = s->n_rows > 0 || s->ended;
-    bury(s);
+    free_released(s);
     if (s->audit)
         audit(s);
     if (!moved)

@@ -84,7 +84,7 @@ static bool is_allowed(const struct config *c, const struct preset *preset)
     return c->kv_policy_allow.count == 0;
 }
 
-bool api_may_ask(const struct api *a, const struct preset *preset)
+bool api_may_query(const struct api *a, const struct preset *preset)
 {
     return !a->config->kv_policy_lock && is_allowed(a->config, preset);
 }
@@ -172,11 +172,10 @@ bool api_encode_chat(const struct api *a, const json_t *messages, const json_t *
 void part_release(struct part *p)
 {
     struct api *a = p->job->api;
-    if (!p->generation)
+    if (!p->request)
         return;
-    generation_release(
-        p->generation); /* no notify after this, so it cannot come back to the list */
-    p->generation = NULL;
+    request_release(p->request); /* no notify after this, so it cannot come back to the list */
+    p->request = NULL;
     pthread_mutex_lock(&a->ready_lock);
     for (struct part **at = &a->ready; *at; at = &(*at)->next_ready)
         if (*at == p) {
@@ -191,29 +190,30 @@ void job_stop_work(struct job *j, bool client_left)
     for (uint32_t i = 0; i < j->n_parts; i++) {
         if (!j->parts[i].job)
             continue; /* the pool did not get that far */
-        if (j->parts[i].generation)
-            generation_cancel(j->parts[i].generation, client_left);
+        if (j->parts[i].request)
+            request_cancel(j->parts[i].request, client_left);
         part_release(&j->parts[i]);
     }
 }
 
 void job_fail(struct job *j, const struct error *e)
 {
-    struct exchange *x = j->exchange;
+    struct http_request *x = j->http_request;
     job_stop_work(j, false);
     if (!x)
         return;
-    exchange_log_tokens(x, j->n_parts ? (uint32_t)j->parts[0].tokens.count : 0, 0,
-                        j->plan.preset ? j->plan.preset->name : "", "error");
-    if (!exchange_stream_committed(x)) {
-        exchange_reply_error(x, e);
+    http_request_log_tokens(x, j->n_parts ? (uint32_t)j->parts[0].tokens.count : 0, 0,
+                            j->plan.preset ? j->plan.preset->name : "", "error");
+    if (!http_request_stream_committed(x)) {
+        http_request_reply_error(x, e);
         return;
     }
     json_t *value = error_to_json(e);
     char *text = value ? json_dumps(value, JSON_COMPACT) : NULL;
-    bool told = text && exchange_stream_write(x, "data: ", 6) &&
-                exchange_stream_write(x, text, strlen(text)) && exchange_stream_write(x, "\n\n", 2);
-    exchange_stream_end(x, told);
+    bool told = text && http_request_stream_write(x, "data: ", 6) &&
+                http_request_stream_write(x, text, strlen(text)) &&
+                http_request_stream_write(x, "\n\n", 2);
+    http_request_stream_end(x, told);
     free(text);
     json_decref(value);
 }
@@ -233,7 +233,7 @@ static void on_wake(uv_async_t *handle)
             break;
         job_pump(p);
     }
-    asks_reply(a);
+    queries_reply(a);
 }
 
 /* ---- life
@@ -321,12 +321,12 @@ void api_stop_all(struct api *a)
         if (!j->in_pool)
             job_fail(j, &e);
     }
-    asks_stop(a, &e);
+    queries_stop(a, &e);
 }
 
 uint32_t api_running(const struct api *a)
 {
-    return a->n_jobs + a->n_asks;
+    return a->n_jobs + a->n_queries;
 }
 
 const struct api_metrics *api_metrics(const struct api *a)

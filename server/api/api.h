@@ -19,7 +19,7 @@ bool api_set_engine(struct api *a, struct engine *engine, struct error *e);
 struct engine *api_engine(struct api *a); /* NULL until then */
 /* Ends everything that is still running: error events or 503 (code "draining"). */
 void api_stop_all(struct api *a);
-uint32_t api_running(const struct api *a); /* exchanges that wait for the engine */
+uint32_t api_running(const struct api *a); /* HTTP requests that wait for the engine */
 /* Closes its handles; call when nothing runs any more, then let the loop turn once, then free. */
 void api_close(struct api *a);
 void api_free(struct api *a);

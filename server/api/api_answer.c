@@ -8,12 +8,12 @@
 
 static const char *const finish_names[] = {"stop", "length", "stop", "stop"};
 
-static json_t *choice_finish(const struct choice *c)
+static json_t *choice_finish(const struct answer_choice *c)
 {
     return json_string(finish_names[c->finish]);
 }
 
-static json_t *choice_stop_reason(const struct job *j, const struct choice *c)
+static json_t *choice_stop_reason(const struct job *j, const struct answer_choice *c)
 {
     if (c->stop_string >= 0 && (uint32_t)c->stop_string < j->r.n_stops) {
         return json_text(j->r.stops[c->stop_string].bytes, j->r.stops[c->stop_string].length);
@@ -48,7 +48,7 @@ static uint32_t completion_tokens(const struct job *j)
 
 json_t *answer_kv_cache(const struct job *j)
 {
-    const struct generation_usage *u = &j->parts[0].usage;
+    const struct request_usage *u = &j->parts[0].usage;
     double held = (double)u->bytes;
     json_t *kv = json_pack(
         "{s:s, s:o, s:s, s:I, s:f, s:I, s:I, s:f, s:I, s:I, s:I, s:f, s:I, s:I, s:b, s:s, s:f}",
@@ -92,7 +92,7 @@ json_t *answer_usage(const struct job *j)
 
 json_t *answer_timings(const struct job *j)
 {
-    const struct generation_usage *u = &j->parts[0].usage;
+    const struct request_usage *u = &j->parts[0].usage;
     double prompt = prompt_tokens(j) - u->cached_tokens, predicted = completion_tokens(j);
     double prompt_ms = 0, predicted_ms = 0;
     for (uint32_t i = 0; i < j->n_parts; i++) {
@@ -140,7 +140,7 @@ static json_t *token_json(const struct job *j, int32_t token, float logprob)
                      "bytes", list);
 }
 
-static json_t *chat_logprobs(const struct job *j, const struct generation_event *e)
+static json_t *chat_logprobs(const struct job *j, const struct request_event *e)
 {
     json_t *content = json_array();
     for (uint32_t i = 0; i < e->n_tokens; i++) {
@@ -162,8 +162,8 @@ static uint32_t n_characters(const char *bytes, size_t length)
     return n;
 }
 
-static json_t *completion_logprobs(const struct job *j, struct choice *c,
-                                   const struct generation_event *e, bool prompt)
+static json_t *completion_logprobs(const struct job *j, struct answer_choice *c,
+                                   const struct request_event *e, bool prompt)
 {
     json_t *tokens = json_array(), *logprobs = json_array(), *tops = json_array(),
            *offsets = json_array();
@@ -197,12 +197,12 @@ static json_t *completion_logprobs(const struct job *j, struct choice *c,
                      "top_logprobs", tops, "text_offset", offsets);
 }
 
-json_t *answer_logprobs(struct job *j, struct choice *c, const struct generation_event *e,
+json_t *answer_logprobs(struct job *j, struct answer_choice *c, const struct request_event *e,
                         bool prompt)
 {
     if (j->r.n_logprobs < 0)
         return json_null();
-    return j->kind == REQUEST_CHAT ? chat_logprobs(j, e) : completion_logprobs(j, c, e, prompt);
+    return j->kind == API_REQUEST_CHAT ? chat_logprobs(j, e) : completion_logprobs(j, c, e, prompt);
 }
 
 bool answer_join_logprobs(json_t **all, json_t *more)
@@ -246,10 +246,10 @@ static json_t *token_ids(const struct tokens *list)
 
 static json_t *whole_choice(struct job *j, uint32_t index)
 {
-    struct choice *c = &j->choices[index];
+    struct answer_choice *c = &j->choices[index];
     json_t *choice = json_pack("{s:i}", "index", (int)index),
            *text = json_text(c->text.data ? c->text.data : "", c->text.length);
-    if (j->kind == REQUEST_CHAT)
+    if (j->kind == API_REQUEST_CHAT)
         json_object_set_new(
             choice, "message",
             json_pack("{s:s, s:o, s:n}", "role", "assistant", "content", text, "refusal"));
@@ -260,7 +260,7 @@ static json_t *whole_choice(struct job *j, uint32_t index)
     json_object_set_new(choice, "stop_reason", choice_stop_reason(j, c));
     if (c->token_ids)
         json_object_set(choice, "token_ids", c->token_ids);
-    if (j->r.return_token_ids && j->kind == REQUEST_COMPLETION)
+    if (j->r.return_token_ids && j->kind == API_REQUEST_COMPLETION)
         json_object_set_new(choice, "prompt_token_ids",
                             token_ids(&j->parts[index / j->r.n].tokens));
     return choice;
@@ -269,7 +269,7 @@ static json_t *whole_choice(struct job *j, uint32_t index)
 json_t *answer_whole(struct job *j)
 {
     json_t *answer =
-        answer_head(j, j->kind == REQUEST_CHAT ? "chat.completion" : "text_completion");
+        answer_head(j, j->kind == API_REQUEST_CHAT ? "chat.completion" : "text_completion");
     json_t *choices = json_array();
     for (uint32_t i = 0; i < j->n_choices; i++)
         json_array_append_new(choices, whole_choice(j, i));
@@ -277,7 +277,7 @@ json_t *answer_whole(struct job *j)
     json_object_set_new(answer, "usage", answer_usage(j));
     json_object_set_new(answer, "seed", json_integer((json_int_t)j->seed));
     json_object_set_new(answer, "timings", answer_timings(j));
-    if (j->r.return_token_ids && j->kind == REQUEST_CHAT)
+    if (j->r.return_token_ids && j->kind == API_REQUEST_CHAT)
         json_object_set_new(answer, "prompt_token_ids", token_ids(&j->parts[0].tokens));
     if (j->plan.trace)
         json_object_set_new(answer, "kv_trace", answer_kv_trace(j));
@@ -288,13 +288,13 @@ json_t *answer_chunk(const struct job *j, int32_t index, json_t *delta, json_t *
                      bool finished)
 {
     json_t *chunk =
-        answer_head(j, j->kind == REQUEST_CHAT ? "chat.completion.chunk" : "text_completion");
+        answer_head(j, j->kind == API_REQUEST_CHAT ? "chat.completion.chunk" : "text_completion");
     json_t *choices = json_array();
     if (index >= 0) {
-        const struct choice *c = &j->choices[index];
+        const struct answer_choice *c = &j->choices[index];
         json_t *choice =
             json_pack("{s:i, s:o?, s:o?, s:o}", "index", (int)index,
-                      j->kind == REQUEST_CHAT ? "delta" : "text", delta, "logprobs", logprobs,
+                      j->kind == API_REQUEST_CHAT ? "delta" : "text", delta, "logprobs", logprobs,
                       "finish_reason", finished ? choice_finish(c) : json_null());
         if (finished && choice)
             json_object_set_new(choice, "stop_reason", choice_stop_reason(j, c));

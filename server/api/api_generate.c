@@ -1,4 +1,4 @@
-/* POST /v1/chat/completions and /v1/completions: from a body to generations, and from their events
+/* POST /v1/chat/completions and /v1/completions: from a body to requests, and from their events
  * to an answer.
  *
  *   handler (loop) -> prepare (pool: JSON, template, tokenizer) -> submit (loop) -> pump (loop, at
@@ -18,7 +18,7 @@
 void job_free(struct job *j)
 {
     if (j->parsed)
-        request_clear(&j->r);
+        api_request_clear(&j->r);
     for (uint32_t i = 0; i < MAX_PROMPTS; i++) {
         tokens_free(&j->parts[i].tokens);
         free(j->parts[i].kv_trace);
@@ -34,13 +34,13 @@ void job_free(struct job *j)
     free(j);
 }
 
-/* The exchange is over. What the pool still works on is freed by its `done`. */
-static void on_end(void *context, enum exchange_end end)
+/* The HTTP request is over. What the pool still works on is freed by its `done`. */
+static void on_end(void *context, enum http_request_end end)
 {
     struct job *j = context;
     struct api *a = j->api;
-    j->exchange = NULL;
-    job_stop_work(j, end == EXCHANGE_CLIENT_LEFT);
+    j->http_request = NULL;
+    job_stop_work(j, end == HTTP_REQUEST_CLIENT_LEFT);
     if (j->previous)
         j->previous->next = j->next;
     else
@@ -81,7 +81,7 @@ static bool take_token_list(const struct api *a, const json_t *list, struct toke
     (void)a;
     json_array_foreach((json_t *)(uintptr_t)list, i, value)
     {
-        /* 1.0 is an integer too; the range was checked by request_parse */
+        /* 1.0 is an integer too; the range was checked by api_request_parse */
         if (!tokens_push(out, (int32_t)json_number_value(value)))
             return error_set_memory(e, "tokens", json_array_size(list) * 4);
     }
@@ -91,13 +91,13 @@ static bool take_token_list(const struct api *a, const json_t *list, struct toke
 static bool encode_prompts(struct job *j, struct error *e)
 {
     const struct tokenizer *t = engine_tokenizer(j->api->engine);
-    j->n_parts = j->kind == REQUEST_CHAT ? 1 : j->r.n_prompts;
+    j->n_parts = j->kind == API_REQUEST_CHAT ? 1 : j->r.n_prompts;
     for (uint32_t i = 0; i < j->n_parts; i++) {
         struct part *p = &j->parts[i];
         p->job = j;
         p->index = i;
         bool ok;
-        if (j->kind == REQUEST_CHAT)
+        if (j->kind == API_REQUEST_CHAT)
             ok = api_encode_chat(j->api, j->r.messages, j->r.kwargs, j->r.add_generation_prompt,
                                  j->r.continue_final_message, &p->tokens, NULL, e);
         else if (j->r.prompts[i].tokens)
@@ -108,7 +108,8 @@ static bool encode_prompts(struct job *j, struct error *e)
         if (!ok)
             return false;
         if (p->tokens.count == 0)
-            return error_set(e, "invalid_value", j->kind == REQUEST_CHAT ? "messages" : "prompt",
+            return error_set(e, "invalid_value",
+                             j->kind == API_REQUEST_CHAT ? "messages" : "prompt",
                              "the prompt has no tokens; write at least one character");
         if (p->tokens.count > INT32_MAX)
             return error_set(e, "invalid_value", "prompt", "the prompt is too large");
@@ -119,8 +120,8 @@ static bool encode_prompts(struct job *j, struct error *e)
 static void prepare(void *context)
 {
     struct job *j = context;
-    j->parsed = request_parse(&j->r, j->kind, j->body, j->body_length,
-                              tokenizer_n_vocab(engine_tokenizer(j->api->engine)), &j->error);
+    j->parsed = api_request_parse(&j->r, j->kind, j->body, j->body_length,
+                                  tokenizer_n_vocab(engine_tokenizer(j->api->engine)), &j->error);
     free(j->body);
     j->body = NULL;
     if (!j->parsed || !api_model_fits(j->api, j->r.model, j->r.policy_suffix, &j->error) ||
@@ -153,9 +154,9 @@ static void on_notify(void *context)
     uv_async_send(&a->wake);
 }
 
-static bool copy_stops(const struct job *j, struct generation_request *g)
+static bool copy_stops(const struct job *j, struct request_options *g)
 {
-    const struct request *r = &j->r;
+    const struct api_request *r = &j->r;
     g->stops = calloc(r->n_stops + 1, sizeof *g->stops);
     g->stop_tokens = malloc((r->n_stop_tokens + 1) * sizeof *g->stop_tokens);
     if (!g->stops || !g->stop_tokens)
@@ -174,9 +175,9 @@ static bool copy_stops(const struct job *j, struct generation_request *g)
     return true;
 }
 
-static bool copy_sampling(const struct job *j, struct generation_request *g)
+static bool copy_sampling(const struct job *j, struct request_options *g)
 {
-    const struct request *r = &j->r;
+    const struct api_request *r = &j->r;
     const struct sampling *d = &j->api->default_sampling;
     g->sampling = r->sampling;
     g->sampling.bias = NULL;
@@ -204,7 +205,7 @@ static bool copy_sampling(const struct job *j, struct generation_request *g)
 static struct prefix_name prefix_root_of(const struct job *j)
 {
     char secret[16 + 1024];
-    const struct request *r = &j->r;
+    const struct api_request *r = &j->r;
     bool by_key = !strcmp(j->api->config->prefix_scope, "key");
     int n = snprintf(secret, 16, "%u:", by_key ? j->key : 0);
     size_t salt = r->n_cache_salt < 1024 ? r->n_cache_salt : 1024; /* the field's limit */
@@ -213,28 +214,28 @@ static struct prefix_name prefix_root_of(const struct job *j)
     return prefix_root(secret, (size_t)n + salt);
 }
 
-static bool build(struct part *p, const struct plan *plan, struct generation_request *g)
+static bool build(struct part *p, const struct plan *plan, struct request_options *g)
 {
     const struct job *j = p->job;
-    const struct request *r = &j->r;
-    *g = (struct generation_request){
-        .n_prompt = (uint32_t)p->tokens.count,
-        .plan = *plan,
-        .include_stop_string = r->include_stop_string,
-        .ignore_eos = r->ignore_eos,
-        .show_control = !r->skip_special_tokens,
-        .min_tokens = r->min_tokens,
-        .max_tokens = r->max_tokens,
-        .n_choices = r->n,
-        .n_logprobs = r->n_logprobs,
-        .n_prompt_logprobs = r->echo ? r->n_logprobs : -1,
-        .progress = r->stream && r->return_progress,
-        .timeout_ms = r->timeout_ms ? r->timeout_ms : j->api->config->request_timeout_ms,
-        .reuse_prefix = j->api->config->prefix_cache && r->cache_prompt,
-        .prefix_root = prefix_root_of(j),
-        .owner_key = j->key,
-        .notify = on_notify,
-        .notify_context = p};
+    const struct api_request *r = &j->r;
+    *g = (struct request_options){.n_prompt = (uint32_t)p->tokens.count,
+                                  .plan = *plan,
+                                  .include_stop_string = r->include_stop_string,
+                                  .ignore_eos = r->ignore_eos,
+                                  .show_control = !r->skip_special_tokens,
+                                  .min_tokens = r->min_tokens,
+                                  .max_tokens = r->max_tokens,
+                                  .n_choices = r->n,
+                                  .n_logprobs = r->n_logprobs,
+                                  .n_prompt_logprobs = r->echo ? r->n_logprobs : -1,
+                                  .progress = r->stream && r->return_progress,
+                                  .timeout_ms = r->timeout_ms ? r->timeout_ms
+                                                              : j->api->config->request_timeout_ms,
+                                  .reuse_prefix = j->api->config->prefix_cache && r->cache_prompt,
+                                  .prefix_root = prefix_root_of(j),
+                                  .owner_key = j->key,
+                                  .notify = on_notify,
+                                  .notify_context = p};
     /* The response's id; further prompts of the same request are told apart. */
     snprintf(g->id, sizeof g->id, p->index ? "%s.%u" : "%s", j->id, p->index);
     if (r->session_id && !(g->session_id = strdup(r->session_id)))
@@ -251,7 +252,7 @@ static void word_overflow(const struct job *j, struct error *e)
 {
     struct error raw = *e;
     long long n = raw.n_prompt_tokens, room = raw.n_ctx;
-    error_set(e, "context_length_exceeded", j->kind == REQUEST_CHAT ? "messages" : "prompt",
+    error_set(e, "context_length_exceeded", j->kind == API_REQUEST_CHAT ? "messages" : "prompt",
               "The request (%lld tokens) exceeds the available context size (%lld tokens): this "
               "model's maximum context "
               "length is %lld tokens. Please reduce the length of the messages, or use the cache "
@@ -266,19 +267,19 @@ static bool submit_part(struct part *p, struct error *e)
     struct job *j = p->job;
     struct api *a = j->api;
     struct plan plan = j->plan;
-    struct generation_request g;
+    struct request_options g;
     if (!api_resolve_plan(a, &plan, (uint32_t)p->tokens.count, e))
         return false;
     if (p->index == 0)
         j->plan = plan;
     if (!build(p, &plan, &g)) {
-        generation_request_clear(&g);
+        request_options_clear(&g);
         return error_set_memory(e, "a request", p->tokens.count * 4);
     }
-    p->generation = engine_submit(a->engine, &g, e);
-    if (!p->generation && !strcmp(e->code, "context_length_exceeded"))
+    p->request = engine_submit(a->engine, &g, e);
+    if (!p->request && !strcmp(e->code, "context_length_exceeded"))
         word_overflow(j, e);
-    return p->generation != NULL;
+    return p->request != NULL;
 }
 
 static bool key_has_room(struct job *j, struct error *e)
@@ -348,7 +349,7 @@ static bool add_echo(struct job *j)
 {
     for (uint32_t i = 0; j->r.echo && i < j->n_choices; i++) {
         const struct part *p = &j->parts[i / j->r.n];
-        const struct request_prompt *prompt = &j->r.prompts[p->index];
+        const struct api_prompt *prompt = &j->r.prompts[p->index];
         size_t length = prompt->length;
         char *text = prompt->tokens
                          ? tokenizer_decode(engine_tokenizer(j->api->engine), p->tokens.data,
@@ -369,11 +370,11 @@ static void prepared(void *context)
     struct job *j = context;
     struct error e;
     j->in_pool = false;
-    if (!j->exchange) {
+    if (!j->http_request) {
         job_free(j);
         return;
     }
-    if (exchange_draining(j->exchange)) {
+    if (http_request_draining(j->http_request)) {
         error_set(&e, "draining", "", "the server is shutting down");
         e.retry_after_ms = 5000;
         job_fail(j, &e);
@@ -398,11 +399,11 @@ static void prepared(void *context)
     }
     char described[128];
     plan_describe(&j->plan, described, sizeof described);
-    exchange_add_header(j->exchange, "X-KV-Policy", described);
+    http_request_add_header(j->http_request, "X-KV-Policy", described);
     if (j->r.stream)
-        exchange_stream_start(j->exchange, j->r.has_sse_ping
-                                               ? j->r.sse_ping_ms
-                                               : j->api->config->sse_ping_interval_ms);
+        http_request_stream_start(j->http_request, j->r.has_sse_ping
+                                                       ? j->r.sse_ping_ms
+                                                       : j->api->config->sse_ping_interval_ms);
 }
 
 /* ---- writing
@@ -416,7 +417,7 @@ static bool write_event(struct job *j, json_t *value)
         struct bytes line = {0};
         ok = bytes_add(&line, "data: ", 6) && bytes_add(&line, text, strlen(text)) &&
              bytes_add(&line, "\n\n", 2) &&
-             exchange_stream_write(j->exchange, line.data, line.length);
+             http_request_stream_write(j->http_request, line.data, line.length);
         free(line.data);
     }
     free(text);
@@ -435,7 +436,7 @@ static bool start_stream(struct job *j)
     j->started = true;
     for (uint32_t i = 0; ok && i < j->n_choices; i++) {
         const struct bytes *echo = &j->choices[i].text;
-        if (j->kind == REQUEST_CHAT)
+        if (j->kind == API_REQUEST_CHAT)
             ok = write_event(
                 j, answer_chunk(j, (int32_t)i,
                                 json_pack("{s:s, s:s}", "role", "assistant", "content", ""),
@@ -451,10 +452,10 @@ static bool start_stream(struct job *j)
 static json_t *delta_of(const struct job *j, const char *text, size_t length)
 {
     json_t *content = json_text(text, length);
-    return j->kind == REQUEST_CHAT ? json_pack("{s:o}", "content", content) : content;
+    return j->kind == API_REQUEST_CHAT ? json_pack("{s:o}", "content", content) : content;
 }
 
-static bool add_ids(json_t **ids, const struct generation_event *e)
+static bool add_ids(json_t **ids, const struct request_event *e)
 {
     if (!*ids && !(*ids = json_array()))
         return false;
@@ -464,9 +465,9 @@ static bool add_ids(json_t **ids, const struct generation_event *e)
     return true;
 }
 
-static bool take_text(struct job *j, uint32_t index, const struct generation_event *e)
+static bool take_text(struct job *j, uint32_t index, const struct request_event *e)
 {
-    struct choice *c = &j->choices[index];
+    struct answer_choice *c = &j->choices[index];
     c->n_tokens += e->n_tokens;
     json_t *logprobs = answer_logprobs(j, c, e, false);
     if (!j->r.stream) {
@@ -491,12 +492,12 @@ static bool take_text(struct job *j, uint32_t index, const struct generation_eve
 }
 
 /* Prompt logprobs are of the part: every choice of it shows them. */
-static bool take_prompt_tokens(struct part *p, const struct generation_event *e)
+static bool take_prompt_tokens(struct part *p, const struct request_event *e)
 {
     struct job *j = p->job;
     for (uint32_t k = 0; k < j->r.n; k++) {
         uint32_t index = p->index * j->r.n + k;
-        struct choice *c = &j->choices[index];
+        struct answer_choice *c = &j->choices[index];
         json_t *logprobs = answer_logprobs(j, c, e, true);
         bool ok = j->r.stream ? start_stream(j) && write_event(j, answer_chunk(j, (int32_t)index,
                                                                                delta_of(j, "", 0),
@@ -510,14 +511,14 @@ static bool take_prompt_tokens(struct part *p, const struct generation_event *e)
 
 static json_t *finish_chunk(struct job *j, int32_t index)
 {
-    return answer_chunk(j, index, j->kind == REQUEST_CHAT ? json_object() : json_string(""),
+    return answer_chunk(j, index, j->kind == API_REQUEST_CHAT ? json_object() : json_string(""),
                         json_null(), true);
 }
 
 /* The last choice's finish chunk waits, as it may carry numbers that come with EVENT_DONE. */
-static bool take_choice_end(struct job *j, uint32_t index, const struct generation_event *e)
+static bool take_choice_end(struct job *j, uint32_t index, const struct request_event *e)
 {
-    struct choice *c = &j->choices[index];
+    struct answer_choice *c = &j->choices[index];
     c->ended = true;
     c->finish = e->finish;
     c->stop_token = e->stop_token;
@@ -551,23 +552,24 @@ static bool end_stream(struct job *j)
         if (!write_event(j, chunk))
             return false;
     }
-    if (!exchange_stream_write(j->exchange, "data: [DONE]\n\n", 14))
+    if (!http_request_stream_write(j->http_request, "data: [DONE]\n\n", 14))
         return false;
-    exchange_stream_end(j->exchange, true);
+    http_request_stream_end(j->http_request, true);
     return true;
 }
 
 static bool end_whole(struct job *j)
 {
     char text[32];
-    snprintf(text, sizeof text, "%llu",
-             (unsigned long long)((uv_hrtime() - exchange_started_ns(j->exchange)) / 1000000));
-    exchange_add_header(j->exchange, "OpenAI-Processing-Ms", text);
-    exchange_reply_json(j->exchange, 200, answer_whole(j));
+    snprintf(
+        text, sizeof text, "%llu",
+        (unsigned long long)((uv_hrtime() - http_request_started_ns(j->http_request)) / 1000000));
+    http_request_add_header(j->http_request, "OpenAI-Processing-Ms", text);
+    http_request_reply_json(j->http_request, 200, answer_whole(j));
     return true;
 }
 
-static bool take_done(struct part *p, const struct generation_event *e)
+static bool take_done(struct part *p, const struct request_event *e)
 {
     struct job *j = p->job;
     p->usage = *e->usage;
@@ -584,12 +586,12 @@ static bool take_done(struct part *p, const struct generation_event *e)
         prompt += j->parts[i].usage.prompt_tokens;
         completion += j->parts[i].usage.completion_tokens;
     }
-    exchange_log_tokens(j->exchange, prompt, completion, j->plan.preset->name,
-                        j->choices[0].finish == FINISH_LENGTH ? "length" : "stop");
+    http_request_log_tokens(j->http_request, prompt, completion, j->plan.preset->name,
+                            j->choices[0].finish == FINISH_LENGTH ? "length" : "stop");
     return j->r.stream ? end_stream(j) : end_whole(j);
 }
 
-static bool take_progress(struct part *p, const struct generation_event *e)
+static bool take_progress(struct part *p, const struct request_event *e)
 {
     struct job *j = p->job;
     json_t *chunk = answer_chunk(j, -1, NULL, NULL, false);
@@ -601,7 +603,7 @@ static bool take_progress(struct part *p, const struct generation_event *e)
     return start_stream(j) && write_event(j, chunk);
 }
 
-static bool take(struct part *p, const struct generation_event *e)
+static bool take(struct part *p, const struct request_event *e)
 {
     struct job *j = p->job;
     uint32_t index = p->index * j->r.n + e->choice;
@@ -624,7 +626,7 @@ static bool take(struct part *p, const struct generation_event *e)
 static void on_drain(void *context)
 {
     struct job *j = context;
-    for (uint32_t i = 0; i < j->n_parts && j->exchange; i++)
+    for (uint32_t i = 0; i < j->n_parts && j->http_request; i++)
         job_pump(&j->parts[i]);
 }
 
@@ -633,12 +635,13 @@ static void on_drain(void *context)
 void job_pump(struct part *p)
 {
     struct job *j = p->job;
-    while (p->generation && j->exchange) {
-        if (j->r.stream && exchange_stream_waiting(j->exchange) >= EXCHANGE_STREAM_HIGH) {
-            exchange_stream_on_drain(j->exchange, on_drain);
+    while (p->request && j->http_request) {
+        if (j->r.stream &&
+            http_request_stream_waiting(j->http_request) >= HTTP_REQUEST_STREAM_HIGH) {
+            http_request_stream_on_drain(j->http_request, on_drain);
             return;
         }
-        struct generation_event e = generation_next(p->generation);
+        struct request_event e = request_next(p->request);
         if (e.kind == EVENT_NONE)
             return;
         if (e.kind == EVENT_ERROR) {
@@ -661,16 +664,17 @@ void job_pump(struct part *p)
 /* ---- handlers
  * --------------------------------------------------------------------------------------------- */
 
-static void handle(struct exchange *x, struct api *a, enum request_kind kind)
+static void handle(struct http_request *x, struct api *a, enum api_request_kind kind)
 {
     size_t length;
-    const char *body = exchange_body(x, &length), *header = exchange_header(x, "X-KV-Policy");
+    const char *body = http_request_body(x, &length),
+               *header = http_request_header(x, "X-KV-Policy");
     struct error e;
     struct job *j = calloc(1, sizeof *j);
     char *copy = malloc(length + 1);
     if (!j || !copy) {
         error_set(&e, "internal_error", "", "the server is out of memory");
-        exchange_reply_error(x, &e);
+        http_request_reply_error(x, &e);
         free(j);
         free(copy);
         return;
@@ -678,11 +682,11 @@ static void handle(struct exchange *x, struct api *a, enum request_kind kind)
     memcpy(copy, body, length);
     copy[length] = 0;
     *j = (struct job){.api = a,
-                      .exchange = x,
+                      .http_request = x,
                       .kind = kind,
                       .body = copy,
                       .body_length = length,
-                      .key = exchange_key(x),
+                      .key = http_request_key(x),
                       .created = time(NULL),
                       .last_choice = -1,
                       .in_pool = true};
@@ -690,26 +694,27 @@ static void handle(struct exchange *x, struct api *a, enum request_kind kind)
     uint64_t id[2];
     id[0] = random_seed();
     id[1] = random_seed();
-    snprintf(j->id, sizeof j->id, "%s-%013llx%013llx", kind == REQUEST_CHAT ? "chatcmpl" : "cmpl",
-             (unsigned long long)id[0], (unsigned long long)id[1]);
+    snprintf(j->id, sizeof j->id, "%s-%013llx%013llx",
+             kind == API_REQUEST_CHAT ? "chatcmpl" : "cmpl", (unsigned long long)id[0],
+             (unsigned long long)id[1]);
     j->next = a->jobs;
     if (a->jobs)
         a->jobs->previous = j;
     a->jobs = j;
     a->n_jobs++;
-    exchange_set_context(x, j, on_end);
-    if (!exchange_work(x, prepare, prepared, j)) {
+    http_request_set_context(x, j, on_end);
+    if (!http_request_work(x, prepare, prepared, j)) {
         j->in_pool = false;
         fail_memory(j);
     }
 }
 
-void handle_chat(struct exchange *x, void *api)
+void handle_chat(struct http_request *x, void *api)
 {
-    handle(x, api, REQUEST_CHAT);
+    handle(x, api, API_REQUEST_CHAT);
 }
 
-void handle_completion(struct exchange *x, void *api)
+void handle_completion(struct http_request *x, void *api)
 {
-    handle(x, api, REQUEST_COMPLETION);
+    handle(x, api, API_REQUEST_COMPLETION);
 }

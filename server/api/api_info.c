@@ -21,52 +21,52 @@ static json_t *model_row(const struct api *a, const char *suffix)
         suffix ? suffix : a->default_plan.preset->name);
 }
 
-void handle_models(struct exchange *x, void *context)
+void handle_models(struct http_request *x, void *context)
 {
     const struct api *a = context;
     json_t *rows = json_array();
     json_array_append_new(rows, model_row(a, NULL));
     for (uint32_t i = 0; a->config->list_policy_models && i < preset_count(); i++)
-        if (api_may_ask(a, preset_at(i)) && policy_is_available(a, preset_at(i)))
+        if (api_may_query(a, preset_at(i)) && policy_is_available(a, preset_at(i)))
             json_array_append_new(rows, model_row(a, preset_at(i)->name));
-    exchange_reply_json(x, 200, json_pack("{s:s, s:o}", "object", "list", "data", rows));
+    http_request_reply_json(x, 200, json_pack("{s:s, s:o}", "object", "list", "data", rows));
 }
 
-void handle_model(struct exchange *x, void *context)
+void handle_model(struct http_request *x, void *context)
 {
     const struct api *a = context;
-    const char *id = exchange_path_tail(x), *at = strrchr(id, '@');
+    const char *id = http_request_path_tail(x), *at = strrchr(id, '@');
     char shown[80];
     struct error e;
     if (!strcmp(id, a->name)) {
-        exchange_reply_json(x, 200, model_row(a, NULL));
+        http_request_reply_json(x, 200, model_row(a, NULL));
         return;
     }
     const struct preset *preset = at ? preset_find(at + 1) : NULL;
     if (preset && (size_t)(at - id) == strlen(a->name) &&
         !strncmp(id, a->name, (size_t)(at - id))) {
-        exchange_reply_json(x, 200, model_row(a, preset->name));
+        http_request_reply_json(x, 200, model_row(a, preset->name));
         return;
     }
     error_set(&e, "model_not_found", "model",
               "the model '%s' does not exist here; this server has '%s'",
               error_excerpt(shown, id, strlen(id)), a->name);
-    exchange_reply_error(x, &e);
+    http_request_reply_error(x, &e);
 }
 
-void handle_version(struct exchange *x, void *context)
+void handle_version(struct http_request *x, void *context)
 {
     (void)context;
-    exchange_reply_json(
+    http_request_reply_json(
         x, 200, json_pack("{s:s, s:s}", "version", version_string(), "commit", version_commit()));
 }
 
-void handle_props(struct exchange *x, void *context)
+void handle_props(struct http_request *x, void *context)
 {
     const struct api *a = context;
     const struct config *c = a->config;
     const struct sampling *s = &a->default_sampling;
-    exchange_reply_json(
+    http_request_reply_json(
         x, 200,
         json_pack("{s:s, s:s, s:s, s:I, s:{s:I, s:{s:f, s:f, s:i, s:f}}, s:I, s:o, s:{s:I, s:I, "
                   "s:I, s:I}}",
@@ -81,10 +81,10 @@ void handle_props(struct exchange *x, void *context)
                   (json_int_t)MAX_CHOICES, "max_kv_budget", (json_int_t)c->kv_policy_max_budget));
 }
 
-void handle_embeddings(struct exchange *x, void *context)
+void handle_embeddings(struct http_request *x, void *context)
 {
     struct error e;
     (void)context;
     error_set(&e, "unsupported_parameter", "model", "this version of winnow makes no embeddings");
-    exchange_reply_error(x, &e);
+    http_request_reply_error(x, &e);
 }

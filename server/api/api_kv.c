@@ -7,25 +7,25 @@
 #include "config/base/size.h"
 #include "server/api/api_private.h"
 
-bool sees_all(const struct exchange *x, const struct api *a)
+bool sees_all(const struct http_request *x, const struct api *a)
 {
-    return exchange_is_admin(x) || a->config->n_api_keys == 0;
+    return http_request_is_admin(x) || a->config->n_api_keys == 0;
 }
 
-void handle_stats(struct exchange *x, void *context)
+void handle_stats(struct http_request *x, void *context)
 {
     struct api *a = context;
     struct engine_snapshot s;
     struct error e;
     if (!engine_snapshot(a->engine, &s, &e)) {
-        exchange_reply_error(x, &e);
+        http_request_reply_error(x, &e);
         return;
     }
     bool all = sees_all(x, a);
     json_t *rows = json_array();
     for (uint32_t i = 0; i < s.n_sequences; i++) {
         const struct engine_sequence_info *q = &s.sequences[i];
-        bool mine = all || q->owner_key == exchange_key(x);
+        bool mine = all || q->owner_key == http_request_key(x);
         json_array_append_new(
             rows,
             json_pack("{s:o, s:s, s:s, s:I, s:f, s:I, s:I, s:f, s:f}", "id",
@@ -36,7 +36,7 @@ void handle_stats(struct exchange *x, void *context)
     }
     const struct model *m = engine_model(a->engine);
     json_int_t page = (json_int_t)s.page_bytes;
-    exchange_reply_json(
+    http_request_reply_json(
         x, 200,
         json_pack("{s:{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}, s:I, s:I, s:s, s:o, s:{s:I, s:I}, "
                   "s:{s:I, s:I, s:I}}",
@@ -54,21 +54,22 @@ void handle_stats(struct exchange *x, void *context)
 }
 
 /* The plan as it would run for a prompt, and the most memory it would take. */
-static void reply_resolved(struct exchange *x, struct api *a, struct plan plan, uint32_t n_prompt,
-                           uint64_t n_total)
+static void reply_resolved(struct http_request *x, struct api *a, struct plan plan,
+                           uint32_t n_prompt, uint64_t n_total)
 {
     struct error e;
     if (!api_resolve_plan(a, &plan, n_prompt, &e)) {
-        exchange_reply_error(x, &e);
+        http_request_reply_error(x, &e);
         return;
     }
     uint64_t pages = engine_bound_pages(a->engine, &plan, n_prompt, n_total);
-    exchange_reply_json(x, 200,
-                        json_pack("{s:o, s:I, s:I, s:{s:I, s:I, s:I}}", "plan", plan_to_json(&plan),
-                                  "prompt_tokens", (json_int_t)n_prompt, "total_tokens",
-                                  (json_int_t)n_total, "bound", "pages", (json_int_t)pages, "bytes",
-                                  (json_int_t)(pages * engine_page_bytes(a->engine)), "pool_pages",
-                                  (json_int_t)engine_n_pages(a->engine)));
+    http_request_reply_json(x, 200,
+                            json_pack("{s:o, s:I, s:I, s:{s:I, s:I, s:I}}", "plan",
+                                      plan_to_json(&plan), "prompt_tokens", (json_int_t)n_prompt,
+                                      "total_tokens", (json_int_t)n_total, "bound", "pages",
+                                      (json_int_t)pages, "bytes",
+                                      (json_int_t)(pages * engine_page_bytes(a->engine)),
+                                      "pool_pages", (json_int_t)engine_n_pages(a->engine)));
 }
 
 bool policy_is_available(const struct api *a, const struct preset *preset)
@@ -91,17 +92,17 @@ static json_t *policy_row(const struct api *a, const struct preset *p)
 {
     struct plan plan;
     plan_default(&plan, p);
-    bool available = policy_is_available(a, p) && api_may_ask(a, p);
+    bool available = policy_is_available(a, p) && api_may_query(a, p);
     return json_pack("{s:s, s:s, s:s, s:b, s:o, s:b, s:o}", "name", p->name, "help", p->help,
                      "source", p->source, "available", available, "reason",
                      available ? json_null() : refusal_reason(a, p), "multi_turn_safe",
                      p->multi_turn_safe, "defaults", plan_to_json(&plan));
 }
 
-static bool query_number(const struct exchange *x, const char *name, uint64_t otherwise,
+static bool query_number(const struct http_request *x, const char *name, uint64_t otherwise,
                          uint64_t *out, struct error *e)
 {
-    const char *text = exchange_query(x, name);
+    const char *text = http_request_query(x, name);
     char shown[80];
     *out = otherwise;
     if (!text || whole_number_parse(text, 1, INT32_MAX, out))
@@ -110,18 +111,18 @@ static bool query_number(const struct exchange *x, const char *name, uint64_t ot
                      name, error_excerpt(shown, text, strlen(text)), INT32_MAX);
 }
 
-void handle_policies(struct exchange *x, void *context)
+void handle_policies(struct http_request *x, void *context)
 {
     struct api *a = context;
     struct plan plan;
     struct error e;
-    const char *dry_run = exchange_query(x, "dry_run");
+    const char *dry_run = http_request_query(x, "dry_run");
     if (dry_run) {
         uint64_t prompt, total;
         if (!plan_parse_text(dry_run, strlen(dry_run), "dry_run", &plan, &e) ||
             !query_number(x, "prompt_tokens", 1024, &prompt, &e) ||
             !query_number(x, "total_tokens", prompt, &total, &e)) {
-            exchange_reply_error(x, &e);
+            http_request_reply_error(x, &e);
             return;
         }
         plan.source = SOURCE_REQUEST;
@@ -131,9 +132,10 @@ void handle_policies(struct exchange *x, void *context)
     json_t *rows = json_array();
     for (uint32_t i = 0; i < preset_count(); i++)
         json_array_append_new(rows, policy_row(a, preset_at(i)));
-    exchange_reply_json(x, 200,
-                        json_pack("{s:s, s:o, s:s, s:o}", "object", "list", "data", rows, "default",
-                                  a->default_plan.preset->name, "schema", plan_schema()));
+    http_request_reply_json(x, 200,
+                            json_pack("{s:s, s:o, s:s, s:o}", "object", "list", "data", rows,
+                                      "default", a->default_plan.preset->name, "schema",
+                                      plan_schema()));
 }
 
 static bool body_number(const json_t *body, const char *name, uint64_t otherwise, uint64_t *out,
@@ -152,13 +154,13 @@ static bool body_number(const json_t *body, const char *name, uint64_t otherwise
     return true;
 }
 
-void handle_resolve(struct exchange *x, void *context)
+void handle_resolve(struct http_request *x, void *context)
 {
     struct api *a = context;
     struct plan plan;
     struct error e;
     size_t length;
-    const char *text = exchange_body(x, &length);
+    const char *text = http_request_body(x, &length);
     uint64_t prompt, total;
     json_t *body = body_parse(text, length, &e);
     const json_t *policy = body ? json_object_get(body, "kv_policy") : NULL;
@@ -170,7 +172,7 @@ void handle_resolve(struct exchange *x, void *context)
          body_number(body, "total_tokens", prompt, &total, &e);
     json_decref(body);
     if (!ok) {
-        exchange_reply_error(x, &e);
+        http_request_reply_error(x, &e);
         return;
     }
     plan.source = SOURCE_REQUEST;
@@ -188,55 +190,55 @@ static json_t *session_row(const struct session_info *i)
                      (json_int_t)i->pages, "age_ms", i->age_ms, "expires_in_ms", i->expires_in_ms);
 }
 
-static void reply_no_session(struct exchange *x)
+static void reply_no_session(struct http_request *x)
 {
     struct error e;
     char shown[80];
-    const char *id = exchange_path_tail(x);
+    const char *id = http_request_path_tail(x);
     error_set(&e, "session_not_found", "", "there is no session '%s'",
               error_excerpt(shown, id, strlen(id)));
-    exchange_reply_error(x, &e);
+    http_request_reply_error(x, &e);
 }
 
-void handle_sessions(struct exchange *x, void *context)
+void handle_sessions(struct http_request *x, void *context)
 {
     struct api *a = context;
     struct error e;
     struct session_info *sessions = calloc(MOST_SESSIONS, sizeof *sessions);
     if (!sessions) {
         error_set_memory(&e, "sessions", MOST_SESSIONS * sizeof *sessions);
-        exchange_reply_error(x, &e);
+        http_request_reply_error(x, &e);
         return;
     }
     json_t *rows = json_array();
-    uint32_t n = session_list(engine_sessions(a->engine), NULL, exchange_key(x), sees_all(x, a),
+    uint32_t n = session_list(engine_sessions(a->engine), NULL, http_request_key(x), sees_all(x, a),
                               clock_ns(), sessions, MOST_SESSIONS);
     for (uint32_t i = 0; i < n; i++)
         json_array_append_new(rows, session_row(&sessions[i]));
     free(sessions);
-    exchange_reply_json(x, 200, json_pack("{s:s, s:o}", "object", "list", "data", rows));
+    http_request_reply_json(x, 200, json_pack("{s:s, s:o}", "object", "list", "data", rows));
 }
 
-void handle_session(struct exchange *x, void *context)
+void handle_session(struct http_request *x, void *context)
 {
     struct api *a = context;
     struct session_info session;
-    if (session_list(engine_sessions(a->engine), exchange_path_tail(x), exchange_key(x),
+    if (session_list(engine_sessions(a->engine), http_request_path_tail(x), http_request_key(x),
                      sees_all(x, a), clock_ns(), &session, 1))
-        exchange_reply_json(x, 200, session_row(&session));
+        http_request_reply_json(x, 200, session_row(&session));
     else
         reply_no_session(x);
 }
 
-void handle_session_delete(struct exchange *x, void *context)
+void handle_session_delete(struct http_request *x, void *context)
 {
     struct api *a = context;
     uint32_t pages;
-    const char *id = exchange_path_tail(x);
-    if (engine_session_delete(a->engine, id, exchange_key(x), sees_all(x, a), &pages))
-        exchange_reply_json(x, 200,
-                            json_pack("{s:s, s:b, s:I}", "id", id, "deleted", 1, "pages_returned",
-                                      (json_int_t)pages));
+    const char *id = http_request_path_tail(x);
+    if (engine_session_delete(a->engine, id, http_request_key(x), sees_all(x, a), &pages))
+        http_request_reply_json(x, 200,
+                                json_pack("{s:s, s:b, s:I}", "id", id, "deleted", 1,
+                                          "pages_returned", (json_int_t)pages));
     else
         reply_no_session(x);
 }

@@ -10,7 +10,7 @@
 #include "server/api/request.h"
 
 struct job;
-struct ask;
+struct query;
 
 struct api {
     const struct config *config;
@@ -23,14 +23,14 @@ struct api {
     struct api_metrics metrics;
 
     pthread_mutex_t ready_lock;
-    struct ask *answered; /* likewise: what the engine has answered */
-    struct part *ready;   /* parts with events, in no order; the engine thread adds */
+    struct query *answered; /* likewise: what the engine has answered */
+    struct part *ready;     /* parts with events, in no order; the engine thread adds */
     uv_async_t wake;
 
-    struct job *jobs; /* with an exchange */
+    struct job *jobs; /* with an HTTP request */
     uint32_t n_jobs;
-    struct ask *asks; /* with an exchange */
-    uint32_t n_asks;
+    struct query *queries; /* with an HTTP request */
+    uint32_t n_queries;
     uint32_t *running_of_key; /* [n_api_keys] */
 };
 
@@ -41,7 +41,7 @@ struct bytes {
 };
 bool bytes_add(struct bytes *b, const void *data, size_t length); /* false: out of memory */
 
-struct choice {
+struct answer_choice {
     struct bytes text; /* answers that are not streamed */
     json_t *logprobs;  /* so far, or NULL */
     json_t *token_ids; /* so far, or NULL */
@@ -52,29 +52,29 @@ struct choice {
     int32_t stop_token, stop_string;
 };
 
-/* One prompt of a job: one generation with r.n choices. */
+/* One prompt of a job: one request with r.n choices. */
 struct part {
     struct job *job;
-    struct generation *generation; /* NULL once it is over */
+    struct request *request; /* NULL once it is over */
     struct tokens tokens;
     uint32_t index;
     bool in_ready; /* under ready_lock */
     struct part *next_ready;
     bool done;
-    struct generation_usage usage;
+    struct request_usage usage;
     char *kv_trace;
     bool kv_trace_truncated;
 };
 
 struct job {
     struct api *api;
-    struct exchange *exchange; /* NULL when it has ended */
+    struct http_request *http_request; /* NULL when it has ended */
     struct job *previous, *next;
-    enum request_kind kind;
+    enum api_request_kind kind;
     char *body;
     size_t body_length;
     char *policy_header;
-    struct request r;
+    struct api_request r;
     bool parsed, in_pool, counted, submitted;
     uint32_t key;
     struct error error; /* of the pool's work; code "" = none */
@@ -84,9 +84,9 @@ struct job {
     char id[48];
     int64_t created;
     struct part parts[MAX_PROMPTS];
-    uint32_t n_parts, n_choices; /* n_choices = parts * n */
-    struct choice *choices;      /* [n_choices] */
-    bool started;                /* the stream's first chunks are written */
+    uint32_t n_parts, n_choices;   /* n_choices = parts * n */
+    struct answer_choice *choices; /* [n_choices] */
+    bool started;                  /* the stream's first chunks are written */
     uint32_t n_ended, n_done;
     int32_t last_choice; /* its finish chunk waits for the final numbers; -1 = none */
 };
@@ -95,14 +95,14 @@ struct job {
 void job_fail(struct job *j,
               const struct error *e); /* an error answer or event; ends the job's work */
 void job_stop_work(struct job *j, bool client_left);
-void part_release(struct part *p); /* lets go of its generation */
+void part_release(struct part *p); /* lets go of its request */
 /* Which plan a request gets, before its shares are resolved. `body` may be NULL. */
 bool api_pick_plan(const struct api *a, const struct plan *body, const char *header,
                    const char *suffix, struct plan *out, struct error *e);
 /* Checks the operator's rules and resolves for a prompt of n tokens. */
 bool api_resolve_plan(const struct api *a, struct plan *plan, uint32_t n_prompt, struct error *e);
 /* Whether the operator lets requests name this policy. */
-bool api_may_ask(const struct api *a, const struct preset *preset);
+bool api_may_query(const struct api *a, const struct preset *preset);
 bool api_model_fits(const struct api *a, const char *model, const char *suffix, struct error *e);
 /* pool: the tokens of a chat, template and all; `text` may be NULL. */
 bool api_encode_chat(const struct api *a, const json_t *messages, const json_t *kwargs,
@@ -110,8 +110,8 @@ bool api_encode_chat(const struct api *a, const json_t *messages, const json_t *
                      struct chat_text *text, struct error *e);
 
 /* api_generate.c */
-void handle_chat(struct exchange *x, void *api);
-void handle_completion(struct exchange *x, void *api);
+void handle_chat(struct http_request *x, void *api);
+void handle_completion(struct http_request *x, void *api);
 void job_pump(struct part *p);
 void job_free(struct job *j);
 
@@ -127,38 +127,38 @@ json_t *answer_chunk(const struct job *j, int32_t choice, json_t *delta, json_t 
 json_t *answer_kv_trace(const struct job *j);
 /* Of the tokens of an event: {"content":[...]} or the lists of completions; json_null() when not
  * asked for. */
-json_t *answer_logprobs(struct job *j, struct choice *c, const struct generation_event *e,
+json_t *answer_logprobs(struct job *j, struct answer_choice *c, const struct request_event *e,
                         bool prompt);
 bool answer_join_logprobs(json_t **all, json_t *more); /* takes `more` */
 /* Bytes as JSON text: U+FFFD where they are not UTF-8. */
 json_t *json_text(const char *bytes, size_t length);
 
 /* api_tokens.c, api_info.c, api_kv.c: handlers */
-void handle_tokenize(struct exchange *x, void *api);
-void handle_detokenize(struct exchange *x, void *api);
-void handle_apply_template(struct exchange *x, void *api);
-void handle_input_tokens(struct exchange *x, void *api);
-void handle_tokenizer_info(struct exchange *x, void *api);
-void handle_models(struct exchange *x, void *api);
-void handle_model(struct exchange *x, void *api);
-void handle_version(struct exchange *x, void *api);
-void handle_props(struct exchange *x, void *api);
-void handle_embeddings(struct exchange *x, void *api);
-void handle_policies(struct exchange *x, void *api);
-void handle_resolve(struct exchange *x, void *api);
-void handle_sessions(struct exchange *x, void *context);
-void handle_session(struct exchange *x, void *context);
-void handle_session_delete(struct exchange *x, void *context);
-void handle_stats(struct exchange *x, void *api);
+void handle_tokenize(struct http_request *x, void *api);
+void handle_detokenize(struct http_request *x, void *api);
+void handle_apply_template(struct http_request *x, void *api);
+void handle_input_tokens(struct http_request *x, void *api);
+void handle_tokenizer_info(struct http_request *x, void *api);
+void handle_models(struct http_request *x, void *api);
+void handle_model(struct http_request *x, void *api);
+void handle_version(struct http_request *x, void *api);
+void handle_props(struct http_request *x, void *api);
+void handle_embeddings(struct http_request *x, void *api);
+void handle_policies(struct http_request *x, void *api);
+void handle_resolve(struct http_request *x, void *api);
+void handle_sessions(struct http_request *x, void *context);
+void handle_session(struct http_request *x, void *context);
+void handle_session_delete(struct http_request *x, void *context);
+void handle_stats(struct http_request *x, void *api);
 /* Whether the server has what the policy needs. */
 bool policy_is_available(const struct api *a, const struct preset *preset);
 /* Whether this caller sees what belongs to other keys too. */
-bool sees_all(const struct exchange *x, const struct api *a);
+bool sees_all(const struct http_request *x, const struct api *a);
 
-/* api_ask.c: questions to the engine's thread */
-void handle_flush(struct exchange *x, void *api);
-void handle_kv_request(struct exchange *x, void *api);
-void asks_reply(struct api *a);                       /* after a wake: those that were answered */
-void asks_stop(struct api *a, const struct error *e); /* the others get this error */
+/* api_query.c: questions to the engine's thread */
+void handle_flush(struct http_request *x, void *api);
+void handle_kv_request(struct http_request *x, void *api);
+void queries_reply(struct api *a); /* after a wake: those that were answered */
+void queries_stop(struct api *a, const struct error *e); /* the others get this error */
 
 #endif

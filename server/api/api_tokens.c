@@ -9,7 +9,7 @@
 /* One such request. */
 struct chore {
     struct api *api;
-    struct exchange *exchange; /* NULL when it has ended */
+    struct http_request *http_request; /* NULL when it has ended */
     char *body;
     size_t length;
     bool (*work)(struct chore *c, const json_t *body, struct error *e);
@@ -38,43 +38,44 @@ static void chore_work(void *context)
 static void chore_done(void *context)
 {
     struct chore *c = context;
-    if (c->exchange && c->error.code[0])
-        exchange_reply_error(c->exchange, &c->error);
-    else if (c->exchange)
-        exchange_reply_json(c->exchange, 200, json_incref(c->answer));
-    if (c->exchange)
-        exchange_set_context(c->exchange, NULL, NULL);
+    if (c->http_request && c->error.code[0])
+        http_request_reply_error(c->http_request, &c->error);
+    else if (c->http_request)
+        http_request_reply_json(c->http_request, 200, json_incref(c->answer));
+    if (c->http_request)
+        http_request_set_context(c->http_request, NULL, NULL);
     chore_free(c);
 }
 
-static void chore_end(void *context, enum exchange_end end)
+static void chore_end(void *context, enum http_request_end end)
 {
     struct chore *c = context;
     (void)end;
-    c->exchange = NULL;
+    c->http_request = NULL;
 }
 
-static void chore_start(struct exchange *x, struct api *a,
+static void chore_start(struct http_request *x, struct api *a,
                         bool (*work)(struct chore *, const json_t *, struct error *))
 {
     size_t length;
-    const char *body = exchange_body(x, &length);
+    const char *body = http_request_body(x, &length);
     struct error e;
     struct chore *c = calloc(1, sizeof *c);
     char *copy = c ? malloc(length + 1) : NULL;
     if (copy) {
         memcpy(copy, body, length);
         copy[length] = 0;
-        *c = (struct chore){.api = a, .exchange = x, .body = copy, .length = length, .work = work};
-        exchange_set_context(x, c, chore_end);
-        if (exchange_work(x, chore_work, chore_done, c))
+        *c = (struct chore){
+            .api = a, .http_request = x, .body = copy, .length = length, .work = work};
+        http_request_set_context(x, c, chore_end);
+        if (http_request_work(x, chore_work, chore_done, c))
             return;
-        exchange_set_context(x, NULL, NULL);
+        http_request_set_context(x, NULL, NULL);
     }
     if (c)
         chore_free(c);
     error_set(&e, "internal_error", "", "the server is out of memory");
-    exchange_reply_error(x, &e);
+    http_request_reply_error(x, &e);
 }
 
 /* ---- reading fields
@@ -294,22 +295,22 @@ static bool input_tokens(struct chore *c, const json_t *body, struct error *e)
 /* ---- handlers
  * --------------------------------------------------------------------------------------------- */
 
-void handle_tokenize(struct exchange *x, void *api)
+void handle_tokenize(struct http_request *x, void *api)
 {
     chore_start(x, api, tokenize);
 }
 
-void handle_detokenize(struct exchange *x, void *api)
+void handle_detokenize(struct http_request *x, void *api)
 {
     chore_start(x, api, detokenize);
 }
 
-void handle_apply_template(struct exchange *x, void *api)
+void handle_apply_template(struct http_request *x, void *api)
 {
     chore_start(x, api, apply_template);
 }
 
-void handle_input_tokens(struct exchange *x, void *api)
+void handle_input_tokens(struct http_request *x, void *api)
 {
     chore_start(x, api, input_tokens);
 }
@@ -323,12 +324,12 @@ static json_t *token_json(const struct tokenizer *t, int32_t token)
     return json_text(text, n);
 }
 
-void handle_tokenizer_info(struct exchange *x, void *context)
+void handle_tokenizer_info(struct http_request *x, void *context)
 {
     const struct api *a = context;
     const struct tokenizer *t = engine_tokenizer(a->engine);
     const char *template = chat_template_source(engine_chat_template(a->engine));
-    exchange_reply_json(
+    http_request_reply_json(
         x, 200,
         json_pack("{s:o, s:o, s:o, s:o, s:s}", "bos_token", token_json(t, tokenizer_bos(t)),
                   "eos_token", token_json(t, tokenizer_eos(t)), "pad_token",

@@ -2,8 +2,8 @@
  * engine. */
 #include "server/server_state.h"
 
-static void not_ready(struct exchange *x, const char *code, const char *message, const char *status,
-                      double progress)
+static void not_ready(struct http_request *x, const char *code, const char *message,
+                      const char *status, double progress)
 {
     struct error e;
     error_set(&e, code, "", "%s", message);
@@ -12,11 +12,11 @@ static void not_ready(struct exchange *x, const char *code, const char *message,
         json_object_set_new(value, "status", json_string(status));
     if (value && progress >= 0)
         json_object_set_new(json_object_get(value, "error"), "progress", json_real(progress));
-    exchange_add_header(x, "Retry-After", "2");
-    exchange_reply_json(x, 503, value);
+    http_request_add_header(x, "Retry-After", "2");
+    http_request_reply_json(x, 503, value);
 }
 
-void handle_ready(struct exchange *x, void *context)
+void handle_ready(struct http_request *x, void *context)
 {
     const struct server *s = context;
     if (s->engine && !engine_alive(s->engine))
@@ -28,20 +28,20 @@ void handle_ready(struct exchange *x, void *context)
         not_ready(x, "model_loading", "the model is still loading", "loading",
                   s->transport->loading);
     else
-        exchange_reply_json(x, 200, json_pack("{s:s}", "status", "ok"));
+        http_request_reply_json(x, 200, json_pack("{s:s}", "status", "ok"));
 }
 
-void handle_health(struct exchange *x, void *context)
+void handle_health(struct http_request *x, void *context)
 {
     handle_ready(x, context);
 }
 
-void handle_live(struct exchange *x, void *context)
+void handle_live(struct http_request *x, void *context)
 {
     const struct server *s = context;
     if (s->engine && !engine_alive(s->engine))
         not_ready(x, "engine_fault", "the device has failed; the server is about to end", "failed",
                   -1);
     else
-        exchange_reply_json(x, 200, json_pack("{s:s}", "status", "ok"));
+        http_request_reply_json(x, 200, json_pack("{s:s}", "status", "ok"));
 }

@@ -381,7 +381,7 @@ static void put_process(struct text *t)
                  start_time());
 }
 
-void handle_metrics(struct exchange *x, void *context)
+void handle_metrics(struct http_request *x, void *context)
 {
     static char page[PAGE_BYTES]; /* the loop's own */
     const struct server *s = context;
@@ -396,5 +396,5 @@ void handle_metrics(struct exchange *x, void *context)
             put_vllm(&t, s, engine_metrics(s->engine));
     }
     put_process(&t);
-    exchange_reply(x, 200, "text/plain; version=0.0.4; charset=utf-8", t.bytes, t.length);
+    http_request_reply(x, 200, "text/plain; version=0.0.4; charset=utf-8", t.bytes, t.length);
 }

@@ -15,19 +15,19 @@ enum { MAX_STOP_BYTES = 256, MAX_BIAS = 1024 };
 /* ---- plain fields, known to be of their type
  * --------------------------------------------------------------- */
 
-static const json_t *field(const struct request *r, const char *name)
+static const json_t *field(const struct api_request *r, const char *name)
 {
     const json_t *value = json_object_get(r->body, name);
     return json_is_null(value) ? NULL : value;
 }
 
-static bool flag(const struct request *r, const char *name, bool otherwise)
+static bool flag(const struct api_request *r, const char *name, bool otherwise)
 {
     const json_t *value = field(r, name);
     return value ? json_is_true(value) : otherwise;
 }
 
-static bool number(const struct request *r, const char *name, double *out)
+static bool number(const struct api_request *r, const char *name, double *out)
 {
     const json_t *value = field(r, name);
     if (value)
@@ -47,7 +47,7 @@ static int64_t whole(const json_t *value)
                                          : (int64_t)v;
 }
 
-static bool integer(const struct request *r, const char *name, int64_t *out)
+static bool integer(const struct api_request *r, const char *name, int64_t *out)
 {
     const json_t *value = field(r, name);
     if (value)
@@ -92,10 +92,10 @@ static bool check_tokens(const json_t *list, const char *where, int32_t n_vocab,
 /* ---- prompts
  * --------------------------------------------------------------------------------------------- */
 
-static bool add_prompt(struct request *r, const json_t *value, const char *where, int32_t n_vocab,
-                       struct error *e)
+static bool add_prompt(struct api_request *r, const json_t *value, const char *where,
+                       int32_t n_vocab, struct error *e)
 {
-    struct request_prompt *p = &r->prompts[r->n_prompts];
+    struct api_prompt *p = &r->prompts[r->n_prompts];
     if (json_is_string(value)) {
         p->text = json_string_value(value);
         p->length = json_string_length(value);
@@ -113,7 +113,7 @@ static bool add_prompt(struct request *r, const json_t *value, const char *where
     return true;
 }
 
-static bool take_prompts(struct request *r, int32_t n_vocab, struct error *e)
+static bool take_prompts(struct api_request *r, int32_t n_vocab, struct error *e)
 {
     const json_t *prompt = field(r, "prompt");
     if (!prompt)
@@ -142,7 +142,7 @@ static bool take_prompts(struct request *r, int32_t n_vocab, struct error *e)
 /* ---- stops, bias
  * --------------------------------------------------------------------------------------------- */
 
-static bool add_stop(struct request *r, const json_t *value, const char *where, struct error *e)
+static bool add_stop(struct api_request *r, const json_t *value, const char *where, struct error *e)
 {
     if (!json_is_string(value))
         return error_set(e, "invalid_type", where, "%s must be a string", where);
@@ -157,7 +157,7 @@ static bool add_stop(struct request *r, const json_t *value, const char *where, 
     return true;
 }
 
-static bool take_stops(struct request *r, int32_t n_vocab, struct error *e)
+static bool take_stops(struct api_request *r, int32_t n_vocab, struct error *e)
 {
     const json_t *stop = field(r, "stop"), *ids = field(r, "stop_token_ids");
     if (json_is_array(stop)) {
@@ -189,7 +189,7 @@ static bool take_stops(struct request *r, int32_t n_vocab, struct error *e)
     return true;
 }
 
-static bool take_bias(struct request *r, int32_t n_vocab, struct error *e)
+static bool take_bias(struct api_request *r, int32_t n_vocab, struct error *e)
 {
     const json_t *map = field(r, "logit_bias");
     const char *key;
@@ -226,10 +226,10 @@ static bool take_bias(struct request *r, int32_t n_vocab, struct error *e)
 /* ---- sampling and length
  * --------------------------------------------------------------------------------------------- */
 
-static bool take_lengths(struct request *r, struct error *e)
+static bool take_lengths(struct api_request *r, struct error *e)
 {
     int64_t value;
-    bool chat = r->kind == REQUEST_CHAT;
+    bool chat = r->kind == API_REQUEST_CHAT;
     r->max_tokens = chat ? -1 : 16;
     integer(r, "max_tokens", &r->max_tokens);
     if (chat)
@@ -254,7 +254,7 @@ static bool take_lengths(struct request *r, struct error *e)
     return true;
 }
 
-static void take_sampling(struct request *r)
+static void take_sampling(struct api_request *r)
 {
     struct sampling *s = &r->sampling;
     int64_t value;
@@ -275,11 +275,11 @@ static void take_sampling(struct request *r)
         s->seed = (uint64_t)value;
 }
 
-static bool take_logprobs(struct request *r, struct error *e)
+static bool take_logprobs(struct api_request *r, struct error *e)
 {
     int64_t value;
     r->n_logprobs = r->n_prompt_logprobs = -1;
-    if (r->kind == REQUEST_COMPLETION) {
+    if (r->kind == API_REQUEST_COMPLETION) {
         r->logprobs = integer(r, "logprobs", &value);
         if (r->logprobs)
             r->n_logprobs = (int32_t)value;
@@ -313,7 +313,7 @@ static bool option(const json_t *options, const char *name, bool *out, struct er
     return true;
 }
 
-static bool take_delivery(struct request *r, struct error *e)
+static bool take_delivery(struct api_request *r, struct error *e)
 {
     const json_t *options = field(r, "stream_options");
     int64_t value;
@@ -347,7 +347,7 @@ static bool take_delivery(struct request *r, struct error *e)
     return true;
 }
 
-static bool take_policy(struct request *r, struct error *e)
+static bool take_policy(struct api_request *r, struct error *e)
 {
     const json_t *policy = field(r, "kv_policy");
     if (!policy)
@@ -359,7 +359,7 @@ static bool take_policy(struct request *r, struct error *e)
     return true;
 }
 
-static bool take_format(const struct request *r, struct error *e)
+static bool take_format(const struct api_request *r, struct error *e)
 {
     const json_t *format = field(r, "response_format"), *type = json_object_get(format, "type");
     char shown[80];
@@ -381,7 +381,7 @@ static bool take_format(const struct request *r, struct error *e)
                      error_excerpt(shown, name, strlen(name)));
 }
 
-static bool take_chat(struct request *r, struct error *e)
+static bool take_chat(struct api_request *r, struct error *e)
 {
     static const char *const passed[] = {"reasoning_effort", "verbosity"};
     const json_t *kwargs = field(r, "chat_template_kwargs");
@@ -403,12 +403,12 @@ static bool take_chat(struct request *r, struct error *e)
     return true;
 }
 
-bool request_parse(struct request *r, enum request_kind kind, const char *text, size_t length,
-                   int32_t n_vocab, struct error *e)
+bool api_request_parse(struct api_request *r, enum api_request_kind kind, const char *text,
+                       size_t length, int32_t n_vocab, struct error *e)
 {
-    *r = (struct request){.kind = kind, .model = ""};
+    *r = (struct api_request){.kind = kind, .model = ""};
     r->body = body_parse(text, length, e);
-    if (!r->body || !fields_check(r->body, kind == REQUEST_CHAT, e))
+    if (!r->body || !fields_check(r->body, kind == API_REQUEST_CHAT, e))
         goto fail;
     if (field(r, "model")) {
         r->model = json_string_value(field(r, "model"));
@@ -420,22 +420,22 @@ bool request_parse(struct request *r, enum request_kind kind, const char *text, 
     r->ignore_eos = flag(r, "ignore_eos", false);
     r->skip_special_tokens = flag(r, "skip_special_tokens", true);
     r->return_token_ids = flag(r, "return_token_ids", false);
-    if (!(kind == REQUEST_CHAT ? take_chat(r, e) : take_prompts(r, n_vocab, e)) ||
+    if (!(kind == API_REQUEST_CHAT ? take_chat(r, e) : take_prompts(r, n_vocab, e)) ||
         !take_lengths(r, e) || !take_stops(r, n_vocab, e) || !take_bias(r, n_vocab, e) ||
         !take_logprobs(r, e) || !take_delivery(r, e) || !take_format(r, e) || !take_policy(r, e))
         goto fail;
     return true;
 fail:
-    request_clear(r);
+    api_request_clear(r);
     return false;
 }
 
-void request_clear(struct request *r)
+void api_request_clear(struct api_request *r)
 {
     json_decref(r->body);
     json_decref(r->messages);
     json_decref(r->kwargs);
     free(r->stop_tokens);
     free(r->sampling.bias);
-    *r = (struct request){.kind = r->kind, .model = ""};
+    *r = (struct api_request){.kind = r->kind, .model = ""};
 }

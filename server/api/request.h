@@ -11,20 +11,20 @@
 #include "engine/compute/sampler.h"
 #include "engine/text/tokenizer.h"
 
-enum request_kind { REQUEST_CHAT, REQUEST_COMPLETION };
+enum api_request_kind { API_REQUEST_CHAT, API_REQUEST_COMPLETION };
 
 enum { MAX_PROMPTS = 16, MAX_STOPS = 16, MAX_CHOICES = 16 };
 
 /* One prompt of /v1/completions: text, or tokens when `tokens` is not NULL. Points into the
  * request's JSON. */
-struct request_prompt {
+struct api_prompt {
     const char *text;
     size_t length;
     const json_t *tokens;
 };
 
-struct request {
-    enum request_kind kind;
+struct api_request {
+    enum api_request_kind kind;
     json_t *body; /* owned; the strings below point into it */
 
     const char *model;         /* as sent, "" when absent */
@@ -38,7 +38,7 @@ struct request {
     bool add_generation_prompt, continue_final_message;
 
     /* completions */
-    struct request_prompt prompts[MAX_PROMPTS];
+    struct api_prompt prompts[MAX_PROMPTS];
     uint32_t n_prompts;
     bool echo;
 
@@ -77,9 +77,9 @@ struct request {
  * request is cleared. Codes: invalid_json, invalid_type, invalid_value, missing_required_parameter,
  * unsupported_value, unsupported_parameter, unknown_parameter, invalid_kv_policy, out_of_memory.
  * e->where is the path of the field. */
-bool request_parse(struct request *r, enum request_kind kind, const char *text, size_t length,
-                   int32_t n_vocab, struct error *e);
-void request_clear(struct request *r);
+bool api_request_parse(struct api_request *r, enum api_request_kind kind, const char *text,
+                       size_t length, int32_t n_vocab, struct error *e);
+void api_request_clear(struct api_request *r);
 
 /* The messages array of a body, checked and joined (for /apply-template and /tokenize). New
  * reference or NULL. */

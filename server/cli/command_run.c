@@ -397,7 +397,7 @@ static void show_loading(void *context, const char *what, double share)
                 share * 100);
 }
 
-static void show_prefill(struct progress *p, const struct generation_event *event)
+static void show_prefill(struct progress *p, const struct request_event *event)
 {
     double rate = event->time_ms > 0 ? event->n_done / event->time_ms * 1000 : 0;
     if (event->n_done < event->n_total && is_due(p, p->terminal ? 0.1 : 1))
@@ -449,7 +449,7 @@ static void wait_for_events(struct waiter *w)
     pthread_mutex_unlock(&w->lock);
 }
 
-static void print_usage(const struct generation_usage *u)
+static void print_usage(const struct request_usage *u)
 {
     double prompt_s = u->prompt_ms / 1e3, decode_s = u->predicted_ms / 1e3;
     uint32_t n_decoded = u->completion_tokens > 0 ? u->completion_tokens - 1 : 0;
@@ -462,14 +462,14 @@ static void print_usage(const struct generation_usage *u)
                 (double)u->bytes_full / 1048576);
 }
 
-/* Streams the events of one generation. Returns the exit status. */
-static int stream(struct generation *g, struct waiter *w, struct progress *progress)
+/* Streams the events of one request. Returns the exit status. */
+static int stream(struct request *g, struct waiter *w, struct progress *progress)
 {
     bool cancelled = false;
     for (;;) {
-        struct generation_event event = generation_next(g);
+        struct request_event event = request_next(g);
         if (interrupted && !cancelled) {
-            generation_cancel(g, false);
+            request_cancel(g, false);
             cancelled = true;
         }
         switch (event.kind) {
@@ -500,19 +500,19 @@ static int stream(struct generation *g, struct waiter *w, struct progress *progr
 }
 
 static bool make_request(const struct arguments *a, const struct engine *engine,
-                         struct waiter *waiter, struct generation_request *r, struct error *e)
+                         struct waiter *waiter, struct request_options *r, struct error *e)
 {
     struct tokens tokens = {0};
-    *r = (struct generation_request){.id = "run",
-                                     .sampling = a->sampling,
-                                     .ignore_eos = a->ignore_eos,
-                                     .max_tokens = a->n_tokens,
-                                     .n_choices = 1,
-                                     .n_logprobs = -1,
-                                     .n_prompt_logprobs = -1,
-                                     .progress = true,
-                                     .notify = notify,
-                                     .notify_context = waiter};
+    *r = (struct request_options){.id = "run",
+                                  .sampling = a->sampling,
+                                  .ignore_eos = a->ignore_eos,
+                                  .max_tokens = a->n_tokens,
+                                  .n_choices = 1,
+                                  .n_logprobs = -1,
+                                  .n_prompt_logprobs = -1,
+                                  .progress = true,
+                                  .notify = notify,
+                                  .notify_context = waiter};
     struct plan_limits limits = engine_plan_limits(engine);
     if (!plan_parse_text(a->kv_policy, strlen(a->kv_policy), "--kv-policy", &r->plan, e) ||
         !encode_prompt(a, engine, &tokens, e)) {
@@ -527,16 +527,16 @@ static bool make_request(const struct arguments *a, const struct engine *engine,
     r->n_prompt = (uint32_t)tokens.count;
     if (plan_resolve(&r->plan, r->n_prompt, &limits, e))
         return true;
-    generation_request_clear(r);
+    request_options_clear(r);
     return false;
 }
 
 static int run(const struct arguments *a, struct engine *engine, struct progress *progress)
 {
     struct waiter waiter = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false};
-    struct generation_request request;
+    struct request_options request;
     struct error e;
-    struct generation *g = NULL;
+    struct request *g = NULL;
     if (make_request(a, engine, &waiter, &request, &e))
         g = engine_submit(engine, &request, &e);
     if (!g) {
@@ -545,7 +545,7 @@ static int run(const struct arguments *a, struct engine *engine, struct progress
     }
     progress->started = seconds();
     int status = stream(g, &waiter, progress);
-    generation_release(g);
+    request_release(g);
     return status;
 }
 

@@ -3,7 +3,7 @@
 
 #include "server/http/transport.h"
 
-static void count(struct exchange *x)
+static void count(struct http_request *x)
 {
     struct transport *t = x->transport;
     uint32_t row = x->route_index < MAX_ENDPOINTS ? x->route_index : MAX_ENDPOINTS - 1;
@@ -18,7 +18,7 @@ static void count(struct exchange *x)
 }
 
 /* Scrapers and probes ask every few seconds: their lines are for debugging. */
-static enum log_level level_of(const struct exchange *x)
+static enum log_level level_of(const struct http_request *x)
 {
     static const char *const quiet[] = {"metrics", "health", "livez", "readyz"};
     for (size_t i = 0; x->route && i < sizeof quiet / sizeof *quiet; i++)
@@ -27,7 +27,7 @@ static enum log_level level_of(const struct exchange *x)
     return x->status >= 500 && x->status != 503 ? LOG_WARNING : LOG_INFO;
 }
 
-void access_log(struct exchange *x, const char *how)
+void access_log(struct http_request *x, const char *how)
 {
     const struct config *c = x->transport->config;
     if (!strcmp(how, "client_closed"))
@@ -60,8 +60,8 @@ void access_log(struct exchange *x, const char *how)
     if (x->refusal.code[0])
         TEXT("error", x->refusal.code);
     if (x->status != 499) { /* the headers are gone with the connection */
-        TEXT("traceparent", exchange_header(x, "traceparent"));
-        TEXT("retry", exchange_header(x, "X-Stainless-Retry-Count"));
+        TEXT("traceparent", http_request_header(x, "traceparent"));
+        TEXT("retry", http_request_header(x, "X-Stainless-Retry-Count"));
     }
 #undef TEXT
 #undef INT

@@ -95,7 +95,7 @@ json_t *error_to_json(const struct error *e)
     return json_pack("{s:o}", "error", o);
 }
 
-void exchange_reply_error(struct exchange *x, const struct error *e)
+void http_request_reply_error(struct http_request *x, const struct error *e)
 {
     unsigned status = error_status(e);
     transport_count_rejected(x->transport, row_of(e)->code);
@@ -105,16 +105,16 @@ void exchange_reply_error(struct exchange *x, const struct error *e)
                      : e->retry_after_ms > 60000 ? 60000
                                                  : e->retry_after_ms;
         snprintf(text, sizeof text, "%lld", (long long)((ms + 999) / 1000));
-        exchange_add_header(x, "Retry-After", text);
+        http_request_add_header(x, "Retry-After", text);
         snprintf(text, sizeof text, "%lld", (long long)ms);
-        exchange_add_header(x, "Retry-After-Ms", text);
+        http_request_add_header(x, "Retry-After-Ms", text);
     }
     if (!strcmp(e->code, "engine_fault") || status == 504)
-        exchange_add_header(x, "X-Should-Retry", "false");
+        http_request_add_header(x, "X-Should-Retry", "false");
     if (status == 401)
-        exchange_add_header(x, "WWW-Authenticate", "Bearer");
+        http_request_add_header(x, "WWW-Authenticate", "Bearer");
     struct error shown = *e;
     if (status == 500)
-        error_set(&shown, e->code, "", "%.480s (request %.100s)", e->message, exchange_id(x));
-    exchange_reply_json(x, status, error_to_json(&shown));
+        error_set(&shown, e->code, "", "%.480s (request %.100s)", e->message, http_request_id(x));
+    http_request_reply_json(x, status, error_to_json(&shown));
 }

@@ -1,8 +1,8 @@
-/* One request and its answer: see exchange.h. Loop thread.
+/* One request and its answer: see HTTP request.h. Loop thread.
  *
  *   reply:   the response is made, and queued from the access handler: at once when we are in it,
  * else after the connection was resumed (libmicrohttpd then calls the handler again) stream: writes
- * go to the exchange's buffer, libmicrohttpd takes them from there through `read_stream`, which
+ * go to the HTTP request's buffer, libmicrohttpd takes them from there through `read_stream`, which
  *            suspends the connection when the buffer is empty; the next write resumes it */
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,81 +10,81 @@
 
 #include "server/http/transport.h"
 
-const char *exchange_id(const struct exchange *x)
+const char *http_request_id(const struct http_request *x)
 {
     return x->id;
 }
 
-const char *exchange_method(const struct exchange *x)
+const char *http_request_method(const struct http_request *x)
 {
     return x->method;
 }
 
-const char *exchange_path(const struct exchange *x)
+const char *http_request_path(const struct http_request *x)
 {
     return x->path;
 }
 
-const char *exchange_path_tail(const struct exchange *x)
+const char *http_request_path_tail(const struct http_request *x)
 {
     return x->tail ? x->tail : "";
 }
 
-bool exchange_lacks_slash(const struct exchange *x)
+bool http_request_lacks_slash(const struct http_request *x)
 {
     return x->lacks_slash;
 }
 
-const char *exchange_query(const struct exchange *x, const char *name)
+const char *http_request_query(const struct http_request *x, const char *name)
 {
     return MHD_lookup_connection_value(x->connection, MHD_GET_ARGUMENT_KIND, name);
 }
 
-const char *exchange_header(const struct exchange *x, const char *name)
+const char *http_request_header(const struct http_request *x, const char *name)
 {
     return MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, name);
 }
 
-const char *exchange_body(const struct exchange *x, size_t *length)
+const char *http_request_body(const struct http_request *x, size_t *length)
 {
     *length = x->body ? x->body_length : 0;
     return x->body ? x->body : "";
 }
 
-uint32_t exchange_key(const struct exchange *x)
+uint32_t http_request_key(const struct http_request *x)
 {
     return x->key;
 }
 
-bool exchange_is_admin(const struct exchange *x)
+bool http_request_is_admin(const struct http_request *x)
 {
     return x->admin;
 }
 
-uint64_t exchange_started_ns(const struct exchange *x)
+uint64_t http_request_started_ns(const struct http_request *x)
 {
     return x->started_ns;
 }
 
-uv_loop_t *exchange_loop(const struct exchange *x)
+uv_loop_t *http_request_loop(const struct http_request *x)
 {
     return x->transport->loop;
 }
 
-bool exchange_draining(const struct exchange *x)
+bool http_request_draining(const struct http_request *x)
 {
     return x->transport->draining;
 }
 
-void exchange_set_context(struct exchange *x, void *context,
-                          void (*on_end)(void *, enum exchange_end))
+void http_request_set_context(struct http_request *x, void *context,
+                              void (*on_end)(void *, enum http_request_end))
 {
     x->context = context;
     x->on_end = on_end;
 }
 
-void exchange_log_tokens(struct exchange *x, uint32_t prompt_tokens, uint32_t completion_tokens,
-                         const char *policy, const char *finish)
+void http_request_log_tokens(struct http_request *x, uint32_t prompt_tokens,
+                             uint32_t completion_tokens, const char *policy, const char *finish)
 {
     x->prompt_tokens = prompt_tokens;
     x->completion_tokens = completion_tokens;
@@ -93,7 +93,7 @@ void exchange_log_tokens(struct exchange *x, uint32_t prompt_tokens, uint32_t co
     x->has_tokens = true;
 }
 
-void exchange_add_header(struct exchange *x, const char *name, const char *value)
+void http_request_add_header(struct http_request *x, const char *name, const char *value)
 {
     if (x->answered || x->committed || x->n_headers == sizeof x->headers / sizeof *x->headers ||
         strpbrk(value, "\r\n"))
@@ -111,12 +111,12 @@ static void free_timer(uv_handle_t *handle)
     free(handle);
 }
 
-void exchange_finish(struct exchange *x, enum exchange_end end)
+void http_request_finish(struct http_request *x, enum http_request_end end)
 {
     if (x->ended)
         return;
     x->ended = true;
-    x->transport->n_exchanges--;
+    x->transport->n_http_requests--;
     if (x->ping) {
         uv_close((uv_handle_t *)x->ping, free_timer);
         x->ping = NULL;
@@ -129,7 +129,7 @@ void exchange_finish(struct exchange *x, enum exchange_end end)
     x->on_drain = NULL;
 }
 
-static void resume(struct exchange *x)
+static void resume(struct http_request *x)
 {
     if (!x->suspended)
         return;
@@ -138,18 +138,18 @@ static void resume(struct exchange *x)
     listener_again(x->link->listener);
 }
 
-void exchange_hang_up(struct exchange *x, enum exchange_end end)
+void http_request_hang_up(struct http_request *x, enum http_request_end end)
 {
     x->gone = true;
-    exchange_finish(x, end);
+    http_request_finish(x, end);
     resume(x);
 }
 
-void exchange_free(struct exchange *x)
+void http_request_free(struct http_request *x)
 {
     struct link *k = x->link;
-    if (k->exchange == x)
-        k->exchange = NULL;
+    if (k->http_request == x)
+        k->http_request = NULL;
     if (x->response)
         MHD_destroy_response(x->response);
     free(x->path);
@@ -169,9 +169,9 @@ static void on_hang_up(uv_poll_t *handle, int status, int events)
     (void)status;
     (void)events;
     uv_poll_stop(handle); /* the event stays true */
-    struct exchange *x = k ? k->exchange : NULL;
+    struct http_request *x = k ? k->http_request : NULL;
     if (x && !x->answered && !x->stream_ended)
-        exchange_hang_up(x, EXCHANGE_CLIENT_LEFT);
+        http_request_hang_up(x, HTTP_REQUEST_CLIENT_LEFT);
 }
 
 /* libmicrohttpd's epoll set does not hold a suspended connection, so ours does, from the first wait
@@ -204,7 +204,7 @@ void link_close(struct link *k)
 /* ---- whole answers
  * --------------------------------------------------------------------------------------------- */
 
-static void add_common_headers(struct exchange *x, const char *content_type)
+static void add_common_headers(struct http_request *x, const char *content_type)
 {
     struct MHD_Response *r = x->response;
     if (content_type)
@@ -220,7 +220,7 @@ static void add_common_headers(struct exchange *x, const char *content_type)
         MHD_add_response_header(r, x->headers[i].name, x->headers[i].value);
 }
 
-enum MHD_Result exchange_queue(struct exchange *x)
+enum MHD_Result http_request_queue(struct http_request *x)
 {
     if (x->queued)
         return MHD_YES;
@@ -233,14 +233,14 @@ enum MHD_Result exchange_queue(struct exchange *x)
     return result;
 }
 
-void exchange_send(struct exchange *x)
+void http_request_send(struct http_request *x)
 {
     if (!x->in_handler)
         resume(x);
 }
 
-void exchange_reply(struct exchange *x, unsigned status, const char *content_type, const void *body,
-                    size_t length)
+void http_request_reply(struct http_request *x, unsigned status, const char *content_type,
+                        const void *body, size_t length)
 {
     if (x->answered || x->committed || x->ended)
         return;
@@ -249,24 +249,24 @@ void exchange_reply(struct exchange *x, unsigned status, const char *content_typ
     x->response =
         MHD_create_response_from_buffer(length, (void *)(uintptr_t)body, MHD_RESPMEM_MUST_COPY);
     if (!x->response) {
-        exchange_hang_up(x, EXCHANGE_CLIENT_LEFT); /* no memory for any answer */
+        http_request_hang_up(x, HTTP_REQUEST_CLIENT_LEFT); /* no memory for any answer */
         return;
     }
     add_common_headers(x, content_type);
     x->answered = true;
-    exchange_send(x);
+    http_request_send(x);
 }
 
-void exchange_reply_json(struct exchange *x, unsigned status, json_t *value)
+void http_request_reply_json(struct http_request *x, unsigned status, json_t *value)
 {
     static const char failure[] =
         "{\"error\":{\"message\":\"out of memory\",\"type\":\"server_error\",\"param\":null,"
         "\"code\":\"internal_error\"}}";
     char *text = value ? json_dumps(value, JSON_COMPACT) : NULL;
     if (text)
-        exchange_reply(x, status, "application/json", text, strlen(text));
+        http_request_reply(x, status, "application/json", text, strlen(text));
     else
-        exchange_reply(x, 500, "application/json", failure, sizeof failure - 1);
+        http_request_reply(x, 500, "application/json", failure, sizeof failure - 1);
     free(text);
     json_decref(value);
 }
@@ -276,7 +276,7 @@ void exchange_reply_json(struct exchange *x, unsigned status, json_t *value)
 
 static ssize_t read_stream(void *context, uint64_t position, char *out, size_t room)
 {
-    struct exchange *x = context;
+    struct http_request *x = context;
     size_t n = x->buffer_end - x->buffer_start;
     (void)position;
     if (x->gone)
@@ -295,7 +295,7 @@ static ssize_t read_stream(void *context, uint64_t position, char *out, size_t r
     x->buffer_start += n;
     if (x->buffer_start == x->buffer_end)
         x->buffer_start = x->buffer_end = 0;
-    if (x->above_half && exchange_stream_waiting(x) < EXCHANGE_STREAM_HIGH / 2) {
+    if (x->above_half && http_request_stream_waiting(x) < HTTP_REQUEST_STREAM_HIGH / 2) {
         x->above_half = false;
         if (x->on_drain)
             x->on_drain(x->context);
@@ -303,7 +303,7 @@ static ssize_t read_stream(void *context, uint64_t position, char *out, size_t r
     return (ssize_t)n;
 }
 
-static bool commit(struct exchange *x)
+static bool commit(struct http_request *x)
 {
     x->status = 200;
     x->response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, read_stream, x, NULL);
@@ -318,12 +318,12 @@ static bool commit(struct exchange *x)
 
 static void on_ping(uv_timer_t *timer)
 {
-    struct exchange *x = timer->data;
-    if (uv_now(timer->loop) - x->last_write_ms >= x->ping_ms && exchange_stream_waiting(x) == 0)
-        exchange_stream_write(x, ": ping\n\n", 8);
+    struct http_request *x = timer->data;
+    if (uv_now(timer->loop) - x->last_write_ms >= x->ping_ms && http_request_stream_waiting(x) == 0)
+        http_request_stream_write(x, ": ping\n\n", 8);
 }
 
-void exchange_stream_start(struct exchange *x, uint64_t ping_ms)
+void http_request_stream_start(struct http_request *x, uint64_t ping_ms)
 {
     x->streaming = true;
     x->ping_ms = ping_ms;
@@ -339,12 +339,12 @@ void exchange_stream_start(struct exchange *x, uint64_t ping_ms)
     uv_timer_start(x->ping, on_ping, look, look);
 }
 
-bool exchange_stream_committed(const struct exchange *x)
+bool http_request_stream_committed(const struct http_request *x)
 {
     return x->committed;
 }
 
-bool exchange_stream_write(struct exchange *x, const void *bytes, size_t length)
+bool http_request_stream_write(struct http_request *x, const void *bytes, size_t length)
 {
     if (x->ended || x->stream_ended || x->answered)
         return false;
@@ -368,33 +368,33 @@ bool exchange_stream_write(struct exchange *x, const void *bytes, size_t length)
     memcpy(x->buffer + x->buffer_end, bytes, length);
     x->buffer_end += length;
     x->last_write_ms = uv_now(x->transport->loop);
-    if (exchange_stream_waiting(x) >= EXCHANGE_STREAM_HIGH / 2)
+    if (http_request_stream_waiting(x) >= HTTP_REQUEST_STREAM_HIGH / 2)
         x->above_half = true;
-    exchange_send(x);
+    http_request_send(x);
     return true;
 }
 
-size_t exchange_stream_waiting(const struct exchange *x)
+size_t http_request_stream_waiting(const struct http_request *x)
 {
     return x->buffer_end - x->buffer_start;
 }
 
-void exchange_stream_on_drain(struct exchange *x, void (*on_drain)(void *context))
+void http_request_stream_on_drain(struct http_request *x, void (*on_drain)(void *context))
 {
     x->on_drain = on_drain;
 }
 
-void exchange_stream_end(struct exchange *x, bool clean)
+void http_request_stream_end(struct http_request *x, bool clean)
 {
     if (x->stream_ended || x->ended)
         return;
     if (!x->committed && !commit(x)) {
-        exchange_hang_up(x, EXCHANGE_STOPPED);
+        http_request_hang_up(x, HTTP_REQUEST_STOPPED);
         return;
     }
     x->stream_ended = true;
     x->stream_clean = clean;
-    exchange_send(x);
+    http_request_send(x);
 }
 
 /* ---- the thread pool
@@ -421,7 +421,8 @@ static void work_done(uv_work_t *request, int status)
     free(w);
 }
 
-bool exchange_work(struct exchange *x, void (*work)(void *), void (*done)(void *), void *context)
+bool http_request_work(struct http_request *x, void (*work)(void *), void (*done)(void *),
+                       void *context)
 {
     struct work *w = malloc(sizeof *w);
     if (!w)

@@ -337,8 +337,8 @@ void transport_close(struct transport *t)
 {
     /* libmicrohttpd wants every suspended connection resumed before the daemon stops. */
     for (struct link *k = t->links; k; k = k->next)
-        if (k->exchange)
-            exchange_hang_up(k->exchange, EXCHANGE_STOPPED);
+        if (k->http_request)
+            http_request_hang_up(k->http_request, HTTP_REQUEST_STOPPED);
     if (t->main.open)
         MHD_run(t->main.daemon);
     listener_close(&t->main);
@@ -367,7 +367,7 @@ void transport_set_draining(struct transport *t)
 
 uint32_t transport_running(const struct transport *t)
 {
-    return t->n_exchanges;
+    return t->n_http_requests;
 }
 
 const char *transport_address(const struct transport *t)

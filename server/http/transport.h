@@ -3,8 +3,8 @@
  *   listener:  one libmicrohttpd daemon in external epoll mode; its epoll descriptor is a
  * uv_poll_t, its timeout a uv_timer_t. Resuming a connection asks for another run through a
  * uv_idle_t. link:      one client connection. libmicrohttpd does not look at the socket of a
- * suspended connection, so a uv_poll_t of ours watches it for hang-up while an exchange waits.
- *   exchange:  one request on it, see exchange.h. */
+ * suspended connection, so a uv_poll_t of ours watches it for hang-up while an HTTP request waits.
+ *   HTTP request:  one request on it, see HTTP request.h. */
 #ifndef WINNOW_SERVER_HTTP_TRANSPORT_H
 #define WINNOW_SERVER_HTTP_TRANSPORT_H
 
@@ -49,7 +49,7 @@ struct transport {
     bool sweep_open;
     struct link *links;
     uint32_t n_links;
-    uint32_t n_exchanges; /* not yet answered */
+    uint32_t n_http_requests; /* not yet answered */
     bool ready, draining, loopback, stopping;
     double loading; /* 0..1 */
     char unix_path[108];
@@ -64,12 +64,13 @@ struct link {
     int fd;
     uint64_t since_ns; /* start of the connection, or of the request being read */
     bool reading;      /* a request is being read: the sweep may end it with 408 */
-    struct exchange *exchange;
-    uv_poll_t *watch; /* tells of a hang-up while an exchange waits; NULL until the first does */
+    struct http_request *http_request;
+    uv_poll_t
+        *watch; /* tells of a hang-up while an HTTP request waits; NULL until the first does */
     struct link *previous, *next;
 };
 
-struct exchange {
+struct http_request {
     struct transport *transport;
     struct link *link;
     struct MHD_Connection *connection;
@@ -113,7 +114,7 @@ struct exchange {
     uint32_t n_headers;
 
     void *context;
-    void (*on_end)(void *context, enum exchange_end end);
+    void (*on_end)(void *context, enum http_request_end end);
     void (*on_drain)(void *context);
 
     uint32_t prompt_tokens, completion_tokens;
@@ -130,7 +131,7 @@ void transport_close(struct transport *t);
 void transport_set_ready(struct transport *t, bool ready);
 void transport_set_loading(struct transport *t, double share);
 void transport_set_draining(struct transport *t);
-uint32_t transport_running(const struct transport *t); /* exchanges without an answer yet */
+uint32_t transport_running(const struct transport *t); /* HTTP requests without an answer yet */
 const char *transport_address(const struct transport *t);
 void transport_count_rejected(struct transport *t, const char *reason);
 
@@ -146,18 +147,18 @@ void transport_completed(void *listener, struct MHD_Connection *connection, void
 void transport_connection(void *listener, struct MHD_Connection *connection, void **slot,
                           enum MHD_ConnectionNotificationCode code);
 
-/* exchange.c side */
-void exchange_send(
-    struct exchange *x); /* gives the fixed answer to libmicrohttpd, resuming if needed */
-enum MHD_Result exchange_queue(struct exchange *x);              /* inside the access handler */
-void exchange_finish(struct exchange *x, enum exchange_end end); /* on_end, once */
-void exchange_hang_up(struct exchange *x, enum exchange_end end);
-void exchange_free(struct exchange *x);
+/* HTTP request.c side */
+void http_request_send(
+    struct http_request *x); /* gives the fixed answer to libmicrohttpd, resuming if needed */
+enum MHD_Result http_request_queue(struct http_request *x); /* inside the access handler */
+void http_request_finish(struct http_request *x, enum http_request_end end); /* on_end, once */
+void http_request_hang_up(struct http_request *x, enum http_request_end end);
+void http_request_free(struct http_request *x);
 /* Watches the link for a hang-up from now on; and forgets it when the connection closes. */
 void link_watch(struct link *k);
 void link_close(struct link *k);
 
 /* access_log.c */
-void access_log(struct exchange *x, const char *how);
+void access_log(struct http_request *x, const char *how);
 
 #endif

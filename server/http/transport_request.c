@@ -25,7 +25,7 @@ static bool id_is_good(const char *id)
            strspn(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-") == n;
 }
 
-static void set_id(struct exchange *x)
+static void set_id(struct http_request *x)
 {
     const char *given = header(x->connection, "X-Request-Id");
     if (given && id_is_good(given)) {
@@ -49,7 +49,7 @@ static enum MHD_Result add_size(void *context, enum MHD_ValueKind kind, const ch
     return MHD_YES;
 }
 
-static bool headers_fit(struct exchange *x, const char *url)
+static bool headers_fit(struct http_request *x, const char *url)
 {
     size_t bytes = strlen(url);
     MHD_get_connection_values(x->connection, MHD_HEADER_KIND, add_size, &bytes);
@@ -60,7 +60,7 @@ static bool headers_fit(struct exchange *x, const char *url)
                      MAX_HEADER_BYTES);
 }
 
-static bool origin_fits(struct exchange *x)
+static bool origin_fits(struct http_request *x)
 {
     const struct transport *t = x->transport;
     const char *host = header(x->connection, "Host"), *origin = header(x->connection, "Origin");
@@ -80,7 +80,7 @@ static bool origin_fits(struct exchange *x)
     return true;
 }
 
-static bool route_fits(struct exchange *x, const char *method, bool had_v1)
+static bool route_fits(struct http_request *x, const char *method, bool had_v1)
 {
     struct transport *t = x->transport;
     const char *tail;
@@ -103,7 +103,7 @@ static bool route_fits(struct exchange *x, const char *method, bool had_v1)
                      hint ? ": " : "", hint ? hint : "");
 }
 
-static bool key_fits(struct exchange *x)
+static bool key_fits(struct http_request *x)
 {
     const struct config *c = x->transport->config;
     const char *key =
@@ -119,7 +119,7 @@ static bool key_fits(struct exchange *x)
                          : "the API key is missing: send it as 'Authorization: Bearer KEY'");
 }
 
-static bool type_fits(struct exchange *x)
+static bool type_fits(struct http_request *x)
 {
     const char *type = header(x->connection, "Content-Type"),
                *encoding = header(x->connection, "Content-Encoding");
@@ -135,7 +135,7 @@ static bool type_fits(struct exchange *x)
     return true;
 }
 
-static bool state_fits(struct exchange *x)
+static bool state_fits(struct http_request *x)
 {
     const struct transport *t = x->transport;
     if (!x->route->needs_model)
@@ -154,7 +154,7 @@ static bool state_fits(struct exchange *x)
     return true;
 }
 
-static bool body_fits(struct exchange *x, uint64_t length)
+static bool body_fits(struct http_request *x, uint64_t length)
 {
     uint64_t limit = x->transport->config->max_body_bytes;
     if (length <= limit)
@@ -164,17 +164,17 @@ static bool body_fits(struct exchange *x, uint64_t length)
                      (unsigned long long)length, (unsigned long long)limit);
 }
 
-static bool length_fits(struct exchange *x)
+static bool length_fits(struct http_request *x)
 {
     const char *length = header(x->connection, "Content-Length");
     return !length || body_fits(x, strtoull(length, NULL, 10));
 }
 
 /* The first call for a request: its headers are there. */
-static struct exchange *exchange_new(struct link *k, const char *url, const char *method)
+static struct http_request *http_request_new(struct link *k, const char *url, const char *method)
 {
     struct transport *t = k->transport;
-    struct exchange *x = calloc(1, sizeof *x);
+    struct http_request *x = calloc(1, sizeof *x);
     bool had_v1 = false;
     if (!x)
         return NULL;
@@ -186,9 +186,9 @@ static struct exchange *exchange_new(struct link *k, const char *url, const char
     x->method = method;
     x->head = !strcmp(method, "HEAD");
     x->expects_continue = header(k->connection, "Expect") != NULL;
-    k->exchange = x;
+    k->http_request = x;
     k->since_ns = x->started_ns;
-    t->n_exchanges++;
+    t->n_http_requests++;
     set_id(x);
     x->path = router_normalise(url, t->config->api_prefix, &had_v1);
     if (!x->path) {
@@ -210,7 +210,7 @@ static struct exchange *exchange_new(struct link *k, const char *url, const char
 
 /* Collects body bytes; after a refusal they are read and forgotten, so that the client gets to see
  * the answer. */
-static enum MHD_Result take_body(struct exchange *x, const char *bytes, size_t n)
+static enum MHD_Result take_body(struct http_request *x, const char *bytes, size_t n)
 {
     uint64_t limit = x->transport->config->max_body_bytes;
     x->link->reading = true;
@@ -237,29 +237,29 @@ static enum MHD_Result take_body(struct exchange *x, const char *bytes, size_t n
     return MHD_YES;
 }
 
-static void answer_options(struct exchange *x)
+static void answer_options(struct http_request *x)
 {
-    exchange_add_header(x, "Allow", x->allow[0] ? x->allow : "GET, HEAD, POST, OPTIONS");
+    http_request_add_header(x, "Allow", x->allow[0] ? x->allow : "GET, HEAD, POST, OPTIONS");
     if (x->cors_origin) {
-        exchange_add_header(x, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
-        exchange_add_header(x, "Access-Control-Allow-Headers", "*, Authorization");
-        exchange_add_header(x, "Access-Control-Max-Age", "600");
+        http_request_add_header(x, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
+        http_request_add_header(x, "Access-Control-Allow-Headers", "*, Authorization");
+        http_request_add_header(x, "Access-Control-Max-Age", "600");
     }
-    exchange_reply(x, 204, NULL, "", 0);
+    http_request_reply(x, 204, NULL, "", 0);
 }
 
-static void refuse(struct exchange *x)
+static void refuse(struct http_request *x)
 {
     unsigned status = error_status(&x->refusal);
     if (status == 405)
-        exchange_add_header(x, "Allow", x->allow);
+        http_request_add_header(x, "Allow", x->allow);
     if (status == 413)
-        exchange_add_header(x, "Connection", "close");
-    exchange_reply_error(x, &x->refusal);
+        http_request_add_header(x, "Connection", "close");
+    http_request_reply_error(x, &x->refusal);
 }
 
 /* The request is complete (or refused before its body): answers it or lets the route do so. */
-static enum MHD_Result dispatch(struct exchange *x)
+static enum MHD_Result dispatch(struct http_request *x)
 {
     x->dispatched = true;
     x->link->reading = false;
@@ -272,7 +272,7 @@ static enum MHD_Result dispatch(struct exchange *x)
         x->route->handler(x, x->route->context);
     x->in_handler = false;
     if (x->answered || x->committed)
-        return exchange_queue(x);
+        return http_request_queue(x);
     x->suspended = true;
     MHD_suspend_connection(x->connection);
     link_watch(x->link);
@@ -283,14 +283,14 @@ enum MHD_Result transport_access(void *context, struct MHD_Connection *connectio
                                  const char *method, const char *version, const char *upload,
                                  size_t *upload_size, void **slot)
 {
-    struct exchange *x = *slot;
+    struct http_request *x = *slot;
     (void)context;
     (void)version;
     if (!x) {
         const union MHD_ConnectionInfo *info =
             MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
         struct link *k = info ? info->socket_context : NULL;
-        x = k ? exchange_new(k, url, method) : NULL;
+        x = k ? http_request_new(k, url, method) : NULL;
         *slot = x;
         if (!x)
             return MHD_NO;
@@ -306,13 +306,13 @@ enum MHD_Result transport_access(void *context, struct MHD_Connection *connectio
     }
     if (x->gone)
         return MHD_NO;
-    return x->dispatched ? exchange_queue(x) : dispatch(x);
+    return x->dispatched ? http_request_queue(x) : dispatch(x);
 }
 
 void transport_completed(void *context, struct MHD_Connection *connection, void **slot,
                          enum MHD_RequestTerminationCode code)
 {
-    struct exchange *x = *slot;
+    struct http_request *x = *slot;
     (void)context;
     (void)connection;
     if (!x)
@@ -320,12 +320,13 @@ void transport_completed(void *context, struct MHD_Connection *connection, void 
     *slot = NULL;
     bool whole = code == MHD_REQUEST_TERMINATED_COMPLETED_OK && !x->gone;
     bool decided = x->streaming ? x->stream_ended : x->answered;
-    enum exchange_end end = whole || decided                                 ? EXCHANGE_ANSWERED
-                            : code == MHD_REQUEST_TERMINATED_DAEMON_SHUTDOWN ? EXCHANGE_STOPPED
-                                                                             : EXCHANGE_CLIENT_LEFT;
-    exchange_finish(x, end);
+    enum http_request_end end = whole || decided ? HTTP_REQUEST_ANSWERED
+                                : code == MHD_REQUEST_TERMINATED_DAEMON_SHUTDOWN
+                                    ? HTTP_REQUEST_STOPPED
+                                    : HTTP_REQUEST_CLIENT_LEFT;
+    http_request_finish(x, end);
     access_log(x, whole ? "answered" : decided ? "closed" : "client_closed");
-    exchange_free(x);
+    http_request_free(x);
 }
 
 void transport_connection(void *context, struct MHD_Connection *connection, void **slot,

@@ -66,45 +66,46 @@ static const char *etag_of(struct page_file *f)
 }
 
 /* If-None-Match: a list of tags, weak ones (W/"...") too, or a star. */
-static bool client_has(const struct exchange *x, const char *etag)
+static bool client_has(const struct http_request *x, const char *etag)
 {
-    const char *tags = exchange_header(x, "If-None-Match");
+    const char *tags = http_request_header(x, "If-None-Match");
     return tags && (!strcmp(tags, "*") || strstr(tags, etag));
 }
 
-static void reply_file(struct exchange *x, struct page_file *f)
+static void reply_file(struct http_request *x, struct page_file *f)
 {
     const char *etag = etag_of(f);
-    exchange_add_header(x, "Content-Security-Policy",
-                        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-                        "connect-src 'self'; form-action 'none'; frame-ancestors 'none'; "
-                        "base-uri 'none'");
-    exchange_add_header(x, "X-Content-Type-Options", "nosniff");
-    exchange_add_header(x, "Referrer-Policy", "no-referrer");
-    exchange_add_header(x, "Cache-Control", "no-cache");
-    exchange_add_header(x, "ETag", etag);
+    http_request_add_header(
+        x, "Content-Security-Policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; form-action 'none'; frame-ancestors 'none'; "
+        "base-uri 'none'");
+    http_request_add_header(x, "X-Content-Type-Options", "nosniff");
+    http_request_add_header(x, "Referrer-Policy", "no-referrer");
+    http_request_add_header(x, "Cache-Control", "no-cache");
+    http_request_add_header(x, "ETag", etag);
     if (client_has(x, etag))
-        exchange_reply(x, 304, NULL, "", 0);
+        http_request_reply(x, 304, NULL, "", 0);
     else
-        exchange_reply(x, 200, f->type, f->start, (size_t)(f->end - f->start));
+        http_request_reply(x, 200, f->type, f->start, (size_t)(f->end - f->start));
 }
 
-void handle_page(struct exchange *x, void *context)
+void handle_page(struct http_request *x, void *context)
 {
     const struct server *s = context;
-    if (exchange_lacks_slash(x)) {
+    if (http_request_lacks_slash(x)) {
         char location[256];
         snprintf(location, sizeof location, "%.250s/", strrchr(s->config->api_prefix, '/') + 1);
-        exchange_add_header(x, "Location", location);
-        exchange_reply(x, 308, NULL, "", 0);
+        http_request_add_header(x, "Location", location);
+        http_request_reply(x, 308, NULL, "", 0);
         return;
     }
     reply_file(x, &files[0]);
 }
 
-void handle_page_file(struct exchange *x, void *context)
+void handle_page_file(struct http_request *x, void *context)
 {
-    const char *name = exchange_path_tail(x);
+    const char *name = http_request_path_tail(x);
     struct error e;
     (void)context;
     for (size_t i = 1; i < sizeof files / sizeof *files; i++)
@@ -113,5 +114,5 @@ void handle_page_file(struct exchange *x, void *context)
             return;
         }
     error_set(&e, "not_found", "", "the page has no file of that name");
-    exchange_reply_error(x, &e);
+    http_request_reply_error(x, &e);
 }

@@ -8,7 +8,7 @@
 enum { N_VOCAB = 512 };
 
 /* What the parser lets through must be in range. */
-static void expect_sane(const struct request *r)
+static void expect_sane(const struct api_request *r)
 {
     bool sane = r->n >= 1 && r->n <= MAX_CHOICES && r->n_stops <= MAX_STOPS &&
                 r->n_prompts <= MAX_PROMPTS && r->sampling.temperature >= 0 &&
@@ -33,20 +33,20 @@ static void expect_sane(const struct request *r)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    struct request r;
+    struct api_request r;
     struct error e;
     struct plan plan;
-    for (int kind = REQUEST_CHAT; kind <= REQUEST_COMPLETION; kind++) {
+    for (int kind = API_REQUEST_CHAT; kind <= API_REQUEST_COMPLETION; kind++) {
         char *copy = malloc(size + 1);
         if (!copy)
             return 0;
         memcpy(copy, data, size);
         copy[size] = 0;
-        bool ok = request_parse(&r, kind, copy, size, N_VOCAB, &e);
+        bool ok = api_request_parse(&r, kind, copy, size, N_VOCAB, &e);
         free(copy); /* nothing may point into the text */
         if (ok) {
             expect_sane(&r);
-            request_clear(&r);
+            api_request_clear(&r);
         }
     }
     if (size <= 2048) {

@@ -250,7 +250,7 @@ static step_head head_of(const scene::head &h)
 struct valuation {
     plan_scorer scorer;
     plan_share share;
-    plan_pool pool;
+    plan_pooling pool;
     uint32_t layer, window, kernel;
     int64_t seed;
     std::vector<uint32_t> votes; /* [heads] */
@@ -331,7 +331,7 @@ static valuation any_valuation(const scene &s, bool share)
 {
     valuation v = {s.scorer,
                    share ? SHARE_LAYER : SHARE_HEAD,
-                   (plan_pool)random_below(3),
+                   (plan_pooling)random_below(3),
                    random_below(3),
                    1 + random_below(40),
                    random_below(4) == 0 ? 63 : random_below(17),
@@ -628,7 +628,7 @@ static void check_compress(scene *s, const valuation &v, const budgets &b)
     device_array<uint8_t> scratch(
         std::vector<uint8_t>(select_scratch_bytes(&shape, 1, max_slots), 0xff));
     /* Scores of keys are looked at before the rest reuses their place. */
-    launch_appraise(0, &shape, device_jobs.device, n_heads, max_slots, scratch.device);
+    launch_score(0, &shape, device_jobs.device, n_heads, max_slots, scratch.device);
     device_wait();
     std::vector<std::vector<float>> scores = plain_scores(*s, v);
     std::vector<select_view> views;
@@ -728,7 +728,7 @@ START_TEST(pooling_follows_positions_in_any_order_of_slots)
         scene s = make_scene(1, 1 + random_below(trial % 6 == 0 ? 2500 : 200), 2, true, trial % 2,
                              trial % 3, SCORER_WINDOW_ATTENTION);
         valuation v = any_valuation(s, false);
-        v.pool = trial % 2 ? POOL_AVG : POOL_MAX;
+        v.pool = trial % 2 ? POOLING_AVG : POOLING_MAX;
         v.kernel = 1 + random_below(63);
         budgets b = {{any_budget(s)}, false, false, true};
         check_compress(&s, v, b);

@@ -262,14 +262,14 @@ static void pool(const struct policy *p, const struct head *h, uint32_t n, doubl
         from[prefix] = value[h->kept[prefix]];
         prefix++;
     }
-    for (int i = 0; i < prefix && p->plan.pool != POOL_NONE; i++) {
+    for (int i = 0; i < prefix && p->plan.pool != POOLING_NONE; i++) {
         double sum = 0, largest = -INFINITY;
         for (int k = i - kernel / 2; k <= i + kernel / 2; k++)
             if (k >= 0 && k < prefix) {
                 sum += from[k];
                 largest = fmax(largest, from[k]);
             }
-        value[h->kept[i]] = p->plan.pool == POOL_AVG ? sum / kernel : largest;
+        value[h->kept[i]] = p->plan.pool == POOLING_AVG ? sum / kernel : largest;
     }
     free(from);
 }

@@ -283,8 +283,8 @@ static inline void machine_step(struct machine *m, struct reader *const *readers
     uint32_t n_copies = cache_take_copies(m->cache, &from, &to);
     if (n_copies)
         be->kv_copy(be->self, from, to, n_copies);
-    bool by_heart;
-    require(batch_plan(m->batch, be, false, &by_heart, &e), "%s", e.message);
+    bool recorded;
+    require(batch_plan(m->batch, be, false, &recorded, &e), "%s", e.message);
     for (uint32_t l = 0; l < m->shape.n_layers; l++) {
         move_rows(m, readers, n, l, false);
         for (uint32_t wave = 0; wave < m->batch->n_waves; wave++) {

@@ -61,7 +61,7 @@ START_TEST(any_number_of_picks_is_the_host_s)
         ck_assert(scratch && s && sampler_describe(s, i, &picks[i]));
         uint32_t row = picks[i].row = i * 5 % ROWS;
         host[i] = row == 3 || row == 5
-                      ? PICK_ODD
+                      ? PICK_NOT_FINITE
                       : sampler_pick(s, scratch, logits + row * n_vocab, NULL, 0, i);
         sampler_free(s);
     }
@@ -156,18 +156,18 @@ static void notify(void *context)
 }
 
 /* A plain request; n_logprobs 0 sends its logits to the host. */
-static struct generation_request request(struct engine *engine, uint32_t i, int32_t n_logprobs)
+static struct request_options request(struct engine *engine, uint32_t i, int32_t n_logprobs)
 {
     struct error e = {.message = ""};
-    struct generation_request r = {.id = "test",
-                                   .n_prompt = 1 + i * 13 % 40,
-                                   .sampling = nth_sampling(i),
-                                   .max_tokens = 6 + i / 2,
-                                   .n_choices = i == 7 ? MOST_CHOICES : 1,
-                                   .n_logprobs = n_logprobs,
-                                   .n_prompt_logprobs = -1,
-                                   .ignore_eos = true,
-                                   .notify = notify};
+    struct request_options r = {.id = "test",
+                                .n_prompt = 1 + i * 13 % 40,
+                                .sampling = nth_sampling(i),
+                                .max_tokens = 6 + i / 2,
+                                .n_choices = i == 7 ? MOST_CHOICES : 1,
+                                .n_logprobs = n_logprobs,
+                                .n_prompt_logprobs = -1,
+                                .ignore_eos = true,
+                                .notify = notify};
     const struct plan_limits limits = engine_plan_limits(engine);
     r.prompt = malloc(r.n_prompt * sizeof *r.prompt);
     r.prompt[0] = 1;
@@ -181,7 +181,7 @@ static struct generation_request request(struct engine *engine, uint32_t i, int3
 }
 
 struct answer {
-    struct generation *g;
+    struct request *g;
     int32_t tokens[MOST_CHOICES][MOST_TOKENS];
     uint32_t n[MOST_CHOICES];
     bool is_done;
@@ -190,7 +190,7 @@ struct answer {
 
 static void read_one(struct answer *a)
 {
-    struct generation_event event = generation_next(a->g);
+    struct request_event event = request_next(a->g);
     if (event.kind == EVENT_NONE) {
         struct timespec until;
         clock_gettime(CLOCK_REALTIME, &until);
@@ -207,7 +207,7 @@ static void read_one(struct answer *a)
 }
 
 /* All at once. */
-static void ask_all(struct engine *engine, struct generation_request *requests, uint32_t n,
+static void ask_all(struct engine *engine, struct request_options *requests, uint32_t n,
                     struct answer *answers)
 {
     struct error e = {.message = ""};
@@ -219,7 +219,7 @@ static void ask_all(struct engine *engine, struct generation_request *requests, 
     for (uint32_t i = 0; i < n; i++) {
         while (!answers[i].is_done)
             read_one(&answers[i]);
-        generation_release(answers[i].g);
+        request_release(answers[i].g);
     }
 }
 
@@ -244,7 +244,7 @@ static void check_same(const struct answer *a, const struct answer *b, uint32_t 
 
 static void ask_plain(struct engine *engine, int32_t n_logprobs, struct answer *answers)
 {
-    struct generation_request requests[N_REQUESTS];
+    struct request_options requests[N_REQUESTS];
     for (uint32_t i = 0; i < N_REQUESTS; i++)
         requests[i] = request(engine, i, n_logprobs);
     ask_all(engine, requests, N_REQUESTS, answers);
@@ -273,7 +273,7 @@ START_TEST(plain_requests_download_tokens_only_and_the_same_ones)
 END_TEST
 
 /* What sends request i of a mixed crowd to the host; false: nothing. */
-static bool make_special(struct generation_request *r, uint32_t i)
+static bool make_special(struct request_options *r, uint32_t i)
 {
     switch (i) {
     case 1:
@@ -304,9 +304,9 @@ static bool make_special(struct generation_request *r, uint32_t i)
 START_TEST(in_a_mixed_crowd_each_gets_its_own_tokens)
 {
     struct engine *engine = open_engine(ROOMY);
-    struct generation_request requests[N_REQUESTS];
+    struct request_options requests[N_REQUESTS];
     for (uint32_t i = 0; i < N_REQUESTS; i++) {
-        struct generation_request alone = request(engine, i, 0);
+        struct request_options alone = request(engine, i, 0);
         make_special(&alone, i);
         ask_all(engine, &alone, 1, &first[i]);
     }
@@ -331,7 +331,7 @@ START_TEST(a_request_goes_to_the_device_after_its_min_tokens)
     struct engine *engine = open_engine(ROOMY);
     struct answer *const both[] = {&first[0], &second[0]};
     for (int32_t round = 0; round < 2; round++) {
-        struct generation_request r = request(engine, 3, -round);
+        struct request_options r = request(engine, 3, -round);
         r.ignore_eos = false;
         r.min_tokens = 3;
         r.max_tokens = 10;
@@ -352,7 +352,7 @@ START_TEST(preempted_requests_get_the_same_tokens)
         /* 4 pages of 32 tokens a head, for requests of 61 to 89 tokens */
         struct engine *engine = open_engine(round ? page_bytes * N_HEADS * 4 : ROOMY);
         page_bytes = engine_page_bytes(engine);
-        struct generation_request requests[3];
+        struct request_options requests[3];
         for (uint32_t i = 0; i < 3; i++) {
             requests[i] = request(engine, 4 * i + 2, -1);
             requests[i].max_tokens = 50;

@@ -24,7 +24,7 @@ static const char known_answer[] =
 /* ---- one request and all that it answered */
 
 struct answer {
-    struct generation *g;
+    struct request *g;
     struct {
         char *text;
         size_t n_text;
@@ -39,7 +39,7 @@ struct answer {
     uint32_t n_prompt_logprobs, n_progress;
     bool done, failed;
     struct error error;
-    struct generation_usage usage;
+    struct request_usage usage;
     char *trace;
 };
 
@@ -78,23 +78,22 @@ static uint64_t pages_bytes(const struct engine *engine, uint32_t n_pages)
     return engine_page_bytes(engine) * n_pages;
 }
 
-static struct generation_request greedy(const struct engine *engine, const char *prompt,
-                                        const char *policy, int64_t max_tokens)
+static struct request_options greedy(const struct engine *engine, const char *prompt,
+                                     const char *policy, int64_t max_tokens)
 {
     struct tokens tokens = {0};
     struct error e;
     ck_assert(tokenizer_encode_text(engine_tokenizer(engine), prompt, strlen(prompt), false, true,
                                     &tokens, &e));
-    struct generation_request r = {
-        .id = "test",
-        .prompt = tokens.data,
-        .n_prompt = (uint32_t)tokens.count,
-        .sampling = {.top_p = 1, .typical_p = 1, .repetition_penalty = 1},
-        .max_tokens = max_tokens,
-        .n_choices = 1,
-        .n_logprobs = -1,
-        .n_prompt_logprobs = -1,
-        .notify = notify};
+    struct request_options r = {.id = "test",
+                                .prompt = tokens.data,
+                                .n_prompt = (uint32_t)tokens.count,
+                                .sampling = {.top_p = 1, .typical_p = 1, .repetition_penalty = 1},
+                                .max_tokens = max_tokens,
+                                .n_choices = 1,
+                                .n_logprobs = -1,
+                                .n_prompt_logprobs = -1,
+                                .notify = notify};
     struct plan_limits limits = engine_plan_limits(engine);
     size_t length = strlen(policy);
     bool parsed = (policy[0] == '{' ? plan_parse_text(policy, length, "policy", &r.plan, &e)
@@ -105,7 +104,7 @@ static struct generation_request greedy(const struct engine *engine, const char 
 }
 
 /* A prompt of n tokens, all below 512. */
-static void set_prompt(struct generation_request *r, uint32_t n)
+static void set_prompt(struct request_options *r, uint32_t n)
 {
     free(r->prompt);
     r->prompt = malloc(n * sizeof *r->prompt);
@@ -115,13 +114,13 @@ static void set_prompt(struct generation_request *r, uint32_t n)
         r->prompt[i] = (int32_t)(260 + i * 7919 % 250);
 }
 
-static void add_stop(struct generation_request *r, const char *text)
+static void add_stop(struct request_options *r, const char *text)
 {
     r->stops = realloc(r->stops, (r->n_stops + 1) * sizeof *r->stops);
     r->stops[r->n_stops++] = (struct stop_string){strdup(text), (uint32_t)strlen(text)};
 }
 
-static struct answer *submit(struct engine *engine, struct generation_request *r)
+static struct answer *submit(struct engine *engine, struct request_options *r)
 {
     struct error e = {.message = ""};
     struct answer *a = calloc(1, sizeof *a);
@@ -130,7 +129,7 @@ static struct answer *submit(struct engine *engine, struct generation_request *r
     return a;
 }
 
-static void keep(struct answer *a, const struct generation_event *event)
+static void keep(struct answer *a, const struct request_event *event)
 {
     uint32_t c = event->choice;
     if (event->kind == EVENT_TEXT) {
@@ -181,7 +180,7 @@ static void wait_a_little(void)
 
 static enum event_kind read_one(struct answer *a)
 {
-    struct generation_event event = generation_next(a->g);
+    struct request_event event = request_next(a->g);
     keep(a, &event);
     return event.kind;
 }
@@ -212,7 +211,7 @@ static void read_all(struct answer **answers, uint32_t n)
 
 static void drop(struct answer *a)
 {
-    generation_release(a->g);
+    request_release(a->g);
     for (int c = 0; c < 16; c++) {
         free(a->choices[c].text);
         free(a->choices[c].tokens);
@@ -222,12 +221,12 @@ static void drop(struct answer *a)
     free(a);
 }
 
-static struct answer *ask(struct engine *engine, struct generation_request *r)
+static struct answer *query(struct engine *engine, struct request_options *r)
 {
     struct answer *a = submit(engine, r);
     read_all(&a, 1);
     ck_assert_msg(a->done, "%s: %s", a->error.code, a->error.message);
-    ck_assert_int_eq(generation_next(a->g).kind, EVENT_NONE);
+    ck_assert_int_eq(request_next(a->g).kind, EVENT_NONE);
     return a;
 }
 
@@ -269,9 +268,9 @@ START_TEST(greedy_gives_the_known_answer)
 {
     struct engine_options o = options();
     struct engine *engine = open_engine(&o);
-    struct generation_request r = greedy(engine, "Once upon a time", "full", 200);
+    struct request_options r = greedy(engine, "Once upon a time", "full", 200);
     add_stop(&r, "what to do.\n\n"); /* never comes: nothing may be lost by waiting for it */
-    struct answer *a = ask(engine, &r);
+    struct answer *a = query(engine, &r);
     size_t length = strlen(known_answer);
     ck_assert_msg(strncmp(a->choices[0].text, known_answer, length) == 0, "%s", a->choices[0].text);
     ck_assert_uint_eq(a->usage.completion_tokens, 200);
@@ -289,9 +288,9 @@ static const char *const policies[4] = {"full", "sink:24", "{\"name\":\"sink\",\
                                         "full"};
 
 /* Sixteen different requests: prompts of 1 to 300 tokens, greedy and seeded, full and sink. */
-static struct generation_request nth_request(struct engine *engine, uint32_t i)
+static struct request_options nth_request(struct engine *engine, uint32_t i)
 {
-    struct generation_request r = greedy(engine, "Once upon a time", policies[i % 4], 20 + 9 * i);
+    struct request_options r = greedy(engine, "Once upon a time", policies[i % 4], 20 + 9 * i);
     if (i % 3)
         set_prompt(&r, 1 + i * 19);
     if (i % 2) {
@@ -310,11 +309,11 @@ START_TEST(tokens_are_the_same_alone_and_beside_15_others)
     struct engine *engine = open_engine(&o);
     struct answer *alone[16], *beside[16];
     for (uint32_t i = 0; i < 16; i++) {
-        struct generation_request r = nth_request(engine, i);
-        alone[i] = ask(engine, &r);
+        struct request_options r = nth_request(engine, i);
+        alone[i] = query(engine, &r);
     }
     for (uint32_t i = 0; i < 16; i++) {
-        struct generation_request r = nth_request(engine, i);
+        struct request_options r = nth_request(engine, i);
         beside[i] = submit(engine, &r);
     }
     read_all(beside, 16);
@@ -339,7 +338,7 @@ START_TEST(preempted_requests_get_the_same_tokens)
     for (int round = 0; round < 2; round++) {
         struct answer **answers = round ? tight : roomy;
         for (uint32_t i = 0; i < N; i++) {
-            struct generation_request r = greedy(engine, "Once upon a time", "full", 200 + 10 * i);
+            struct request_options r = greedy(engine, "Once upon a time", "full", 200 + 10 * i);
             r.ignore_eos = true;
             r.n_logprobs = 2;
             if (i % 2) {
@@ -381,7 +380,7 @@ START_TEST(choices_share_the_prompt_and_differ)
     struct engine *engine = open_engine(&o);
     struct answer *answers[2];
     for (int round = 0; round < 2; round++) {
-        struct generation_request r = greedy(engine, "x", "full", 30);
+        struct request_options r = greedy(engine, "x", "full", 30);
         set_prompt(&r, 320);
         r.sampling.temperature = 1;
         r.sampling.seed = 77;
@@ -414,13 +413,13 @@ START_TEST(the_tokens_of_an_answer_spell_its_text)
 {
     struct engine_options o = options();
     struct engine *engine = open_engine(&o);
-    struct generation_request r = greedy(engine, "Once upon a time", "full", 60);
+    struct request_options r = greedy(engine, "Once upon a time", "full", 60);
     r.n_logprobs = 3;
     r.sampling.temperature = 2; /* byte tokens and broken characters come up */
     r.sampling.seed = 5;
     struct answer *a = submit(engine, &r);
     while (!a->done) {
-        struct generation_event event = generation_next(a->g);
+        struct request_event event = request_next(a->g);
         for (uint32_t i = 0; i < event.n_tokens; i++) {
             const struct event_token *token = &event.tokens[i];
             ck_assert(token->n_top == 3 || token->n_top == 4);
@@ -465,12 +464,12 @@ START_TEST(a_stop_string_ends_the_text_before_it)
         {"Lily", NULL, false, 60}, /* the first ones are too early */
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        struct generation_request r = greedy(engine, "Once upon a time", "full", 200);
+        struct request_options r = greedy(engine, "Once upon a time", "full", 200);
         add_stop(&r, "xyz");
         add_stop(&r, cases[i].stop);
         r.include_stop_string = cases[i].include;
         r.min_tokens = cases[i].min_tokens;
-        struct answer *a = ask(engine, &r);
+        struct answer *a = query(engine, &r);
         const char *text = a->choices[0].text ? a->choices[0].text : "";
         ck_assert_int_eq(a->choices[0].finish, FINISH_STOP);
         ck_assert_int_eq(a->choices[0].stop_string, 1);
@@ -493,8 +492,8 @@ START_TEST(stop_tokens_end_it_and_min_tokens_masks_them)
 {
     struct engine_options o = options();
     struct engine *engine = open_engine(&o);
-    struct generation_request r = greedy(engine, "Once upon a time", "full", 40);
-    struct answer *whole = ask(engine, &r);
+    struct request_options r = greedy(engine, "Once upon a time", "full", 40);
+    struct answer *whole = query(engine, &r);
     int32_t fifth = whole->choices[0].tokens[4];
     uint32_t first_place = 0; /* it may have come before */
     while (whole->choices[0].tokens[first_place] != fifth)
@@ -505,7 +504,7 @@ START_TEST(stop_tokens_end_it_and_min_tokens_masks_them)
         r.stop_tokens[0] = fifth;
         r.n_stop_tokens = 1;
         r.min_tokens = min_tokens;
-        struct answer *a = ask(engine, &r);
+        struct answer *a = query(engine, &r);
         if (min_tokens == 0) {
             ck_assert_int_eq(a->choices[0].finish, FINISH_STOP);
             ck_assert_int_eq(a->choices[0].stop_token, fifth);
@@ -528,15 +527,15 @@ START_TEST(a_full_context_ends_by_length)
     struct engine_options o = options();
     struct engine *engine = open_engine(&o);
     for (uint32_t n_prompt = 500; n_prompt <= 512; n_prompt += 6) {
-        struct generation_request r = greedy(engine, "x", "full", -1);
+        struct request_options r = greedy(engine, "x", "full", -1);
         set_prompt(&r, n_prompt);
         r.ignore_eos = true;
-        struct answer *a = ask(engine, &r);
+        struct answer *a = query(engine, &r);
         ck_assert_int_eq(a->choices[0].finish, FINISH_LENGTH);
         ck_assert_uint_eq(a->usage.completion_tokens, n_prompt == 512 ? 1 : 512 - n_prompt);
         drop(a);
     }
-    struct generation_request r = greedy(engine, "x", "full", 1);
+    struct request_options r = greedy(engine, "x", "full", 1);
     set_prompt(&r, 513);
     struct error e;
     ck_assert_ptr_null(engine_submit(engine, &r, &e));
@@ -547,7 +546,7 @@ START_TEST(a_full_context_ends_by_length)
     r = greedy(engine, "x", "sink:32", 700);
     set_prompt(&r, 600);
     r.ignore_eos = true;
-    struct answer *a = ask(engine, &r);
+    struct answer *a = query(engine, &r);
     ck_assert_uint_eq(a->usage.completion_tokens, 700);
     ck_assert_uint_eq(a->usage.tokens_seen, 1299);
     ck_assert(!a->usage.exact);
@@ -565,16 +564,16 @@ START_TEST(max_tokens_0_tells_the_prompt_only)
     struct engine *engine = open_engine(&o);
     /* A text, and then the same text as a prompt: its log probabilities must be those with which
      * it was generated, to the bit. */
-    struct generation_request r = greedy(engine, "Once upon a time", "full", 90);
+    struct request_options r = greedy(engine, "Once upon a time", "full", 90);
     uint32_t n_prompt = r.n_prompt;
     int32_t all[512];
     memcpy(all, r.prompt, n_prompt * sizeof *all);
     r.n_logprobs = 0;
     r.ignore_eos = true;
-    struct answer *written = ask(engine, &r);
+    struct answer *written = query(engine, &r);
     memcpy(all + n_prompt, written->choices[0].tokens, 90 * sizeof *all);
 
-    struct generation_request others = greedy(engine, "x", "full", 60);
+    struct request_options others = greedy(engine, "x", "full", 60);
     struct answer *other = submit(engine, &others); /* logit rows are shared with it */
     r = greedy(engine, "x", "full", 0);
     free(r.prompt);
@@ -583,7 +582,7 @@ START_TEST(max_tokens_0_tells_the_prompt_only)
     memcpy(r.prompt, all, r.n_prompt * sizeof *r.prompt);
     r.n_prompt_logprobs = 5;
     r.n_choices = 2;
-    struct answer *read = ask(engine, &r);
+    struct answer *read = query(engine, &r);
     ck_assert_uint_eq(read->n_prompt_logprobs, n_prompt + 90);
     ck_assert(isnan(read->prompt_logprobs[0]));
     for (uint32_t i = 0; i < 90; i++)
@@ -608,12 +607,12 @@ START_TEST(progress_and_trace_are_told)
 {
     struct engine_options o = options();
     struct engine *engine = open_engine(&o);
-    struct generation_request r =
+    struct request_options r =
         greedy(engine, "x", "{\"name\":\"sink\",\"budget\":16,\"trace\":true}", 5);
     set_prompt(&r, 200);
     r.progress = true;
     r.ignore_eos = true;
-    struct answer *a = ask(engine, &r);
+    struct answer *a = query(engine, &r);
     ck_assert_uint_eq(a->n_progress, 4); /* 64 + 64 + 64 + 8 */
     ck_assert_ptr_nonnull(a->trace);
     json_t *trace = json_loads(a->trace, 0, NULL);
@@ -651,7 +650,7 @@ START_TEST(a_cancelled_request_gives_its_pages_back_within_a_step)
     struct engine *engine = open_engine(&o);
     /* Each would run for minutes: 2,000,000 tokens of prompt, or of text. */
     for (int phase = 0; phase < 3; phase++) {
-        struct generation_request r = greedy(engine, "x", "sink:64", 2000000);
+        struct request_options r = greedy(engine, "x", "sink:64", 2000000);
         r.ignore_eos = true;
         r.progress = true;
         if (phase == 1)
@@ -664,8 +663,8 @@ START_TEST(a_cancelled_request_gives_its_pages_back_within_a_step)
             queued = a = submit(engine, &r);
         }
         static const char *const names[] = {"queued", "prefill", "decode"};
-        ck_assert_str_eq(generation_phase(a->g), names[phase]);
-        generation_cancel(a->g, true);
+        ck_assert_str_eq(request_phase(a->g), names[phase]);
+        request_cancel(a->g, true);
         uint64_t before = n_steps(engine);
         read_all(&a, 1);
         if (!queued) /* nobody else runs: only the step that was under way */
@@ -690,7 +689,7 @@ START_TEST(deadlines_end_a_request_wherever_it_is)
     struct engine_options o = options();
     o.max_num_seqs = 1;
     struct engine *engine = open_engine(&o);
-    struct generation_request r = greedy(engine, "x", "sink:64", 2000000);
+    struct request_options r = greedy(engine, "x", "sink:64", 2000000);
     r.ignore_eos = true;
     r.timeout_ms = 150;
     struct answer *answers[2] = {submit(engine, &r), NULL};
@@ -716,7 +715,7 @@ START_TEST(a_full_queue_refuses_and_an_old_place_in_it_expires)
     o.max_queue = 2;
     o.queue_timeout_ms = 100;
     struct engine *engine = open_engine(&o);
-    struct generation_request r = greedy(engine, "x", "sink:64", 2000000);
+    struct request_options r = greedy(engine, "x", "sink:64", 2000000);
     r.ignore_eos = true;
     struct answer *running = submit(engine, &r), *waiting[2];
     read_until(running, EVENT_TEXT);
@@ -748,25 +747,25 @@ START_TEST(a_slow_reader_pauses_itself_and_loses_nothing)
     struct engine_options o = options();
     o.audit = false; /* some thousands of steps */
     struct engine *engine = open_engine(&o);
-    struct generation_request r = greedy(engine, "Once upon a time", "sink:32", 4000);
+    struct request_options r = greedy(engine, "Once upon a time", "sink:32", 4000);
     r.ignore_eos = true;
     r.n_logprobs = 20; /* makes the events fat: 256 KiB are some 600 tokens */
     struct answer *slow = submit(engine, &r);
-    while (strcmp(generation_phase(slow->g), "paused") != 0)
+    while (strcmp(request_phase(slow->g), "paused") != 0)
         usleep(1000);
-    size_t waiting = generation_waiting_bytes(slow->g);
+    size_t waiting = request_waiting_bytes(slow->g);
     ck_assert_uint_ge(waiting, 256 * 1024);
     ck_assert_uint_lt(waiting, 260 * 1024);
     /* Others go on. */
     r = greedy(engine, "Once upon a time", "full", 50);
-    struct answer *other = ask(engine, &r);
-    ck_assert_uint_eq(generation_waiting_bytes(slow->g), waiting);
+    struct answer *other = query(engine, &r);
+    ck_assert_uint_eq(request_waiting_bytes(slow->g), waiting);
     ck_assert_uint_eq(atomic_load(&engine_metrics(engine)->requests_paused), 1);
     read_all(&slow, 1);
     ck_assert_uint_eq(slow->choices[0].n_tokens, 4000);
     r = greedy(engine, "Once upon a time", "sink:32", 4000);
     r.ignore_eos = true;
-    struct answer *fast = ask(engine, &r);
+    struct answer *fast = query(engine, &r);
     check_same(slow, 0, fast, 0);
     drop(slow);
     drop(fast);
@@ -779,7 +778,7 @@ END_TEST
 /* A prompt that has begun to be read. */
 static struct answer *read_for_minutes(struct engine *engine)
 {
-    struct generation_request r = greedy(engine, "x", "sink:64", 10);
+    struct request_options r = greedy(engine, "x", "sink:64", 10);
     set_prompt(&r, 2000000);
     r.progress = true;
     struct answer *reading = submit(engine, &r);
@@ -793,10 +792,10 @@ START_TEST(a_stream_goes_on_beside_a_long_prompt)
     o.audit = false;
     struct engine *engine = open_engine(&o);
     struct answer *reading = read_for_minutes(engine);
-    struct generation_request r = greedy(engine, "Once upon a time", "full", 100);
-    struct answer *writing = ask(engine, &r);
+    struct request_options r = greedy(engine, "Once upon a time", "full", 100);
+    struct answer *writing = query(engine, &r);
     ck_assert_int_eq(strncmp(writing->choices[0].text, known_answer, 150), 0);
-    ck_assert_str_eq(generation_phase(reading->g), "prefill");
+    ck_assert_str_eq(request_phase(reading->g), "prefill");
     drop(writing);
     drop(reading);
     check_empty(engine);
@@ -813,7 +812,7 @@ START_TEST(equal_prompts_are_read_one_after_the_other_and_short_ones_first)
     struct engine *engine = open_engine(&o);
     struct answer *reading = read_for_minutes(engine), *answers[4];
     for (int i = 0; i < 4; i++) {
-        struct generation_request r = greedy(engine, "x", "sink:64", 1);
+        struct request_options r = greedy(engine, "x", "sink:64", 1);
         set_prompt(&r, lengths[i]);
         r.prompt[1] = 300 + i; /* nothing is shared */
         answers[i] = submit(engine, &r);
@@ -829,7 +828,7 @@ START_TEST(equal_prompts_are_read_one_after_the_other_and_short_ones_first)
     ck_assert_uint_lt(at[1], at[2]);
     /* The second took about as long as the first, and not all three the time of all. */
     ck_assert_uint_lt(3 * at[0], 2 * at[2]);
-    ck_assert_str_eq(generation_phase(reading->g), "prefill");
+    ck_assert_str_eq(request_phase(reading->g), "prefill");
     for (int i = 0; i < 4; i++)
         drop(answers[i]);
     drop(reading);
@@ -877,7 +876,7 @@ START_TEST(a_number_gone_wrong_fails_its_own_request_only)
     unlink(path);
     struct answer *answers[3];
     for (uint32_t i = 0; i < 3; i++) {
-        struct generation_request r = greedy(engine, "Once upon a time", "full", 60);
+        struct request_options r = greedy(engine, "Once upon a time", "full", 60);
         if (i == 1)
             r.prompt[r.n_prompt - 1] = 400;
         answers[i] = submit(engine, &r);
@@ -906,7 +905,7 @@ START_TEST(closing_ends_what_still_lives)
     struct engine *engine = open_engine(&o);
     struct answer *answers[5];
     for (int i = 0; i < 5; i++) {
-        struct generation_request r = greedy(engine, "x", "sink:64", 2000000);
+        struct request_options r = greedy(engine, "x", "sink:64", 2000000);
         r.ignore_eos = true;
         answers[i] = submit(engine, &r);
     }
@@ -916,7 +915,7 @@ START_TEST(closing_ends_what_still_lives)
     for (int i = 0; i < 4; i++) {
         read_all(&answers[i], 1);
         ck_assert_str_eq(answers[i]->error.code, "engine_stopped");
-        generation_cancel(answers[i]->g, true);
+        request_cancel(answers[i]->g, true);
         drop(answers[i]);
     }
 }
@@ -933,7 +932,7 @@ START_TEST(what_can_never_fit_is_refused_with_the_numbers)
     engine = open_engine(&o);
     struct error e;
     ck_assert_uint_eq(engine_n_pages(engine), 65);
-    struct generation_request r = greedy(engine, "x", "full", 1);
+    struct request_options r = greedy(engine, "x", "full", 1);
     set_prompt(&r, 96); /* 97 slots: 4 pages for each of 20 heads */
     ck_assert_ptr_null(engine_submit(engine, &r, &e));
     ck_assert_str_eq(e.code, "kv_memory_exceeded");
@@ -947,14 +946,14 @@ START_TEST(what_can_never_fit_is_refused_with_the_numbers)
         r = greedy(engine, "x", policy, 300);
         set_prompt(&r, 96);
         struct error again;
-        struct generation *g = engine_submit(engine, &r, &again);
+        struct request *g = engine_submit(engine, &r, &again);
         ck_assert_int_eq(g == NULL, more);
-        generation_release(g);
+        request_release(g);
     }
     /* A growing request that comes to the end of the pool alone ends there. */
     r = greedy(engine, "Once upon a time", "full", 200);
     r.ignore_eos = true;
-    struct answer *a = ask(engine, &r);
+    struct answer *a = query(engine, &r);
     ck_assert_int_eq(a->choices[0].finish, FINISH_LENGTH);
     ck_assert_uint_eq(a->usage.tokens_seen, 96);
     ck_assert_int_eq(strncmp(a->choices[0].text, known_answer, 150), 0);
@@ -989,7 +988,7 @@ START_TEST(bad_options_and_requests_are_refused_with_a_sentence)
 
     o = options();
     struct engine *engine = open_engine(&o);
-    struct generation_request r = greedy(engine, "x", "full", 1);
+    struct request_options r = greedy(engine, "x", "full", 1);
     r.prompt[0] = 512;
     ck_assert_ptr_null(engine_submit(engine, &r, &e));
     ck_assert_str_eq(e.code, "invalid_value");

@@ -5,7 +5,7 @@
 
 #include "engine/serve/events.h"
 
-static void push(struct event_buffer *b, const struct generation_event *event, bool expect_empty)
+static void push(struct event_buffer *b, const struct request_event *event, bool expect_empty)
 {
     bool was_empty = false;
     ck_assert(event_buffer_push(b, event, &was_empty));
@@ -19,17 +19,17 @@ START_TEST(events_keep_their_text_tokens_and_tops)
     ck_assert_int_eq(event_buffer_next(&b).kind, EVENT_NONE);
     struct top_logprob top[3] = {{7, -0.5F}, {8, -1.5F}, {9, -2.5F}};
     struct event_token tokens[3] = {{7, -0.5F, 2, top}, {3, NAN, 0, NULL}, {9, -2.5F, 3, top}};
-    struct generation_event event = {.kind = EVENT_TEXT,
-                                     .choice = 4,
-                                     .text = "h\0\xC3\xA9",
-                                     .n_text = 4,
-                                     .tokens = tokens,
-                                     .n_tokens = 3};
+    struct request_event event = {.kind = EVENT_TEXT,
+                                  .choice = 4,
+                                  .text = "h\0\xC3\xA9",
+                                  .n_text = 4,
+                                  .tokens = tokens,
+                                  .n_tokens = 3};
     push(&b, &event, true);
-    push(&b, &(struct generation_event){.kind = EVENT_CHOICE_END, .stop_token = 2}, false);
+    push(&b, &(struct request_event){.kind = EVENT_CHOICE_END, .stop_token = 2}, false);
     ck_assert_uint_gt(event_buffer_waiting(&b), 0);
 
-    struct generation_event out = event_buffer_next(&b);
+    struct request_event out = event_buffer_next(&b);
     push(&b, &event, false); /* a swap must not happen under what `out` points to */
     ck_assert_int_eq(out.kind, EVENT_TEXT);
     ck_assert_uint_eq(out.choice, 4);
@@ -59,7 +59,7 @@ static void *write_events(void *context)
     char text[64];
     for (uint32_t i = 0; i < N_EVENTS; i++) {
         struct event_token token = {.token = (int32_t)i};
-        struct generation_event event = {
+        struct request_event event = {
             .kind = EVENT_TEXT, .choice = i, .text = text, .tokens = &token, .n_tokens = i % 2};
         event.n_text = (uint32_t)snprintf(text, sizeof text, "%u", i * 2654435761u);
         bool was_empty;
@@ -76,7 +76,7 @@ START_TEST(a_reader_beside_the_writer_sees_every_event_in_order)
     pthread_t writer;
     ck_assert_int_eq(pthread_create(&writer, NULL, write_events, &b), 0);
     for (uint32_t i = 0; i < N_EVENTS;) {
-        struct generation_event event = event_buffer_next(&b);
+        struct request_event event = event_buffer_next(&b);
         if (event.kind == EVENT_NONE) {
             sched_yield();
             continue;

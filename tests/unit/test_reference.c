@@ -58,25 +58,24 @@ struct run {
     int32_t *prompt, *tokens;
     float *logprobs;
     uint32_t n_prompt, n_tokens;
-    struct generation_usage usage;
+    struct request_usage usage;
     uint32_t pages_min, pages_max; /* used pages while it ran, once watch_after tokens were read */
 };
 
-static struct generation_request greedy(const struct engine *engine, const struct run *run,
-                                        const char *policy, uint32_t n)
+static struct request_options greedy(const struct engine *engine, const struct run *run,
+                                     const char *policy, uint32_t n)
 {
     struct error e = {.message = ""};
-    struct generation_request r = {
-        .id = "test",
-        .prompt = malloc(run->n_prompt * sizeof *r.prompt),
-        .n_prompt = run->n_prompt,
-        .sampling = {.top_p = 1, .typical_p = 1, .repetition_penalty = 1},
-        .ignore_eos = true,
-        .max_tokens = n,
-        .n_choices = 1,
-        .n_logprobs = 0,
-        .n_prompt_logprobs = -1,
-        .notify = notify};
+    struct request_options r = {.id = "test",
+                                .prompt = malloc(run->n_prompt * sizeof *r.prompt),
+                                .n_prompt = run->n_prompt,
+                                .sampling = {.top_p = 1, .typical_p = 1, .repetition_penalty = 1},
+                                .ignore_eos = true,
+                                .max_tokens = n,
+                                .n_choices = 1,
+                                .n_logprobs = 0,
+                                .n_prompt_logprobs = -1,
+                                .notify = notify};
     memcpy(r.prompt, run->prompt, run->n_prompt * sizeof *r.prompt);
     struct plan_limits limits = engine_plan_limits(engine);
     ck_assert_msg(plan_parse_suffix(policy, strlen(policy), "policy", &r.plan, &e) &&
@@ -109,17 +108,17 @@ static void wait_a_little(void)
 
 /* Generates exactly n tokens. From token watch_after on, the used pages are looked at every 1,000
  * tokens; UINT32_MAX = never. */
-static void generate(struct engine *engine, struct run *run, struct generation_request *r,
+static void generate(struct engine *engine, struct run *run, struct request_options *r,
                      uint32_t watch_after)
 {
     struct error e = {.message = ""};
     uint32_t n = (uint32_t)r->max_tokens, look_at = watch_after;
     run->tokens = malloc(n * sizeof *run->tokens);
     run->logprobs = malloc(n * sizeof *run->logprobs);
-    struct generation *g = engine_submit(engine, r, &e);
+    struct request *g = engine_submit(engine, r, &e);
     ck_assert_msg(g != NULL, "%s: %s", e.code, e.message);
     for (bool done = false; !done;) {
-        struct generation_event event = generation_next(g);
+        struct request_event event = request_next(g);
         ck_assert_msg(event.kind != EVENT_ERROR, "after %u tokens: %s", run->n_tokens,
                       event.kind == EVENT_ERROR ? event.error->message : "");
         for (uint32_t i = 0; event.kind == EVENT_TEXT && i < event.n_tokens; i++) {
@@ -137,7 +136,7 @@ static void generate(struct engine *engine, struct run *run, struct generation_r
             run->usage = *event.usage;
         done = event.kind == EVENT_DONE;
     }
-    generation_release(g);
+    request_release(g);
     ck_assert_uint_eq(run->n_tokens, n);
     ck_assert_uint_eq(run->usage.tokens_seen, run->n_prompt + n - 1);
 }
@@ -149,7 +148,7 @@ static struct run run_text(struct engine *engine, const char *text, const char *
     ck_assert(tokenizer_encode_text(engine_tokenizer(engine), text, strlen(text), false, true,
                                     &tokens, &e));
     struct run run = {.prompt = tokens.data, .n_prompt = (uint32_t)tokens.count};
-    struct generation_request r = greedy(engine, &run, policy, n);
+    struct request_options r = greedy(engine, &run, policy, n);
     generate(engine, &run, &r, UINT32_MAX);
     return run;
 }
@@ -161,7 +160,7 @@ static struct run run_long_prompt(struct engine *engine, const char *policy, uin
     run.prompt[0] = 1;
     for (uint32_t i = 1; i < run.n_prompt; i++)
         run.prompt[i] = (int32_t)(260 + i * 7919 % 250);
-    struct generation_request r = greedy(engine, &run, policy, n);
+    struct request_options r = greedy(engine, &run, policy, n);
     generate(engine, &run, &r, UINT32_MAX);
     return run;
 }
@@ -339,7 +338,7 @@ START_TEST(sink_streams_20000_tokens_in_constant_memory)
     struct engine *engine = open_engine(64, false);
     static int32_t prompt[] = {1, 403, 407, 261, 378};
     struct run run = {.prompt = prompt, .n_prompt = 5};
-    struct generation_request r = greedy(engine, &run, "sink:128", 20000);
+    struct request_options r = greedy(engine, &run, "sink:128", 20000);
     uint64_t bound = engine_bound_pages(engine, &r.plan, r.n_prompt, 20000);
     r.sampling.temperature = 1;
     r.sampling.seed = 20000;

@@ -11,22 +11,23 @@
 
 enum { N_VOCAB = 512 };
 
-static struct request r;
+static struct api_request r;
 static struct error e;
 
-static bool parse(enum request_kind kind, const char *text)
+static bool parse(enum api_request_kind kind, const char *text)
 {
     memset(&e, 0, sizeof e);
-    return request_parse(&r, kind, text, strlen(text), N_VOCAB, &e);
+    return api_request_parse(&r, kind, text, strlen(text), N_VOCAB, &e);
 }
 
-static void takes(enum request_kind kind, const char *text)
+static void takes(enum api_request_kind kind, const char *text)
 {
     ck_assert_msg(parse(kind, text), "%s: %s %s", text, e.code, e.message);
-    request_clear(&r);
+    api_request_clear(&r);
 }
 
-static void refuses(enum request_kind kind, const char *text, const char *code, const char *where)
+static void refuses(enum api_request_kind kind, const char *text, const char *code,
+                    const char *where)
 {
     ck_assert_msg(!parse(kind, text), "%s was taken", text);
     ck_assert_msg(!strcmp(e.code, code) && !strcmp(e.where, where),
@@ -63,9 +64,9 @@ static void expect(bool chat, const struct field_row *row, json_t *value, const 
 {
     char *text = body_with(chat, row->name, value);
     if (code)
-        refuses(chat ? REQUEST_CHAT : REQUEST_COMPLETION, text, code, row->name);
+        refuses(chat ? API_REQUEST_CHAT : API_REQUEST_COMPLETION, text, code, row->name);
     else
-        takes(chat ? REQUEST_CHAT : REQUEST_COMPLETION, text);
+        takes(chat ? API_REQUEST_CHAT : API_REQUEST_COMPLETION, text);
     free(text);
     json_decref(value);
 }
@@ -178,28 +179,29 @@ END_TEST
 
 START_TEST(bodies_that_are_not_json_say_where)
 {
-    refuses(REQUEST_CHAT, "", "invalid_json", "");
-    refuses(REQUEST_CHAT, "{\"messages\": [", "invalid_json", "");
+    refuses(API_REQUEST_CHAT, "", "invalid_json", "");
+    refuses(API_REQUEST_CHAT, "{\"messages\": [", "invalid_json", "");
     ck_assert_ptr_nonnull(strstr(e.message, "line 1"));
-    refuses(REQUEST_CHAT, "[]", "invalid_json", "");
-    refuses(REQUEST_CHAT, "{\"a\":\"\xff\"}", "invalid_json", "");
+    refuses(API_REQUEST_CHAT, "[]", "invalid_json", "");
+    refuses(API_REQUEST_CHAT, "{\"a\":\"\xff\"}", "invalid_json", "");
     char deep[200] = "{\"a\":";
     memset(deep + 5, '[', 64);
     memset(deep + 69, ']', 64);
     strcpy(deep + 133, "}");
-    refuses(REQUEST_CHAT, deep, "invalid_json", "");
-    takes(REQUEST_COMPLETION, "\xEF\xBB\xBF{\"prompt\":\"a\"}");
-    takes(REQUEST_COMPLETION, "{\"prompt\":\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["
-                              "[[[[[[[[[[[[[[[[[[[[\"}");
+    refuses(API_REQUEST_CHAT, deep, "invalid_json", "");
+    takes(API_REQUEST_COMPLETION, "\xEF\xBB\xBF{\"prompt\":\"a\"}");
+    takes(API_REQUEST_COMPLETION,
+          "{\"prompt\":\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["
+          "[[[[[[[[[[[[[[[[[[[[\"}");
 }
 END_TEST
 
 START_TEST(the_last_of_duplicate_keys_wins_and_nul_is_text)
 {
-    ck_assert(parse(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"prompt\":\"b\\u0000c\"}"));
+    ck_assert(parse(API_REQUEST_COMPLETION, "{\"prompt\":\"a\",\"prompt\":\"b\\u0000c\"}"));
     ck_assert_uint_eq(r.prompts[0].length, 3);
     ck_assert_mem_eq(r.prompts[0].text, "b\0c", 3);
-    request_clear(&r);
+    api_request_clear(&r);
 }
 END_TEST
 
@@ -208,22 +210,22 @@ END_TEST
 START_TEST(content_parts_are_joined_and_others_named)
 {
     ck_assert(
-        parse(REQUEST_CHAT,
+        parse(API_REQUEST_CHAT,
               CHAT_OF("[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]")));
     ck_assert_str_eq(json_string_value(json_object_get(json_array_get(r.messages, 0), "content")),
                      "ab");
-    request_clear(&r);
-    refuses(REQUEST_CHAT, CHAT_OF("[{\"type\":\"image_url\",\"image_url\":{}}]"),
+    api_request_clear(&r);
+    refuses(API_REQUEST_CHAT, CHAT_OF("[{\"type\":\"image_url\",\"image_url\":{}}]"),
             "unsupported_value", "messages[0].content[0].type");
-    refuses(REQUEST_CHAT, CHAT_OF("[{\"type\":\"text\"}]"), "missing_required_parameter",
+    refuses(API_REQUEST_CHAT, CHAT_OF("[{\"type\":\"text\"}]"), "missing_required_parameter",
             "messages[0].content[0].text");
-    refuses(REQUEST_CHAT, CHAT_OF("5"), "invalid_type", "messages[0].content");
-    refuses(REQUEST_CHAT, CHAT_OF("null"), "invalid_type", "messages[0].content");
-    refuses(REQUEST_CHAT, "{\"messages\":[]}", "invalid_value", "messages");
-    refuses(REQUEST_CHAT, "{}", "missing_required_parameter", "messages");
-    refuses(REQUEST_CHAT, "{\"messages\":[{\"role\":\"king\",\"content\":\"x\"}]}", "invalid_value",
-            "messages[0].role");
-    refuses(REQUEST_CHAT, "{\"messages\":[{\"content\":\"x\"}]}", "missing_required_parameter",
+    refuses(API_REQUEST_CHAT, CHAT_OF("5"), "invalid_type", "messages[0].content");
+    refuses(API_REQUEST_CHAT, CHAT_OF("null"), "invalid_type", "messages[0].content");
+    refuses(API_REQUEST_CHAT, "{\"messages\":[]}", "invalid_value", "messages");
+    refuses(API_REQUEST_CHAT, "{}", "missing_required_parameter", "messages");
+    refuses(API_REQUEST_CHAT, "{\"messages\":[{\"role\":\"king\",\"content\":\"x\"}]}",
+            "invalid_value", "messages[0].role");
+    refuses(API_REQUEST_CHAT, "{\"messages\":[{\"content\":\"x\"}]}", "missing_required_parameter",
             "messages[0].role");
 }
 END_TEST
@@ -232,7 +234,7 @@ START_TEST(arguments_of_calls_become_objects)
 {
     ck_assert_msg(
         parse(
-            REQUEST_CHAT,
+            API_REQUEST_CHAT,
             "{\"messages\":[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":\"c\","
             "\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"{\\\"a\\\":1}\"}}]}"
             ","
@@ -243,37 +245,38 @@ START_TEST(arguments_of_calls_become_objects)
     ck_assert(json_is_object(json_object_get(json_object_get(call, "function"), "arguments")));
     ck_assert_str_eq(json_string_value(json_object_get(json_array_get(r.messages, 1), "role")),
                      "tool");
-    request_clear(&r);
+    api_request_clear(&r);
 }
 END_TEST
 
 START_TEST(prompts_come_in_four_shapes)
 {
-    takes(REQUEST_COMPLETION, "{\"prompt\":\"a\"}");
-    takes(REQUEST_COMPLETION, "{\"prompt\":[\"a\",\"b\"]}");
-    takes(REQUEST_COMPLETION, "{\"prompt\":[1,2.0,511]}");
-    takes(REQUEST_COMPLETION, "{\"prompt\":[[1],[2,3]]}");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":[1,512]}", "invalid_value", "prompt[1]");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":[1,-1]}", "invalid_value", "prompt[1]");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":[1,9223372036854775807]}", "invalid_value",
+    takes(API_REQUEST_COMPLETION, "{\"prompt\":\"a\"}");
+    takes(API_REQUEST_COMPLETION, "{\"prompt\":[\"a\",\"b\"]}");
+    takes(API_REQUEST_COMPLETION, "{\"prompt\":[1,2.0,511]}");
+    takes(API_REQUEST_COMPLETION, "{\"prompt\":[[1],[2,3]]}");
+    refuses(API_REQUEST_COMPLETION, "{\"prompt\":[1,512]}", "invalid_value", "prompt[1]");
+    refuses(API_REQUEST_COMPLETION, "{\"prompt\":[1,-1]}", "invalid_value", "prompt[1]");
+    refuses(API_REQUEST_COMPLETION, "{\"prompt\":[1,9223372036854775807]}", "invalid_value",
             "prompt[1]");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":[1,1e300]}", "invalid_value", "prompt[1]");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":[1,\"a\"]}", "invalid_type", "prompt[1]");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":[[1],[]]}", "invalid_value", "prompt[1]");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":[]}", "invalid_value", "prompt");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":{}}", "invalid_type", "prompt");
-    refuses(REQUEST_COMPLETION, "{}", "missing_required_parameter", "prompt");
+    refuses(API_REQUEST_COMPLETION, "{\"prompt\":[1,1e300]}", "invalid_value", "prompt[1]");
+    refuses(API_REQUEST_COMPLETION, "{\"prompt\":[1,\"a\"]}", "invalid_type", "prompt[1]");
+    refuses(API_REQUEST_COMPLETION, "{\"prompt\":[[1],[]]}", "invalid_value", "prompt[1]");
+    refuses(API_REQUEST_COMPLETION, "{\"prompt\":[]}", "invalid_value", "prompt");
+    refuses(API_REQUEST_COMPLETION, "{\"prompt\":{}}", "invalid_type", "prompt");
+    refuses(API_REQUEST_COMPLETION, "{}", "missing_required_parameter", "prompt");
 }
 END_TEST
 
 START_TEST(stops_are_bounded_and_empty_ones_dropped)
 {
-    ck_assert(parse(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"stop\":[\"\",\"x\",\"\"]}"));
+    ck_assert(parse(API_REQUEST_COMPLETION, "{\"prompt\":\"a\",\"stop\":[\"\",\"x\",\"\"]}"));
     ck_assert_uint_eq(r.n_stops, 1);
-    request_clear(&r);
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"stop\":[\"x\",1]}", "invalid_type", "stop[1]");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"stop\":1}", "invalid_type", "stop");
-    refuses(REQUEST_COMPLETION,
+    api_request_clear(&r);
+    refuses(API_REQUEST_COMPLETION, "{\"prompt\":\"a\",\"stop\":[\"x\",1]}", "invalid_type",
+            "stop[1]");
+    refuses(API_REQUEST_COMPLETION, "{\"prompt\":\"a\",\"stop\":1}", "invalid_type", "stop");
+    refuses(API_REQUEST_COMPLETION,
             "{\"prompt\":\"a\",\"stop\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\","
             "\"a\",\"b\",\"c\",\"d\",\"e\","
             "\"f\",\"g\",\"h\"]}",
@@ -281,47 +284,49 @@ START_TEST(stops_are_bounded_and_empty_ones_dropped)
     char text[400] = "{\"prompt\":\"a\",\"stop\":\"";
     memset(text + strlen(text), 'x', 257);
     strcat(text, "\"}");
-    refuses(REQUEST_COMPLETION, text, "invalid_value", "stop");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"stop_token_ids\":[512]}", "invalid_value",
+    refuses(API_REQUEST_COMPLETION, text, "invalid_value", "stop");
+    refuses(API_REQUEST_COMPLETION, "{\"prompt\":\"a\",\"stop_token_ids\":[512]}", "invalid_value",
             "stop_token_ids[0]");
 }
 END_TEST
 
 START_TEST(bias_keys_are_tokens_of_the_vocabulary)
 {
-    takes(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"logit_bias\":{\"0\":-100,\"511\":100}}");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"logit_bias\":{\"512\":1}}", "invalid_value",
-            "logit_bias.512");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"logit_bias\":{\"-1\":1}}", "invalid_value",
+    takes(API_REQUEST_COMPLETION, "{\"prompt\":\"a\",\"logit_bias\":{\"0\":-100,\"511\":100}}");
+    refuses(API_REQUEST_COMPLETION, "{\"prompt\":\"a\",\"logit_bias\":{\"512\":1}}",
+            "invalid_value", "logit_bias.512");
+    refuses(API_REQUEST_COMPLETION, "{\"prompt\":\"a\",\"logit_bias\":{\"-1\":1}}", "invalid_value",
             "logit_bias.-1");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"logit_bias\":{\"x\":1}}", "invalid_value",
+    refuses(API_REQUEST_COMPLETION, "{\"prompt\":\"a\",\"logit_bias\":{\"x\":1}}", "invalid_value",
             "logit_bias.x");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"logit_bias\":{\"1\":100.5}}", "invalid_value",
-            "logit_bias.1");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"logit_bias\":{\"1\":\"1\"}}", "invalid_type",
-            "logit_bias.1");
+    refuses(API_REQUEST_COMPLETION, "{\"prompt\":\"a\",\"logit_bias\":{\"1\":100.5}}",
+            "invalid_value", "logit_bias.1");
+    refuses(API_REQUEST_COMPLETION, "{\"prompt\":\"a\",\"logit_bias\":{\"1\":\"1\"}}",
+            "invalid_type", "logit_bias.1");
 }
 END_TEST
 
 START_TEST(fields_that_contradict_each_other_are_refused)
 {
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"max_tokens\":0}", "invalid_value",
+    refuses(API_REQUEST_COMPLETION, "{\"prompt\":\"a\",\"max_tokens\":0}", "invalid_value",
             "max_tokens");
-    takes(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"max_tokens\":0,\"echo\":true}");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"max_tokens\":4,\"min_tokens\":5}",
+    takes(API_REQUEST_COMPLETION, "{\"prompt\":\"a\",\"max_tokens\":0,\"echo\":true}");
+    refuses(API_REQUEST_COMPLETION, "{\"prompt\":\"a\",\"max_tokens\":4,\"min_tokens\":5}",
             "invalid_value", "min_tokens");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"best_of\":2}", "unsupported_value", "best_of");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"stream_options\":{}}", "invalid_value",
+    refuses(API_REQUEST_COMPLETION, "{\"prompt\":\"a\",\"best_of\":2}", "unsupported_value",
+            "best_of");
+    refuses(API_REQUEST_COMPLETION, "{\"prompt\":\"a\",\"stream_options\":{}}", "invalid_value",
             "stream_options");
-    refuses(REQUEST_COMPLETION,
+    refuses(API_REQUEST_COMPLETION,
             "{\"prompt\":\"a\",\"stream\":true,\"stream_options\":{\"include_usage\":1}}",
             "invalid_type", "stream_options.include_usage");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"response_format\":{\"type\":\"json_object\"}}",
+    refuses(API_REQUEST_COMPLETION,
+            "{\"prompt\":\"a\",\"response_format\":{\"type\":\"json_object\"}}",
             "unsupported_parameter", "response_format");
-    refuses(REQUEST_CHAT,
+    refuses(API_REQUEST_CHAT,
             "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"top_logprobs\":2}",
             "invalid_value", "top_logprobs");
-    refuses(REQUEST_CHAT,
+    refuses(API_REQUEST_CHAT,
             "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"add_generation_prompt\":true,"
             "\"continue_final_message\":true}",
             "invalid_value", "continue_final_message");
@@ -330,46 +335,48 @@ END_TEST
 
 START_TEST(policies_are_checked_and_misspellings_found)
 {
-    ck_assert(parse(REQUEST_COMPLETION,
+    ck_assert(parse(API_REQUEST_COMPLETION,
                     "{\"prompt\":\"a\",\"kv_policy\":{\"name\":\"sink\",\"budget\":64}}"));
     ck_assert(r.has_policy);
     ck_assert_uint_eq(r.plan.budget, 64);
-    request_clear(&r);
+    api_request_clear(&r);
     /* CVE-2026-21869 was a negative number of tokens to evict */
-    refuses(REQUEST_COMPLETION,
+    refuses(API_REQUEST_COMPLETION,
             "{\"prompt\":\"a\",\"kv_policy\":{\"name\":\"sink\",\"budget\":-1}}",
             "invalid_kv_policy", "kv_policy.budget");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"kv_policy\":{\"name\":\"sink\",\"sinks\":-1}}",
+    refuses(API_REQUEST_COMPLETION,
+            "{\"prompt\":\"a\",\"kv_policy\":{\"name\":\"sink\",\"sinks\":-1}}",
             "invalid_kv_policy", "kv_policy.sinks");
-    refuses(REQUEST_COMPLETION,
+    refuses(API_REQUEST_COMPLETION,
             "{\"prompt\":\"a\",\"kv_policy\":{\"name\":\"sink\",\"budget\":16777217}}",
             "invalid_kv_policy", "kv_policy.budget");
-    refuses(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"extra_body\":{\"kv_policy\":\"sink\"}}",
+    refuses(API_REQUEST_COMPLETION, "{\"prompt\":\"a\",\"extra_body\":{\"kv_policy\":\"sink\"}}",
             "unknown_parameter", "extra_body");
-    takes(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"extra_body\":{\"x\":1},\"nobody_knows\":[1]}");
+    takes(API_REQUEST_COMPLETION,
+          "{\"prompt\":\"a\",\"extra_body\":{\"x\":1},\"nobody_knows\":[1]}");
 }
 END_TEST
 
 START_TEST(the_last_at_sign_of_a_model_splits_off_its_policy)
 {
-    ck_assert(parse(REQUEST_COMPLETION, "{\"prompt\":\"a\",\"model\":\"a@b@sink:64\"}"));
+    ck_assert(parse(API_REQUEST_COMPLETION, "{\"prompt\":\"a\",\"model\":\"a@b@sink:64\"}"));
     ck_assert_str_eq(r.policy_suffix, "sink:64");
-    request_clear(&r);
+    api_request_clear(&r);
 }
 END_TEST
 
 START_TEST(defaults_are_openai_s)
 {
-    ck_assert(parse(REQUEST_COMPLETION, "{\"prompt\":\"a\"}"));
+    ck_assert(parse(API_REQUEST_COMPLETION, "{\"prompt\":\"a\"}"));
     ck_assert_int_eq(r.max_tokens, 16);
     ck_assert_double_eq(r.sampling.temperature, 1);
     ck_assert_int_eq(r.n_logprobs, -1);
     ck_assert_uint_eq(r.n, 1);
-    request_clear(&r);
-    ck_assert(parse(REQUEST_CHAT, CHAT_OF("\"x\"")));
+    api_request_clear(&r);
+    ck_assert(parse(API_REQUEST_CHAT, CHAT_OF("\"x\"")));
     ck_assert_int_eq(r.max_tokens, -1);
     ck_assert(r.add_generation_prompt);
-    request_clear(&r);
+    api_request_clear(&r);
 }
 END_TEST
 

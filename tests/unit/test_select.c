@@ -177,7 +177,7 @@ START_TEST(pooling_looks_at_neighbours_in_position)
     for (uint32_t round = 0; round < 200; round++) {
         float pooled[MOST];
         uint32_t order[MOST], kernel = 1 + 2 * below(6);
-        enum plan_pool pool = (enum plan_pool)below(3);
+        enum plan_pooling pool = (enum plan_pooling)below(3);
         fill(&h, 0);
         uint32_t before = below(h.view.n_tokens + 1);
         select_pool(&h.view, pool, kernel, before, pooled, order);
@@ -196,8 +196,8 @@ START_TEST(pooling_looks_at_neighbours_in_position)
                     largest = fmax(largest, (double)h.scores[k]);
                 }
             }
-            double want = pool == POOL_AVG ? sum / kernel : largest;
-            if (pool == POOL_NONE || (uint32_t)h.positions[i] >= before || kernel == 1)
+            double want = pool == POOLING_AVG ? sum / kernel : largest;
+            if (pool == POOLING_NONE || (uint32_t)h.positions[i] >= before || kernel == 1)
                 want = (double)h.scores[i];
             ck_assert_msg(fabs((double)pooled[i] - want) <= 1e-4 * (1 + fabs(want)),
                           "slot %u: %g for %g", i, (double)pooled[i], want);
