@@ -18,12 +18,17 @@ static bool broken(struct audit *a, const char *what, uint64_t got, uint64_t wan
                      (unsigned long long)got, (unsigned long long)wanted);
 }
 
-static bool audit_ring(struct audit *a, const struct cache_sequence *s, const struct table *t)
+static int32_t position_in(const struct audit *a, const struct cache_sequence *s, uint32_t head,
+                           uint32_t slot)
 {
-    for (uint32_t slot = 0; slot < t->state.n_slots; slot++) {
-        uint32_t wanted = placement_position(&t->placement, slot, s->n_tokens);
-        int32_t got =
-            a->position_of(a->context, t->state.pages[slot / PAGE_SLOTS], slot % PAGE_SLOTS);
+    return a->position_of(a->context, s->states[head].pages[slot / PAGE_SLOTS], slot % PAGE_SLOTS);
+}
+
+static bool audit_ring(struct audit *a, const struct cache_sequence *s, uint32_t head)
+{
+    for (uint32_t slot = 0; slot < s->slots[head].n_slots; slot++) {
+        uint32_t wanted = ring_position(head_ring(s, head), slot, s->n_tokens);
+        int32_t got = position_in(a, s, head, slot);
         if (got < 0 || (uint32_t)got != wanted)
             return broken(a, "a slot holds another position than its plan says", (uint64_t)got,
                           wanted);
@@ -32,14 +37,14 @@ static bool audit_ring(struct audit *a, const struct cache_sequence *s, const st
 }
 
 /* Each token at most once, none that was not seen, the protected among them. */
-static bool audit_set(struct audit *a, const struct cache_sequence *s, const struct table *t)
+static bool audit_set(struct audit *a, const struct cache_sequence *s, uint32_t head)
 {
-    uint32_t n = s->n_tokens, held = head_n_held(s, t), seen = 0, holes = 0;
+    const struct head_slots *h = &s->slots[head];
+    uint32_t n = s->n_tokens, held = head_n_held(s, head), seen = 0, holes = 0;
     uint8_t *there = calloc(n ? n : 1, 1);
     bool ok = there || error_set_memory(a->e, "the audit", n);
-    for (uint32_t slot = 0; slot < t->state.n_slots && ok; slot++) {
-        int32_t p =
-            a->position_of(a->context, t->state.pages[slot / PAGE_SLOTS], slot % PAGE_SLOTS);
+    for (uint32_t slot = 0; slot < h->n_slots && ok; slot++) {
+        int32_t p = position_in(a, s, head, slot);
         if (p == HOLE)
             holes++;
         else if (p < 0 || (uint32_t)p >= n)
@@ -49,8 +54,8 @@ static bool audit_set(struct audit *a, const struct cache_sequence *s, const str
         else
             seen++;
     }
-    if (ok && holes != t->state.n_holes_due)
-        ok = broken(a, "holes in a head", holes, t->state.n_holes_due);
+    if (ok && holes != h->n_holes)
+        ok = broken(a, "holes in a head", holes, h->n_holes);
     if (ok && seen != held)
         ok = broken(a, "positions in a head", seen, held);
     uint32_t recent = held < n ? budget_recent(&s->plan, n) : n;
@@ -63,18 +68,15 @@ static bool audit_set(struct audit *a, const struct cache_sequence *s, const str
 
 /* Heads that choose together hold the same tokens in the same slots, or their scores could not be
  * added up. */
-static bool audit_shared(struct audit *a, const struct table *layer)
+static bool audit_choice(struct audit *a, const struct cache_sequence *s, uint32_t layer)
 {
-    const struct head_state *first = &layer[0].state;
-    for (uint32_t h = 1; h < a->cache->n_kv_heads; h++) {
-        const struct head_state *head = &layer[h].state;
-        if (head->n_slots != first->n_slots)
-            return broken(a, "slots of a head that shares its choice", head->n_slots,
-                          first->n_slots);
-        for (uint32_t slot = 0; slot < head->n_slots; slot++) {
-            uint32_t page = slot / PAGE_SLOTS, index = slot % PAGE_SLOTS;
-            int32_t p = a->position_of(a->context, head->pages[page], index),
-                    wanted = a->position_of(a->context, first->pages[page], index);
+    const uint32_t first = layer * a->cache->n_kv_heads, n_slots = s->slots[first].n_slots;
+    for (uint32_t head = first + 1; head < first + a->cache->n_kv_heads; head++) {
+        if (s->slots[head].n_slots != n_slots)
+            return broken(a, "slots of a head that shares its choice", s->slots[head].n_slots,
+                          n_slots);
+        for (uint32_t slot = 0; slot < n_slots; slot++) {
+            int32_t p = position_in(a, s, head, slot), wanted = position_in(a, s, first, slot);
             if (p != wanted)
                 return broken(a, "a position in a head that shares its choice", (uint64_t)p,
                               (uint64_t)wanted);
@@ -83,24 +85,50 @@ static bool audit_shared(struct audit *a, const struct table *layer)
     return true;
 }
 
-static bool audit_table(struct audit *a, const struct cache_sequence *s, const struct table *t)
+/* Pages that a head says are its own alone. */
+static bool audit_own(struct audit *a, const struct cache_sequence *s, uint32_t head)
 {
-    const struct head_state *head = &t->state;
-    uint32_t wanted = placement_slots_used(&t->placement, s->n_tokens);
-    if (t->placement.ring && head->n_slots != wanted)
-        return broken(a, "used slots of a head", head->n_slots, wanted);
-    if (head->n_slots - head->n_holes_due > s->n_tokens)
-        return broken(a, "slots of a head, more than tokens", head->n_slots, s->n_tokens);
-    if (head->n_pages != (head->n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS)
-        return broken(a, "pages of a head", head->n_pages,
-                      (head->n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS);
-    for (uint32_t i = 0; i < head->n_pages; i++) {
-        if (head->pages[i] >= a->cache->pool.n_pages)
-            return broken(a, "a page number, not below the pool's size", head->pages[i],
-                          a->cache->pool.n_pages);
-        a->counted[head->pages[i]]++;
+    const struct head_slots *h = &s->slots[head];
+    for (uint32_t i = h->own_from; i < h->n_pages; i++) {
+        uint32_t holders = a->cache->pool.refs[s->states[head].pages[i]];
+        if (holders != 1)
+            return broken(a, "holders of a page that a head takes for its own", holders, 1);
     }
-    return !a->position_of || (t->placement.ring ? audit_ring(a, s, t) : audit_set(a, s, t));
+    return h->own_from <= h->n_pages ||
+           broken(a, "pages that may be shared, more than there are", h->own_from, h->n_pages);
+}
+
+static bool audit_head(struct audit *a, const struct cache_sequence *s, uint32_t head)
+{
+    const struct head_slots *h = &s->slots[head];
+    const struct ring *ring = head_ring(s, head);
+    const uint32_t *pages = s->states[head].pages;
+    uint32_t wanted = ring_slots_used(ring, s->n_tokens);
+    if (ring->length && h->n_slots != wanted)
+        return broken(a, "used slots of a head", h->n_slots, wanted);
+    if (h->n_slots - h->n_holes > s->n_tokens)
+        return broken(a, "slots of a head, more than tokens", h->n_slots, s->n_tokens);
+    if (h->n_pages != (h->n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS)
+        return broken(a, "pages of a head", h->n_pages, (h->n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS);
+    for (uint32_t i = 0; i < h->n_pages; i++) {
+        if (pages[i] >= a->cache->pool.n_pages)
+            return broken(a, "a page number, not below the pool's size", pages[i],
+                          a->cache->pool.n_pages);
+        a->counted[pages[i]]++;
+    }
+    if (!audit_own(a, s, head))
+        return false;
+    return !a->position_of || (ring->length ? audit_ring(a, s, head) : audit_set(a, s, head));
+}
+
+/* What a sequence thinks that it can take without the pool, it can. */
+static bool audit_room(struct audit *a, const struct cache_sequence *s)
+{
+    const uint32_t n = s->room < PAGE_SLOTS ? s->room : PAGE_SLOTS;
+    struct cache_sequence looking = *s;
+    looking.room = 0;
+    const uint64_t pages = n > 0 ? cache_pages_to_place(&looking, n) : 0;
+    return pages == 0 || broken(a, "pages for tokens that there is room for", pages, 0);
 }
 
 /* A run is in the ring that its free pages tell. */
@@ -151,12 +179,13 @@ bool cache_audit(const struct cache *c, cache_position_reader *position_of, void
     for (const struct cache_sequence *s = c->first; s && ok; s = s->next) {
         uint64_t pages = 0;
         for (uint32_t h = 0; h < c->n_layers * c->n_kv_heads && ok; h++) {
-            ok = audit_table(&a, s, &s->tables[h]);
-            pages += s->tables[h].state.n_pages;
+            ok = audit_head(&a, s, h);
+            pages += s->slots[h].n_pages;
         }
         for (uint32_t l = 0; l < c->n_layers && ok && position_of && s->plan.share == SHARE_LAYER;
              l++)
-            ok = audit_shared(&a, &s->tables[l * c->n_kv_heads]);
+            ok = audit_choice(&a, s, l);
+        ok = ok && audit_room(&a, s);
         if (ok && pages != s->n_pages)
             ok = broken(&a, "pages of a sequence", s->n_pages, pages);
     }

@@ -9,11 +9,11 @@
  *   pool:  free list, reference counts    page 7 = 32 slots
  *
  * Pages are reference-counted (n > 1 choices share their prompt); a page held more than once is
- * never written: cache_append plans a copy first. */
+ * never written: cache_place plans a copy first. */
 #ifndef WINNOW_CACHE_PAGES_CACHE_H
 #define WINNOW_CACHE_PAGES_CACHE_H
 
-#include "cache/pages/head_state.h"
+#include "cache/pages/placement.h"
 #include "cache/policy/plan.h"
 
 struct cache;
@@ -72,54 +72,40 @@ uint64_t cache_bound_pages(const struct cache *c, const struct plan *plan, uint6
                            uint64_t n_tokens);
 uint64_t cache_settled_pages(const struct cache *c, const struct plan *plan, uint64_t n_prompt,
                              uint64_t n_tokens);
-/* Pages that appending n more tokens would take from the pool now, copies of shared pages included.
- */
-uint64_t cache_pages_to_append(const struct cache_sequence *s, uint32_t n);
-
-/* The slot of a token that goes where an evicted one was: the backend's kv_write takes the newest
- * hole. */
-#define SLOT_OF_HOLE UINT32_MAX
+/* Pages that cache_place would take from the pool for n tokens now, copies of shared pages included;
+ * at most so many where a plan that drops gets several. Mostly told without looking at a head. */
+uint64_t cache_pages_to_place(const struct cache_sequence *s, uint32_t n);
 
 /* Rows of one sequence that may be written before they attend: UINT32_MAX for plans that only grow
  * or that compress at the end of the prompt (up to that end), PAGE_SLOTS for stream plans, whose
  * ring has that many spare slots, 1 where every token evicts another. */
 uint32_t cache_wave_rows(const struct cache_sequence *s);
-/* Tokens until the end of the prompt, UINT32_MAX without one: no wave crosses it. */
+/* Tokens until the end of the prompt, UINT32_MAX without one: no step crosses it. */
 uint32_t cache_rows_of_prompt(const struct cache_sequence *s);
 
-/* Takes pages for n more tokens (n <= cache_wave_rows) and advances N. On success, for every layer
- * l, KV head h: write_slots[(l * n + i) * n_kv_heads + h] = slot of the i-th new token or
- * SLOT_OF_HOLE; n_drop[l * n_kv_heads + h], unless NULL, = slots that the head drops once the
- * (only) new token has attended; views: see cache_view, valid until the next call on this sequence.
- * Copies of shared pages that must be made before writing are appended to the cache's copy list
- * (cache_take_copies). False: the pool is short ("kv_pool_empty"), nothing has changed. */
-bool cache_append(struct cache_sequence *s, uint32_t n, uint32_t *write_slots, uint32_t *n_drop,
-                  struct error *e);
+/* Takes slots and pages for n more tokens (n <= cache_rows_of_prompt; 1 where every token evicts
+ * another) and advances N. The answer belongs to the sequence: see placement.h. Copies of shared
+ * pages that must be made before writing are appended to the cache's copy list (cache_take_copies).
+ * NULL: the pool is short ("kv_pool_empty") or memory is ("out_of_memory"), nothing has changed. */
+const struct placement *cache_place(struct cache_sequence *s, uint32_t n, struct error *e);
 
-/* What the policy wants done after the rows [first, first + n) have attended in a layer. */
-enum cache_score {
-    CACHE_SCORE_NONE,
-    CACHE_SCORE_SUM,    /* add the mean over the group */
-    CACHE_SCORE_LAST,   /* the newest query's replaces all others */
-    CACHE_SCORE_HISTORY /* a bit in the history */
-};
-enum cache_step { CACHE_STEP_NONE, CACHE_STEP_COMPRESS, CACHE_STEP_EVICT };
-struct cache_work {
-    enum cache_score score;
-    uint32_t first_scored; /* rows before this one (of the n) leave no score */
-    enum cache_step step;  /* after scoring */
-};
-struct cache_work cache_work(const struct cache_sequence *s, uint32_t first, uint32_t n);
-/* Of one head, which uses n_slots when n_tokens were seen: what backend.evict (n_drop from
- * cache_append) and backend.compress (0) get. */
+/* After the last row of a placement whose work is DROP has attended in a layer: what backend.drop
+ * is to choose, of the layer's heads. jobs [n_kv_heads]. Returns the slots that go; 0: none does,
+ * and jobs are not filled. */
 struct select_job;
-void cache_select_job(struct cache_sequence *s, uint32_t layer, uint32_t kv_head, uint32_t n_tokens,
-                      uint32_t n_slots, uint32_t n_drop, struct select_job *out);
-/* Before a compression: pages that others hold and that survivors move to are replaced by own
- * ones, their copies put on the copy list. False: the pool is short or memory is. */
-bool cache_begin_compress(struct cache_sequence *s, uint32_t layer, struct error *e);
-/* After it: head h of the layer holds n_kept[h] slots; the pages behind go back. */
-void cache_end_compress(struct cache_sequence *s, uint32_t layer, const uint32_t *n_kept);
+uint32_t cache_drop_jobs(const struct placement *p, uint32_t layer, struct select_job *jobs);
+/* One of them, also where nothing goes. */
+void cache_drop_job(const struct placement *p, uint32_t layer, uint32_t kv_head,
+                    struct select_job *out);
+/* After the last row of a placement whose work is COMPRESS has attended in a layer: what
+ * backend.compress is to choose. jobs [n_kv_heads]. Pages that others hold and that survivors move
+ * to are replaced by own ones, their copies put on the copy list. False: the pool is short or memory
+ * is. */
+bool cache_begin_compress(struct cache_sequence *s, uint32_t layer, struct select_job *jobs,
+                          struct error *e);
+/* After it: the heads of the layer hold the slots that jobs[].n_kept tells; the pages behind go
+ * back. */
+void cache_settle(struct cache_sequence *s, uint32_t layer, const struct select_job *jobs);
 /* Whether a compression of the last step found no page for a copy: what the sequence holds is of no
  * use any more, it must be freed and computed again. */
 bool cache_is_starved(const struct cache_sequence *s);
@@ -127,13 +113,9 @@ bool cache_is_starved(const struct cache_sequence *s);
 int64_t cache_take_balance(struct cache_sequence *s);
 struct head_state *cache_head(struct cache_sequence *s, uint32_t layer, uint32_t kv_head);
 
-/* The table of one head as the attention will see it: pages (owned by the sequence; stays valid
- * until the next cache_append or free of this sequence), used slots, and the plan's visibility. */
-struct cache_view {
-    const uint32_t *pages;
-    uint32_t n_slots, n_sinks, window; /* as struct head_view in engine/compute/backend.h */
-};
-struct cache_view cache_view(const struct cache_sequence *s, uint32_t layer, uint32_t kv_head);
+/* One head as the newest query sees it; its pages stay valid until the next cache_place or free of
+ * this sequence. */
+struct head_view cache_view(const struct cache_sequence *s, uint32_t layer, uint32_t kv_head);
 /* Position for the query's second rotation: min(t, B - 1) under cache-relative positions, else t.
  */
 int32_t cache_sink_query_position(const struct cache_sequence *s, int32_t position);

@@ -39,59 +39,41 @@ static uint32_t first_voter(const struct cache_sequence *s)
     return first > s->prompt_from ? first : s->prompt_from;
 }
 
-struct cache_work cache_work(const struct cache_sequence *s, uint32_t first, uint32_t n)
+void placement_set_work(struct placement *placed)
 {
-    struct cache_work w = {.first_scored = n};
+    const struct cache_sequence *s = placed->sequence;
     const struct plan *p = &s->plan;
+    const uint32_t first = placed->first, n = placed->n;
     if (!plan_evicts(p) || p->prefill == PREFILL_STREAM || s->prompt_end == UINT32_MAX)
-        return w;
+        return;
     if (first >= s->prompt_end) {
         if (p->decode != DECODE_EVICT)
-            return w;
-        w.score = score_of(scorer_of_decode(p));
-        w.first_scored = 0;
-        w.step = CACHE_STEP_EVICT;
-        return w;
+            return;
+        placed->score = score_of(scorer_of_decode(p));
+        placed->first_scored = 0;
+        placed->work = CACHE_WORK_DROP;
+        return;
     }
     uint32_t voter = first_voter(s);
-    w.score = score_of(p->scorer);
-    w.first_scored = voter > first ? (voter - first < n ? voter - first : n) : 0;
+    placed->score = score_of(p->scorer);
+    placed->first_scored = voter > first ? (voter - first < n ? voter - first : n) : 0;
     if (first + n == s->prompt_end)
-        w.step = CACHE_STEP_COMPRESS;
-    return w;
+        placed->work = CACHE_WORK_COMPRESS;
 }
 
-uint32_t foresee_eviction(struct cache_sequence *s, struct table *t)
+/* Of one head, which uses n_slots when n_tokens were seen. */
+static void fill_job(const struct cache_sequence *s, uint32_t layer, uint32_t kv_head,
+                     uint32_t n_tokens, uint32_t n_slots, uint32_t n_drop, struct select_job *out)
 {
-    const struct plan *p = &s->plan;
-    struct head_state *head = &t->state;
-    uint32_t recent = budget_recent(p, s->n_tokens), budget = head->budget;
-    if (t->placement.ring || budget == UINT32_MAX)
-        return 0;
-    if (recent != p->recent) /* a window that has grown since the plan was resolved */
-        budget = p->sinks + recent;
-    if (head->n_slots - head->n_holes_due <= budget)
-        return 0;
-    /* A small head cannot drop as many at once as the others. */
-    uint32_t free_choice = budget > p->sinks + recent ? budget - p->sinks - recent : 1;
-    uint32_t n = p->interval < free_choice ? p->interval : free_choice;
-    head->n_holes_due += n;
-    s->compressed = true;
-    s->cache->evicted_slots += n;
-    return n;
-}
-
-void cache_select_job(struct cache_sequence *s, uint32_t layer, uint32_t kv_head, uint32_t n_tokens,
-                      uint32_t n_slots, uint32_t n_drop, struct select_job *out)
-{
-    struct table *t = &s->tables[layer * s->cache->n_kv_heads + kv_head];
+    const uint32_t head = layer * s->cache->n_kv_heads + kv_head;
+    const struct head_slots *h = &s->slots[head];
     const struct plan *p = &s->plan;
     bool at_end = n_tokens == s->prompt_end;
-    *out = (struct select_job){.head = &t->state,
+    *out = (struct select_job){.head = &s->states[head],
                                .scorer = at_end ? p->scorer : scorer_of_decode(p),
                                .pool = p->pool,
                                .share = p->share,
-                               .votes = t->votes,
+                               .votes = h->votes,
                                .layer = layer,
                                .kv_head = kv_head,
                                .n_tokens = n_tokens,
@@ -107,17 +89,44 @@ void cache_select_job(struct cache_sequence *s, uint32_t layer, uint32_t kv_head
                                .budget = UINT32_MAX,
                                /* What comes is scored from zero once the window has voted. */
                                .forget = at_end && p->scorer == SCORER_WINDOW_ATTENTION};
-    if (at_end && !t->placement.ring && !t->whole && budget_is_exceeded(p, n_tokens))
+    if (at_end && !h->ring && !h->is_whole && budget_is_exceeded(p, n_tokens))
         out->budget = budget_of_head(s->cache, p, layer, n_tokens);
+}
+
+void cache_drop_job(const struct placement *p, uint32_t layer, uint32_t kv_head,
+                    struct select_job *out)
+{
+    const struct head_slots *h = &p->slots[layer * p->sequence->cache->n_kv_heads + kv_head];
+    fill_job(p->sequence, layer, kv_head, p->first + p->n, h->n_slots, h->n_drop, out);
+}
+
+uint32_t cache_drop_jobs(const struct placement *p, uint32_t layer, struct select_job *jobs)
+{
+    const uint32_t n_kv_heads = p->sequence->cache->n_kv_heads;
+    const struct head_slots *slots = p->slots + (size_t)layer * n_kv_heads;
+    uint32_t n_dropped = 0;
+    for (uint32_t h = 0; h < n_kv_heads; h++)
+        n_dropped += slots[h].n_drop;
+    for (uint32_t h = 0; n_dropped > 0 && h < n_kv_heads; h++)
+        cache_drop_job(p, layer, h, &jobs[h]);
+    return n_dropped;
 }
 
 /* The most slots that a head of the layer may keep. */
 static uint32_t most_kept(const struct cache_sequence *s, const struct select_job *job)
 {
-    uint64_t most = job->adaptive && job->budget != UINT32_MAX
+    uint64_t most = s->plan.allocation == ALLOCATION_ADAPTIVE
                         ? (uint64_t)job->budget * s->cache->n_kv_heads
                         : job->budget;
-    return most < job->head->n_slots ? (uint32_t)most : job->head->n_slots;
+    return most < job->n_slots ? (uint32_t)most : job->n_slots;
+}
+
+/* Pages of a head that survivors move to; 0 where nothing is dropped. */
+static uint32_t pages_kept(const struct cache_sequence *s, const struct select_job *job)
+{
+    if (job->budget == UINT32_MAX || job->n_slots <= job->budget)
+        return 0;
+    return (most_kept(s, job) + PAGE_SLOTS - 1) / PAGE_SLOTS;
 }
 
 /* Pages that sequences hold: what the scheduler's accounts are about. */
@@ -126,71 +135,79 @@ static int64_t n_used(const struct cache *c)
     return (int64_t)c->pool.n_pages - c->pool.n_free - c->pool.n_idle;
 }
 
-bool cache_begin_compress(struct cache_sequence *s, uint32_t layer, struct error *e)
+static uint64_t copies_needed(const struct cache_sequence *s, uint32_t layer,
+                              const struct select_job *jobs)
+{
+    const uint32_t n_kv_heads = s->cache->n_kv_heads;
+    uint64_t needed = 0;
+    for (uint32_t h = 0; h < n_kv_heads; h++)
+        needed += pages_shared(s, layer * n_kv_heads + h, pages_kept(s, &jobs[h]));
+    return needed;
+}
+
+bool cache_begin_compress(struct cache_sequence *s, uint32_t layer, struct select_job *jobs,
+                          struct error *e)
 {
     struct cache *c = s->cache;
-    uint64_t needed = 0;
-    int64_t before = n_used(c);
-    for (uint32_t pass = 0; pass < 2; pass++) {
-        for (uint32_t h = 0; h < c->n_kv_heads; h++) {
-            struct select_job job;
-            cache_select_job(s, layer, h, s->prompt_end, cache_head(s, layer, h)->n_slots, 0, &job);
-            struct head_state *head = job.head;
-            if (job.budget == UINT32_MAX || head->n_slots <= job.budget)
-                continue;
-            uint32_t n_pages = (most_kept(s, &job) + PAGE_SLOTS - 1) / PAGE_SLOTS;
-            for (uint32_t i = 0; i < n_pages; i++) {
-                if (c->pool.refs[head->pages[i]] < 2)
-                    continue;
-                needed += pass == 0;
-                if (pass == 1)
-                    page_make_own(s, head, i);
-            }
-        }
-        /* Prefixes in the way go; where they were the other holder, there is nothing to copy. */
-        if (pass == 0 && needed > c->pool.n_free && c->prefixes.oldest) {
-            if (prefix_give_up(c, (uint32_t)(needed - c->pool.n_free)) == 0)
-                prefix_clear(c);
-            return cache_begin_compress(s, layer, e);
-        }
-        s->starved |= pass == 0 && needed > c->pool.n_free;
-        if (s->starved)
-            return error_set(e, "kv_pool_empty", "", "%llu pages are needed and %u are free",
-                             (unsigned long long)needed, c->pool.n_free);
-        if (pass == 0 && !copies_reserve(c, needed))
-            return error_set_memory(e, "page copies", needed * sizeof(uint32_t));
+    const int64_t before = n_used(c);
+    const uint32_t first = layer * c->n_kv_heads;
+    for (uint32_t h = 0; h < c->n_kv_heads; h++)
+        fill_job(s, layer, h, s->prompt_end, s->slots[first + h].n_slots, 0, &jobs[h]);
+    uint64_t needed = copies_needed(s, layer, jobs);
+    /* Prefixes in the way go; where they were the other holder, there is nothing to copy. */
+    while (needed > c->pool.n_free && c->prefixes.oldest) {
+        if (prefix_give_up(c, (uint32_t)(needed - c->pool.n_free)) == 0)
+            prefix_clear(c);
+        needed = copies_needed(s, layer, jobs);
     }
+    if (needed > c->pool.n_free) {
+        s->starved = true;
+        return error_set(e, "kv_pool_empty", "", "%llu pages are needed and %u are free",
+                         (unsigned long long)needed, c->pool.n_free);
+    }
+    if (!copies_reserve(c, needed))
+        return error_set_memory(e, "page copies", needed * sizeof(uint32_t));
+    for (uint32_t h = 0; h < c->n_kv_heads; h++)
+        pages_make_own(s, first + h, pages_kept(s, &jobs[h]));
     s->balance += n_used(c) - before;
     return true;
 }
 
-void cache_end_compress(struct cache_sequence *s, uint32_t layer, const uint32_t *n_kept)
+static void give_back_pages(struct cache_sequence *s, uint32_t head, uint32_t n_pages)
 {
     struct cache *c = s->cache;
-    for (uint32_t h = 0; h < c->n_kv_heads; h++) {
-        struct select_job job;
-        cache_select_job(s, layer, h, s->prompt_end, cache_head(s, layer, h)->n_slots, 0, &job);
-        struct head_state *head = job.head;
-        if (job.budget == UINT32_MAX)
-            continue;
-        uint32_t held = head->n_slots - head->n_holes_due;
-        int64_t before = n_used(c);
-        assert(n_kept[h] <= held);
-        c->evicted_slots += held - n_kept[h];
-        s->compressed |= held > n_kept[h];
-        if (head->budget != UINT32_MAX) /* decode drops: from here on this is what it holds */
-            head->budget = job.adaptive ? n_kept[h] : job.budget;
-        head->n_slots = n_kept[h];
-        head->n_holes_due = 0;
-        uint32_t n_pages = (n_kept[h] + PAGE_SLOTS - 1) / PAGE_SLOTS;
-        while (head->n_pages > n_pages) {
-            pool_drop(&c->pool, head->pages[--head->n_pages], s->policy);
-            s->n_pages--;
-            s->n_pages_returned++;
-            c->pages_returned++;
-        }
-        s->balance += n_used(c) - before;
+    struct head_slots *h = &s->slots[head];
+    while (h->n_pages > n_pages) {
+        pool_drop(&c->pool, s->states[head].pages[--h->n_pages], s->policy);
+        s->n_pages--;
+        s->n_pages_returned++;
+        c->pages_returned++;
     }
+    if (h->own_from > n_pages)
+        h->own_from = n_pages;
+}
+
+void cache_settle(struct cache_sequence *s, uint32_t layer, const struct select_job *jobs)
+{
+    struct cache *c = s->cache;
+    const int64_t before = n_used(c);
+    s->room = 0;
+    for (uint32_t i = 0; i < c->n_kv_heads; i++) {
+        const uint32_t head = layer * c->n_kv_heads + i, n_kept = jobs[i].n_kept;
+        struct head_slots *h = &s->slots[head];
+        if (jobs[i].budget == UINT32_MAX)
+            continue;
+        const uint32_t held = h->n_slots - h->n_holes;
+        assert(n_kept <= held);
+        c->evicted_slots += held - n_kept;
+        s->compressed |= held > n_kept;
+        if (h->budget != UINT32_MAX) /* decode drops: from here on this is what it holds */
+            h->budget = s->plan.allocation == ALLOCATION_ADAPTIVE ? n_kept : jobs[i].budget;
+        h->n_slots = n_kept;
+        h->n_holes = 0;
+        give_back_pages(s, head, (n_kept + PAGE_SLOTS - 1) / PAGE_SLOTS);
+    }
+    s->balance += n_used(c) - before;
 }
 
 bool cache_is_starved(const struct cache_sequence *s)

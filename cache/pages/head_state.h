@@ -1,9 +1,14 @@
-/* What a sequence keeps of one (layer, KV head): its pages, and what its policy has to remember.
- * The cache owns it; a backend reads it and writes what is marked so. Engine thread, and the
- * backend's threads inside a call.
+/* What a sequence keeps of one (layer, KV head): its pages, how many slots it uses, and what its
+ * policy has to remember. The cache owns it; a backend reads it and writes what is marked so. Engine
+ * thread, and the backend's threads inside a call.
  *
  *   slot s is in pages[s / PAGE_SLOTS] at index s % PAGE_SLOTS
  *   a dropped slot is a hole: its position is HOLE, its number waits in `holes` for the next token
+ *
+ * Two arrays, because every token changes counts and hardly any changes where something is:
+ *
+ *   head_slots  32 bytes, what the cache's arithmetic reads and writes for every token
+ *   head_state  one cache line of pointers
  *
  * Scores lie here and not in the pages, so that pages which several sequences share are never
  * written by scoring. */
@@ -37,23 +42,31 @@ struct head_counters {
     uint32_t n_summary; /* tokens in the summary */
 };
 
+/* What a token changes of a head: the host's counts, which never wait for the backend's. */
+struct head_slots {
+    uint32_t n_slots; /* used, holes included */
+    uint32_t n_holes; /* once all rows that were placed have run */
+    uint32_t n_drop;  /* slots that go when the (one) row that was placed last has attended */
+    uint32_t budget;  /* slots that stay; UINT32_MAX = all */
+    uint32_t n_pages, capacity;
+    uint32_t own_from; /* pages from this index on are held by nobody else */
+    uint8_t ring;      /* index of its ring among the sequence's */
+    bool fills_hole;   /* the row that was placed last goes where a dropped one was */
+    bool is_whole;     /* it never drops anything */
+    bool votes;        /* its scores count where the heads of a layer choose together */
+};
+
+/* Where its pages and its state memory (state_memory.h) are. What the plan does not need is NULL;
+ * where state memory lies is the backend's business. */
 struct head_state {
     uint32_t *pages; /* [capacity] host memory, the cache's own */
-    uint32_t n_pages, capacity;
-    uint32_t n_slots;     /* used, holes included */
-    uint32_t budget;      /* slots that stay; UINT32_MAX = all */
-    uint32_t n_holes_due; /* holes once all rows that were appended have run: the host's count,
-                             which never waits for the backend's */
-
-    /* State memory (state_memory.h): where it lies is the backend's business. NULL where the plan
-     * needs none. */
     uint32_t *table; /* [capacity] the pages once more, where the backend cannot read host memory */
-    struct head_counters *counters; /* never NULL; written by kv_write, evict, compress */
-    uint32_t *holes; /* [n_holes] the last is filled next; by evict, taken by kv_write */
+    struct head_counters *counters; /* never NULL; written by write, drop, compress */
+    uint32_t *holes;                /* [n_holes] the last is filled next; by drop, taken by write */
     float *scores; /* [capacity * PAGE_SLOTS] by scoring; a slot's begins at 0 when it is written */
     uint32_t *history; /* [capacity * PAGE_SLOTS][HISTORY_WORDS] persistence only. Likewise */
-    double *key_sum;   /* [head_dim] of k / |k| over all tokens; key_diff only. By kv_write */
-    float *summary;    /* [2][head_dim] mean K, mean V of what was dropped; by evict and compress */
+    double *key_sum;   /* [head_dim] of k / |k| over all tokens; key_diff only. By write */
+    float *summary;    /* [2][head_dim] mean K, mean V of what was dropped; by drop and compress */
 };
 
 #endif

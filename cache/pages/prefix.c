@@ -16,11 +16,6 @@ struct prefix_block {
     uint32_t pages[]; /* [n_layers][n_kv_heads] */
 };
 
-static uint32_t n_heads(const struct cache *c)
-{
-    return c->n_layers * c->n_kv_heads;
-}
-
 /* ---- names */
 
 struct prefix_name prefix_root(const void *secret, size_t n)
@@ -106,14 +101,14 @@ static void drop_block(struct cache *c, struct prefix_block *b)
     *at = b->next_in_bucket;
     age_remove(x, b);
     x->n_blocks--;
-    for (uint32_t h = 0; h < n_heads(c); h++)
+    for (uint32_t h = 0; h < cache_n_heads(c); h++)
         pool_unlist(&c->pool, b->pages[h]);
     free(b);
 }
 
 static bool is_used_by_all_heads(const struct cache *c, const struct prefix_block *b)
 {
-    for (uint32_t h = 0; h < n_heads(c); h++)
+    for (uint32_t h = 0; h < cache_n_heads(c); h++)
         if (c->pool.refs[b->pages[h]] == 1)
             return false;
     return true;
@@ -219,24 +214,25 @@ bool prefix_adopt(struct cache_sequence *s, const struct prefix_name *root, cons
     struct prefix_block **blocks = malloc((n_blocks + 1) * sizeof *blocks);
     assert(s->n_tokens == 0);
     bool room = blocks && walk(c, root, tokens, n, blocks) == n_blocks;
-    for (uint32_t h = 0; h < n_heads(c) && room; h++)
-        room = heads_reserve(s, &s->tables[h].state, n_blocks);
+    for (uint32_t h = 0; h < cache_n_heads(c) && room; h++)
+        room = heads_reserve(s, h, n_blocks);
     if (!room) {
         free(blocks);
         return error_set_memory(e, "page tables", (uint64_t)n_blocks * sizeof(uint32_t));
     }
-    for (uint32_t h = 0; h < n_heads(c); h++) {
-        struct head_state *head = &s->tables[h].state;
+    for (uint32_t h = 0; h < cache_n_heads(c); h++) {
+        struct head_slots *head = &s->slots[h];
         for (uint32_t i = 0; i < n_blocks; i++) {
-            head_set_page(s, head, i, blocks[i]->pages[h]);
-            pool_share(&c->pool, head->pages[i]);
+            head_set_page(s, h, i, blocks[i]->pages[h]);
+            pool_share(&c->pool, blocks[i]->pages[h]);
         }
-        head->n_pages = n_blocks;
+        head->n_pages = head->own_from = n_blocks;
         head->n_slots = n_blocks * PAGE_SLOTS;
-        heads_forget(s, head);
+        heads_forget(s, h);
     }
+    s->room = 0;
     free(blocks);
-    s->n_pages += n_blocks * n_heads(c);
+    s->n_pages += n_blocks * cache_n_heads(c);
     s->n_pages_peak = s->n_pages > s->n_pages_peak ? s->n_pages : s->n_pages_peak;
     s->n_tokens = n_blocks * PAGE_SLOTS;
     return true;
@@ -262,14 +258,17 @@ static bool add_block(struct cache_sequence *s, const struct prefix_name *name, 
     struct prefix_index *x = &c->prefixes;
     if (x->n_blocks >= x->n_buckets && !grow(x))
         return false;
-    struct prefix_block *b = malloc(sizeof *b + n_heads(c) * sizeof *b->pages);
+    struct prefix_block *b = malloc(sizeof *b + cache_n_heads(c) * sizeof *b->pages);
     if (!b)
         return false;
     b->name = *name;
-    for (uint32_t h = 0; h < n_heads(c); h++) {
-        b->pages[h] = s->tables[h].state.pages[index];
+    for (uint32_t h = 0; h < cache_n_heads(c); h++) {
+        b->pages[h] = s->states[h].pages[index];
         pool_list(&c->pool, b->pages[h]);
+        if (s->slots[h].own_from <= index)
+            s->slots[h].own_from = index + 1;
     }
+    s->room = 0;
     struct prefix_block **at = bucket_of(x, name);
     b->next_in_bucket = *at;
     *at = b;

@@ -4,11 +4,6 @@
 
 #include "cache/pages/sequence_tables.h"
 
-static uint32_t n_heads(const struct cache_sequence *s)
-{
-    return s->cache->n_layers * s->cache->n_kv_heads;
-}
-
 /* Scores that are kept from step to step; the others are made from keys or positions when needed.
  */
 static bool keeps_scores(const struct plan *p)
@@ -17,7 +12,8 @@ static bool keeps_scores(const struct plan *p)
            p->scorer == SCORER_WINDOW_ATTENTION || p->scorer == SCORER_LAST_QUERY;
 }
 
-/* Takes state memory for one head; false when there is no more. */
+/* Takes state memory for one head; false when there is no more. Scores and histories need no
+ * clearing: they begin when a slot is written. */
 static bool take(const struct cache_sequence *s, void *pointer, size_t bytes)
 {
     const struct state_memory *m = &s->cache->memory;
@@ -26,34 +22,51 @@ static bool take(const struct cache_sequence *s, void *pointer, size_t bytes)
     return memory != NULL;
 }
 
+static bool take_zeroed(const struct cache_sequence *s, void *pointer, size_t bytes)
+{
+    const struct state_memory *m = &s->cache->memory;
+    void *memory;
+    if (!take(s, pointer, bytes))
+        return false;
+    memcpy(&memory, pointer, sizeof memory);
+    m->clear(m->context, memory, bytes);
+    return true;
+}
+
 static bool init_head(struct cache_sequence *s, uint32_t layer, uint32_t kv_head)
 {
     const struct plan *p = &s->plan;
-    struct table *t = &s->tables[layer * s->cache->n_kv_heads + kv_head];
-    struct head_state *head = &t->state;
+    const uint32_t head = layer * s->cache->n_kv_heads + kv_head;
+    struct head_slots *slots = &s->slots[head];
+    struct head_state *state = &s->states[head];
     uint32_t d = s->cache->head_dim;
-    t->placement = budget_placement(s->cache, p, layer, kv_head);
-    s->has_ring |= t->placement.ring > 0;
-    t->whole = budget_head_is_whole(s->cache, p, layer, kv_head);
-    t->votes = budget_head_votes(s->cache, p, layer, kv_head);
-    head->budget = UINT32_MAX;
-    if (!take(s, &head->counters, sizeof *head->counters))
+    struct ring ring = budget_ring(s->cache, p, layer, kv_head);
+    if (ring.length) {
+        s->rings[1] = ring; /* a plan has one */
+        s->n_ring_heads++;
+        slots->ring = 1;
+    }
+    slots->is_whole = budget_head_is_whole(s->cache, p, layer, kv_head);
+    slots->votes = budget_head_votes(s->cache, p, layer, kv_head);
+    slots->budget = UINT32_MAX;
+    if (!take_zeroed(s, &state->counters, sizeof *state->counters))
         return false;
-    if (t->placement.ring || t->whole)
+    if (slots->ring || slots->is_whole)
         return true;
     if (p->decode == DECODE_EVICT) {
-        head->budget = budget_even(p);
-        if (!take(s, &head->holes, p->interval * sizeof *head->holes))
+        slots->budget = budget_even(p);
+        if (!take(s, &state->holes, p->interval * sizeof *state->holes))
             return false;
     }
-    if (p->scorer == SCORER_KEY_DIFF && !take(s, &head->key_sum, d * sizeof *head->key_sum))
+    if (p->scorer == SCORER_KEY_DIFF &&
+        !take_zeroed(s, &state->key_sum, d * sizeof *state->key_sum))
         return false;
     return p->remnant == REMNANT_NONE ||
-           take(s, &head->summary, (size_t)2 * d * sizeof *head->summary);
+           take_zeroed(s, &state->summary, (size_t)2 * d * sizeof *state->summary);
 }
 
 /* A layer where nobody has a vote: everybody has. */
-static void let_someone_vote(struct table *layer, uint32_t n)
+static void let_someone_vote(struct head_slots *layer, uint32_t n)
 {
     uint32_t n_voters = 0;
     for (uint32_t h = 0; h < n; h++)
@@ -64,29 +77,32 @@ static void let_someone_vote(struct table *layer, uint32_t n)
 
 bool heads_init(struct cache_sequence *s, struct error *e)
 {
-    uint32_t n_kv_heads = s->cache->n_kv_heads;
-    s->tables = calloc(n_heads(s), sizeof *s->tables);
-    bool ok = s->tables != NULL;
+    const uint32_t n_kv_heads = s->cache->n_kv_heads, n = cache_n_heads(s->cache);
+    s->rings[0] = (struct ring){.window = UINT32_MAX};
+    s->slots = calloc(n, sizeof *s->slots);
+    s->states = calloc(n, sizeof *s->states);
+    bool ok = s->slots && s->states;
     for (uint32_t l = 0; l < s->cache->n_layers && ok; l++) {
         for (uint32_t h = 0; h < n_kv_heads && ok; h++)
             ok = init_head(s, l, h);
-        let_someone_vote(s->tables + (size_t)l * n_kv_heads, n_kv_heads);
+        let_someone_vote(s->slots + (size_t)l * n_kv_heads, n_kv_heads);
     }
-    return ok || error_set_memory(e, "a sequence", n_heads(s) * sizeof *s->tables);
+    return ok || error_set_memory(e, "a sequence", n * (sizeof *s->slots + sizeof *s->states));
 }
 
 void heads_clear(struct cache_sequence *s)
 {
     const struct state_memory *m = &s->cache->memory;
-    for (uint32_t h = 0; s->tables && h < n_heads(s); h++) {
-        struct head_state *head = &s->tables[h].state;
+    for (uint32_t h = 0; s->states && h < cache_n_heads(s->cache); h++) {
+        struct head_state *head = &s->states[h];
         void *taken[] = {head->table,   head->counters, head->holes,  head->scores,
                          head->history, head->key_sum,  head->summary};
         free(head->pages);
         for (size_t i = 0; i < sizeof taken / sizeof *taken; i++)
             m->give(m->context, taken[i]);
     }
-    free(s->tables);
+    free(s->slots);
+    free(s->states);
 }
 
 /* More room for what `pointer` points to, its first `used` bytes kept; false leaves it. */
@@ -105,48 +121,51 @@ static bool grow(const struct cache_sequence *s, void *pointer, size_t used, siz
 }
 
 /* The mirror is written from the host's list: changes of the old one may still be on their way. */
-static bool grow_table(const struct cache_sequence *s, struct head_state *head, uint32_t capacity)
+static bool grow_table(const struct cache_sequence *s, uint32_t head, uint32_t capacity)
 {
     const struct state_memory *m = &s->cache->memory;
+    struct head_state *state = &s->states[head];
     if (!m->mirrors_tables)
         return true;
-    if (!grow(s, &head->table, 0, capacity * sizeof *head->table))
+    if (!grow(s, &state->table, 0, capacity * sizeof *state->table))
         return false;
-    for (uint32_t i = 0; i < head->n_pages; i++)
-        m->set_page(m->context, head->table + i, head->pages[i]);
+    for (uint32_t i = 0; i < s->slots[head].n_pages; i++)
+        m->set_page(m->context, state->table + i, state->pages[i]);
     return true;
 }
 
-bool heads_reserve(struct cache_sequence *s, struct head_state *head, uint32_t n)
+bool heads_reserve(struct cache_sequence *s, uint32_t head, uint32_t n)
 {
-    if (n <= head->capacity)
+    struct head_slots *h = &s->slots[head];
+    struct head_state *state = &s->states[head];
+    if (n <= h->capacity)
         return true;
-    uint32_t capacity =
-        head->capacity + head->capacity / 2 > n ? head->capacity + head->capacity / 2 : n;
-    uint32_t *pages = realloc(head->pages, (size_t)capacity * sizeof *pages);
+    uint32_t capacity = h->capacity + h->capacity / 2 > n ? h->capacity + h->capacity / 2 : n;
+    uint32_t *pages = realloc(state->pages, (size_t)capacity * sizeof *pages);
     if (!pages)
         return false;
-    head->pages = pages;
-    size_t slots = (size_t)capacity * PAGE_SLOTS, used = (size_t)head->capacity * PAGE_SLOTS,
-           scores = sizeof *head->scores, history = HISTORY_WORDS * sizeof *head->history;
+    state->pages = pages;
+    size_t slots = (size_t)capacity * PAGE_SLOTS, used = (size_t)h->capacity * PAGE_SLOTS,
+           scores = sizeof *state->scores, history = HISTORY_WORDS * sizeof *state->history;
     if (!grow_table(s, head, capacity))
         return false;
     if (plan_evicts(&s->plan) && keeps_scores(&s->plan) &&
-        !grow(s, &head->scores, used * scores, slots * scores))
+        !grow(s, &state->scores, used * scores, slots * scores))
         return false;
     if (s->plan.scorer == SCORER_PERSISTENCE &&
-        !grow(s, &head->history, used * history, slots * history))
+        !grow(s, &state->history, used * history, slots * history))
         return false;
-    head->capacity = capacity;
+    h->capacity = capacity;
     return true;
 }
 
-void head_set_page(struct cache_sequence *s, struct head_state *head, uint32_t index, uint32_t page)
+void head_set_page(struct cache_sequence *s, uint32_t head, uint32_t index, uint32_t page)
 {
     const struct state_memory *m = &s->cache->memory;
-    head->pages[index] = page;
+    struct head_state *state = &s->states[head];
+    state->pages[index] = page;
     if (m->mirrors_tables)
-        m->set_page(m->context, head->table + index, page);
+        m->set_page(m->context, state->table + index, page);
 }
 
 bool heads_copy(struct cache_sequence *to, const struct cache_sequence *from, struct error *e)
@@ -156,11 +175,13 @@ bool heads_copy(struct cache_sequence *to, const struct cache_sequence *from, st
     /* Under another budget there are no holes yet. */
     uint32_t n_holes =
         to->plan.interval < from->plan.interval ? to->plan.interval : from->plan.interval;
-    for (uint32_t h = 0; h < n_heads(to); h++) {
-        const struct head_state *a = &from->tables[h].state;
-        struct head_state *b = &to->tables[h].state;
-        if (!heads_reserve(to, b, a->n_pages))
-            return error_set_memory(e, "a page table", a->n_pages * sizeof *a->pages);
+    for (uint32_t h = 0; h < cache_n_heads(to->cache); h++) {
+        const struct head_slots *old = &from->slots[h];
+        const struct head_state *a = &from->states[h];
+        struct head_slots *new = &to->slots[h];
+        struct head_state *b = &to->states[h];
+        if (!heads_reserve(to, h, old->n_pages))
+            return error_set_memory(e, "a page table", old->n_pages * sizeof *a->pages);
         const struct {
             void *to;
             const void *from;
@@ -168,30 +189,44 @@ bool heads_copy(struct cache_sequence *to, const struct cache_sequence *from, st
         } all[] = {
             {b->counters, a->counters, sizeof *a->counters},
             {b->holes, a->holes, n_holes * sizeof *a->holes},
-            {b->scores, a->scores, a->n_slots * sizeof *a->scores},
-            {b->history, a->history, (size_t)a->n_slots * HISTORY_WORDS * sizeof *a->history},
+            {b->scores, a->scores, old->n_slots * sizeof *a->scores},
+            {b->history, a->history, (size_t)old->n_slots * HISTORY_WORDS * sizeof *a->history},
             {b->key_sum, a->key_sum, d * sizeof *a->key_sum},
             {b->summary, a->summary, 2 * d * sizeof *a->summary}};
         for (size_t i = 0; i < sizeof all / sizeof *all; i++)
             if (all[i].to && all[i].from && all[i].bytes)
                 m->copy(m->context, all[i].to, all[i].from, all[i].bytes);
-        for (uint32_t i = 0; i < a->n_pages; i++)
-            head_set_page(to, b, i, a->pages[i]);
-        b->n_pages = a->n_pages;
-        b->n_slots = a->n_slots;
+        for (uint32_t i = 0; i < old->n_pages; i++)
+            head_set_page(to, h, i, a->pages[i]);
+        new->n_pages = old->n_pages;
+        new->n_slots = old->n_slots;
         if (from->compressed) /* before that it is the plan's own */
-            b->budget = a->budget;
-        b->n_holes_due = a->n_holes_due;
+            new->budget = old->budget;
+        new->n_holes = old->n_holes;
     }
     return true;
 }
 
-void heads_forget(struct cache_sequence *s, struct head_state *head)
+void heads_forget(struct cache_sequence *s, uint32_t head)
 {
     const struct state_memory *m = &s->cache->memory;
-    if (head->scores && head->n_slots)
-        m->clear(m->context, head->scores, head->n_slots * sizeof *head->scores);
-    if (head->history && head->n_slots)
-        m->clear(m->context, head->history,
-                 (size_t)head->n_slots * HISTORY_WORDS * sizeof *head->history);
+    const uint32_t n_slots = s->slots[head].n_slots;
+    struct head_state *state = &s->states[head];
+    if (state->scores && n_slots)
+        m->clear(m->context, state->scores, n_slots * sizeof *state->scores);
+    if (state->history && n_slots)
+        m->clear(m->context, state->history,
+                 (size_t)n_slots * HISTORY_WORDS * sizeof *state->history);
+}
+
+const struct ring *head_ring(const struct cache_sequence *s, uint32_t head)
+{
+    return &s->rings[s->slots[head].ring];
+}
+
+uint32_t head_n_held(const struct cache_sequence *s, uint32_t head)
+{
+    const struct head_slots *h = &s->slots[head];
+    return h->ring ? s->n_tokens - ring_evicted(head_ring(s, head), s->n_tokens)
+                   : h->n_slots - h->n_holes;
 }

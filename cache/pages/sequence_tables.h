@@ -3,26 +3,10 @@
 #define WINNOW_CACHE_PAGES_SEQUENCE_TABLES_H
 
 #include "cache/pages/cache.h"
+#include "cache/pages/placement.h"
 #include "cache/pages/pool.h"
 #include "cache/policy/select_job.h"
 #include "cache/pages/state_memory.h"
-
-/* Where a stream plan puts the token of position p, and what the newest query sees:
- *
- *   ring == 0:  no stream: slots as they come, everything that is held is seen
- *   ring  > 0:  slot p for the sinks, then slots sinks .. sinks + ring - 1 round and round;
- *               seen are the sinks and the `window` newest. ring = window + PAGE_SLOTS, so that a
- * wave of PAGE_SLOTS new tokens overwrites nothing that its first token still sees. */
-struct placement {
-    uint32_t sinks, window, ring;
-};
-
-struct table {
-    struct head_state state;
-    struct placement placement;
-    bool whole; /* never drops anything */
-    bool votes; /* its scores count where the heads of a layer choose together */
-};
 
 struct cache_sequence {
     struct cache *cache;
@@ -32,11 +16,17 @@ struct cache_sequence {
     uint32_t prompt_end;  /* UINT32_MAX: no end was announced */
     uint32_t prompt_from; /* tokens seen when this prompt began */
     bool compressed;      /* something was dropped at the end of a prompt, or since */
-    bool has_ring;        /* some head streams */
     bool starved;         /* a compression found no page; see cache_is_starved */
     uint32_t n_pages, n_pages_peak, n_pages_returned;
-    int64_t balance;                        /* see cache_take_balance */
-    struct table *tables;                   /* [n_layers][n_kv_heads] */
+    int64_t balance; /* see cache_take_balance */
+    /* Tokens that fit without a page from the pool: at least so many, as far as the last walk over
+     * the heads told. 0: the next one looks. */
+    uint32_t room;
+    struct head_slots *slots;  /* [n_layers][n_kv_heads] */
+    struct head_state *states; /* [n_layers][n_kv_heads] */
+    struct ring rings[2];      /* none, and that of the plan's heads that stream */
+    uint32_t n_ring_heads;
+    struct placement placed;                /* the last one */
     struct cache_sequence *previous, *next; /* all sequences of the cache */
 };
 
@@ -61,18 +51,12 @@ struct cache {
     uint64_t pages_returned, evicted_slots;
 };
 
-uint32_t placement_slot(const struct placement *p, uint32_t position);
-uint32_t placement_slots_used(const struct placement *p, uint32_t n_tokens);
-/* The newest position below n_tokens that lies in `slot`, which is used. */
-uint32_t placement_position(const struct placement *p, uint32_t slot, uint32_t n_tokens);
-/* Tokens of n_tokens that the newest query does not see any more. */
-uint32_t placement_evicted(const struct placement *p, uint32_t n_tokens);
-
 /* budget.c: how many slots which head may hold. */
 bool budget_head_is_whole(const struct cache *c, const struct plan *p, uint32_t layer,
                           uint32_t kv_head);
-struct placement budget_placement(const struct cache *c, const struct plan *p, uint32_t layer,
-                                  uint32_t kv_head);
+/* {0, UINT32_MAX, 0} of a head that does not stream. */
+struct ring budget_ring(const struct cache *c, const struct plan *p, uint32_t layer,
+                        uint32_t kv_head);
 /* Whether the head's scores count where its layer chooses together; all do in a layer without any
  * such head. */
 bool budget_head_votes(const struct cache *c, const struct plan *p, uint32_t layer,
@@ -89,30 +73,39 @@ uint32_t budget_of_head(const struct cache *c, const struct plan *p, uint32_t la
 /* Whether a prompt that ends at n_tokens is compressed at all. */
 bool budget_is_exceeded(const struct plan *p, uint32_t n_tokens);
 
-/* sequence_heads.c: memory of one head's state. */
+/* sequence_heads.c: memory of one head's state. `head`: its number in the sequence. */
 bool heads_init(struct cache_sequence *s, struct error *e);
+/* What `from` holds and remembers; pages are not counted as shared yet. */
 bool heads_copy(struct cache_sequence *to, const struct cache_sequence *from, struct error *e);
 void heads_clear(struct cache_sequence *s);
 /* Room for n pages and the scores of their slots; false leaves the head as it was. */
-bool heads_reserve(struct cache_sequence *s, struct head_state *head, uint32_t n);
-
+bool heads_reserve(struct cache_sequence *s, uint32_t head, uint32_t n);
 /* Scores and histories of all slots begin at nothing. */
-void heads_forget(struct cache_sequence *s, struct head_state *head);
+void heads_forget(struct cache_sequence *s, uint32_t head);
 /* Entry `index` < capacity of the page table. */
-void head_set_page(struct cache_sequence *s, struct head_state *head, uint32_t index,
-                   uint32_t page);
+void head_set_page(struct cache_sequence *s, uint32_t head, uint32_t index, uint32_t page);
+/* Positions that the newest query sees. */
+uint32_t head_n_held(const struct cache_sequence *s, uint32_t head);
+const struct ring *head_ring(const struct cache_sequence *s, uint32_t head);
 
 /* prefix.c */
 void prefix_clear(struct cache *c);
 
-/* cache.c, for compress.c */
+/* placement.c */
 bool copies_reserve(struct cache *c, uint64_t more);
-/* Gives the head an own page in the place of one that others hold too; the pool has one, the copy
- * list room. */
-void page_make_own(struct cache_sequence *s, struct head_state *head, uint32_t index);
-/* compress.c: how many slots the backend will drop after the row that was just appended, so that
- * the next append need not wait for it. */
-uint32_t foresee_eviction(struct cache_sequence *s, struct table *t);
-uint32_t head_n_held(const struct cache_sequence *s, const struct table *t);
+/* Pages of the first n of the head that others hold too. */
+uint32_t pages_shared(const struct cache_sequence *s, uint32_t head, uint32_t n);
+/* Gives the head own pages in the place of those; the pool has them, the copy list room. */
+void pages_make_own(struct cache_sequence *s, uint32_t head, uint32_t n);
+/* Whether the next tokens are decode steps that may each drop others. */
+bool sequence_evicts_now(const struct cache_sequence *s);
+
+/* compress.c: what comes after the placement's tokens. */
+void placement_set_work(struct placement *p);
+
+static inline uint32_t cache_n_heads(const struct cache *c)
+{
+    return c->n_layers * c->n_kv_heads;
+}
 
 #endif

@@ -8,8 +8,7 @@ static void *take(void *context, size_t bytes)
 {
     (void)context;
     size_t whole = (bytes + 63) / 64 * 64;
-    void *p = whole >= bytes ? aligned_alloc(64, whole ? whole : 64) : NULL;
-    return p ? memset(p, 0, bytes) : NULL;
+    return whole >= bytes ? aligned_alloc(64, whole ? whole : 64) : NULL;
 }
 
 static void give(void *context, void *p)

@@ -12,8 +12,9 @@
 struct state_memory {
     void *context;
     bool mirrors_tables; /* the backend cannot read head_state.pages: it gets them in `table` */
-    void *(*take)(void *context, size_t bytes); /* zeroed, aligned to 64; NULL: there is no more */
-    void (*give)(void *context, void *p);       /* NULL is allowed */
+    /* Aligned to 64, what is in it is anything; NULL: there is no more. */
+    void *(*take)(void *context, size_t bytes);
+    void (*give)(void *context, void *p); /* NULL is allowed */
     void (*copy)(void *context, void *to, const void *from, size_t bytes);
     void (*clear)(void *context, void *p, size_t bytes);
     void (*set_page)(void *context, uint32_t *to, uint32_t page); /* one entry of a table */

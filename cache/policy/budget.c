@@ -19,12 +19,12 @@ bool budget_head_votes(const struct cache *c, const struct plan *p, uint32_t lay
     return !plan_profile_votes(p) || head_profile_is_whole(c->profile, p->sparsity, layer, kv_head);
 }
 
-struct placement budget_placement(const struct cache *c, const struct plan *p, uint32_t layer,
-                                  uint32_t kv_head)
+struct ring budget_ring(const struct cache *c, const struct plan *p, uint32_t layer,
+                        uint32_t kv_head)
 {
     if (p->prefill != PREFILL_STREAM || budget_head_is_whole(c, p, layer, kv_head))
-        return (struct placement){0};
-    return (struct placement){p->sinks, p->recent, p->recent + PAGE_SLOTS};
+        return (struct ring){.window = UINT32_MAX};
+    return (struct ring){p->sinks, p->recent, p->recent + PAGE_SLOTS};
 }
 
 /* Razor's window grows with the text; everybody else's was fixed when the plan was resolved. */
@@ -79,10 +79,10 @@ static uint64_t pages_of_slots(uint64_t n_slots)
 static uint64_t settled_slots(const struct cache *c, const struct plan *p, uint32_t layer,
                               uint32_t kv_head, uint64_t n_prompt, uint64_t n_tokens)
 {
-    struct placement ring = budget_placement(c, p, layer, kv_head);
+    struct ring ring = budget_ring(c, p, layer, kv_head);
     uint64_t most = n_tokens;
-    if (ring.ring)
-        most = (uint64_t)ring.sinks + ring.ring;
+    if (ring.length)
+        most = (uint64_t)ring.sinks + ring.length;
     else if (!budget_head_is_whole(c, p, layer, kv_head)) {
         bool exceeded = budget_is_exceeded(p, (uint32_t)n_prompt);
         uint64_t budget =
@@ -123,10 +123,10 @@ uint64_t cache_bound_pages(const struct cache *c, const struct plan *p, uint64_t
     uint64_t settled = cache_settled_pages(c, p, n_prompt, n_tokens), prompt = 0;
     for (uint32_t l = 0; l < c->n_layers; l++)
         for (uint32_t h = 0; h < c->n_kv_heads; h++) {
-            struct placement ring = budget_placement(c, p, l, h);
+            struct ring ring = budget_ring(c, p, l, h);
             uint64_t slots = n_prompt;
-            if (ring.ring && slots > (uint64_t)ring.sinks + ring.ring)
-                slots = (uint64_t)ring.sinks + ring.ring;
+            if (ring.length && slots > (uint64_t)ring.sinks + ring.length)
+                slots = (uint64_t)ring.sinks + ring.length;
             prompt += pages_of_slots(slots);
         }
     return settled > prompt ? settled : prompt;

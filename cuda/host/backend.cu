@@ -214,12 +214,11 @@ static const struct device_weight *on_device(const struct weight *w)
 
 /* ---- row by row; while a step is recorded n becomes its bucket's (step_rows) */
 
-static void cuda_embed(void *self, float *out, const struct weight *w, const int32_t *tokens,
-                       uint32_t n)
+static void cuda_embed(void *self, float *out, const struct weight *w, const struct step *step)
 {
     struct cuda_backend *c = (struct cuda_backend *)self;
-    (void)tokens; /* the step's own */
-    launch_embed(c->stream, out, on_device(w), c->step.tokens, (uint32_t)step_rows(c, n));
+    launch_embed(c->stream, out, on_device(w), c->step.tokens,
+                 (uint32_t)step_rows(c, step->n_rows));
 }
 
 static void cuda_rms_norm(void *self, float *out, const float *x, const float *gain, uint32_t n,
@@ -242,6 +241,15 @@ static void cuda_products(void *self, const struct product *products, uint32_t n
 {
     for (uint32_t i = 0; i < n_products; i++)
         cuda_matmul(self, products[i].out, products[i].w, x, n, products[i].bias);
+}
+
+static void cuda_rope_angles(void *self, float *out, const struct rope_table *table,
+                             const struct step *step, bool of_sinks)
+{
+    struct cuda_backend *c = (struct cuda_backend *)self;
+    launch_rope_angles(c->stream, out, of_sinks ? c->step.sink_positions : c->step.positions,
+                       table->frequencies, table->scale, (uint32_t)step_rows(c, step->n_rows),
+                       table->n_pairs);
 }
 
 static void cuda_rope(void *self, float *x, const float *angles, uint32_t n, uint32_t n_heads,
@@ -272,12 +280,12 @@ static void cuda_copy(void *self, float *out, const float *x, size_t n)
         "copying queries");
 }
 
-static void cuda_gather(void *self, float *out, const float *x, const uint32_t *rows, uint32_t n,
+static void cuda_gather(void *self, float *out, const float *x, const struct step *step,
                         uint32_t width)
 {
     struct cuda_backend *c = (struct cuda_backend *)self;
-    (void)rows; /* the step's own */
-    launch_gather(c->stream, out, x, c->step.logit_rows, (uint32_t)step_rows(c, n), width);
+    launch_gather(c->stream, out, x, c->step.output_rows,
+                  (uint32_t)step_rows(c, step->n_logits + step->n_hidden), width);
 }
 
 /* ---- opening and closing */
@@ -389,8 +397,6 @@ bool backend_cuda_open(struct backend *b, const struct cuda_options *options, st
     b->self = c;
     b->state_memory = &c->state_memory;
     b->step_begin = cuda_step_begin;
-    b->step_plan = cuda_step_plan;
-    b->step_compute = cuda_step_compute;
     b->step_end = cuda_step_end;
     b->alloc = cuda_alloc;
     b->free = cuda_free;
@@ -405,6 +411,7 @@ bool backend_cuda_open(struct backend *b, const struct cuda_options *options, st
     b->rms_norm = cuda_rms_norm;
     b->matmul = cuda_matmul;
     b->products = cuda_products;
+    b->rope_angles = cuda_rope_angles;
     b->rope = cuda_rope;
     b->add = cuda_add;
     b->swiglu = cuda_swiglu;
@@ -416,9 +423,9 @@ bool backend_cuda_open(struct backend *b, const struct cuda_options *options, st
     b->kv_alloc = cuda_kv_alloc;
     b->kv_free = cuda_kv_free;
     b->kv_copy = cuda_kv_copy;
-    b->kv_write = cuda_kv_write;
-    b->attention = cuda_attention;
-    b->evict = cuda_evict;
+    b->write = cuda_write;
+    b->attend = cuda_attend;
+    b->drop = cuda_drop;
     b->compress = cuda_compress;
     b->kv_read = cuda_kv_read;
     b->close = cuda_close;

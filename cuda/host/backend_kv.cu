@@ -1,6 +1,5 @@
-/* The KV pool on the device, and what a step does with it: see engine/compute/backend.h. The arguments of
- * kv_write, attention and evict lie in the step's description already; here only ranges of segments
- * are launched. */
+/* The KV pool on the device, and what a step does with it: see engine/compute/backend.h. What write,
+ * attend and drop read of the step is on the device already; here ranges of segments are launched. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -64,9 +63,9 @@ void cuda_kv_copy(void *self, const uint32_t *from, const uint32_t *to, uint32_t
 /* ---- the operations of a step */
 
 /* While recording, the launch is sized for the bucket: kernels find out what is there. */
-static struct wave wave_of(const struct cuda_backend *c, const struct kv_segment *segments)
+static struct wave wave_of(const struct cuda_backend *c, uint32_t wave)
 {
-    struct wave w = c->waves[segments[0].wave];
+    struct wave w = c->waves[wave];
     if (c->mode == STEP_RECORD) {
         w.n = w.n_single = c->key.n_rows;
         w.max_slots = c->key.max_slots;
@@ -74,67 +73,60 @@ static struct wave wave_of(const struct cuda_backend *c, const struct kv_segment
     return w;
 }
 
-void cuda_kv_write(void *self, const float *k, const float *v, const int32_t *positions,
-                   const struct kv_segment *segments, uint32_t n_segments, uint32_t n_kv_heads,
-                   uint32_t head_dim)
+void cuda_write(void *self, const struct step *step, uint32_t layer, uint32_t wave,
+                const struct kv_rows *rows)
 {
     struct cuda_backend *c = (struct cuda_backend *)self;
-    (void)positions, (void)n_kv_heads, (void)head_dim;
-    if (n_segments == 0)
-        return;
+    (void)step; /* it is on the device */
     c->seen_page = UINT32_MAX;
-    struct wave w = wave_of(c, segments);
-    launch_kv_write(c->stream, &c->step, segments[0].layer, w.first, w.n, k, v);
+    struct wave w = wave_of(c, wave);
+    launch_kv_write(c->stream, &c->step, layer, w.first, w.n, rows->k, rows->v);
 }
 
-void cuda_attention(void *self, float *out, const float *q, const float *q_sink,
-                    const int32_t *positions, const struct kv_segment *segments,
-                    uint32_t n_segments, uint32_t n_heads, uint32_t n_kv_heads, uint32_t head_dim)
+void cuda_attend(void *self, const struct step *step, uint32_t layer, uint32_t wave,
+                 const struct attention *a)
 {
     struct cuda_backend *c = (struct cuda_backend *)self;
-    (void)positions, (void)n_heads, (void)n_kv_heads, (void)head_dim;
-    if (n_segments == 0)
-        return;
-    struct wave w = wave_of(c, segments);
+    (void)step;
+    c->step.sink_logits = a->sink_logits;
+    struct wave w = wave_of(c, wave);
     /* Rows of logits are written a tile at a time: whole pages keep them apart, and aligned. */
     struct attention_workspace space = c->attention;
     space.max_slots = (w.max_slots + PAGE_SLOTS - 1) / PAGE_SLOTS * PAGE_SLOTS;
-    uint32_t layer = segments[0].layer;
     /* Working memory bounds how many rows can be alone in their segments at once. */
     for (uint32_t i = 0; w.n_single > 0 && i < w.n; i += space.max_decode)
         launch_attention_decode(c->stream, &c->step, layer, w.first + i,
-                                w.n - i < space.max_decode ? w.n - i : space.max_decode, q, q_sink,
-                                out, &space);
+                                w.n - i < space.max_decode ? w.n - i : space.max_decode, a->q,
+                                a->q_sink, a->out, &space);
     if (w.n_single < w.n)
-        launch_attention_prefill(c->stream, &c->step, layer, w.first, w.n, w.max_rows, q, q_sink,
-                                 out, &space);
+        launch_attention_prefill(c->stream, &c->step, layer, w.first, w.n, w.max_rows, a->q,
+                                 a->q_sink, a->out, &space);
     if (w.scores_rows)
-        launch_score_prefill(c->stream, &c->step, layer, w.first, w.n, w.max_slots, q, &space);
+        launch_score_prefill(c->stream, &c->step, layer, w.first, w.n, w.max_slots, a->q, &space);
 }
 
-bool cuda_evict(void *self, const struct kv_segment *segments, uint32_t n_segments,
-                uint32_t n_kv_heads, struct error *e)
+bool cuda_drop(void *self, const struct step *step, uint32_t layer, uint32_t wave, struct error *e)
 {
     struct cuda_backend *c = (struct cuda_backend *)self;
-    (void)n_segments, (void)n_kv_heads, (void)e;
+    (void)step, (void)e;
     const uint32_t slots = c->key.drop_slots;
     c->seen_page = UINT32_MAX;
     if (slots == 0)
         return true;
-    struct wave w = wave_of(c, segments);
+    struct wave w = wave_of(c, wave);
     uint32_t at_once = (uint32_t)(c->select_bytes / select_scratch_bytes(&c->step, 1, slots));
     for (uint32_t i = 0; i < w.n; i += at_once)
-        launch_evict(c->stream, &c->step, segments[0].layer, w.first + i,
-                     w.n - i < at_once ? w.n - i : at_once, slots, c->select_scratch);
+        launch_evict(c->stream, &c->step, layer, w.first + i, w.n - i < at_once ? w.n - i : at_once,
+                     slots, c->select_scratch);
     return true;
 }
 
 /* ---- the end of a prompt */
 
-static void fill_job(struct step_job *to, const struct select_job *from)
+static void fill_job(struct device_job *to, const struct select_job *from)
 {
     const struct head_state *head = from->head;
-    *to = (struct step_job){};
+    *to = (struct device_job){};
     to->head.pages = head->table;
     to->head.scores = head->scores;
     to->head.history = head->history;
@@ -167,7 +159,7 @@ bool cuda_compress(void *self, struct select_job *jobs, uint32_t n_jobs, struct 
 {
     struct cuda_backend *c = (struct cuda_backend *)self;
     c->seen_page = UINT32_MAX;
-    struct step_job *list = (struct step_job *)malloc(n_jobs * sizeof *list);
+    struct device_job *list = (struct device_job *)malloc(n_jobs * sizeof *list);
     uint32_t *n_kept = (uint32_t *)malloc(n_jobs * sizeof *n_kept), max_slots = 0;
     bool ok = list && n_kept;
     for (uint32_t i = 0; ok && i < n_jobs; i++) {
@@ -176,8 +168,8 @@ bool cuda_compress(void *self, struct select_job *jobs, uint32_t n_jobs, struct 
     }
     if (ok) {
         state_flush(c);
-        const struct step_job *sent =
-            (const struct step_job *)mailbox_send(c, list, n_jobs * sizeof *list);
+        const struct device_job *sent =
+            (const struct device_job *)mailbox_send(c, list, n_jobs * sizeof *list);
         launch_compress(c->stream, &c->step, sent, n_jobs, max_slots, c->n_kept, c->select_scratch);
         cuda_check(c,
                    cudaMemcpyAsync(n_kept, c->n_kept, n_jobs * sizeof *n_kept,

@@ -22,7 +22,7 @@ struct mailbox {
 struct image {
     uint8_t *pinned, *device;
     size_t bytes;
-    size_t header, tokens, positions, logit_rows, segments, heads, write_slots;
+    size_t header, tokens, positions, sink_positions, output_rows, segments, heads;
     cudaEvent_t sent; /* the last one has left */
     bool is_out;
 };
@@ -69,13 +69,12 @@ struct cuda_backend {
     struct mailbox mailbox;
 
     /* The step at hand */
-    struct step step;
+    struct device_step step;
     struct image image;
     enum step_mode mode;
-    struct step_shape shape;
+    uint32_t n_rows;
     struct graph_key key; /* of the step, if it is a decode step */
-    uint32_t n_segments, next_slot;
-    struct wave *waves; /* [max_rows] */
+    struct wave *waves;   /* [max_rows] */
     struct graph graphs[MAX_GRAPHS];
     uint32_t n_graphs;
     uint64_t n_steps;
@@ -124,9 +123,7 @@ void *mailbox_send(struct cuda_backend *c, const void *data, size_t bytes);
 /* backend_step.cu */
 bool step_open(struct cuda_backend *c, struct error *e);
 void step_close(struct cuda_backend *c);
-bool cuda_step_begin(void *self, const struct step_shape *shape, struct error *e);
-void cuda_step_plan(void *self, const struct kv_segment *segments, uint32_t n_segments);
-bool cuda_step_compute(void *self);
+bool cuda_step_begin(void *self, struct step *step, struct error *e);
 bool cuda_step_end(void *self, struct error *e);
 /* The rows that a launch is sized for, when an operation was asked for n (a multiple of the step's
  * rows): a recorded step computes a whole bucket. */
@@ -152,14 +149,11 @@ size_t cuda_page_bytes(void *self, uint32_t head_dim);
 bool cuda_kv_alloc(void *self, uint32_t n_pages, uint32_t head_dim, struct error *e);
 void cuda_kv_free(void *self);
 void cuda_kv_copy(void *self, const uint32_t *from, const uint32_t *to, uint32_t n);
-void cuda_kv_write(void *self, const float *k, const float *v, const int32_t *positions,
-                   const struct kv_segment *segments, uint32_t n_segments, uint32_t n_kv_heads,
-                   uint32_t head_dim);
-void cuda_attention(void *self, float *out, const float *q, const float *q_sink,
-                    const int32_t *positions, const struct kv_segment *segments,
-                    uint32_t n_segments, uint32_t n_heads, uint32_t n_kv_heads, uint32_t head_dim);
-bool cuda_evict(void *self, const struct kv_segment *segments, uint32_t n_segments,
-                uint32_t n_kv_heads, struct error *e);
+void cuda_write(void *self, const struct step *step, uint32_t layer, uint32_t wave,
+                const struct kv_rows *rows);
+void cuda_attend(void *self, const struct step *step, uint32_t layer, uint32_t wave,
+                 const struct attention *a);
+bool cuda_drop(void *self, const struct step *step, uint32_t layer, uint32_t wave, struct error *e);
 bool cuda_compress(void *self, struct select_job *jobs, uint32_t n_jobs, struct error *e);
 int32_t cuda_kv_read(void *self, uint32_t page, uint32_t index, uint32_t head_dim, float *k,
                      float *v);

@@ -13,10 +13,7 @@ static void *state_take(void *context, size_t bytes)
         state_flush(c);
         offset = buddy_take(c->buddy, bytes);
     }
-    if (offset == BUDDY_NONE)
-        return NULL;
-    cuda_check(c, cudaMemsetAsync(c->state + offset, 0, bytes, c->stream), "clearing state memory");
-    return c->state + offset;
+    return offset == BUDDY_NONE ? NULL : c->state + offset;
 }
 
 /* A change of a page table that lies there may still be on its way: the piece is free for others

@@ -1,5 +1,6 @@
 /* A step on the device: its description goes there in one piece, then its operations run, or the
  * graph that a step of the same kind recorded. See step.h and engine/compute/backend.h. */
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,13 +25,13 @@ static void lay_out(struct cuda_backend *c)
 {
     struct image *m = &c->image;
     size_t at = 0, rows = c->o.max_rows;
-    m->header = place(&at, sizeof(struct step_header));
+    m->header = place(&at, sizeof(struct device_header));
     m->tokens = place(&at, rows * sizeof(int32_t));
     m->positions = place(&at, rows * sizeof(int32_t));
-    m->logit_rows = place(&at, c->o.max_logits * sizeof(uint32_t));
-    m->segments = place(&at, rows * sizeof(struct step_segment));
-    m->heads = place(&at, rows * n_heads_of(c) * sizeof(struct step_head));
-    m->write_slots = place(&at, rows * n_heads_of(c) * sizeof(uint32_t));
+    m->sink_positions = place(&at, rows * sizeof(int32_t));
+    m->output_rows = place(&at, c->o.max_logits * sizeof(uint32_t));
+    m->segments = place(&at, rows * sizeof(struct device_segment));
+    m->heads = place(&at, rows * n_heads_of(c) * sizeof(struct device_head));
     m->bytes = at;
 }
 
@@ -48,14 +49,14 @@ bool step_open(struct cuda_backend *c, struct error *e)
     c->waves = (struct wave *)calloc(c->o.max_rows, sizeof *c->waves);
     if (!c->waves)
         return error_set_memory(e, "the description of a step", c->o.max_rows * sizeof *c->waves);
-    struct step *s = &c->step;
-    s->header = (const struct step_header *)(m->device + m->header);
+    struct device_step *s = &c->step;
+    s->header = (const struct device_header *)(m->device + m->header);
     s->tokens = (const int32_t *)(m->device + m->tokens);
     s->positions = (const int32_t *)(m->device + m->positions);
-    s->logit_rows = (const uint32_t *)(m->device + m->logit_rows);
-    s->segments = (const struct step_segment *)(m->device + m->segments);
-    s->heads = (const struct step_head *)(m->device + m->heads);
-    s->write_slots = (const uint32_t *)(m->device + m->write_slots);
+    s->sink_positions = (const int32_t *)(m->device + m->sink_positions);
+    s->output_rows = (const uint32_t *)(m->device + m->output_rows);
+    s->segments = (const struct device_segment *)(m->device + m->segments);
+    s->heads = (const struct device_head *)(m->device + m->heads);
     s->n_layers = c->o.n_layers;
     s->n_heads = c->o.n_heads;
     s->n_kv_heads = c->o.n_kv_heads;
@@ -93,110 +94,89 @@ static void abandon_recording(struct cuda_backend *c)
     c->mode = STEP_NONE;
 }
 
-bool cuda_step_begin(void *self, const struct step_shape *shape, struct error *e)
+static void fill_segment(struct device_segment *to, const struct step_segment *from)
 {
-    struct cuda_backend *c = (struct cuda_backend *)self;
-    struct image *m = &c->image;
-    abandon_recording(c);
-    if (m->is_out)
-        cuda_check(c, cudaEventSynchronize(m->sent), "waiting for the device");
-    if (c->failed)
-        return cuda_fail(c, e);
-    c->shape = *shape;
-    c->n_segments = c->next_slot = 0;
-    c->seen_page = UINT32_MAX;
-    c->key = (struct graph_key){0, 1, 0, shape->sink_query};
-    struct step_header *header = (struct step_header *)(m->pinned + m->header);
-    *header = (struct step_header){shape->n_rows, shape->n_segments, shape->n_logits};
-    memcpy(m->pinned + m->tokens, shape->tokens, shape->n_rows * sizeof(int32_t));
-    memcpy(m->pinned + m->positions, shape->positions, shape->n_rows * sizeof(int32_t));
-    memcpy(m->pinned + m->logit_rows, shape->logit_rows, shape->n_logits * sizeof(uint32_t));
-    return true;
-}
-
-static void plan_segment(struct cuda_backend *c, const struct kv_segment *from, uint32_t index)
-{
-    struct image *m = &c->image;
-    struct step_segment *to = (struct step_segment *)(m->pinned + m->segments) + index;
-    *to = (struct step_segment){};
+    const struct placement *placed = from->placed;
+    *to = (struct device_segment){};
     to->first_row = from->first_row;
     to->n_rows = from->n_rows;
-    to->first_slot = c->next_slot;
-    to->sink_query = from->sink_query;
-    to->score = from->score;
+    to->sink_query = placed->sink_query;
+    to->score = placed->score;
     to->first_scored = from->first_scored;
-    if (from->drops) {
-        const struct select_job *job = from->drops;
+    if (step_work(from) == CACHE_WORK_DROP) {
+        struct select_job job;
+        cache_drop_job(placed, 0, 0, &job); /* what is asked for here is every head's */
         to->evicts = 1;
-        to->scorer = job->scorer;
-        to->share = job->share;
-        to->remnant = job->remnant;
-        to->n_tokens = job->n_tokens;
-        to->sinks = job->sinks;
-        to->recent = job->recent;
-        to->seed = job->seed;
+        to->scorer = job.scorer;
+        to->share = job.share;
+        to->remnant = job.remnant;
+        to->n_tokens = job.n_tokens;
+        to->sinks = job.sinks;
+        to->recent = job.recent;
+        to->seed = job.seed;
     }
-    c->next_slot += (uint32_t)n_heads_of(c) * from->n_rows;
 }
 
-static void fill_head(struct step_head *to, const struct head_view *view,
-                      const struct head_state *state, const struct select_job *drop)
+static void fill_head(struct device_head *to, const struct step_segment *from, uint32_t head)
 {
-    to->pages = view->pages;
+    const struct placement *placed = from->placed;
+    const struct head_state *state = &placed->states[head];
+    const struct head_slots *slots = &placed->slots[head];
+    const struct ring *ring = &placed->rings[slots->ring];
+    to->pages = state->table;
     to->scores = state->scores;
     to->history = state->history;
     to->key_sum = state->key_sum;
     to->summary = state->summary;
     to->holes = state->holes;
     to->counters = state->counters;
-    to->n_slots = view->n_slots;
-    to->n_drop = drop ? drop->n_drop : 0;
-    to->n_sinks = view->n_sinks;
-    to->window = view->window;
-    to->votes = drop ? drop->votes : 0;
+    to->n_slots = placement_n_slots(placed, head, from->n_behind);
+    to->n_drop = slots->n_drop;
+    to->n_sinks = ring->sinks;
+    to->window = ring->window;
+    to->write_slot = placement_slot(placed, head, step_token(from, 0));
+    to->ring = ring->length;
+    to->votes = slots->votes;
 }
 
-static void plan_heads(struct cuda_backend *c, const struct kv_segment *from, uint32_t index,
-                       struct wave *wave)
+/* One segment with all its heads, and what it adds to its wave. */
+static void plan_segment(struct cuda_backend *c, const struct step_segment *from, uint32_t index,
+                         struct wave *wave)
 {
     struct image *m = &c->image;
-    const uint32_t n = c->o.n_kv_heads;
-    const struct step_segment *segment =
-        (const struct step_segment *)(m->pinned + m->segments) + index;
-    struct step_head *heads = (struct step_head *)(m->pinned + m->heads) +
-                              ((size_t)index * c->o.n_layers + from->layer) * n;
-    uint32_t *slots = (uint32_t *)(m->pinned + m->write_slots) + segment->first_slot +
-                      (size_t)from->layer * from->n_rows * n;
-    memcpy(slots, from->write_slots, (size_t)from->n_rows * n * sizeof *slots);
-    for (uint32_t h = 0; h < n; h++) {
-        const struct select_job *drop = from->drops ? &from->drops[h] : NULL;
-        fill_head(&heads[h], &from->heads[h], from->states[h], drop);
-        if (drop && drop->n_drop > 0 && heads[h].n_slots > c->key.drop_slots)
-            c->key.drop_slots = heads[h].n_slots;
-        wave->max_slots = heads[h].n_slots > wave->max_slots ? heads[h].n_slots : wave->max_slots;
+    const size_t n_heads = n_heads_of(c);
+    struct device_head *heads = (struct device_head *)(m->pinned + m->heads) + index * n_heads;
+    assert(!from->lists); /* nobody makes lists of slots on the device yet */
+    fill_segment((struct device_segment *)(m->pinned + m->segments) + index, from);
+    for (uint32_t head = 0; head < n_heads; head++) {
+        fill_head(&heads[head], from, head);
+        const uint32_t n_slots = heads[head].n_slots;
+        wave->max_slots = n_slots > wave->max_slots ? n_slots : wave->max_slots;
+        if (heads[head].n_drop > 0 && n_slots > c->key.drop_slots)
+            c->key.drop_slots = n_slots;
     }
+    wave->n_single += from->n_rows == 1;
+    wave->max_rows = from->n_rows > wave->max_rows ? from->n_rows : wave->max_rows;
+    wave->scores_rows |= from->n_rows > 1 && from->placed->score != CACHE_SCORE_NONE &&
+                         from->first_scored < from->n_rows;
 }
 
-void cuda_step_plan(void *self, const struct kv_segment *segments, uint32_t n)
+static void plan_step(struct cuda_backend *c, const struct step *step)
 {
-    struct cuda_backend *c = (struct cuda_backend *)self;
-    if (n == 0)
-        return;
-    struct wave *wave = &c->waves[segments[0].wave];
-    if (segments[0].layer == 0) {
-        *wave = (struct wave){c->n_segments, n, 0, 0, 0, false};
-        c->n_segments += n;
-        for (uint32_t i = 0; i < n; i++) {
-            const struct kv_segment *s = &segments[i];
-            plan_segment(c, s, wave->first + i);
-            wave->n_single += s->n_rows == 1;
-            wave->max_rows = s->n_rows > wave->max_rows ? s->n_rows : wave->max_rows;
-            wave->scores_rows |=
-                s->n_rows > 1 && s->score != CACHE_SCORE_NONE && s->first_scored < s->n_rows;
-        }
+    struct image *m = &c->image;
+    const uint32_t n_outputs = step->n_logits + step->n_hidden;
+    struct device_header *header = (struct device_header *)(m->pinned + m->header);
+    *header = (struct device_header){step->n_rows, step->n_segments, n_outputs};
+    memcpy(m->pinned + m->tokens, step->tokens, step->n_rows * sizeof(int32_t));
+    memcpy(m->pinned + m->positions, step->positions, step->n_rows * sizeof(int32_t));
+    memcpy(m->pinned + m->sink_positions, step->sink_positions, step->n_rows * sizeof(int32_t));
+    memcpy(m->pinned + m->output_rows, step->output_rows, n_outputs * sizeof(uint32_t));
+    for (uint32_t wave = 0; wave < step->n_waves; wave++) {
+        const uint32_t first = step->first_of_wave[wave], end = step->first_of_wave[wave + 1];
+        c->waves[wave] = (struct wave){first, end - first, 0, 0, 0, false};
+        for (uint32_t i = first; i < end; i++)
+            plan_segment(c, &step->segments[i], i, &c->waves[wave]);
     }
-    for (uint32_t i = 0; i < n; i++)
-        plan_heads(c, &segments[i], wave->first + i, wave);
 }
 
 static void send(struct cuda_backend *c, size_t at, size_t bytes)
@@ -207,12 +187,11 @@ static void send(struct cuda_backend *c, size_t at, size_t bytes)
                "sending a step to the device");
 }
 
-static void send_image(struct cuda_backend *c)
+static void send_image(struct cuda_backend *c, uint32_t n_segments)
 {
     struct image *m = &c->image;
-    send(c, 0, m->segments + c->n_segments * sizeof(struct step_segment));
-    send(c, m->heads, c->n_segments * n_heads_of(c) * sizeof(struct step_head));
-    send(c, m->write_slots, c->next_slot * sizeof(uint32_t));
+    send(c, 0, m->segments + n_segments * sizeof(struct device_segment));
+    send(c, m->heads, n_segments * n_heads_of(c) * sizeof(struct device_head));
     cuda_check(c, cudaEventRecord(m->sent, c->stream), "recording an event");
     m->is_out = true;
 }
@@ -249,39 +228,53 @@ static struct graph *find_graph(struct cuda_backend *c)
     return NULL;
 }
 
-static bool may_record(const struct cuda_backend *c)
+static bool may_record(const struct cuda_backend *c, const struct step *step)
 {
-    return c->shape.is_decode && c->shape.n_logits == c->shape.n_rows &&
-           c->shape.n_rows <= c->o.max_logits;
+    return step->may_record && step->is_decode && step->n_logits == step->n_rows &&
+           step->n_hidden == 0 && step->n_rows <= c->o.max_logits;
 }
 
-bool cuda_step_compute(void *self)
+/* Operations run as they come, or are recorded for steps like this one, or such a recording is
+ * there already. */
+static enum step_mode choose_mode(struct cuda_backend *c, const struct step *step)
 {
-    struct cuda_backend *c = (struct cuda_backend *)self;
-    c->n_steps++;
-    state_flush(c);
-    send_image(c);
-    c->mode = STEP_PLAIN;
-    if (!may_record(c))
-        return true;
+    if (!may_record(c, step))
+        return STEP_PLAIN;
     uint32_t most = c->o.max_rows < c->o.max_logits ? c->o.max_rows : c->o.max_logits;
-    c->key.n_rows = bucket_of_rows(c->shape.n_rows, most);
+    c->key.n_rows = bucket_of_rows(step->n_rows, most);
     c->key.max_slots = bucket_of_slots(c->waves[0].max_slots, c->o.max_slots);
     if (c->key.drop_slots > 0)
         c->key.drop_slots = bucket_of_slots(c->key.drop_slots, c->o.max_slots);
-    if (find_graph(c)) {
-        c->mode = STEP_REPLAY;
-        return false;
-    }
-    if (cuda_check(c, cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal),
-                   "recording a step"))
-        c->mode = STEP_RECORD;
+    if (find_graph(c))
+        return STEP_REPLAY;
+    return cuda_check(c, cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal),
+                      "recording a step")
+               ? STEP_RECORD
+               : STEP_PLAIN;
+}
+
+bool cuda_step_begin(void *self, struct step *step, struct error *e)
+{
+    struct cuda_backend *c = (struct cuda_backend *)self;
+    abandon_recording(c);
+    if (c->image.is_out)
+        cuda_check(c, cudaEventSynchronize(c->image.sent), "waiting for the device");
+    if (c->failed)
+        return cuda_fail(c, e);
+    c->n_rows = step->n_rows;
+    c->key = (struct graph_key){0, 1, 0, step->sink_query};
+    c->n_steps++;
+    plan_step(c, step);
+    state_flush(c);
+    send_image(c, step->n_segments);
+    c->mode = choose_mode(c, step);
+    step->recorded = c->mode == STEP_REPLAY;
     return true;
 }
 
 uint64_t step_rows(const struct cuda_backend *c, uint64_t n)
 {
-    return c->mode == STEP_RECORD ? n / c->shape.n_rows * c->key.n_rows : n;
+    return c->mode == STEP_RECORD ? n / c->n_rows * c->key.n_rows : n;
 }
 
 /* Room for one more graph: the one that was used longest ago goes. */

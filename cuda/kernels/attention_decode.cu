@@ -68,8 +68,8 @@ static uint64_t aligned(uint64_t bytes)
     return (bytes + 255) / 256 * 256;
 }
 
-uint64_t attention_workspace_bytes(const struct step *shape, uint32_t max_rows, uint32_t max_decode,
-                                   uint32_t max_slots)
+uint64_t attention_workspace_bytes(const struct device_step *shape, uint32_t max_rows,
+                                   uint32_t max_decode, uint32_t max_slots)
 {
     struct attention_workspace w;
     attention_workspace_place(&w, shape, NULL, max_rows, max_decode, max_slots);
@@ -77,7 +77,7 @@ uint64_t attention_workspace_bytes(const struct step *shape, uint32_t max_rows, 
            aligned((uint64_t)max_rows * shape->n_kv_heads * sizeof(uint32_t));
 }
 
-void attention_workspace_place(struct attention_workspace *w, const struct step *shape,
+void attention_workspace_place(struct attention_workspace *w, const struct device_step *shape,
                                uint8_t *memory, uint32_t max_rows, uint32_t max_decode,
                                uint32_t max_slots)
 {
@@ -98,12 +98,12 @@ void attention_workspace_place(struct attention_workspace *w, const struct step 
 
 /* What both kernels find at their block's coordinates. */
 struct decode_place {
-    const step_segment *segment;
-    const step_head *head;
+    const device_segment *segment;
+    const device_head *head;
     uint32_t kv_head, group, row, first_page, end_page;
     bool scored;
 };
-static __device__ bool find_place(const step &step, uint32_t layer, uint32_t first,
+static __device__ bool find_place(const device_step &step, uint32_t layer, uint32_t first,
                                   uint32_t kv_head, uint32_t split, decode_place *p)
 {
     const uint32_t s = first + blockIdx.y;
@@ -145,7 +145,7 @@ template <class T> struct decode_memory {
 };
 
 template <class T>
-static __device__ __forceinline__ void load_tile(uint8_t *stage, const step &step,
+static __device__ __forceinline__ void load_tile(uint8_t *stage, const device_step &step,
                                                  const page_layout &layout, uint32_t page,
                                                  uint32_t half, uint32_t steps)
 {
@@ -177,7 +177,7 @@ template <class T> static __device__ void silence(uint16_t *v, uint32_t visible,
 
 /* A warp's tiles of 16 slots one after another. */
 template <class T>
-static __device__ void walk_tiles(const step &step, const page_layout &layout,
+static __device__ void walk_tiles(const device_step &step, const page_layout &layout,
                                   const decode_place &at, const uint16_t *q, const float *factors,
                                   uint8_t *ring, float *weights, uint32_t max_slots,
                                   running<1> &state, float (&o)[1][T::dim / 8][4], uint32_t *n_seen)
@@ -276,8 +276,8 @@ static __device__ void walk_tiles(const step &step, const page_layout &layout,
 
 template <class T>
 static __global__ void __launch_bounds__(decode_memory<T>::warps * 32)
-    decode_split(step step, page_layout layout, uint32_t layer, uint32_t first, const float *q,
-                 const float *q_sink, attention_workspace w, float scale)
+    decode_split(device_step step, page_layout layout, uint32_t layer, uint32_t first,
+                 const float *q, const float *q_sink, attention_workspace w, float scale)
 {
     typedef decode_memory<T> memory;
     static_assert(memory::bytes(true) <= SHARED_MAX, "also on sm_80");
@@ -411,7 +411,7 @@ static __device__ void leave_scores(const decode_place &at, const float *logits,
 }
 
 static __global__ void __launch_bounds__(MERGE_WARPS * 32)
-    decode_merge(step step, uint32_t layer, uint32_t first, const float *q, float *out,
+    decode_merge(device_step step, uint32_t layer, uint32_t first, const float *q, float *out,
                  attention_workspace w, float scale)
 {
     SHARED(float, factors, [GROUP_MAX][MAX_SPLITS + 1]); /* of each split, last of the summary */
@@ -433,19 +433,23 @@ static __global__ void __launch_bounds__(MERGE_WARPS * 32)
         const float *mine =
             partial + ((uint64_t)g * gridDim.z + min(lane, n - 1)) * width + head_dim;
         float maximum = lane < n ? mine[0] : MINUS_INFINITY, summary = MINUS_INFINITY;
-        const float own = maximum;
+        const float own = maximum, sink = step.sink_logits != NULL
+                                              ? step.sink_logits[head0 + g] * LOG2_E
+                                              : MINUS_INFINITY;
         if (n_summary > 0)
             summary =
                 summary_logit(queries + g * head_dim, at.head->summary, head_dim, scale, n_summary);
         for (int i = 16; i > 0; i /= 2)
             maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffff, maximum, i));
-        maximum = fmaxf(maximum, summary);
+        maximum = fmaxf(fmaxf(maximum, summary), sink);
         const float factor = own == MINUS_INFINITY ? 0 : exp2f(own - maximum);
         float sum = lane < n ? mine[1] * factor : 0;
         for (int i = 16; i > 0; i /= 2)
             sum += __shfl_xor_sync(0xffffffff, sum, i);
         if (n_summary > 0)
             sum += exp2f(summary - maximum);
+        if (sink != MINUS_INFINITY)
+            sum += exp2f(sink - maximum);
         factors[g][lane] = factor;
         if (lane == 0) {
             factors[g][MAX_SPLITS] = n_summary > 0 ? exp2f(summary - maximum) : 0;
@@ -475,7 +479,7 @@ static __global__ void __launch_bounds__(MERGE_WARPS * 32)
 }
 
 template <class T>
-static void launch_split(cudaStream_t stream, const struct step *step, uint32_t layer,
+static void launch_split(cudaStream_t stream, const struct device_step *step, uint32_t layer,
                          uint32_t first, uint32_t n, const float *q, const float *q_sink,
                          const struct attention_workspace *w, float scale)
 {
@@ -486,7 +490,7 @@ static void launch_split(cudaStream_t stream, const struct step *step, uint32_t 
            page_layout_of(step->head_dim, step->storage), layer, first, q, q_sink, *w, scale);
 }
 
-void launch_attention_decode(cudaStream_t stream, const struct step *step, uint32_t layer,
+void launch_attention_decode(cudaStream_t stream, const struct device_step *step, uint32_t layer,
                              uint32_t first, uint32_t n, const float *q, const float *q_sink,
                              float *out, const struct attention_workspace *w)
 {

@@ -53,8 +53,8 @@ template <class T> struct prefill_memory {
 
 /* A block's part of one segment and head. */
 struct prefill_place {
-    const step_segment *segment;
-    const step_head *head;
+    const device_segment *segment;
+    const device_head *head;
     uint32_t kv_head, group, n_queries; /* of the segment: rows x group */
     uint32_t query0;                    /* the block's first of them */
     int32_t earliest, latest;           /* positions of the block's rows */
@@ -62,7 +62,7 @@ struct prefill_place {
 };
 
 /* Positions of the block's rows: the least and the largest. */
-static __device__ void find_positions(const step &step, prefill_place *p, uint32_t n_block)
+static __device__ void find_positions(const device_step &step, prefill_place *p, uint32_t n_block)
 {
     const uint32_t end = min(p->n_queries, p->query0 + n_block);
     p->earliest = INT32_MAX;
@@ -75,8 +75,8 @@ static __device__ void find_positions(const step &step, prefill_place *p, uint32
 }
 
 /* flags[i] of page first + i, a thread a page. */
-static __device__ void look_at_pages(const step &step, const prefill_place &at, uint32_t first,
-                                     uint32_t count, uint8_t *flags)
+static __device__ void look_at_pages(const device_step &step, const prefill_place &at,
+                                     uint32_t first, uint32_t count, uint8_t *flags)
 {
     const uint32_t n_sinks = at.head->n_sinks, window = at.head->window;
     for (uint32_t i = threadIdx.x; i < count; i += blockDim.x) {
@@ -106,7 +106,7 @@ static __device__ void look_at_pages(const step &step, const prefill_place &at, 
 }
 
 template <class T>
-static __device__ void load_page(uint8_t *stage, const step &step, const page_layout &layout,
+static __device__ void load_page(uint8_t *stage, const device_step &step, const page_layout &layout,
                                  const prefill_place &at, uint32_t page, uint8_t flags,
                                  uint32_t steps)
 {
@@ -187,7 +187,7 @@ static __device__ void unpack_page(uint16_t *k, const uint8_t *raw, const page_l
 
 /* All pages of the head, for the slots of positions [at.from, at.to), with the queries in q. */
 template <class T>
-static __device__ void walk_pages(const step &step, const page_layout &layout,
+static __device__ void walk_pages(const device_step &step, const page_layout &layout,
                                   const prefill_place &at, const uint16_t *q, const float *factors,
                                   uint8_t *stages, uint8_t *flags, prefill_sums<T> &sums)
 {
@@ -260,8 +260,8 @@ static __device__ void walk_pages(const step &step, const page_layout &layout,
 
 /* The queries of the block from x (q or q_sink) into shared memory. */
 template <class T>
-static __device__ void store_queries(const step &step, const prefill_place &at, const float *x,
-                                     uint16_t *q, float *factors, float scale)
+static __device__ void store_queries(const device_step &step, const prefill_place &at,
+                                     const float *x, uint16_t *q, float *factors, float scale)
 {
     const uint32_t rows = blockDim.x / 32 * prefill_memory<T>::queries_of_warp;
     for (uint32_t i = threadIdx.x / 32; i < rows; i += blockDim.x / 32) {
@@ -273,17 +273,13 @@ static __device__ void store_queries(const step &step, const prefill_place &at, 
     }
 }
 
-/* A summary is one more slot, which stands for n tokens (RazorAttention's compensation token); in
- * fp32. x: the row's query, NULL for none. The four lanes of a row call together. */
+/* One more slot of a row's query in fp32, by its logit times log2 e; v [head_dim]: its value, NULL
+ * where it has none. The four lanes of a row call together. */
 template <class T>
-static __device__ void add_summary(prefill_sums<T> &sums, uint32_t m, uint32_t half, const float *x,
-                                   const float *summary, uint32_t head_dim, float scale, uint32_t n)
+static __device__ void add_slot(prefill_sums<T> &sums, uint32_t m, uint32_t half, float logit,
+                                const float *v, uint32_t head_dim)
 {
     const uint32_t t = threadIdx.x % 4;
-    float dot = 0;
-    for (uint32_t d = t; x != NULL && d < head_dim; d += 4)
-        dot = fmaf(x[d], summary[d], dot);
-    const float logit = sum_of_row(dot) * scale + log2f((float)n);
     const float before = sums.state.maximum[m][half], largest = fmaxf(before, logit);
     const float shrink = exp2f(before - largest), weight = exp2f(logit - largest);
     sums.state.maximum[m][half] = largest;
@@ -295,13 +291,28 @@ static __device__ void add_summary(prefill_sums<T> &sums, uint32_t m, uint32_t h
         const uint32_t d = i * 8 + t * 2 + j;
         if (d < head_dim)
             sums.o[m][i][2 * half + j] =
-                fmaf(weight, summary[head_dim + d], sums.o[m][i][2 * half + j] * shrink);
+                v != NULL ? fmaf(weight, v[d], sums.o[m][i][2 * half + j] * shrink)
+                          : sums.o[m][i][2 * half + j] * shrink;
     }
 }
 
+/* A summary stands for n tokens (RazorAttention's compensation token). x: the row's query, NULL for
+ * none. The four lanes of a row call together. */
 template <class T>
-static __device__ void finish(const step &step, const prefill_place &at, prefill_sums<T> &sums,
-                              const float *q, float *out, const attention_workspace &w, float scale)
+static __device__ void add_summary(prefill_sums<T> &sums, uint32_t m, uint32_t half, const float *x,
+                                   const float *summary, uint32_t head_dim, float scale, uint32_t n)
+{
+    float dot = 0;
+    for (uint32_t d = threadIdx.x % 4; x != NULL && d < head_dim; d += 4)
+        dot = fmaf(x[d], summary[d], dot);
+    add_slot<T>(sums, m, half, sum_of_row(dot) * scale + log2f((float)n), summary + head_dim,
+                head_dim);
+}
+
+template <class T>
+static __device__ void finish(const device_step &step, const prefill_place &at,
+                              prefill_sums<T> &sums, const float *q, float *out,
+                              const attention_workspace &w, float scale)
 {
     const uint32_t lane = threadIdx.x % 32, head_dim = step.head_dim;
     const uint32_t row0 = threadIdx.x / 32 * prefill_memory<T>::queries_of_warp + lane / 4;
@@ -316,6 +327,9 @@ static __device__ void finish(const step &step, const prefill_place &at, prefill
         if (n_summary > 0)
             add_summary<T>(sums, m, half, query < at.n_queries ? q + head * head_dim : NULL,
                            at.head->summary, head_dim, scale, n_summary);
+        if (step.sink_logits != NULL)
+            add_slot<T>(sums, m, half, step.sink_logits[at.kv_head * at.group + g] * LOG2_E, NULL,
+                        head_dim);
         const float share = 1 / sum_of_row(sums.state.sum[m][half]);
         uint32_t seen = sums.n_seen[m][half];
         seen += __shfl_xor_sync(0xffffffff, seen, 1);
@@ -347,8 +361,9 @@ static __device__ void finish(const step &step, const prefill_place &at, prefill
 
 template <class T>
 static __global__ void __launch_bounds__(prefill_memory<T>::warps * 32)
-    prefill_tile(step step, page_layout layout, uint32_t layer, uint32_t first, const float *q,
-                 const float *q_sink, float *out, attention_workspace w, float scale)
+    prefill_tile(device_step step, page_layout layout, uint32_t layer, uint32_t first,
+                 const float *q, const float *q_sink, float *out, attention_workspace w,
+                 float scale)
 {
     typedef prefill_memory<T> memory;
     static_assert(memory::bytes(memory::warps) <= SHARED_MAX, "also on sm_80");
@@ -409,7 +424,7 @@ static __global__ void __launch_bounds__(prefill_memory<T>::warps * 32)
 }
 
 template <class T>
-static void launch_tiles(cudaStream_t stream, const struct step *step, uint32_t layer,
+static void launch_tiles(cudaStream_t stream, const struct device_step *step, uint32_t layer,
                          uint32_t first, uint32_t n, uint32_t max_rows, const float *q,
                          const float *q_sink, float *out, const struct attention_workspace *w)
 {
@@ -424,7 +439,7 @@ static void launch_tiles(cudaStream_t stream, const struct step *step, uint32_t 
            first, q, q_sink, out, *w, LOG2_E / sqrtf((float)step->head_dim));
 }
 
-void launch_attention_prefill(cudaStream_t stream, const struct step *step, uint32_t layer,
+void launch_attention_prefill(cudaStream_t stream, const struct device_step *step, uint32_t layer,
                               uint32_t first, uint32_t n, uint32_t max_rows_of_segment,
                               const float *q, const float *q_sink, float *out,
                               const struct attention_workspace *w)

@@ -20,8 +20,8 @@
 
 /* Slots of a layer's jobs and their ranks; one head or all. */
 struct ranked_jobs {
-    const struct step *shape;
-    const struct step_job *jobs;
+    const struct device_step *shape;
+    const struct device_job *jobs;
     uint8_t *scratch;
     uint32_t n_jobs, stride;
     uint32_t first, last; /* jobs [first, last) */
@@ -62,24 +62,24 @@ struct ranked_jobs {
 
 /* Under `adaptive` this is what a head chooses freely, and the part of it that it keeps for sure.
  */
-static __device__ uint32_t free_choice(const struct step_job *jobs, const struct step_job *job)
+static __device__ uint32_t free_choice(const struct device_job *jobs, const struct device_job *job)
 {
     uint32_t reserved = job->sinks + job->recent, budget = jobs[0].budget;
     return budget > reserved ? budget - reserved : 0;
 }
 
-static __device__ uint32_t safe_choice(const struct step_job *jobs, const struct step_job *job)
+static __device__ uint32_t safe_choice(const struct device_job *jobs, const struct device_job *job)
 {
     return (uint32_t)floor(ADAPTIVE_ALPHA * free_choice(jobs, job));
 }
 
 /* The lowest key that stays, as select_survivors of cache/policy/select.c. grid (n_jobs) */
 static __global__ void __launch_bounds__(1024)
-    choose_kernel(struct step shape, const struct step_job *jobs, uint32_t n_jobs, uint32_t stride,
-                  uint8_t *scratch)
+    choose_kernel(struct device_step shape, const struct device_job *jobs, uint32_t n_jobs,
+                  uint32_t stride, uint8_t *scratch)
 {
     SHARED(struct block_room, room, [1]);
-    const struct step_job *job = &jobs[blockIdx.x];
+    const struct device_job *job = &jobs[blockIdx.x];
     if (job->budget == UINT32_MAX)
         return;
     const struct select_bench b = select_bench_of(scratch, n_jobs, stride, blockIdx.x);
@@ -109,8 +109,8 @@ static __global__ void __launch_bounds__(1024)
 /* What all heads of the layer together may still keep goes to the best of what none keeps yet, as
  * select_adaptive of cache/policy/select.c: of equal keys to the lower head. One block. */
 static __global__ void __launch_bounds__(1024)
-    compete_kernel(struct step shape, const struct step_job *jobs, uint32_t n_jobs, uint32_t stride,
-                   uint8_t *scratch)
+    compete_kernel(struct device_step shape, const struct device_job *jobs, uint32_t n_jobs,
+                   uint32_t stride, uint8_t *scratch)
 {
     SHARED(struct block_room, room, [1]);
     if (!jobs[0].adaptive || jobs[0].budget == UINT32_MAX)
@@ -151,8 +151,8 @@ static __global__ void __launch_bounds__(1024)
 
 /* A head whose survivors are known. */
 struct survivors {
-    const struct step *shape;
-    const struct step_job *job;
+    const struct device_step *shape;
+    const struct device_job *job;
     struct select_bench bench;
     uint64_t lowest;
 
@@ -238,7 +238,7 @@ static __device__ void summarise(const struct survivors *s, struct block_room *r
 /* One slot with its position, score and history. A warp. */
 static __device__ void move_slot(const struct survivors *s, uint32_t to, uint32_t from)
 {
-    const struct step_head *head = &s->job->head;
+    const struct device_head *head = &s->job->head;
     const uint32_t lane = threadIdx.x % 32;
     page_move_slot(s->shape, page_of(s->shape, head, to), to % PAGE_SLOTS,
                    page_of(s->shape, head, from), from % PAGE_SLOTS);
@@ -272,12 +272,12 @@ static __device__ uint32_t compact(const struct survivors *s, struct block_room 
 
 /* grid (n_jobs) */
 static __global__ void __launch_bounds__(MOVE_THREADS)
-    compact_kernel(struct step shape, const struct step_job *jobs, uint32_t n_jobs, uint32_t stride,
-                   uint32_t *n_kept, uint8_t *scratch)
+    compact_kernel(struct device_step shape, const struct device_job *jobs, uint32_t n_jobs,
+                   uint32_t stride, uint32_t *n_kept, uint8_t *scratch)
 {
     SHARED(struct block_room, room, [1]);
-    const struct step_job *job = &jobs[blockIdx.x];
-    const struct step_head *head = &job->head;
+    const struct device_job *job = &jobs[blockIdx.x];
+    const struct device_head *head = &job->head;
     uint32_t n = head->n_slots; /* slots in use from here on */
     if (job->budget != UINT32_MAX) {
         struct survivors s = {&shape, job, select_bench_of(scratch, n_jobs, stride, blockIdx.x), 0};
@@ -295,8 +295,9 @@ static __global__ void __launch_bounds__(MOVE_THREADS)
     n_kept[blockIdx.x] = n - head->counters->n_holes;
 }
 
-void launch_compress(cudaStream_t stream, const struct step *shape, const struct step_job *jobs,
-                     uint32_t n_jobs, uint32_t max_slots, uint32_t *n_kept, uint8_t *scratch)
+void launch_compress(cudaStream_t stream, const struct device_step *shape,
+                     const struct device_job *jobs, uint32_t n_jobs, uint32_t max_slots,
+                     uint32_t *n_kept, uint8_t *scratch)
 {
     const uint32_t stride = select_stride(max_slots), threads = max_slots > 8192 ? 1024 : 256;
     if (n_jobs == 0)

@@ -21,17 +21,17 @@
 
 /* One head, its layer and its bench. */
 struct eviction {
-    const struct step *step;
-    const struct step_segment *segment;
-    const struct step_head *heads; /* [n_kv_heads] of the layer */
-    const struct step_head *head;
+    const struct device_step *step;
+    const struct device_segment *segment;
+    const struct device_head *heads; /* [n_kv_heads] of the layer */
+    const struct device_head *head;
     uint32_t layer, kv_head;
     struct select_bench bench;
 };
 
 static __device__ struct scoring scoring_of(const struct eviction *e, uint32_t kv_head)
 {
-    const struct step_segment *s = e->segment;
+    const struct device_segment *s = e->segment;
     struct scoring a = {&e->heads[kv_head], e->head, s->scorer, e->layer, kv_head,
                         s->n_tokens,        1,       s->seed};
     return a;
@@ -39,7 +39,7 @@ static __device__ struct scoring scoring_of(const struct eviction *e, uint32_t k
 
 static __device__ bool may_drop(const struct eviction *e, int32_t position)
 {
-    const struct step_segment *s = e->segment;
+    const struct device_segment *s = e->segment;
     return position != HOLE && !is_protected(position, s->n_tokens, s->sinks, s->recent);
 }
 
@@ -229,7 +229,7 @@ static __device__ void drop_ranked(const struct eviction *e, float *direction,
 
 /* grid (n_kv_heads, segments) */
 static __global__ void __launch_bounds__(THREADS)
-    evict_kernel(struct step step, uint32_t layer, uint32_t first, uint32_t stride,
+    evict_kernel(struct device_step step, uint32_t layer, uint32_t first, uint32_t stride,
                  uint8_t *scratch)
 {
     SHARED(struct block_room, room, [1]);
@@ -237,8 +237,8 @@ static __global__ void __launch_bounds__(THREADS)
     const uint32_t index = first + blockIdx.y, kv_head = blockIdx.x;
     if (index >= step.header->n_segments)
         return;
-    const struct step_segment *segment = &step.segments[index];
-    const struct step_head *heads =
+    const struct device_segment *segment = &step.segments[index];
+    const struct device_head *heads =
         &step.heads[((uint64_t)index * step.n_layers + layer) * step.n_kv_heads];
     if (!segment->evicts || heads[kv_head].n_drop == 0)
         return;
@@ -256,8 +256,8 @@ static __global__ void __launch_bounds__(THREADS)
         drop_ranked(&e, direction, room);
 }
 
-void launch_evict(cudaStream_t stream, const struct step *step, uint32_t layer, uint32_t first,
-                  uint32_t n, uint32_t max_slots, uint8_t *scratch)
+void launch_evict(cudaStream_t stream, const struct device_step *step, uint32_t layer,
+                  uint32_t first, uint32_t n, uint32_t max_slots, uint8_t *scratch)
 {
     if (n > 0)
         LAUNCH(evict_kernel, dim3(step->n_kv_heads, n), THREADS, 0, stream, *step, layer, first,

@@ -28,6 +28,9 @@ void launch_embed(cudaStream_t stream, float *out, const struct device_weight *w
                   const int32_t *tokens, uint32_t n);
 void launch_rms_norm(cudaStream_t stream, float *out, const float *x, const float *gain, uint32_t n,
                      uint32_t width, float eps);
+/* out[n][n_pairs][2] = (cos, sin) of positions[row] / scale * frequencies[pair], in double. */
+void launch_rope_angles(cudaStream_t stream, float *out, const int32_t *positions,
+                        const double *frequencies, double scale, uint32_t n, uint32_t n_pairs);
 /* x[n][n_heads][head_dim] in place; angles[n][rope_dim / 2][2]. */
 void launch_rope(cudaStream_t stream, float *x, const float *angles, uint32_t n, uint32_t n_heads,
                  uint32_t head_dim, uint32_t rope_dim, bool neox);
@@ -68,8 +71,8 @@ void blas_close(struct blas *b);
 /* Writes k, v [rows][n_kv_heads][head_dim] into the slots of the segments' rows, with their
  * positions. SLOT_OF_HOLE takes the top of the head's holes. The written slot's score and history
  * begin at 0. Adds k / |k| (as stored) to the key sum, in order of rows, in double. */
-void launch_kv_write(cudaStream_t stream, const struct step *step, uint32_t layer, uint32_t first,
-                     uint32_t n, const float *k, const float *v);
+void launch_kv_write(cudaStream_t stream, const struct device_step *step, uint32_t layer,
+                     uint32_t first, uint32_t n, const float *k, const float *v);
 
 /* Working memory of attention, allocated once at start for max_rows rows (of which max_decode may
  * be alone in their segment) and heads of at most max_slots slots. A launch may be given fewer
@@ -82,26 +85,26 @@ struct attention_workspace {
     uint32_t *n_seen; /* [rows][n_kv_heads] */
     uint32_t max_rows, max_decode, max_slots;
 };
-uint64_t attention_workspace_bytes(const struct step *shape, uint32_t max_rows, uint32_t max_decode,
-                                   uint32_t max_slots);
-void attention_workspace_place(struct attention_workspace *w, const struct step *shape,
+uint64_t attention_workspace_bytes(const struct device_step *shape, uint32_t max_rows,
+                                   uint32_t max_decode, uint32_t max_slots);
+void attention_workspace_place(struct attention_workspace *w, const struct device_step *shape,
                                uint8_t *memory, uint32_t max_rows, uint32_t max_decode,
                                uint32_t max_slots);
 
 /* out[row][n_heads][head_dim]. Segments of one row (decode), with their scores fused; the number of
  * splits of a head depends on its n_slots alone. n <= max_decode; segments of several rows are left
  * to the other two, and theirs to this one. At most 16 query heads share a KV head (GROUP_MAX). */
-void launch_attention_decode(cudaStream_t stream, const struct step *step, uint32_t layer,
+void launch_attention_decode(cudaStream_t stream, const struct device_step *step, uint32_t layer,
                              uint32_t first, uint32_t n, const float *q, const float *q_sink,
                              float *out, const struct attention_workspace *w);
 /* Segments of several rows (prefill), tiles of queries by pages of slots on tensor cores; at most
  * max_rows_of_segment rows in one of them. q_sink NULL: no segment asks for it. */
-void launch_attention_prefill(cudaStream_t stream, const struct step *step, uint32_t layer,
+void launch_attention_prefill(cudaStream_t stream, const struct device_step *step, uint32_t layer,
                               uint32_t first, uint32_t n, uint32_t max_rows_of_segment,
                               const float *q, const float *q_sink, float *out,
                               const struct attention_workspace *w);
 /* The second pass of segments of several rows that score: column sums, last query, history. */
-void launch_score_prefill(cudaStream_t stream, const struct step *step, uint32_t layer,
+void launch_score_prefill(cudaStream_t stream, const struct device_step *step, uint32_t layer,
                           uint32_t first, uint32_t n, uint32_t max_slots, const float *q,
                           const struct attention_workspace *w);
 
@@ -120,15 +123,17 @@ void launch_table_changes(cudaStream_t stream, const struct table_change *change
 /* After decode rows have attended: every head of the segments with n_drop > 0 turns its worst slots
  * into holes (position HOLE in the page, slot pushed onto holes), which join the summary if
  * `remnant`. */
-void launch_evict(cudaStream_t stream, const struct step *step, uint32_t layer, uint32_t first,
-                  uint32_t n, uint32_t max_slots, uint8_t *scratch);
+void launch_evict(cudaStream_t stream, const struct device_step *step, uint32_t layer,
+                  uint32_t first, uint32_t n, uint32_t max_slots, uint8_t *scratch);
 /* The heads of one layer of one sequence keep at most their budgets, survivors move to the front;
  * n_kept [n_jobs] is written. jobs: device memory, n_jobs = n_kv_heads. max_slots: the most of any
  * job. */
-void launch_compress(cudaStream_t stream, const struct step *shape, const struct step_job *jobs,
-                     uint32_t n_jobs, uint32_t max_slots, uint32_t *n_kept, uint8_t *scratch);
+void launch_compress(cudaStream_t stream, const struct device_step *shape,
+                     const struct device_job *jobs, uint32_t n_jobs, uint32_t max_slots,
+                     uint32_t *n_kept, uint8_t *scratch);
 /* For both, n_jobs heads at a time. */
-uint64_t select_scratch_bytes(const struct step *shape, uint32_t max_segments, uint32_t max_slots);
+uint64_t select_scratch_bytes(const struct device_step *shape, uint32_t max_segments,
+                              uint32_t max_slots);
 
 /* ---- sample.cu */
 

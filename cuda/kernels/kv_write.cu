@@ -12,12 +12,23 @@
 
 constexpr uint32_t WRITE_WARPS = 4, WRITE_ROWS = 32 /* at a time */;
 
-/* Slots of rows [base, base + count): holes from the top of the stack, in order. One warp. */
-static __device__ void take_slots(const step_head *head, const uint32_t *slots, uint32_t stride,
+/* The slot of the segment's row i, at position p. */
+static __device__ uint32_t slot_of(const device_head *head, uint32_t i, uint32_t p)
+{
+    if (head->write_slot == SLOT_OF_HOLE)
+        return SLOT_OF_HOLE;
+    if (head->ring == 0)
+        return head->write_slot + i;
+    return p < head->n_sinks ? p : head->n_sinks + (p - head->n_sinks) % head->ring;
+}
+
+/* Slots of rows [base, base + count): holes from the top of the stack, in order. One warp.
+ * positions: of row base. */
+static __device__ void take_slots(const device_head *head, const int32_t *positions, uint32_t base,
                                   uint32_t count, uint32_t *out)
 {
     const uint32_t lane = threadIdx.x % 32;
-    uint32_t slot = lane < count ? slots[lane * stride] : 0;
+    uint32_t slot = lane < count ? slot_of(head, base + lane, (uint32_t)positions[lane]) : 0;
     const uint32_t wants = __ballot_sync(0xffffffff, slot == SLOT_OF_HOLE);
     if (wants != 0 && blockIdx.z == 0) {
         const uint32_t n_holes = head->counters->n_holes,
@@ -45,7 +56,7 @@ static __device__ double inverse_norm(const page_layout &layout, const uint8_t *
 }
 
 /* One row of K (with everything that goes with a new slot) or of V, by a warp. */
-static __device__ void write_row(const page_layout &layout, const step_head *head, uint8_t *page,
+static __device__ void write_row(const page_layout &layout, const device_head *head, uint8_t *page,
                                  uint32_t slot, bool is_v, const float *x, int32_t position)
 {
     const uint32_t lane = threadIdx.x % 32, at = slot % PAGE_SLOTS;
@@ -64,7 +75,7 @@ static __device__ void write_row(const page_layout &layout, const step_head *hea
 }
 
 static __global__ void __launch_bounds__(WRITE_WARPS * 32)
-    write_rows(step step, page_layout layout, uint32_t layer, uint32_t first, const float *k,
+    write_rows(device_step step, page_layout layout, uint32_t layer, uint32_t first, const float *k,
                const float *v)
 {
     SHARED(uint32_t, slots, [WRITE_ROWS]);
@@ -72,12 +83,10 @@ static __global__ void __launch_bounds__(WRITE_WARPS * 32)
     const uint32_t s = first + blockIdx.x, kv_head = blockIdx.y, warp = threadIdx.x / 32;
     if (s >= step.header->n_segments)
         return;
-    const step_segment *segment = &step.segments[s];
-    const step_head *head =
+    const device_segment *segment = &step.segments[s];
+    const device_head *head =
         &step.heads[((uint64_t)s * step.n_layers + layer) * step.n_kv_heads + kv_head];
     const uint32_t n_rows = segment->n_rows;
-    const uint32_t *write_slots = step.write_slots + segment->first_slot +
-                                  (uint64_t)layer * n_rows * step.n_kv_heads + kv_head;
     /* Another block may see that the first one has emptied the stack already: then it writes rows
      * that the first writes too, with the same values; rows that go into holes it leaves alone. */
     const bool ordered = head->key_sum != NULL || head->counters->n_holes > 0;
@@ -87,8 +96,7 @@ static __global__ void __launch_bounds__(WRITE_WARPS * 32)
     for (uint32_t base = blockIdx.z * WRITE_ROWS; base < n_rows; base += stride) {
         const uint32_t count = min(n_rows - base, WRITE_ROWS);
         if (warp == 0)
-            take_slots(head, write_slots + (uint64_t)base * step.n_kv_heads, step.n_kv_heads, count,
-                       slots);
+            take_slots(head, step.positions + segment->first_row + base, base, count, slots);
         __syncthreads();
         for (uint32_t item = warp; item < 2 * count; item += WRITE_WARPS) {
             const uint32_t i = item / 2, row = segment->first_row + base + i, slot = slots[i];
@@ -121,8 +129,8 @@ static __global__ void __launch_bounds__(WRITE_WARPS * 32)
     }
 }
 
-void launch_kv_write(cudaStream_t stream, const struct step *step, uint32_t layer, uint32_t first,
-                     uint32_t n, const float *k, const float *v)
+void launch_kv_write(cudaStream_t stream, const struct device_step *step, uint32_t layer,
+                     uint32_t first, uint32_t n, const float *k, const float *v)
 {
     if (n == 0)
         return;

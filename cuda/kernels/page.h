@@ -151,16 +151,16 @@ static inline __device__ void page_load_8(uint32_t storage, const page_row &row,
         }
     }
 }
-static inline __device__ void page_load_k(const step *shape, const uint8_t *page, uint32_t slot,
-                                          uint32_t d, float *x)
+static inline __device__ void page_load_k(const device_step *shape, const uint8_t *page,
+                                          uint32_t slot, uint32_t d, float *x)
 {
     const page_layout s = page_layout_of(shape->head_dim, shape->storage);
     page_load_8(s.storage, page_k_row(s, page, slot), true, d, x);
     for (uint32_t i = s.head_dim - d; i < 8; i++)
         x[i] = 0;
 }
-static inline __device__ void page_load_v(const step *shape, const uint8_t *page, uint32_t slot,
-                                          uint32_t d, float *x)
+static inline __device__ void page_load_v(const device_step *shape, const uint8_t *page,
+                                          uint32_t slot, uint32_t d, float *x)
 {
     const page_layout s = page_layout_of(shape->head_dim, shape->storage);
     page_load_8(s.storage, page_v_row(s, page, slot), false, d, x);
@@ -201,8 +201,9 @@ static inline __device__ void page_move_bytes(uint8_t *to, const uint8_t *from, 
 }
 
 /* One slot with its position from place to place, by the 32 threads of a warp. */
-static inline __device__ void page_move_slot(const step *shape, uint8_t *to, uint32_t to_slot,
-                                             const uint8_t *from, uint32_t from_slot)
+static inline __device__ void page_move_slot(const device_step *shape, uint8_t *to,
+                                             uint32_t to_slot, const uint8_t *from,
+                                             uint32_t from_slot)
 {
     const page_layout s = page_layout_of(shape->head_dim, shape->storage);
     const uint32_t pieces = s.row_bytes / 16;

@@ -322,6 +322,27 @@ void launch_rope(cudaStream_t stream, float *x, const float *angles, uint32_t n,
         LAUNCH(rope<false>, grid, threads, 0, stream, x, angles, n_heads, head_dim, rope_dim, neox);
 }
 
+/* In double, so that position 4,000,000 is as exact as position 4. */
+static __global__ void rope_angles(float *out, const int32_t *positions, const double *frequencies,
+                                   double scale, uint32_t n, uint32_t n_pairs)
+{
+    const uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= (uint64_t)n * n_pairs)
+        return;
+    const double at = (double)positions[i / n_pairs] / scale, angle = at * frequencies[i % n_pairs];
+    out[2 * i] = (float)cos(angle);
+    out[2 * i + 1] = (float)sin(angle);
+}
+
+void launch_rope_angles(cudaStream_t stream, float *out, const int32_t *positions,
+                        const double *frequencies, double scale, uint32_t n, uint32_t n_pairs)
+{
+    const uint64_t items = (uint64_t)n * n_pairs;
+    if (items > 0)
+        LAUNCH(rope_angles, (uint32_t)((items + THREADS - 1) / THREADS), THREADS, 0, stream, out,
+               positions, frequencies, scale, n, n_pairs);
+}
+
 /* ---- add, swiglu, gather */
 
 static __device__ __forceinline__ float swiglu_of(float gate, float up)

@@ -44,8 +44,8 @@ struct slot_score {
 
 /* Rows [row, row + 2 * per_tile) of the segment: tile i holds per_tile rows from query 16 i on. */
 template <class T>
-static __device__ void store_rows(const step &step, const step_segment *segment, uint32_t kv_head,
-                                  uint32_t row, uint32_t per_tile, const float *q,
+static __device__ void store_rows(const device_step &step, const device_segment *segment,
+                                  uint32_t kv_head, uint32_t row, uint32_t per_tile, const float *q,
                                   const attention_workspace &w, const score_rows &to, float scale)
 {
     const uint32_t group = step.n_heads / step.n_kv_heads;
@@ -63,7 +63,7 @@ static __device__ void store_rows(const step &step, const step_segment *segment,
     }
 }
 
-static __device__ void add_to_history(const step_head *head, uint32_t slot, slot_score *state,
+static __device__ void add_to_history(const device_head *head, uint32_t slot, slot_score *state,
                                       bool set, int32_t now)
 {
     const uint32_t bit = (uint32_t)now % HISTORY_QUERIES;
@@ -78,9 +78,10 @@ static __device__ void add_to_history(const step_head *head, uint32_t slot, slot
 }
 
 /* One row's mean over the group reaches the lane's slot. */
-static __device__ void add_row(const step &step, const step_segment *segment, const step_head *head,
-                               uint32_t kv_head, uint32_t row, const float *probabilities,
-                               uint32_t slot, slot_score *state, const attention_workspace &w)
+static __device__ void add_row(const device_step &step, const device_segment *segment,
+                               const device_head *head, uint32_t kv_head, uint32_t row,
+                               const float *probabilities, uint32_t slot, slot_score *state,
+                               const attention_workspace &w)
 {
     const uint32_t group = step.n_heads / step.n_kv_heads, at = segment->first_row + row;
     const int32_t now = step.positions[at];
@@ -104,8 +105,8 @@ static __device__ void add_row(const step &step, const step_segment *segment, co
 
 template <class T>
 static __global__ void __launch_bounds__(score_memory<T>::warps * 32)
-    score_pages(step step, page_layout layout, uint32_t layer, uint32_t first, const float *q,
-                attention_workspace w, float scale)
+    score_pages(device_step step, page_layout layout, uint32_t layer, uint32_t first,
+                const float *q, attention_workspace w, float scale)
 {
     typedef score_memory<T> memory;
     static_assert(memory::bytes(memory::warps) <= SHARED_MAX, "also on sm_80");
@@ -114,8 +115,8 @@ static __global__ void __launch_bounds__(score_memory<T>::warps * 32)
     const uint32_t s = first + blockIdx.z, kv_head = blockIdx.y, page = blockIdx.x * n_warps + warp;
     if (s >= step.header->n_segments)
         return;
-    const step_segment *segment = &step.segments[s];
-    const step_head *head =
+    const device_segment *segment = &step.segments[s];
+    const device_head *head =
         &step.heads[((uint64_t)s * step.n_layers + layer) * step.n_kv_heads + kv_head];
     if (segment->n_rows < 2 || segment->score == CACHE_SCORE_NONE ||
         segment->first_scored >= segment->n_rows ||
@@ -190,7 +191,7 @@ static __global__ void __launch_bounds__(score_memory<T>::warps * 32)
 }
 
 template <class T>
-static void launch_score(cudaStream_t stream, const struct step *step, uint32_t layer,
+static void launch_score(cudaStream_t stream, const struct device_step *step, uint32_t layer,
                          uint32_t first, uint32_t n, uint32_t max_slots, const float *q,
                          const struct attention_workspace *w)
 {
@@ -203,7 +204,7 @@ static void launch_score(cudaStream_t stream, const struct step *step, uint32_t 
            LOG2_E / sqrtf((float)step->head_dim));
 }
 
-void launch_score_prefill(cudaStream_t stream, const struct step *step, uint32_t layer,
+void launch_score_prefill(cudaStream_t stream, const struct device_step *step, uint32_t layer,
                           uint32_t first, uint32_t n, uint32_t max_slots, const float *q,
                           const struct attention_workspace *w)
 {

@@ -15,8 +15,8 @@
 #define APPRAISE_DIM_MAX 256 /* head_dim */
 
 struct scoring {
-    const struct step_head *head;
-    const struct step_head *held; /* whose positions are read: of heads that decide together each
+    const struct device_head *head;
+    const struct device_head *held; /* whose positions are read: of heads that decide together each
                                      reads its own, for the others may already be making holes */
     uint32_t scorer, layer, kv_head, n_tokens, window;
     int64_t seed;
@@ -27,14 +27,14 @@ __device__ static inline bool scores_keys(uint32_t scorer)
     return scorer == SCORER_KEY_NORM || scorer == SCORER_KEY_DIFF;
 }
 
-__device__ static inline uint8_t *page_of(const struct step *step, const struct step_head *head,
-                                          uint32_t slot)
+__device__ static inline uint8_t *page_of(const struct device_step *step,
+                                          const struct device_head *head, uint32_t slot)
 {
     return step->pool + head->pages[slot / PAGE_SLOTS] * step->page_bytes;
 }
 
-__device__ static inline int32_t position_of(const struct step *step, const struct step_head *head,
-                                             uint32_t slot)
+__device__ static inline int32_t position_of(const struct device_step *step,
+                                             const struct device_head *head, uint32_t slot)
 {
     return page_positions(page_of(step, head, slot))[slot % PAGE_SLOTS];
 }
@@ -60,7 +60,7 @@ __device__ static inline float random_score(int64_t seed, uint32_t layer, uint32
 /* Of scorers that do not look at keys. */
 __device__ static inline float score_of(const struct scoring &a, uint32_t slot, int32_t position)
 {
-    const struct step_head *head = a.head;
+    const struct device_head *head = a.head;
     switch (a.scorer) {
     case SCORER_ATTENTION_SUM:
     case SCORER_LAST_QUERY:
@@ -120,9 +120,9 @@ __device__ static inline void load_direction(const double *key_sum, uint32_t hea
  * n_warps,
  * ... direction: shared [head_dim]; NULL: minus the norm. Whole warps. */
 template <class Take>
-__device__ static inline void score_keys(const struct step *step, const struct step_head *head,
-                                         const float *direction, uint32_t first_warp,
-                                         uint32_t n_warps, Take take)
+__device__ static inline void score_keys(const struct device_step *step,
+                                         const struct device_head *head, const float *direction,
+                                         uint32_t first_warp, uint32_t n_warps, Take take)
 {
     const uint32_t lane = threadIdx.x % 32, n = head->n_slots, dim = step->head_dim;
     for (uint32_t base = first_warp * 8; base < n; base += n_warps * 8) {
@@ -152,7 +152,7 @@ __device__ static inline void score_keys(const struct step *step, const struct s
 /* Calls take(slot, score) for slots of warps as above; every slot always by the same thread. room:
  * shared [APPRAISE_DIM_MAX]. All threads of the block. */
 template <class Take>
-__device__ static inline void score_slots(const struct step *step, const struct scoring &a,
+__device__ static inline void score_slots(const struct device_step *step, const struct scoring &a,
                                           float *room, uint32_t first_warp, uint32_t n_warps,
                                           Take take)
 {

@@ -14,26 +14,26 @@
 
 #define THREADS 256
 
-static __device__ struct scoring scoring_of(const struct step_job *job)
+static __device__ struct scoring scoring_of(const struct device_job *job)
 {
     struct scoring a = {&job->head,   &job->head,    job->scorer, job->layer,
                         job->kv_head, job->n_tokens, job->window, job->seed};
     return a;
 }
 
-static __device__ bool pools(const struct step_job *job)
+static __device__ bool pools(const struct device_job *job)
 {
     return job->scorer == SCORER_WINDOW_ATTENTION && job->pool != POOLING_NONE && job->kernel > 1;
 }
 
 /* Slots at positions before this are pooled. */
-static __device__ uint32_t pooled_before(const struct step_job *job)
+static __device__ uint32_t pooled_before(const struct device_job *job)
 {
     return job->n_tokens > job->window ? job->n_tokens - job->window : 0;
 }
 
 /* Whether anybody asks what this head's slots are worth. */
-static __device__ bool is_asked(const struct step_job *jobs, uint32_t n_jobs, uint32_t index)
+static __device__ bool is_asked(const struct device_job *jobs, uint32_t n_jobs, uint32_t index)
 {
     if (jobs[0].share != SHARE_LAYER)
         return jobs[index].budget != UINT32_MAX;
@@ -43,14 +43,14 @@ static __device__ bool is_asked(const struct step_job *jobs, uint32_t n_jobs, ui
 
 /* grid (blocks, n_jobs) */
 static __global__ void __launch_bounds__(THREADS)
-    score_kernel(struct step shape, const struct step_job *jobs, uint32_t n_jobs, uint32_t stride,
-                 uint8_t *scratch)
+    score_kernel(struct device_step shape, const struct device_job *jobs, uint32_t n_jobs,
+                 uint32_t stride, uint8_t *scratch)
 {
     SHARED(float, direction, [APPRAISE_DIM_MAX]);
     const uint32_t index = blockIdx.y;
     if (!is_asked(jobs, n_jobs, index))
         return;
-    const struct step_job *job = &jobs[index];
+    const struct device_job *job = &jobs[index];
     struct select_bench b = select_bench_of(scratch, n_jobs, stride, index);
     float *to = pools(job) ? (float *)b.ranks : b.scores;
     score_slots(&shape, scoring_of(job), direction, blockIdx.x * (THREADS / 32) + threadIdx.x / 32,
@@ -59,15 +59,15 @@ static __global__ void __launch_bounds__(THREADS)
 
 /* Slots that are pooled, in order of position: keys[i] = position, slot. grid (n_jobs) */
 static __global__ void __launch_bounds__(1024)
-    order_kernel(struct step shape, const struct step_job *jobs, uint32_t n_jobs, uint32_t stride,
-                 uint8_t *scratch)
+    order_kernel(struct device_step shape, const struct device_job *jobs, uint32_t n_jobs,
+                 uint32_t stride, uint8_t *scratch)
 {
     SHARED(struct block_room, room, [1]);
     const uint32_t index = blockIdx.x;
-    const struct step_job *job = &jobs[index];
+    const struct device_job *job = &jobs[index];
     if (!pools(job) || !is_asked(jobs, n_jobs, index))
         return;
-    const struct step_head *head = &job->head;
+    const struct device_head *head = &job->head;
     const struct select_bench b = select_bench_of(scratch, n_jobs, stride, index);
     const uint32_t before = pooled_before(job);
     if (threadIdx.x == 0)
@@ -90,14 +90,14 @@ static __global__ void __launch_bounds__(1024)
 
 /* As select_pool of cache/policy/select.c, sums in the same order. grid (blocks, n_jobs) */
 static __global__ void __launch_bounds__(THREADS)
-    pool_kernel(struct step shape, const struct step_job *jobs, uint32_t n_jobs, uint32_t stride,
-                uint8_t *scratch)
+    pool_kernel(struct device_step shape, const struct device_job *jobs, uint32_t n_jobs,
+                uint32_t stride, uint8_t *scratch)
 {
     const uint32_t index = blockIdx.y;
-    const struct step_job *job = &jobs[index];
+    const struct device_job *job = &jobs[index];
     if (!pools(job) || !is_asked(jobs, n_jobs, index))
         return;
-    const struct step_head *head = &job->head;
+    const struct device_head *head = &job->head;
     const struct select_bench b = select_bench_of(scratch, n_jobs, stride, index);
     const float *from = (const float *)b.ranks;
     const uint32_t n = (uint32_t)*b.lowest, half = job->kernel / 2, before = pooled_before(job);
@@ -123,7 +123,7 @@ static __global__ void __launch_bounds__(THREADS)
  * (blocks)
  */
 static __global__ void __launch_bounds__(THREADS)
-    share_kernel(const struct step_job *jobs, uint32_t n_jobs, uint32_t stride, uint8_t *scratch)
+    share_kernel(const struct device_job *jobs, uint32_t n_jobs, uint32_t stride, uint8_t *scratch)
 {
     if (jobs[0].share != SHARE_LAYER)
         return;
@@ -141,8 +141,9 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-void launch_score(cudaStream_t stream, const struct step *shape, const struct step_job *jobs,
-                  uint32_t n_jobs, uint32_t max_slots, uint8_t *scratch)
+void launch_score(cudaStream_t stream, const struct device_step *shape,
+                  const struct device_job *jobs, uint32_t n_jobs, uint32_t max_slots,
+                  uint8_t *scratch)
 {
     /* Eight slots a thread; 128 blocks a head are enough to fill any device. */
     uint32_t blocks = (max_slots + 8 * THREADS - 1) / (8 * THREADS),
@@ -157,7 +158,8 @@ void launch_score(cudaStream_t stream, const struct step *shape, const struct st
     LAUNCH(share_kernel, blocks, THREADS, 0, stream, jobs, n_jobs, stride, scratch);
 }
 
-uint64_t select_scratch_bytes(const struct step *shape, uint32_t max_segments, uint32_t max_slots)
+uint64_t select_scratch_bytes(const struct device_step *shape, uint32_t max_segments,
+                              uint32_t max_slots)
 {
     uint64_t n_heads = (uint64_t)max_segments * shape->n_kv_heads;
     return n_heads * ((uint64_t)select_stride(max_slots) * SELECT_SLOT_BYTES + SELECT_HEAD_BYTES);

@@ -36,7 +36,8 @@ static inline uint32_t select_stride(uint32_t max_slots)
 }
 
 /* The scores of all jobs of a layer into their benches; see kernels.h for the arguments. */
-void launch_score(cudaStream_t stream, const struct step *shape, const struct step_job *jobs,
-                  uint32_t n_jobs, uint32_t max_slots, uint8_t *scratch);
+void launch_score(cudaStream_t stream, const struct device_step *shape,
+                  const struct device_job *jobs, uint32_t n_jobs, uint32_t max_slots,
+                  uint8_t *scratch);
 
 #endif

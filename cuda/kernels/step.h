@@ -6,7 +6,8 @@
  * are not needed leave at once.
  *
  * heads[(segment * n_layers + layer) * n_kv_heads + kv_head]
- * write_slots[segments[s].first_slot + (layer * n_rows + row) * n_kv_heads + kv_head] */
+ *
+ * The host's struct step (engine/compute/step.h) says the same, in pointers to the host's memory. */
 #ifndef WINNOW_CUDA_KERNELS_STEP_H
 #define WINNOW_CUDA_KERNELS_STEP_H
 
@@ -16,7 +17,7 @@
 
 /* One (sequence, layer, KV head). All pointers are device memory; NULL where the plan needs none.
  */
-struct step_head {
+struct device_head {
     const uint32_t *pages;          /* [ceil(n_slots / PAGE_SLOTS)] page numbers */
     float *scores;                  /* [whole pages of slots] */
     uint32_t *history;              /* [whole pages of slots][HISTORY_WORDS] */
@@ -27,14 +28,17 @@ struct step_head {
     uint32_t n_slots;               /* used slots, those of this step's rows included */
     uint32_t n_drop;                /* slots that this step drops after it has attended */
     uint32_t n_sinks, window;       /* visibility: p <= t && (p < n_sinks || t - p < window) */
+    uint32_t write_slot; /* of the segment's first row; the others follow it. Or SLOT_OF_HOLE: the
+                            newest of the head's holes. */
+    uint32_t ring;       /* > 0: the token of position p goes to p if p < n_sinks, else to
+                      n_sinks + (p - n_sinks) % ring */
     uint32_t votes; /* share `layer`: 1 where this head's scores count in the layer's mean; nobody
                        in the layer: all count */
 };
 
 /* Rows of one sequence that are written together and then attend. */
-struct step_segment {
+struct device_segment {
     uint32_t first_row, n_rows;
-    uint32_t first_slot;   /* in write_slots */
     uint32_t sink_query;   /* 1: slots with p < n_sinks are asked by q_sink */
     uint32_t score;        /* enum cache_score ... */
     uint32_t first_scored; /* ... of rows [first_scored, n_rows) */
@@ -45,29 +49,31 @@ struct step_segment {
     int64_t seed;
 };
 
-struct step_header {
-    uint32_t n_rows, n_segments, n_logits;
+struct device_header {
+    uint32_t n_rows, n_segments, n_outputs;
 };
 
 /* Passed to kernels by value. */
-struct step {
-    const struct step_header *header;
-    const int32_t *tokens, *positions;   /* [rows] */
-    const uint32_t *logit_rows;          /* [n_logits] */
-    const struct step_segment *segments; /* sorted by wave */
-    const struct step_head *heads;
-    const uint32_t *write_slots; /* or SLOT_OF_HOLE: the newest of the head's holes */
+struct device_step {
+    const struct device_header *header;
+    const int32_t *tokens, *positions;     /* [rows] */
+    const int32_t *sink_positions;         /* [rows] */
+    const uint32_t *output_rows;           /* [n_outputs] */
+    const struct device_segment *segments; /* sorted by wave */
+    const struct device_head *heads;
     uint32_t n_layers, n_heads, n_kv_heads, head_dim;
     /* The pool; layout of a page: page.h */
     uint8_t *pool;
     uint64_t page_bytes;
     uint32_t storage; /* enum plan_storage */
+    /* [n_heads] One more slot per query head, without a value, of the layer at hand; or NULL. */
+    const float *sink_logits;
 };
 
 /* What one head keeps at the end of a prompt: struct select_job of cache/policy/select_job.h for the
  * device. */
-struct step_job {
-    struct step_head head; /* n_slots: used by then */
+struct device_job {
+    struct device_head head; /* n_slots: used by then */
     uint32_t scorer, pool, share, layer, kv_head;
     uint32_t n_tokens, sinks, recent, window, kernel;
     uint32_t budget; /* slots to keep (under `adaptive` the mean over the layer); UINT32_MAX: stays

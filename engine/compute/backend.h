@@ -19,6 +19,7 @@
 #include "cache/pages/state_memory.h"
 #include "config/base/error.h"
 #include "engine/model/tensor_type.h"
+#include "engine/compute/step.h"
 #include "engine/compute/token_pick.h"
 
 /* A weight matrix [rows][cols]: row r starts at data + r * cols / block_values * block_bytes. Bound
@@ -32,21 +33,6 @@ struct weight {
     void *prepared;
 };
 
-/* What one row of the batch may see of one (sequence, layer, KV head), as a small value:
- *   slot s lives in page pages[s / PAGE_SLOTS] at index s % PAGE_SLOTS, holds original position p;
- *   a query at position t sees it iff p <= t && (p < n_sinks || t - p < window).
- * n_slots counts used slots (also those written by this step); slots at or beyond it are never
- * read. Slots in [0, n_slots) are always valid data. No order of positions is promised. n_slots ==
- * 0 cannot happen after a write. Pages hold finite numbers only in used slots: a masked or unused
- * slot must never be multiplied into a sum. */
-struct head_view {
-    const uint32_t
-        *pages; /* [ceil(n_slots / PAGE_SLOTS)] page numbers in the pool; owned by the cache */
-    uint32_t n_slots;
-    uint32_t n_sinks;
-    uint32_t window; /* UINT32_MAX: everything before */
-};
-
 /* One of the products that share their x. */
 struct product {
     float *out; /* [n][w->rows] */
@@ -54,27 +40,29 @@ struct product {
     const float *bias; /* [w->rows] or NULL */
 };
 
-/* Consecutive rows of one sequence, in one layer. */
-struct kv_segment {
-    uint32_t first_row, n_rows, layer, wave;
-    const struct head_view *heads; /* [n_kv_heads] for the layer at hand */
-    const uint32_t
-        *write_slots; /* [n_rows][n_kv_heads] slot each row's K and V go to, or SLOT_OF_HOLE */
-    bool sink_query;  /* slots with p < n_sinks use q_sink instead of q */
-    struct head_state *const *states; /* [n_kv_heads] scores, summaries, sums; layer at hand */
-    enum cache_score score;           /* what attention leaves in the states ... */
-    uint32_t first_scored;            /* ... for rows [first_scored, n_rows) */
-    struct select_job *drops; /* [n_kv_heads] what goes after the (one) row has attended, or NULL */
+/* Rotary positions: pair i of a row at position p turns by p / scale * frequencies[i]. */
+struct rope_table {
+    const double *frequencies; /* [n_pairs] in backend memory */
+    double scale;
+    uint32_t n_pairs;
 };
 
-/* A step before its operations. */
-struct step_shape {
-    uint32_t n_rows, n_logits, n_waves;
-    uint32_t n_segments;               /* in all waves */
-    bool is_decode;                    /* one row a segment, one wave, nothing is compressed */
-    bool sink_query;                   /* some segment has one */
-    const int32_t *tokens, *positions; /* [n_rows] */
-    const uint32_t *logit_rows;        /* [n_logits] */
+/* The buffers of `write`: rows of the whole step, K rotated. */
+struct kv_rows {
+    const float *k, *v; /* [n_rows][n_kv_heads][head_dim] */
+    uint32_t n_kv_heads, head_dim;
+};
+
+/* The buffers and the shape of `attend`. n_heads is a multiple of n_kv_heads; query head g uses KV
+ * head g / (n_heads / n_kv_heads). */
+struct attention {
+    const float *q;      /* [n_rows][n_heads][head_dim] */
+    const float *q_sink; /* likewise; NULL when no segment asks for it */
+    float *out;          /* likewise */
+    /* One more slot per query head that takes part in the softmax and has no value: gpt-oss's sink.
+     * [n_heads] logits in backend memory, or NULL. */
+    const float *sink_logits;
+    uint32_t n_heads, n_kv_heads, head_dim;
 };
 
 /* A page: K and V rows of PAGE_SLOTS slots of one (layer, KV head), and their positions. Where
@@ -86,16 +74,11 @@ struct backend {
     void *self;
     const struct state_memory *state_memory; /* where what policies remember lies */
 
-    /* A device gets everything that a step reads before it computes, in one piece: step_begin, then
-     * step_plan of every wave in every layer (wave by wave), then step_compute, then the
-     * operations, then step_end. step_compute false: the device knows this kind of step by heart
-     * and does it in step_end; no operation may be called, the results lie where they lay the last
-     * time. The arguments of embed, gather, rope and of kv_write, attention, evict are then those
-     * of the plan. False of the others: "engine_fault" or "out_of_memory". All NULL where the
-     * operations read their arguments themselves. */
-    bool (*step_begin)(void *self, const struct step_shape *shape, struct error *e);
-    void (*step_plan)(void *self, const struct kv_segment *segments, uint32_t n_segments);
-    bool (*step_compute)(void *self);
+    /* Around the operations of a step, which take the same one. step_begin gives a device
+     * everything that the step reads, in one piece, and may set step->recorded; step_end computes
+     * what was asked for, or the recorded step. False: "engine_fault" or "out_of_memory". Both NULL
+     * where operations read the step themselves. */
+    bool (*step_begin)(void *self, struct step *step, struct error *e);
     bool (*step_end)(void *self, struct error *e);
 
     /* Buffers: zeroed, 64-byte aligned, n floats (n may be 0). NULL with "out_of_memory". */
@@ -115,9 +98,8 @@ struct backend {
     bool (*weight_prepare)(void *self, struct weight *w, bool multiplied, struct error *e);
     void (*weight_release)(void *self, struct weight *w);
 
-    /* out[n][w.cols] = rows tokens[i] of w, as floats. Tokens are in range. */
-    void (*embed)(void *self, float *out, const struct weight *w, const int32_t *tokens,
-                  uint32_t n);
+    /* out[n_rows][w.cols] = rows tokens[i] of w, as floats. Tokens are in range. */
+    void (*embed)(void *self, float *out, const struct weight *w, const struct step *step);
 
     /* out[i] = x[i] / sqrt(mean(x[i]^2) + eps) * gain, for n rows of `width`, out may be x. Rows
      * are packed: per-head norms run over n * n_heads rows of head_dim. */
@@ -135,8 +117,12 @@ struct backend {
     void (*products)(void *self, const struct product *products, uint32_t n_products,
                      const float *x, uint32_t n);
 
-    /* x[n][n_heads][head_dim] rotated in place. angles[n][rope_dim / 2][2] = (cos, sin), made in
-     * double by the caller. neox: pairs are (i, i + rope_dim/2); otherwise (2i, 2i+1). Dimensions
+    /* out[n_rows][n_pairs][2] = (cos, sin) of the rows' positions, or of their sink_positions;
+     * angles are made in double. */
+    void (*rope_angles)(void *self, float *out, const struct rope_table *table,
+                        const struct step *step, bool of_sinks);
+
+    /* x[n][n_heads][head_dim] rotated in place by angles[n][rope_dim / 2][2] of rope_angles. neox: pairs are (i, i + rope_dim/2); otherwise (2i, 2i+1). Dimensions
      * from rope_dim on stay. */
     void (*rope)(void *self, float *x, const float *angles, uint32_t n, uint32_t n_heads,
                  uint32_t head_dim, uint32_t rope_dim, bool neox);
@@ -150,9 +136,8 @@ struct backend {
     /* out = x, n floats. */
     void (*copy)(void *self, float *out, const float *x, size_t n);
 
-    /* Copies row `rows[i]` of x[.][width] to out[i], i < n. rows: the step's logit_rows. */
-    void (*gather)(void *self, float *out, const float *x, const uint32_t *rows, uint32_t n,
-                   uint32_t width);
+    /* Copies row output_rows[i] of x[.][width] to out[i], for all output rows. */
+    void (*gather)(void *self, float *out, const float *x, const struct step *step, uint32_t width);
 
     /* tokens[i] (host) of logits row picks[i].row, i < n, rows of n_vocab logits in backend memory:
      * the best (lowest id on ties) if temperature or top_p is 0; else, of p = e^((logit - best) /
@@ -174,34 +159,29 @@ struct backend {
     /* Copies whole pages (copy on write). */
     void (*kv_copy)(void *self, const uint32_t *from, const uint32_t *to, uint32_t n);
 
-    /* Writes k, v [n_rows][n_kv_heads][head_dim] (rows of the whole batch) into the slots of
-     * the segments, with positions[row]; SLOT_OF_HOLE takes the head's newest hole. The score and
-     * history of a written slot begin at 0. K comes rotated. Adds k / |k| to the key sums of states
-     * that have one, in order of rows, from the keys as stored. */
-    void (*kv_write)(void *self, const float *k, const float *v, const int32_t *positions,
-                     const struct kv_segment *segments, uint32_t n_segments, uint32_t n_kv_heads,
-                     uint32_t head_dim);
+    /* K and V of a wave's rows go into the slots that were placed for them, with their positions;
+     * SLOT_OF_HOLE takes the head's newest hole. The score and history of a written slot begin at
+     * 0. Adds k / |k| to the key sums of states that have one, in order of rows, from the keys as
+     * stored. */
+    void (*write)(void *self, const struct step *step, uint32_t layer, uint32_t wave,
+                  const struct kv_rows *rows);
 
-    /* out[row][n_heads][head_dim] = softmax(q . K / sqrt(head_dim)) V over the visible slots, for
-     * the rows of the segments; q and q_sink [n_rows][n_heads][head_dim] (q_sink may be NULL when
-     * no segment asks for it). Slots are walked page by page in slot order with a running maximum,
-     * so the result is independent of chunking. n_heads is a multiple of n_kv_heads; query head g
-     * uses KV head g / (n_heads / n_kv_heads). A summary of n tokens counts as one more slot whose
-     * logit has log n added.
+    /* out = softmax(q . K / sqrt(head_dim)) V over the visible slots, for a wave's rows. Slots are
+     * walked page by page in slot order (of a list's, in its order) with a running maximum, so the
+     * result is independent of chunking. A summary of n tokens counts as one more slot whose logit
+     * has log n added.
      *
      * Then, for segments that ask: m[slot] = mean over the query heads of the group of their
      * probabilities; in rising order of rows, SUM adds it to the slot's score, LAST replaces the
      * score, HISTORY sets bit position % HISTORY_QUERIES of the slot to m > 1 / (slots seen). */
-    void (*attention)(void *self, float *out, const float *q, const float *q_sink,
-                      const int32_t *positions, const struct kv_segment *segments,
-                      uint32_t n_segments, uint32_t n_heads, uint32_t n_kv_heads,
-                      uint32_t head_dim);
+    void (*attend)(void *self, const struct step *step, uint32_t layer, uint32_t wave,
+                   const struct attention *a);
 
-    /* Of segments with `drops`: drops job.n_drop slots of every head; the worst by score become
-     * holes (position HOLE, listed in head->holes), and join the summary where there is one. False:
+    /* Of a wave's segments that drop: n_drop slots of every head; the worst by score become holes
+     * (position HOLE, listed in head_state.holes), and join the summary where there is one. False:
      * "out_of_memory". */
-    bool (*evict)(void *self, const struct kv_segment *segments, uint32_t n_segments,
-                  uint32_t n_kv_heads, struct error *e);
+    bool (*drop)(void *self, const struct step *step, uint32_t layer, uint32_t wave,
+                 struct error *e);
     /* The heads of one layer of one sequence keep at most job.budget slots each, moved to the
      * front; fills job.n_kept. Jobs of budget UINT32_MAX stay as they are. Holes are gone
      * afterwards, and with job.forget scores are 0. False: "out_of_memory". */

@@ -25,6 +25,10 @@ struct forward {
     float *x, *h, *q, *q_sink, *k, *v, *out, *gate, *up, *angles, *sink_angles;
     float *logit_x, *logits; /* [max_logits][n_embd], [max_logits][n_vocab] */
     float *host_logits;      /* [max_logits][n_vocab] */
+    float *host_hidden;      /* [max_logits][n_embd], once somebody asks */
+    uint32_t n_logits;       /* of the step: hidden states come behind in logit_x */
+    float *frequencies;      /* [rope_dim / 2] doubles of `rope` */
+    struct rope_table rope;
     forward_observer *observe;
     void *observe_context;
     float *observed; /* [max_rows][n_heads * head_dim] host copy of q, while somebody observes */
@@ -77,6 +81,20 @@ static bool upload_vectors(struct forward *f, struct error *e)
     return upload(f, &f->output_norm, m->output_norm, m->n_embd, e);
 }
 
+/* The angles' frequencies, made once. */
+static bool upload_rope(struct forward *f, struct error *e)
+{
+    const uint32_t n_pairs = f->model->rope_dim / 2;
+    double *frequencies = malloc((n_pairs ? n_pairs : 1) * sizeof *frequencies);
+    if (!frequencies)
+        return error_set_memory(e, "rotary frequencies", n_pairs * sizeof *frequencies);
+    model_rope_frequencies(f->model, frequencies);
+    const bool ok = upload(f, &f->frequencies, (const float *)frequencies, 2 * (size_t)n_pairs, e);
+    free(frequencies);
+    f->rope = (struct rope_table){(const double *)f->frequencies, f->model->rope_scale, n_pairs};
+    return ok;
+}
+
 static bool allocate(struct forward *f, struct error *e)
 {
     const struct model *m = f->model;
@@ -117,7 +135,7 @@ struct forward *forward_new(const struct backend *backend, struct model *model, 
     *f = (struct forward){
         .backend = backend, .model = model, .max_rows = max_rows, .max_logits = max_logits};
     f->layers = calloc(model->n_layers, sizeof *f->layers);
-    bool ok = f->layers ? upload_vectors(f, e) && allocate(f, e)
+    bool ok = f->layers ? upload_vectors(f, e) && upload_rope(f, e) && allocate(f, e)
                         : error_set_memory(e, "the layers", model->n_layers * sizeof *f->layers);
     for (struct weight *w; ok && (w = weight_at(model, f->n_prepared)); f->n_prepared += ok)
         ok = backend->weight_prepare(backend->self, w, w != &model->token_embd, e);
@@ -142,14 +160,15 @@ void forward_free(struct forward *f)
             if (vectors[k])
                 be->free(be->self, vectors[k]);
     }
-    float *buffers[] = {f->output_norm, f->x,           f->h,       f->q,     f->q_sink,
-                        f->k,           f->v,           f->out,     f->gate,  f->up,
-                        f->angles,      f->sink_angles, f->logit_x, f->logits};
+    float *buffers[] = {f->output_norm, f->x,           f->h,       f->q,      f->q_sink,
+                        f->k,           f->v,           f->out,     f->gate,   f->up,
+                        f->angles,      f->sink_angles, f->logit_x, f->logits, f->frequencies};
     for (size_t k = 0; k < sizeof buffers / sizeof *buffers; k++)
         if (buffers[k])
             be->free(be->self, buffers[k]);
     free(f->layers);
     be->host_free(be->self, f->host_logits);
+    be->host_free(be->self, f->host_hidden);
     free(f->observed);
     free(f);
 }
@@ -165,15 +184,20 @@ bool forward_set_observer(struct forward *f, forward_observer *observe, void *co
     return true;
 }
 
-/* The layers, and the logits of the rows that want them in f->logits. */
+/* The layers, and what rows leave: in f->logits, and hidden states in f->logit_x. */
 static bool compute(struct forward *f, struct batch *b, struct error *e)
 {
     const struct backend *be = f->backend;
     const struct model *m = f->model;
     void *self = be->self;
-    uint32_t n = b->n_rows, n_q = m->n_heads * m->head_dim;
+    const struct step *step = &b->step;
+    uint32_t n = step->n_rows, n_q = m->n_heads * m->head_dim,
+             n_outputs = step->n_logits + step->n_hidden;
 
-    be->embed(self, f->x, &m->token_embd, b->tokens, n);
+    be->embed(self, f->x, &m->token_embd, step);
+    be->rope_angles(self, f->angles, &f->rope, step, false);
+    if (step->sink_query)
+        be->rope_angles(self, f->sink_angles, &f->rope, step, true);
     for (uint32_t i = 0; i < m->n_layers; i++) {
         const struct model_layer *l = &m->layers[i];
         const struct layer_vectors *v = &f->layers[i];
@@ -186,7 +210,7 @@ static bool compute(struct forward *f, struct batch *b, struct error *e)
             be->rms_norm(self, f->q, f->q, v->q_norm, n * m->n_heads, m->head_dim, m->norm_eps);
             be->rms_norm(self, f->k, f->k, v->k_norm, n * m->n_kv_heads, m->head_dim, m->norm_eps);
         }
-        if (b->sink_query) {
+        if (step->sink_query) {
             be->copy(self, f->q_sink, f->q, (size_t)n * n_q);
             be->rope(self, f->q_sink, f->sink_angles, n, m->n_heads, m->head_dim, m->rope_dim,
                      m->rope_neox);
@@ -198,13 +222,17 @@ static bool compute(struct forward *f, struct batch *b, struct error *e)
                 return false;
             f->observe(f->observe_context, i, f->observed, n);
         }
-        for (uint32_t wave = 0; wave < b->n_waves; wave++) {
-            uint32_t n_segments = batch_wave(b, i, wave);
-            be->kv_write(self, f->k, f->v, b->positions, b->wave, n_segments, m->n_kv_heads,
-                         m->head_dim);
-            be->attention(self, f->out, f->q, b->sink_query ? f->q_sink : NULL, b->positions,
-                          b->wave, n_segments, m->n_heads, m->n_kv_heads, m->head_dim);
-            if (!batch_drop(b, be, i, wave, n_segments, e))
+        const struct kv_rows kv = {f->k, f->v, m->n_kv_heads, m->head_dim};
+        const struct attention attention = {.q = f->q,
+                                            .q_sink = step->sink_query ? f->q_sink : NULL,
+                                            .out = f->out,
+                                            .n_heads = m->n_heads,
+                                            .n_kv_heads = m->n_kv_heads,
+                                            .head_dim = m->head_dim};
+        for (uint32_t wave = 0; wave < step->n_waves; wave++) {
+            be->write(self, step, i, wave, &kv);
+            be->attend(self, step, i, wave, &attention);
+            if (!batch_drop(b, be, i, wave, e))
                 return false;
         }
         be->matmul(self, f->h, &l->wo, f->out, n, v->bo);
@@ -217,11 +245,12 @@ static bool compute(struct forward *f, struct batch *b, struct error *e)
         be->matmul(self, f->h, &l->w_down, f->gate, n, NULL);
         be->add(self, f->x, f->h, (size_t)n * m->n_embd);
     }
-    if (b->n_logits == 0)
+    if (n_outputs == 0)
         return true;
-    be->gather(self, f->logit_x, f->x, b->logit_rows, b->n_logits, m->n_embd);
-    be->rms_norm(self, f->logit_x, f->logit_x, f->output_norm, b->n_logits, m->n_embd, m->norm_eps);
-    be->matmul(self, f->logits, &m->output, f->logit_x, b->n_logits, NULL);
+    be->gather(self, f->logit_x, f->x, step, m->n_embd);
+    be->rms_norm(self, f->logit_x, f->logit_x, f->output_norm, n_outputs, m->n_embd, m->norm_eps);
+    if (step->n_logits > 0)
+        be->matmul(self, f->logits, &m->output, f->logit_x, step->n_logits, NULL);
     return true;
 }
 
@@ -233,14 +262,14 @@ bool forward_compute(struct forward *f, struct batch *b, struct error *e)
     uint32_t n_copies = cache_take_copies(b->cache, &from, &to);
     if (n_copies)
         be->kv_copy(be->self, from, to, n_copies);
-    if (b->n_rows == 0)
+    if (batch_rows(b) == 0)
         return true;
-    size_t n_angles = (size_t)b->n_rows * f->model->rope_dim;
-    be->upload(be->self, f->angles, b->angles, n_angles);
-    if (b->sink_query)
-        be->upload(be->self, f->sink_angles, b->sink_angles, n_angles);
-    bool recorded;
-    if (!batch_plan(b, be, !f->observe, &recorded, e) || (!recorded && !compute(f, b, e)))
+    struct step *step = batch_step(b);
+    step->may_record = !f->observe;
+    f->n_logits = step->n_logits;
+    if (be->step_begin && !be->step_begin(be->self, step, e))
+        return false;
+    if (!step->recorded && !compute(f, b, e))
         return false;
     return !be->step_end || be->step_end(be->self, e);
 }
@@ -252,6 +281,22 @@ const float *forward_logits(struct forward *f, uint32_t first, uint32_t n, struc
                                    n * n_vocab, e))
         return NULL;
     return f->host_logits;
+}
+
+const float *forward_hidden(struct forward *f, uint32_t first, uint32_t n, struct error *e)
+{
+    const size_t width = f->model->n_embd;
+    if (!f->host_hidden) {
+        f->host_hidden =
+            f->backend->host_alloc(f->backend->self, f->max_logits * width * sizeof(float), e);
+        if (!f->host_hidden)
+            return NULL;
+    }
+    if (n &&
+        !f->backend->download(f->backend->self, f->host_hidden,
+                              f->logit_x + (f->n_logits + (size_t)first) * width, n * width, e))
+        return NULL;
+    return f->host_hidden;
 }
 
 bool forward_can_pick(const struct forward *f)
@@ -268,5 +313,5 @@ bool forward_pick(struct forward *f, const struct token_pick *picks, uint32_t n,
 
 const float *forward_run(struct forward *f, struct batch *b, struct error *e)
 {
-    return forward_compute(f, b, e) ? forward_logits(f, 0, b->n_logits, e) : NULL;
+    return forward_compute(f, b, e) ? forward_logits(f, 0, b->step.n_logits, e) : NULL;
 }

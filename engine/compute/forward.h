@@ -14,14 +14,15 @@
 
 struct batch;
 
-/* Room for max_rows rows and max_logits logit rows per step. The backend and cache outlive it. */
+/* Room for max_rows rows and max_outputs rows that leave logits or hidden states per step. The cache
+ * outlives it. */
 struct batch *batch_new(struct cache *cache, const struct model *model, uint32_t max_rows,
-                        uint32_t max_logits, struct error *e);
+                        uint32_t max_outputs, struct error *e);
 void batch_free(struct batch *b);
 void batch_clear(struct batch *b);
-uint32_t batch_rows(const struct batch *b); /* rows added */
-uint32_t batch_room(const struct batch *b); /* rows that still fit */
-uint32_t batch_logits_room(const struct batch *b);
+uint32_t batch_rows(const struct batch *b);        /* rows added */
+uint32_t batch_room(const struct batch *b);        /* rows that still fit */
+uint32_t batch_logits_room(const struct batch *b); /* output rows that still fit */
 /* Nanoseconds that choosing and dropping slots took in the last step. */
 uint64_t batch_policy_ns(const struct batch *b);
 
@@ -29,10 +30,15 @@ uint64_t batch_policy_ns(const struct batch *b);
  * waves where the plan needs it. Logits are computed for the last n_logits of these rows;
  * *logits_row gets the index of the first of them. A sequence may be added once per step,
  * and not beyond the end of its prompt (cache_rows_of_prompt): what follows is another step's.
- * False: "kv_pool_empty" (nothing changed) or "out_of_memory". Room is the caller's to check
- * (assert). */
+ * False: "kv_pool_empty" (nothing changed) or "out_of_memory" (the batch is as before, the sequence
+ * may have lost its place and must be given up). Room is the caller's to check (assert). */
 bool batch_add(struct batch *b, struct cache_sequence *s, const int32_t *tokens, uint32_t n,
                uint32_t n_logits, uint32_t *logits_row, struct error *e);
+/* The same for rows that leave something else: *output gets the index of the first among those of
+ * its kind. */
+bool batch_add_outputs(struct batch *b, struct cache_sequence *s, const int32_t *tokens, uint32_t n,
+                       uint32_t n_outputs, enum step_output what, uint32_t *output,
+                       struct error *e);
 
 struct forward;
 /* Prepares the weights and all activation buffers for max_rows rows. NULL: "out_of_memory". */
@@ -57,6 +63,10 @@ bool forward_compute(struct forward *f, struct batch *b, struct error *e);
 /* Brings logits rows [first, first + n) of the step to the host, and returns where row 0 lies (or
  * would lie). Every call waits for the device. NULL: "engine_fault". */
 const float *forward_logits(struct forward *f, uint32_t first, uint32_t n, struct error *e);
+/* Brings the step's hidden states [first, first + n) to the host: rows that were added with
+ * STEP_HIDDEN, after the output norm, [n][n_embd]; owned by the forward and overwritten by the next
+ * call. NULL: "engine_fault" or "out_of_memory". */
+const float *forward_hidden(struct forward *f, uint32_t first, uint32_t n, struct error *e);
 /* Whether the backend picks tokens where its logits lie. */
 bool forward_can_pick(const struct forward *f);
 /* tokens[i] as picks[i] says, i < n, see `pick` of struct backend. False: "engine_fault". */

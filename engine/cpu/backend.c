@@ -5,6 +5,7 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -74,13 +75,12 @@ static uint64_t cpu_memory_free(void *self)
     return machine_available_bytes("");
 }
 
-static void cpu_embed(void *self, float *out, const struct weight *w, const int32_t *tokens,
-                      uint32_t n)
+static void cpu_embed(void *self, float *out, const struct weight *w, const struct step *step)
 {
     struct cpu *c = self;
     const size_t row_bytes = cpu_row_bytes(w);
-    for (uint32_t i = 0; i < n; i++)
-        c->kernels->dequantise(w, (const uint8_t *)w->data + (size_t)tokens[i] * row_bytes,
+    for (uint32_t i = 0; i < step->n_rows; i++)
+        c->kernels->dequantise(w, (const uint8_t *)w->data + (size_t)step->tokens[i] * row_bytes,
                                out + (size_t)i * w->cols);
 }
 
@@ -134,6 +134,54 @@ static void cpu_rms_norm(void *self, float *out, const float *x, const float *ga
     run_rows(self, &w, width);
 }
 
+struct angle_work {
+    const struct cpu *cpu;
+    const struct rope_table *table;
+    const int32_t *positions;
+    uint32_t n_rows;
+    float *out;
+};
+
+static void angle_rows(const struct angle_work *w, uint32_t first, uint32_t last)
+{
+    const uint32_t n_pairs = w->table->n_pairs;
+    for (uint32_t row = first; row < last; row++) {
+        const double at = (double)w->positions[row] / w->table->scale;
+        float *out = w->out + (size_t)row * n_pairs * 2;
+        for (uint32_t i = 0; i < n_pairs; i++) {
+            const double angle = at * w->table->frequencies[i];
+            out[2 * i] = (float)cos(angle);
+            out[2 * i + 1] = (float)sin(angle);
+        }
+    }
+}
+
+static void angle_thread(void *context, uint32_t thread)
+{
+    const struct angle_work *w = context;
+    const uint64_t threads = threads_count(w->cpu->threads);
+    angle_rows(w, (uint32_t)(w->n_rows * thread / threads),
+               (uint32_t)(w->n_rows * (thread + (uint64_t)1) / threads));
+}
+
+/* Fewer angles than this are not worth waking the workers. */
+enum { ANGLES_WORTH_THREADS = 1024 };
+
+static void cpu_rope_angles(void *self, float *out, const struct rope_table *table,
+                            const struct step *step, bool of_sinks)
+{
+    struct cpu *c = self;
+    struct angle_work w = {.cpu = c,
+                           .table = table,
+                           .positions = of_sinks ? step->sink_positions : step->positions,
+                           .n_rows = step->n_rows,
+                           .out = out};
+    if ((uint64_t)w.n_rows * table->n_pairs < ANGLES_WORTH_THREADS)
+        angle_rows(&w, 0, w.n_rows);
+    else
+        threads_run(c->threads, angle_thread, &w);
+}
+
 static void rope_part(const struct row_work *w, size_t first, size_t n)
 {
     w->cpu->kernels->rope(w->out + first * w->n_heads * w->width, w->y + first * w->rope_dim,
@@ -177,12 +225,13 @@ static void cpu_swiglu(void *self, float *out, const float *gate, const float *u
     run_rows(self, &w, 1);
 }
 
-static void cpu_gather(void *self, float *out, const float *x, const uint32_t *rows, uint32_t n,
+static void cpu_gather(void *self, float *out, const float *x, const struct step *step,
                        uint32_t width)
 {
     (void)self;
-    for (uint32_t i = 0; i < n; i++)
-        memcpy(out + (size_t)i * width, x + (size_t)rows[i] * width, width * sizeof *out);
+    for (uint32_t i = 0; i < step->n_logits + step->n_hidden; i++)
+        memcpy(out + (size_t)i * width, x + (size_t)step->output_rows[i] * width,
+               width * sizeof *out);
 }
 
 static void cpu_close(void *self)
@@ -195,6 +244,7 @@ static void cpu_close(void *self)
     free(c->scratch);
     free(c->softmax);
     free(c->select);
+    free(c->jobs);
     cpu_matmul_close(c);
     free(c);
 }
@@ -297,6 +347,7 @@ bool backend_cpu_open(struct backend *b, uint32_t n_threads, const char *isa, st
         .rms_norm = cpu_rms_norm,
         .matmul = cpu_matmul,
         .products = cpu_products,
+        .rope_angles = cpu_rope_angles,
         .rope = cpu_rope,
         .add = cpu_add,
         .swiglu = cpu_swiglu,
@@ -307,9 +358,9 @@ bool backend_cpu_open(struct backend *b, uint32_t n_threads, const char *isa, st
         .kv_alloc = cpu_kv_alloc,
         .kv_free = cpu_kv_free,
         .kv_copy = cpu_kv_copy,
-        .kv_write = cpu_kv_write,
-        .attention = cpu_attention,
-        .evict = cpu_evict,
+        .write = cpu_write,
+        .attend = cpu_attend,
+        .drop = cpu_drop,
         .compress = cpu_compress,
         .kv_read = cpu_kv_read,
         .close = cpu_close,

@@ -75,11 +75,13 @@ struct attention_cut {
     uint32_t *seen; /* [n_kv_heads][n_spans][SPAN_PAGES] slots of each page */
 };
 
-/* The arguments of backend.attention, and where the pool is. */
+/* The arguments of backend.attend, and where the pool is. */
 struct attention_job {
-    const float *q, *q_sink; /* [row][n_heads][head_dim] */
+    const float *q, *q_sink;  /* [row][n_heads][head_dim] */
+    const float *sink_logits; /* [n_heads] or NULL */
     const int32_t *positions;
-    const struct kv_segment *segments;
+    const struct step_segment *segments; /* of one wave */
+    uint32_t first_head;                 /* the layer's, among a sequence's */
     uint32_t n_segments, n_heads, n_kv_heads, head_dim;
     float *out; /* [row][n_heads][head_dim] */
     const uint8_t *pool;
@@ -91,6 +93,30 @@ struct attention_job {
     float *softmax;       /* [row][n_heads][2] largest logit, 1 / sum of 2^(logit - largest) */
     uint32_t *n_seen;     /* [row][n_kv_heads] slots that the query saw */
 };
+
+static inline const struct head_state *
+state_of(const struct attention_job *job, const struct step_segment *segment, uint32_t kv_head)
+{
+    return &segment->placed->states[job->first_head + kv_head];
+}
+
+/* The slots that a segment's queries read of a head, NULL: all of its table. */
+static inline const struct step_list *list_of(const struct attention_job *job,
+                                              const struct step_segment *segment, uint32_t kv_head)
+{
+    const struct step_list *list =
+        segment->lists ? &segment->lists[job->first_head + kv_head] : NULL;
+    return list && list->n > 0 ? list : NULL;
+}
+
+/* What attention walks: slots of the table, or whole pages of the list. */
+static inline uint32_t walked_slots(const struct attention_job *job,
+                                    const struct step_segment *segment, uint32_t kv_head)
+{
+    const struct step_list *list = list_of(job, segment, kv_head);
+    return list ? list->n * PAGE_SLOTS
+                : placement_n_slots(segment->placed, job->first_head + kv_head, segment->n_behind);
+}
 
 struct cpu_kernels {
     const char *isa;  /* as in backend_cpu_open */
@@ -110,17 +136,17 @@ struct cpu_kernels {
     void (*to_half)(uint16_t *out, const float *x, uint32_t n);
     /* Rows [first, first + n) of a segment (counted from its first_row), one KV head, all query
      * heads of its group. n * group <= attend_queries(), or n == 1. segment is one of job's. */
-    void (*attend)(const struct attention_job *job, const struct kv_segment *segment,
+    void (*attend)(const struct attention_job *job, const struct step_segment *segment,
                    uint32_t kv_head, uint32_t first, uint32_t n, float *scratch);
     /* The same for all rows of a segment that is cut by spans: each span on its own, in any order,
      * then all together. */
-    void (*attend_span)(const struct attention_job *job, const struct kv_segment *segment,
+    void (*attend_span)(const struct attention_job *job, const struct step_segment *segment,
                         uint32_t kv_head, uint32_t span, float *scratch);
-    void (*attend_merge)(const struct attention_job *job, const struct kv_segment *segment,
+    void (*attend_merge)(const struct attention_job *job, const struct step_segment *segment,
                          uint32_t kv_head, float *scratch);
     /* Scores of the slots in a span of one KV head, from the scored rows of a segment that has
      * attended. */
-    void (*score)(const struct attention_job *job, const struct kv_segment *segment,
+    void (*score)(const struct attention_job *job, const struct step_segment *segment,
                   uint32_t kv_head, uint32_t span, float *scratch);
     /* dots[slot] = k . x, squares[slot] = k . k of the slots of a page; x [head_dim] may be NULL:
      * no dots then. */
@@ -159,6 +185,8 @@ struct cpu {
     size_t softmax_room;
     void *select; /* [select_room] bytes, see policy.c */
     size_t select_room;
+    struct select_job *jobs; /* [jobs_room] of a layer's heads */
+    size_t jobs_room;
 };
 
 static inline uint8_t *cpu_page(const struct cpu *c, uint32_t number)
@@ -189,8 +217,7 @@ void cpu_products(void *self, const struct product *products, uint32_t n_product
 void cpu_matmul_close(struct cpu *c);
 
 /* policy.c */
-bool cpu_evict(void *self, const struct kv_segment *segments, uint32_t n_segments,
-               uint32_t n_kv_heads, struct error *e);
+bool cpu_drop(void *self, const struct step *step, uint32_t layer, uint32_t wave, struct error *e);
 bool cpu_compress(void *self, struct select_job *jobs, uint32_t n_jobs, struct error *e);
 
 /* kv.c: the functions of struct backend with the same names. */
@@ -199,13 +226,11 @@ size_t cpu_page_bytes(void *self, uint32_t head_dim);
 bool cpu_kv_alloc(void *self, uint32_t n_pages, uint32_t head_dim, struct error *e);
 void cpu_kv_free(void *self);
 void cpu_kv_copy(void *self, const uint32_t *from, const uint32_t *to, uint32_t n);
-void cpu_kv_write(void *self, const float *k, const float *v, const int32_t *positions,
-                  const struct kv_segment *segments, uint32_t n_segments, uint32_t n_kv_heads,
-                  uint32_t head_dim);
+void cpu_write(void *self, const struct step *step, uint32_t layer, uint32_t wave,
+               const struct kv_rows *rows);
 int32_t cpu_kv_read(void *self, uint32_t page, uint32_t index, uint32_t head_dim, float *k,
                     float *v);
-void cpu_attention(void *self, float *out, const float *q, const float *q_sink,
-                   const int32_t *positions, const struct kv_segment *segments, uint32_t n_segments,
-                   uint32_t n_heads, uint32_t n_kv_heads, uint32_t head_dim);
+void cpu_attend(void *self, const struct step *step, uint32_t layer, uint32_t wave,
+                const struct attention *a);
 
 #endif

@@ -117,7 +117,7 @@ static void add_key(struct cpu *c, double *sum, uint32_t page, uint32_t index)
 
 /* Where a new token goes: a slot of its own, or the head's newest hole. Nothing has been said of it
  * yet. */
-static uint32_t place_token(struct head_state *head, uint32_t slot)
+static uint32_t open_slot(const struct head_state *head, uint32_t slot)
 {
     if (slot == SLOT_OF_HOLE)
         slot = head->holes[--head->counters->n_holes];
@@ -129,30 +129,35 @@ static uint32_t place_token(struct head_state *head, uint32_t slot)
     return slot;
 }
 
-void cpu_kv_write(void *self, const float *k, const float *v, const int32_t *positions,
-                  const struct kv_segment *segments, uint32_t n_segments, uint32_t n_kv_heads,
-                  uint32_t head_dim)
+/* One token's K and V of one head. */
+static void write_token(struct cpu *c, const struct head_state *head, uint32_t slot,
+                        int32_t position, const float *k, const float *v)
 {
-    struct cpu *c = self;
-    for (const struct kv_segment *s = segments; s < segments + n_segments; s++) {
-        for (uint32_t i = 0; i < s->n_rows; i++) {
-            uint32_t row = s->first_row + i;
-            for (uint32_t h = 0; h < n_kv_heads; h++) {
-                uint32_t slot = s->write_slots[(size_t)i * n_kv_heads + h];
-                if (s->states)
-                    slot = place_token(s->states[h], slot);
-                uint32_t page = s->heads[h].pages[slot / PAGE_SLOTS];
-                size_t at = ((size_t)row * n_kv_heads + h) * head_dim;
-                if (c->storage == STORAGE_F16)
-                    write_halves(c, cpu_page(c, page), slot % PAGE_SLOTS, k + at, v + at);
-                else
-                    page_write(&c->shape, cpu_page(c, page), slot % PAGE_SLOTS, k + at, v + at);
-                cpu_positions(c, page)[slot % PAGE_SLOTS] = positions[row];
-                if (s->states && s->states[h]->key_sum)
-                    add_key(c, s->states[h]->key_sum, page, slot % PAGE_SLOTS);
+    slot = open_slot(head, slot);
+    const uint32_t page = head->pages[slot / PAGE_SLOTS];
+    if (c->storage == STORAGE_F16)
+        write_halves(c, cpu_page(c, page), slot % PAGE_SLOTS, k, v);
+    else
+        page_write(&c->shape, cpu_page(c, page), slot % PAGE_SLOTS, k, v);
+    cpu_positions(c, page)[slot % PAGE_SLOTS] = position;
+    if (head->key_sum)
+        add_key(c, head->key_sum, page, slot % PAGE_SLOTS);
+}
+
+void cpu_write(void *self, const struct step *step, uint32_t layer, uint32_t wave,
+               const struct kv_rows *rows)
+{
+    uint32_t n;
+    const struct step_segment *segments = step_wave(step, wave, &n);
+    for (const struct step_segment *s = segments; s < segments + n; s++)
+        for (uint32_t i = 0; i < s->n_rows; i++)
+            for (uint32_t h = 0; h < rows->n_kv_heads; h++) {
+                const uint32_t row = s->first_row + i, head = step_head(step, layer) + h;
+                const size_t at = ((size_t)row * rows->n_kv_heads + h) * rows->head_dim;
+                write_token(self, &s->placed->states[head],
+                            placement_slot(s->placed, head, step_token(s, i)), step->positions[row],
+                            rows->k + at, rows->v + at);
             }
-        }
-    }
 }
 
 int32_t cpu_kv_read(void *self, uint32_t page_number, uint32_t index, uint32_t head_dim, float *k,
@@ -177,21 +182,22 @@ struct attention_work {
     _Atomic uint32_t next;
 };
 
-static uint32_t row_pieces(const struct attention_work *w, const struct kv_segment *s)
+static uint32_t row_pieces(const struct attention_work *w, const struct step_segment *s)
 {
     return (s->n_rows + w->rows_at_once - 1) / w->rows_at_once;
 }
 
 static uint32_t attention_pieces(const struct attention_work *w, uint32_t segment, uint32_t kv_head)
 {
-    const struct kv_segment *s = &w->job.segments[segment];
-    return w->cuts[segment].partials ? spans_of(s->heads[kv_head].n_slots) : row_pieces(w, s);
+    const struct step_segment *s = &w->job.segments[segment];
+    return w->cuts[segment].partials ? spans_of(walked_slots(&w->job, s, kv_head))
+                                     : row_pieces(w, s);
 }
 
 static void attend_piece(struct attention_work *w, uint32_t segment, uint32_t kv_head,
                          uint32_t piece, float *scratch)
 {
-    const struct kv_segment *s = &w->job.segments[segment];
+    const struct step_segment *s = &w->job.segments[segment];
     const struct cpu_kernels *kernels = w->cpu->kernels;
     if (w->cuts[segment].partials) {
         _Atomic uint32_t *left = &w->left[segment * w->job.n_kv_heads + kv_head];
@@ -222,12 +228,14 @@ static void attention_thread(void *context, uint32_t thread)
 
 /* Scoring in pieces of (segment, KV head, span): every slot is one thread's, so its sum has one
  * order. */
-static uint32_t score_pieces(const struct kv_segment *s, uint32_t kv_head)
+static uint32_t score_pieces(const struct attention_job *job, const struct step_segment *s,
+                             uint32_t kv_head)
 {
-    if (s->score == CACHE_SCORE_NONE || s->first_scored >= s->n_rows || !s->states ||
-        (!s->states[kv_head]->scores && !s->states[kv_head]->history))
+    const struct head_state *state = state_of(job, s, kv_head);
+    if (s->placed->score == CACHE_SCORE_NONE || s->first_scored >= s->n_rows ||
+        (!state->scores && !state->history))
         return 0;
-    return spans_of(s->heads[kv_head].n_slots);
+    return spans_of(walked_slots(job, s, kv_head));
 }
 
 static void score_thread(void *context, uint32_t thread)
@@ -237,8 +245,8 @@ static void score_thread(void *context, uint32_t thread)
     uint32_t before = 0, piece = atomic_fetch_add_explicit(&w->next, 1, memory_order_relaxed);
     for (uint32_t i = 0; i < job->n_segments; i++)
         for (uint32_t h = 0; h < job->n_kv_heads; h++) {
-            const struct kv_segment *s = &job->segments[i];
-            uint32_t n = score_pieces(s, h);
+            const struct step_segment *s = &job->segments[i];
+            uint32_t n = score_pieces(job, s, h);
             for (; piece - before < n;
                  piece = atomic_fetch_add_explicit(&w->next, 1, memory_order_relaxed))
                 w->cpu->kernels->score(job, s, h, piece - before, cpu_scratch(w->cpu, thread));
@@ -246,20 +254,22 @@ static void score_thread(void *context, uint32_t thread)
         }
 }
 
-static bool is_scored(const struct kv_segment *s, uint32_t n_kv_heads)
+static bool is_scored(const struct attention_job *job, const struct step_segment *s)
 {
-    for (uint32_t h = 0; h < n_kv_heads; h++)
-        if (score_pieces(s, h) > 0)
+    for (uint32_t h = 0; h < job->n_kv_heads; h++)
+        if (score_pieces(job, s, h) > 0)
             return true;
     return false;
 }
 
-static uint32_t longest_spans(const struct kv_segment *s, uint32_t n_kv_heads)
+static uint32_t longest_spans(const struct attention_job *job, const struct step_segment *s)
 {
-    uint32_t n = 0;
-    for (uint32_t h = 0; h < n_kv_heads; h++)
-        n = spans_of(s->heads[h].n_slots) > n ? spans_of(s->heads[h].n_slots) : n;
-    return n;
+    uint32_t n_slots = 0;
+    for (uint32_t h = 0; h < job->n_kv_heads; h++) {
+        const uint32_t its = walked_slots(job, s, h);
+        n_slots = its > n_slots ? its : n_slots;
+    }
+    return spans_of(n_slots);
 }
 
 /* The next n floats of c->softmax, on a cache line; NULL while the room is only counted. */
@@ -283,8 +293,8 @@ static size_t lay_out(struct attention_work *w, float *room, bool quick)
     w->left = (_Atomic uint32_t *)take_floats(room, &used, job->n_segments * job->n_kv_heads);
     job->cuts = w->cuts;
     for (uint32_t i = 0; i < job->n_segments; i++) {
-        const struct kv_segment *s = &job->segments[i];
-        struct attention_cut cut = {.n_spans = longest_spans(s, job->n_kv_heads)};
+        const struct step_segment *s = &job->segments[i];
+        struct attention_cut cut = {.n_spans = longest_spans(job, s)};
         size_t end = (size_t)s->first_row + s->n_rows - job->softmax_row;
         rows = end > rows ? end : rows;
         if (quick && cut.n_spans > 1 && s->n_rows <= w->rows_at_once &&
@@ -292,14 +302,14 @@ static size_t lay_out(struct attention_work *w, float *room, bool quick)
             cut.partials = take_floats(room, &used,
                                        (size_t)job->n_kv_heads * cut.n_spans * s->n_rows * group *
                                            partial_floats(job->head_dim));
-        if (quick && s->n_rows == 1 && is_scored(s, job->n_kv_heads)) {
+        if (quick && s->n_rows == 1 && is_scored(job, s)) {
             cut.weights = take_floats(room, &used, (size_t)job->n_heads * cut.n_spans * SPAN_SLOTS);
             cut.maxima = take_floats(room, &used, (size_t)job->n_heads * cut.n_spans);
             cut.seen = (uint32_t *)take_floats(room, &used,
                                                (size_t)job->n_kv_heads * cut.n_spans * SPAN_PAGES);
         }
         for (uint32_t h = 0; room && h < job->n_kv_heads; h++)
-            atomic_init(&w->left[i * job->n_kv_heads + h], spans_of(s->heads[h].n_slots));
+            atomic_init(&w->left[i * job->n_kv_heads + h], spans_of(walked_slots(job, s, h)));
         if (room)
             w->cuts[i] = cut;
     }
@@ -327,7 +337,7 @@ static void attend_and_score(struct attention_work *w)
     uint64_t work = 0;
     for (uint32_t i = 0; i < job->n_segments; i++)
         for (uint32_t h = 0; h < job->n_kv_heads; h++)
-            work += (uint64_t)job->segments[i].n_rows * job->segments[i].heads[h].n_slots *
+            work += (uint64_t)job->segments[i].n_rows * walked_slots(job, &job->segments[i], h) *
                     (job->n_heads / job->n_kv_heads) * job->head_dim;
     atomic_store(&w->next, 0);
     if (work < WORTH_THREADS)
@@ -346,51 +356,54 @@ static void attend_and_score(struct attention_work *w)
 /* Memory is short: one segment after the other, as many rows at a time as fit what kv_alloc has
  * put aside. Rows and scores come out as they would together. */
 static void attend_in_slices(const struct cpu *c, struct attention_work *w,
-                             const struct kv_segment *segments, uint32_t n_segments)
+                             const struct step_segment *segments, uint32_t n_segments)
 {
     const uint32_t row = w->job.n_heads * 2 + w->job.n_kv_heads;
     const size_t room = c->softmax_room - w->job.n_kv_heads - 64; /* cuts, counters, rounding */
     const uint32_t most = room / row < 1024 ? (uint32_t)(room / row) : 1024;
     for (uint32_t i = 0; i < n_segments; i++)
         for (uint32_t first = 0; first < segments[i].n_rows; first += most) {
-            struct kv_segment s = segments[i];
+            struct step_segment s = segments[i];
             s.first_row += first;
             s.n_rows = s.n_rows - first < most ? s.n_rows - first : most;
             s.first_scored = s.first_scored > first ? s.first_scored - first : 0;
             w->job.segments = &s;
             w->job.n_segments = 1;
             w->job.softmax_row = s.first_row;
-            w->scored = is_scored(&s, w->job.n_kv_heads);
+            w->scored = is_scored(&w->job, &s);
             w->job.softmax = NULL;
             lay_out(w, c->softmax, false);
             attend_and_score(w);
         }
 }
 
-void cpu_attention(void *self, float *out, const float *q, const float *q_sink,
-                   const int32_t *positions, const struct kv_segment *segments, uint32_t n_segments,
-                   uint32_t n_heads, uint32_t n_kv_heads, uint32_t head_dim)
+void cpu_attend(void *self, const struct step *step, uint32_t layer, uint32_t wave,
+                const struct attention *a)
 {
     struct cpu *c = self;
-    const uint32_t group = n_heads / n_kv_heads, queries = attend_queries(head_dim);
+    uint32_t n_segments;
+    const struct step_segment *segments = step_wave(step, wave, &n_segments);
+    const uint32_t group = a->n_heads / a->n_kv_heads, queries = attend_queries(a->head_dim);
     struct attention_work w = {
         .cpu = c,
-        .job = {.q = q,
-                .q_sink = q_sink,
-                .positions = positions,
+        .job = {.q = a->q,
+                .q_sink = a->q_sink,
+                .sink_logits = a->sink_logits,
+                .positions = step->positions,
                 .segments = segments,
+                .first_head = step_head(step, layer),
                 .n_segments = n_segments,
-                .n_heads = n_heads,
-                .n_kv_heads = n_kv_heads,
-                .head_dim = head_dim,
-                .out = out,
+                .n_heads = a->n_heads,
+                .n_kv_heads = a->n_kv_heads,
+                .head_dim = a->head_dim,
+                .out = a->out,
                 .pool = c->pool,
                 .slot_positions = c->positions,
                 .shape = &c->shape},
         .rows_at_once = group < queries ? queries / group : 1,
     };
     for (uint32_t i = 0; i < n_segments; i++)
-        w.scored = w.scored || is_scored(&segments[i], n_kv_heads);
+        w.scored = w.scored || is_scored(&w.job, &segments[i]);
     if (reserve(c, &w))
         attend_and_score(&w);
     else

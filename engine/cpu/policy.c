@@ -264,11 +264,6 @@ static void score_dropping(struct cpu *c, struct select_job *job, struct bench *
 /* The heads of one layer of one sequence. */
 static bool evict_layer(struct cpu *c, struct select_job *jobs, uint32_t n, struct error *e)
 {
-    uint32_t n_dropping = 0;
-    for (uint32_t i = 0; i < n; i++)
-        n_dropping += jobs[i].n_drop > 0;
-    if (n_dropping == 0)
-        return true;
     struct bench *benches = set_benches(c, jobs, n, e);
     if (benches == NULL)
         return false;
@@ -280,11 +275,29 @@ static bool evict_layer(struct cpu *c, struct select_job *jobs, uint32_t n, stru
     return true;
 }
 
-bool cpu_evict(void *self, const struct kv_segment *segments, uint32_t n_segments,
-               uint32_t n_kv_heads, struct error *e)
+static bool has_jobs(struct cpu *c, uint32_t n, struct error *e)
 {
-    for (uint32_t i = 0; i < n_segments; i++)
-        if (segments[i].drops && !evict_layer(self, segments[i].drops, n_kv_heads, e))
+    if (n <= c->jobs_room)
+        return true;
+    struct select_job *jobs = realloc(c->jobs, n * sizeof *jobs);
+    if (jobs == NULL)
+        return error_set_memory(e, "choosing slots", n * sizeof *jobs);
+    c->jobs = jobs;
+    c->jobs_room = n;
+    return true;
+}
+
+bool cpu_drop(void *self, const struct step *step, uint32_t layer, uint32_t wave, struct error *e)
+{
+    struct cpu *c = self;
+    uint32_t n;
+    const struct step_segment *segments = step_wave(step, wave, &n);
+    if (!has_jobs(c, step->n_kv_heads, e))
+        return false;
+    for (uint32_t i = 0; i < n; i++)
+        if (step_work(&segments[i]) == CACHE_WORK_DROP &&
+            cache_drop_jobs(segments[i].placed, layer, c->jobs) > 0 &&
+            !evict_layer(c, c->jobs, step->n_kv_heads, e))
             return false;
     return true;
 }

@@ -14,8 +14,9 @@
 
 struct attend {
     const struct attention_job *job;
-    const struct kv_segment *segment;
-    const struct head_view *view;
+    const struct step_segment *segment;
+    struct head_view view;          /* of a list: whole pages of it */
+    const struct step_list *list;   /* NULL: the whole table */
     uint32_t kv_head, row0, n_rows; /* row0: of the batch */
     uint32_t head, n_heads;         /* of the group */
     uint32_t head_dim, width;       /* width: head_dim rounded up to whole vectors */
@@ -43,15 +44,20 @@ struct attend {
     float *totals;                   /* [n][width] */
 };
 
-/* Page `at` of the head. */
+/* The place in the head's table of the page that is walked as number `at`. */
+static uint32_t place_of(const struct attend *a, uint32_t at)
+{
+    return a->list ? a->list->places[at] : at;
+}
+
 static const uint8_t *page_of(const struct attend *a, uint32_t at)
 {
-    return a->job->pool + a->view->pages[at] * a->job->shape->stride;
+    return a->job->pool + a->view.pages[place_of(a, at)] * a->job->shape->stride;
 }
 
 static const int32_t *positions_of(const struct attend *a, uint32_t at)
 {
-    return a->job->slot_positions + (size_t)a->view->pages[at] * PAGE_SLOTS;
+    return a->job->slot_positions + (size_t)a->view.pages[place_of(a, at)] * PAGE_SLOTS;
 }
 
 /* Slots of a page, of which the first `used` are used, that a query at position t sees: p <= t &&
@@ -95,7 +101,7 @@ static uint32_t *kept_seen(const struct attend *a)
 /* False: no query sees any of it. */
 static bool open_span(struct attend *a, uint32_t span)
 {
-    const struct head_view *view = a->view;
+    const struct head_view *view = &a->view;
     uint32_t any_page = 0;
     a->first_slot = span * SPAN_SLOTS;
     a->pages.n = 0;
@@ -108,10 +114,12 @@ static bool open_span(struct attend *a, uint32_t span)
         for (uint32_t row = 0; row < a->n_rows; row++) {
             a->seen[row][at] = visible_slots(positions, view->n_slots - first,
                                              a->job->positions[a->row0 + row], view);
+            if (a->list)
+                a->seen[row][at] &= a->list->slots[first / PAGE_SLOTS];
             a->any[at] |= a->seen[row][at];
         }
         a->sinks[at] =
-            a->segment->sink_query ? a->any[at] & sink_slots(positions, view->n_sinks) : 0;
+            a->segment->placed->sink_query ? a->any[at] & sink_slots(positions, view->n_sinks) : 0;
         any_page |= a->any[at];
     }
     uint32_t *kept = kept_seen(a);
@@ -123,7 +131,7 @@ static bool open_span(struct attend *a, uint32_t span)
 /* The positions behind the span at hand are asked for: with them its successor opens. */
 static void expect_span(const struct attend *a)
 {
-    const struct head_view *view = a->view;
+    const struct head_view *view = &a->view;
     const uint32_t first = a->first_slot / PAGE_SLOTS + SPAN_PAGES,
                    n_pages = (view->n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
     for (uint32_t at = first; at < n_pages && at < first + SPAN_PAGES; at++) {
@@ -165,7 +173,7 @@ static void page_logits(const struct attend *a, uint32_t at, const float *const 
     float *out = a->weights + at * PAGE_SLOTS;
     if (!is_fused(a)) {
         const uint32_t next = a->first_slot / PAGE_SLOTS + at + 1;
-        const bool last = next * PAGE_SLOTS >= a->view->n_slots;
+        const bool last = next * PAGE_SLOTS >= a->view.n_slots;
         logits_widened(a->panel, a->head_dim, a->scale, q, out, a->stride, which, n, a->job->shape,
                        last ? NULL : page_of(a, next));
         return;
@@ -391,7 +399,7 @@ static void name_queries(struct attend *a, uint32_t first, uint32_t n, uint32_t 
         size_t query = (size_t)(a->row0 + i / n_heads) * job->n_heads + a->kv_head * group + head +
                        i % n_heads;
         a->q[i] = job->q + query * a->head_dim;
-        a->q_sink[i] = a->segment->sink_query ? job->q_sink + query * a->head_dim : NULL;
+        a->q_sink[i] = a->segment->placed->sink_query ? job->q_sink + query * a->head_dim : NULL;
     }
 }
 
@@ -408,37 +416,56 @@ static void open_queries(struct attend *a, uint32_t first, uint32_t n, uint32_t 
     memset(a->totals, 0, (size_t)a->n * a->width * sizeof *a->totals);
 }
 
+/* One more slot of a query, by its logit times log2 e: it joins the maximum and the sum. Returns its
+ * weight. */
+static float merge_logit(struct attend *a, uint32_t query, float logit)
+{
+    if (logit > a->maximum[query]) {
+        float factor = exp2_weight(a->maximum[query] - logit), *to = a->totals + query * a->width;
+        a->maximum[query] = logit;
+        a->sum[query] *= factor;
+        for (uint32_t d = 0; d < a->width; d += LANES)
+            v_store(to + d, v_mul(v_load(to + d), v_set1(factor)));
+    }
+    float weight = exp2_weight(logit - a->maximum[query]);
+    a->sum[query] += weight;
+    return weight;
+}
+
 /* What was dropped, as one slot that stands for n (RazorAttention's compensation token). */
 static void attend_summary(struct attend *a, const float *summary, uint32_t n_summary)
 {
     const float *v = summary + a->head_dim;
     const float bonus = __builtin_log2f((float)n_summary);
     for (uint32_t query = 0; query < a->n; query++) {
-        float dot = 0;
+        float dot = 0, *to = a->totals + query * a->width;
         for (uint32_t d = 0; d < a->head_dim; d++)
             dot = __builtin_fmaf(a->q[query][d], summary[d], dot);
-        float logit = dot * a->scale + bonus, *to = a->totals + query * a->width;
-        if (logit > a->maximum[query]) {
-            float factor = exp2_weight(a->maximum[query] - logit);
-            a->maximum[query] = logit;
-            a->sum[query] *= factor;
-            for (uint32_t d = 0; d < a->width; d += LANES)
-                v_store(to + d, v_mul(v_load(to + d), v_set1(factor)));
-        }
-        float weight = exp2_weight(logit - a->maximum[query]);
-        a->sum[query] += weight;
+        float weight = merge_logit(a, query, dot * a->scale + bonus);
         for (uint32_t d = 0; d < a->head_dim; d++)
             to[d] = __builtin_fmaf(weight, v[d], to[d]);
     }
+}
+
+/* A slot without a value, whose logit is the query head's own (gpt-oss's sink). */
+static void attend_sink(struct attend *a)
+{
+    const struct attention_job *job = a->job;
+    const float *logits =
+        job->sink_logits + a->kv_head * (job->n_heads / job->n_kv_heads) + a->head;
+    for (uint32_t query = 0; query < a->n; query++)
+        merge_logit(a, query, logits[query % a->n_heads] * 0x1.715476p+0f);
 }
 
 /* All spans are merged: the outputs, and what scoring wants to know. */
 static void close_queries(struct attend *a)
 {
     const struct attention_job *job = a->job;
-    const struct head_state *state = a->segment->states ? a->segment->states[a->kv_head] : NULL;
-    if (state && state->summary && state->counters->n_summary > 0)
+    const struct head_state *state = state_of(job, a->segment, a->kv_head);
+    if (state->summary && state->counters->n_summary > 0)
         attend_summary(a, state->summary, state->counters->n_summary);
+    if (job->sink_logits)
+        attend_sink(a);
     for (uint32_t i = 0; job->softmax && i < a->n; i++) {
         const uint32_t row = a->row0 + i / a->n_heads - job->softmax_row;
         size_t query =
@@ -456,11 +483,13 @@ static void close_queries(struct attend *a)
 }
 
 static void set_up(struct attend *a, const struct attention_job *job,
-                   const struct kv_segment *segment, uint32_t kv_head, float *scratch)
+                   const struct step_segment *segment, uint32_t kv_head, float *scratch)
 {
     a->job = job;
     a->segment = segment;
-    a->view = &segment->heads[kv_head];
+    a->view = placement_view(segment->placed, job->first_head + kv_head, segment->n_behind);
+    a->view.n_slots = walked_slots(job, segment, kv_head);
+    a->list = list_of(job, segment, kv_head);
     a->kv_head = kv_head;
     a->head_dim = job->head_dim;
     a->width = (job->head_dim + LANES - 1) / LANES * LANES;
@@ -481,11 +510,11 @@ static uint32_t heads_at_once(const struct attention_job *job, uint32_t n_rows)
     return group < most ? group : most;
 }
 
-static void attend(const struct attention_job *job, const struct kv_segment *segment,
+static void attend(const struct attention_job *job, const struct step_segment *segment,
                    uint32_t kv_head, uint32_t first, uint32_t n, float *scratch)
 {
     const uint32_t group = job->n_heads / job->n_kv_heads, at_once = heads_at_once(job, n),
-                   n_spans = spans_of(segment->heads[kv_head].n_slots);
+                   n_spans = spans_of(walked_slots(job, segment, kv_head));
     struct attend a;
     set_up(&a, job, segment, kv_head, scratch);
     for (uint32_t head = 0; head < group; head += at_once) {
@@ -506,7 +535,7 @@ static void attend(const struct attention_job *job, const struct kv_segment *seg
 }
 
 /* Where a span leaves what it found for query `i` (row by row, heads of the group within). */
-static float *partial_of(const struct attention_job *job, const struct kv_segment *segment,
+static float *partial_of(const struct attention_job *job, const struct step_segment *segment,
                          uint32_t kv_head, uint32_t span, uint32_t i)
 {
     const struct attention_cut *cut = &job->cuts[segment - job->segments];
@@ -515,7 +544,7 @@ static float *partial_of(const struct attention_job *job, const struct kv_segmen
            (((size_t)kv_head * cut->n_spans + span) * n + i) * partial_floats(job->head_dim);
 }
 
-static void attend_span(const struct attention_job *job, const struct kv_segment *segment,
+static void attend_span(const struct attention_job *job, const struct step_segment *segment,
                         uint32_t kv_head, uint32_t span, float *scratch)
 {
     const uint32_t group = job->n_heads / job->n_kv_heads, n = segment->n_rows,
@@ -540,12 +569,12 @@ static void attend_span(const struct attention_job *job, const struct kv_segment
     }
 }
 
-static void attend_merge(const struct attention_job *job, const struct kv_segment *segment,
+static void attend_merge(const struct attention_job *job, const struct step_segment *segment,
                          uint32_t kv_head, float *scratch)
 {
     const uint32_t group = job->n_heads / job->n_kv_heads, n = segment->n_rows,
                    at_once = heads_at_once(job, n),
-                   n_spans = spans_of(segment->heads[kv_head].n_slots);
+                   n_spans = spans_of(walked_slots(job, segment, kv_head));
     struct attend a;
     set_up(&a, job, segment, kv_head, scratch);
     for (uint32_t head = 0; head < group; head += at_once) {

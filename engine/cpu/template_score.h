@@ -22,7 +22,7 @@ ALWAYS void add_probabilities(const struct attend *a, uint32_t query, float fact
     }
 }
 
-static void leave_history(struct head_state *state, uint32_t slot0, const float *mean,
+static void leave_history(const struct head_state *state, uint32_t slot0, const float *mean,
                           uint32_t visible, int32_t position, uint32_t n_seen)
 {
     const uint32_t at = (uint32_t)position % HISTORY_QUERIES, bit = UINT32_C(1) << at % 32;
@@ -38,16 +38,16 @@ static void leave_history(struct head_state *state, uint32_t slot0, const float 
 ALWAYS void leave_score(const struct attend *a, uint32_t row, uint32_t page, const float *sums)
 {
     const struct attention_job *job = a->job;
-    struct head_state *state = a->segment->states[a->kv_head];
-    const uint32_t slot0 = a->first_slot + page * PAGE_SLOTS, at = a->row0 + row,
-                   visible = a->seen[row][page];
+    const struct head_state *state = state_of(job, a->segment, a->kv_head);
+    const uint32_t slot0 = place_of(a, a->first_slot / PAGE_SLOTS + page) * PAGE_SLOTS,
+                   at = a->row0 + row, visible = a->seen[row][page];
     const vf group = v_set1((float)(job->n_heads / job->n_kv_heads));
     float *scores = state->scores + slot0, mean[PAGE_SLOTS]; /* room for whole pages */
     vf m[SLOT_VECTORS];
     UNROLL
     for (int i = 0; i < SLOT_VECTORS; i++)
         m[i] = v_select(visible >> i * LANES, v_div(v_load(sums + i * LANES), group), v_zero());
-    switch (a->segment->score) {
+    switch (a->segment->placed->score) {
     case CACHE_SCORE_HISTORY:
         UNROLL
         for (int i = 0; i < SLOT_VECTORS; i++)
@@ -103,7 +103,7 @@ static bool score_queries(struct attend *a, uint32_t span, float *sums)
     return true;
 }
 
-static void score(const struct attention_job *job, const struct kv_segment *segment,
+static void score(const struct attention_job *job, const struct step_segment *segment,
                   uint32_t kv_head, uint32_t span, float *scratch)
 {
     const uint32_t group = job->n_heads / job->n_kv_heads, most = attend_queries(job->head_dim),

@@ -208,7 +208,7 @@ static void read_keys(struct calibrator *c, uint32_t layer)
 {
     const struct model *m = c->model;
     for (uint32_t h = 0; h < m->n_kv_heads; h++) {
-        struct cache_view view = cache_view(c->sequence, layer, h);
+        struct head_view view = cache_view(c->sequence, layer, h);
         float *keys = c->keys + (size_t)h * c->n_tiles * m->head_dim * LANES;
         for (uint32_t slot = 0; slot < view.n_slots; slot++) {
             uint32_t page = view.pages[slot / PAGE_SLOTS];

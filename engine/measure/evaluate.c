@@ -166,7 +166,7 @@ struct plan_limits evaluator_limits(const struct evaluator *v)
 static const float *feed_all(struct evaluator *v, struct cache_sequence *s, const int32_t *tokens,
                              uint32_t n, uint32_t n_logits, struct error *e)
 {
-    uint64_t need = cache_pages_to_append(s, n), n_free = cache_counts(v->cache).free;
+    uint64_t need = cache_pages_to_place(s, n), n_free = cache_counts(v->cache).free;
     if (need > n_free)
         prefix_give_up(v->cache, (uint32_t)(need - n_free));
     batch_clear(v->batch);

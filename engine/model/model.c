@@ -303,13 +303,10 @@ void model_close(struct model *m)
     free(m);
 }
 
-void model_rope_angles(const struct model *m, int32_t position, float *out)
+void model_rope_frequencies(const struct model *m, double *out)
 {
-    double at = (double)position / m->rope_scale;
     for (uint32_t i = 0; i < m->rope_dim / 2; i++) {
         double frequency = pow(m->rope_base, -2.0 * i / m->rope_dim);
-        double angle = at * (m->rope_factors ? frequency / (double)m->rope_factors[i] : frequency);
-        out[2 * i] = (float)cos(angle);
-        out[2 * i + 1] = (float)sin(angle);
+        out[i] = m->rope_factors ? frequency / (double)m->rope_factors[i] : frequency;
     }
 }

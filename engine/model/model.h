@@ -56,8 +56,7 @@ struct model *model_open(const char *path, void (*progress)(void *context, doubl
 struct model *model_from_gguf(struct gguf *file, const char *fallback_name, struct error *e);
 void model_close(struct model *m);
 
-/* cos and sin of all rope angles at `position`, in double inside: out[rope_dim/2][2]. Any thread.
- */
-void model_rope_angles(const struct model *m, int32_t position, float *out);
+/* out[rope_dim / 2]: what pair i of a row turns by for each rope_scale positions. Any thread. */
+void model_rope_frequencies(const struct model *m, double *out);
 
 #endif

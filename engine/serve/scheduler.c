@@ -580,7 +580,7 @@ static void add_rows(struct scheduler *s, struct choice *q, uint32_t n, uint32_t
     *rows = (struct step_rows){.sequence = q, .first = first, .n = n, .n_logits = n_logits};
     struct error e;
     uint32_t before = pages_begin(s);
-    uint64_t need = cache_pages_to_append(q->cache, n), n_free = cache_counts(s->cache).free;
+    uint64_t need = cache_pages_to_place(q->cache, n), n_free = cache_counts(s->cache).free;
     if (need > n_free)
         prefix_give_up(s->cache, (uint32_t)(need - n_free));
     while (need > (n_free = cache_counts(s->cache).free) && session_give_up(&s->sessions))
@@ -617,7 +617,7 @@ static void add_decode_rows(struct scheduler *s, struct request *g)
     uint64_t need = 0;
     for (uint32_t i = 0; i < g->options.n_choices; i++)
         if (!g->choices[i].done)
-            need += cache_pages_to_append(g->choices[i].cache, 1);
+            need += cache_pages_to_place(g->choices[i].cache, 1);
     if (secure_pages(s, g, need) == PAGES_LATER)
         return;
     for (uint32_t i = 0; i < g->options.n_choices && !is_done(g); i++)

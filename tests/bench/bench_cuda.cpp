@@ -98,7 +98,7 @@ static std::vector<float> numbers(size_t n)
 
 /* Sequences of n_rows new rows each over SLOTS slots of one layer, pages all over the pool. */
 struct scene {
-    step s{};
+    device_step s{};
     attention_workspace w{};
     float *q, *out;
     uint32_t n_rows, max_slots = SLOTS;
@@ -116,33 +116,29 @@ struct scene {
         s.page_bytes = layout.bytes;
         s.storage = storage;
         s.pool = (uint8_t *)device((size_t)n_pages * layout.bytes);
-        std::vector<uint32_t> pages(n_pages), slots((size_t)n_rows * KV_HEADS);
+        std::vector<uint32_t> pages(n_pages);
         for (uint32_t i = 0; i < n_pages; i++)
             pages[i] = (uint32_t)((uint64_t)i * 2654435761u % n_pages);
         /* The multiplier is odd and no factor of n_pages: a permutation. */
         uint32_t *tables = upload(pages);
-        std::vector<step_head> heads(n_heads);
-        std::vector<step_segment> segments(n_sequences);
+        std::vector<device_head> heads(n_heads);
+        std::vector<device_segment> segments(n_sequences);
         std::vector<int32_t> positions(n_rows);
         for (uint32_t i = 0; i < n_sequences; i++) {
-            step_segment &g = segments[i];
+            device_segment &g = segments[i];
             memset(&g, 0, sizeof g);
             g.first_row = i * rows_each;
             g.n_rows = rows_each;
-            g.first_slot = i * rows_each * KV_HEADS;
             g.score = scored ? CACHE_SCORE_SUM : CACHE_SCORE_NONE;
             g.evicts = n_drop > 0;
             g.scorer = SCORER_ATTENTION_SUM;
             g.n_tokens = SLOTS;
             g.recent = 32;
-            for (uint32_t r = 0; r < rows_each; r++) {
+            for (uint32_t r = 0; r < rows_each; r++)
                 positions[i * rows_each + r] = (int32_t)(SLOTS - rows_each + r);
-                for (uint32_t h = 0; h < KV_HEADS; h++)
-                    slots[((size_t)i * rows_each + r) * KV_HEADS + h] = SLOTS - rows_each + r;
-            }
         }
         for (uint32_t i = 0; i < n_heads; i++) {
-            step_head &h = heads[i];
+            device_head &h = heads[i];
             memset(&h, 0, sizeof h);
             h.pages = tables + (size_t)i * n_pages_head;
             h.scores = scored ? (float *)device(SLOTS * sizeof(float)) : NULL;
@@ -151,12 +147,12 @@ struct scene {
             h.n_slots = SLOTS;
             h.n_drop = n_drop;
             h.window = UINT32_MAX;
+            h.write_slot = SLOTS - rows_each;
         }
-        s.header = upload(std::vector<step_header>{{n_rows, n_sequences, 0}});
+        s.header = upload(std::vector<device_header>{{n_rows, n_sequences, 0}});
         s.positions = upload(positions);
         s.segments = upload(segments);
         s.heads = upload(heads);
-        s.write_slots = upload(slots);
         q = upload(numbers((size_t)n_rows * HEADS * DIM));
         out = (float *)device((size_t)n_rows * HEADS * DIM * sizeof(float));
         fill_positions(pages, n_pages_head, n_heads);

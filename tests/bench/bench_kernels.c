@@ -101,11 +101,42 @@ struct context {
     const struct backend *b;
     struct heads_shape shape;
     uint32_t n_layers, n_slots, n_pages;
-    struct head_view *heads; /* [n_layers][n_kv_heads] */
+    struct head_slots *slots;  /* [n_layers][n_kv_heads] */
+    struct head_state *states; /* [n_layers][n_kv_heads] */
     uint32_t *pages;
     int32_t *positions;
     double bytes; /* of K and V and positions in a layer */
 };
+
+static const struct ring sees_everything = {.window = UINT32_MAX};
+
+/* The last n_rows rows of all layers as one segment. */
+struct last_rows {
+    struct placement placed;
+    struct step_segment segment;
+    uint32_t first_of_wave[2];
+    struct step step;
+};
+
+static void last_rows_open(struct last_rows *r, const struct context *c, uint32_t n_rows,
+                           enum cache_score score)
+{
+    *r = (struct last_rows){.placed = {.n = n_rows,
+                                       .slots = c->slots,
+                                       .states = c->states,
+                                       .rings = &sees_everything,
+                                       .score = score},
+                            .first_of_wave = {0, 1}};
+    r->segment = (struct step_segment){.placed = &r->placed, .n_rows = n_rows};
+    r->step = (struct step){.n_rows = n_rows,
+                            .n_waves = 1,
+                            .n_segments = 1,
+                            .n_layers = c->n_layers,
+                            .n_kv_heads = c->shape.n_kv_heads,
+                            .positions = c->positions + c->n_slots - n_rows,
+                            .segments = &r->segment,
+                            .first_of_wave = r->first_of_wave};
+}
 
 static void context_open(struct context *c, const struct backend *b, struct heads_shape shape,
                          enum plan_storage storage, uint32_t n_slots)
@@ -123,10 +154,10 @@ static void context_open(struct context *c, const struct backend *b, struct head
         fprintf(stderr, "%s\n", e.message);
         exit(1);
     }
-    c->heads = allocate(heads * sizeof *c->heads);
+    c->slots = allocate(heads * sizeof *c->slots);
+    c->states = allocate(heads * sizeof *c->states);
     c->pages = allocate((size_t)c->n_pages * heads * sizeof *c->pages);
     c->positions = allocate(n_slots * sizeof *c->positions);
-    uint32_t *slots = allocate((size_t)n_slots * shape.n_kv_heads * sizeof *slots);
     float *k = allocate((size_t)n_slots * width * sizeof *k);
     for (uint32_t i = 0; i < n_slots * width; i++)
         k[i] = (float)(i * 7919 % 101) / 50 - 1;
@@ -134,50 +165,50 @@ static void context_open(struct context *c, const struct backend *b, struct head
         c->pages[i] = i;
     for (uint32_t i = 0; i < n_slots; i++)
         c->positions[i] = (int32_t)i;
-    for (uint32_t i = 0; i < n_slots * shape.n_kv_heads; i++)
-        slots[i] = i / shape.n_kv_heads;
-    for (uint32_t i = 0; i < heads; i++)
-        c->heads[i] = (struct head_view){
-            .pages = c->pages + (size_t)i * c->n_pages, .n_slots = n_slots, .window = UINT32_MAX};
-    struct kv_segment all = {.n_rows = n_slots, .heads = c->heads, .write_slots = slots};
-    b->kv_write(b->self, k, k, c->positions, &all, 1, shape.n_kv_heads, shape.head_dim);
+    for (uint32_t i = 0; i < heads; i++) {
+        c->slots[i].n_slots = n_slots;
+        c->states[i].pages = c->pages + (size_t)i * c->n_pages;
+    }
+    struct last_rows all;
+    last_rows_open(&all, c, n_slots, CACHE_SCORE_NONE);
+    b->write(b->self, &all.step, 0, 0, &(struct kv_rows){k, k, shape.n_kv_heads, shape.head_dim});
     for (uint32_t i = shape.n_kv_heads * c->n_pages; i < c->n_pages * heads; i++) {
         const uint32_t from = i % (shape.n_kv_heads * c->n_pages);
         b->kv_copy(b->self, &from, &i, 1);
     }
-    free(slots);
     free(k);
 }
 
 static void context_close(struct context *c)
 {
     c->b->kv_free(c->b->self);
-    free(c->heads);
+    free(c->slots);
+    free(c->states);
     free(c->pages);
     free(c->positions);
 }
 
 /* Seconds that the last n_rows rows of a layer take, the best of several walks over the layers:
- * what the machine does when nobody else wants it. states: of a layer, or NULL. */
-static double time_attention(const struct context *c, uint32_t n_rows,
-                             struct head_state *const *states)
+ * what the machine does when nobody else wants it. */
+static double time_attention(const struct context *c, uint32_t n_rows, enum cache_score score)
 {
     const struct heads_shape s = c->shape;
     const size_t n = (size_t)n_rows * s.n_kv_heads * s.group * s.head_dim;
     float *q = allocate(n * sizeof *q), *out = allocate(n * sizeof *out);
     double best = 1e9;
+    const struct attention a = {.q = q,
+                                .out = out,
+                                .n_heads = s.n_kv_heads * s.group,
+                                .n_kv_heads = s.n_kv_heads,
+                                .head_dim = s.head_dim};
+    struct last_rows rows;
+    last_rows_open(&rows, c, n_rows, score);
     for (size_t i = 0; i < n; i++)
         q[i] = (float)(i * 104729 % 203) / 100 - 1;
     for (int run = 0; run < (n_rows == 1 ? RUNS : 3); run++) {
         double start = now();
-        for (uint32_t l = 0; l < (n_rows == 1 ? c->n_layers : 1); l++) {
-            struct kv_segment rows = {.n_rows = n_rows,
-                                      .heads = c->heads + l * s.n_kv_heads,
-                                      .states = states,
-                                      .score = states ? CACHE_SCORE_SUM : CACHE_SCORE_NONE};
-            c->b->attention(c->b->self, out, q, NULL, c->positions + c->n_slots - n_rows, &rows, 1,
-                            s.n_kv_heads * s.group, s.n_kv_heads, s.head_dim);
-        }
+        for (uint32_t l = 0; l < (n_rows == 1 ? c->n_layers : 1); l++)
+            c->b->attend(c->b->self, &rows.step, l, 0, &a);
         double took = (now() - start) / (n_rows == 1 ? c->n_layers : 1);
         best = took < best ? took : best;
     }
@@ -186,22 +217,19 @@ static double time_attention(const struct context *c, uint32_t n_rows,
     return best;
 }
 
-/* The same with the scores that attention_sum asks for. */
+/* The same with the scores that attention_sum asks for; all layers share theirs. */
 static double time_scored(const struct context *c, uint32_t n_rows)
 {
     const uint32_t n = c->shape.n_kv_heads;
-    struct head_counters counters = {0};
-    struct head_state *states = allocate(n * sizeof *states), **list = allocate(n * sizeof *list);
-    for (uint32_t h = 0; h < n; h++) {
-        states[h].counters = &counters;
-        states[h].scores = allocate((size_t)c->n_pages * PAGE_SLOTS * sizeof(float));
-        list[h] = &states[h];
+    for (uint32_t i = 0; i < c->n_layers * n; i++)
+        c->states[i].scores = i < n ? allocate((size_t)c->n_pages * PAGE_SLOTS * sizeof(float))
+                                    : c->states[i - n].scores;
+    double seconds = time_attention(c, n_rows, CACHE_SCORE_SUM);
+    for (uint32_t i = 0; i < c->n_layers * n; i++) {
+        if (i < n)
+            free(c->states[i].scores);
+        c->states[i].scores = NULL;
     }
-    double seconds = time_attention(c, n_rows, list);
-    for (uint32_t h = 0; h < n; h++)
-        free(states[h].scores);
-    free(states);
-    free(list);
     return seconds;
 }
 
@@ -232,7 +260,7 @@ static void bench_decode(const struct backend *b, long threads, struct heads_sha
 {
     struct context c;
     context_open(&c, b, shape, storage, n_slots);
-    double plain = time_attention(&c, 1, NULL), scored = time_scored(&c, 1);
+    double plain = time_attention(&c, 1, CACHE_SCORE_NONE), scored = time_scored(&c, 1);
     printf(
         "  decode %u x %u heads of %3u, %4s, %5u slots: %6.2f GB/s a thread, %3.0f %% of reading, "
         "%8.1f us a layer, scored %+5.1f %%\n",
@@ -250,7 +278,7 @@ static void bench_prefill(const struct backend *b, long threads, struct heads_sh
     const uint32_t n = 256;
     struct context c;
     context_open(&c, b, shape, storage, n_slots);
-    double plain = time_attention(&c, n, NULL), scored = time_scored(&c, n);
+    double plain = time_attention(&c, n, CACHE_SCORE_NONE), scored = time_scored(&c, n);
     double pairs = ((double)n_slots - (n - 1) / 2.0) * n;
     printf(
         "  prefill %u x %u heads of %3u, %4s, %u rows at %5u slots: %6.1f GFLOP/s a thread, scored "

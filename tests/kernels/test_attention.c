@@ -9,8 +9,11 @@
 struct sequence {
     uint32_t n_slots, n_rows; /* the last n_rows slots, by position, are queries */
     uint32_t *slot_of;        /* [n_slots][n_kv_heads] by position */
-    struct head_view *heads;  /* [n_kv_heads] */
     uint32_t *pages;          /* [n_kv_heads][n_pages] */
+    struct head_slots *slots; /* [n_kv_heads] */
+    struct head_state *states;
+    struct ring sees; /* of length 0: slots are in any order */
+    struct placement placed;
 };
 
 struct scene {
@@ -19,11 +22,33 @@ struct scene {
     uint32_t n_sequences;
     struct sequence sequences[MAX_SEGMENTS];
     uint32_t n_rows; /* of all sequences */
-    struct kv_segment segments[MAX_SEGMENTS];
+    struct step_segment segments[MAX_SEGMENTS];
     int32_t *positions;
     float *q, *q_sink;
+    const float *sink_logits;
     bool sink_query;
 };
+
+/* Segments of one wave in the only layer. */
+struct small_step {
+    struct step step;
+    uint32_t first_of_wave[2];
+};
+
+static const struct step *make_step(struct small_step *s, const struct step_segment *segments,
+                                    uint32_t n, const int32_t *positions, uint32_t n_kv_heads)
+{
+    s->first_of_wave[0] = 0;
+    s->first_of_wave[1] = n;
+    s->step = (struct step){.n_waves = 1,
+                            .n_segments = n,
+                            .n_layers = 1,
+                            .n_kv_heads = n_kv_heads,
+                            .positions = positions,
+                            .segments = segments,
+                            .first_of_wave = s->first_of_wave};
+    return &s->step;
+}
 
 static struct cpu *inside(const struct backend *b)
 {
@@ -48,23 +73,37 @@ static uint32_t *shuffled(uint32_t n)
     return order;
 }
 
-/* Writes all n_slots tokens of a sequence through kv_write, each head into its own random order. */
+/* One token's k, v [n_kv_heads][head_dim] into the slots of its heads: slots [n_kv_heads]. */
+static void write_token(const struct backend *b, struct head_state *states, const uint32_t *slots,
+                        uint32_t n_kv_heads, uint32_t head_dim, int32_t position, const float *k,
+                        const float *v)
+{
+    static const struct ring none = {.window = UINT32_MAX};
+    struct head_slots used[8] = {{0}};
+    struct small_step step;
+    ck_assert_uint_le(n_kv_heads, 8);
+    for (uint32_t h = 0; h < n_kv_heads; h++)
+        used[h].n_slots = slots[h] + 1;
+    struct placement placed = {.n = 1, .slots = used, .states = states, .rings = &none};
+    struct step_segment one = {.placed = &placed, .n_rows = 1};
+    const struct kv_rows rows = {k, v, n_kv_heads, head_dim};
+    b->write(b->self, make_step(&step, &one, 1, &position, n_kv_heads), 0, 0, &rows);
+}
+
+/* Writes all n_slots tokens of a sequence, each head into its own random order. */
 static void write_tokens(struct scene *s, struct sequence *q, float v_scale)
 {
     const uint32_t width = s->n_kv_heads * s->head_dim;
     float *k = floats((size_t)q->n_slots * width), *v = floats((size_t)q->n_slots * width);
-    int32_t *positions = malloc(q->n_slots * sizeof *positions);
     fill_normal(k, (size_t)q->n_slots * width);
     fill_normal(v, (size_t)q->n_slots * width);
     for (uint32_t i = 0; i < q->n_slots * width; i++)
         v[i] *= v_scale;
     for (uint32_t i = 0; i < q->n_slots; i++)
-        positions[i] = (int32_t)i;
-    struct kv_segment all = {.n_rows = q->n_slots, .heads = q->heads, .write_slots = q->slot_of};
-    s->b.kv_write(s->b.self, k, v, positions, &all, 1, s->n_kv_heads, s->head_dim);
+        write_token(&s->b, q->states, q->slot_of + (size_t)i * s->n_kv_heads, s->n_kv_heads,
+                    s->head_dim, (int32_t)i, k + (size_t)i * width, v + (size_t)i * width);
     free(k);
     free(v);
-    free(positions);
 }
 
 static void add_sequence(struct scene *s, uint32_t n_slots, uint32_t n_rows, uint32_t n_sinks,
@@ -74,18 +113,22 @@ static void add_sequence(struct scene *s, uint32_t n_slots, uint32_t n_rows, uin
     const uint32_t n_pages = (n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
     q->n_slots = n_slots;
     q->n_rows = n_rows;
-    q->heads = calloc(s->n_kv_heads, sizeof *q->heads);
+    q->slots = calloc(s->n_kv_heads, sizeof *q->slots);
+    q->states = calloc(s->n_kv_heads, sizeof *q->states);
     q->pages = calloc((size_t)s->n_kv_heads * n_pages, sizeof *q->pages);
     q->slot_of = calloc((size_t)n_slots * s->n_kv_heads, sizeof *q->slot_of);
+    q->sees = (struct ring){.sinks = n_sinks, .window = window};
+    q->placed = (struct placement){.n = n_rows,
+                                   .n_heads = s->n_kv_heads,
+                                   .slots = q->slots,
+                                   .states = q->states,
+                                   .rings = &q->sees,
+                                   .sink_query = s->sink_query};
     for (uint32_t h = 0; h < s->n_kv_heads; h++) {
         for (uint32_t i = 0; i < n_pages; i++)
             q->pages[h * n_pages + i] = page_order[(*next_page)++];
-        q->heads[h] = (struct head_view){
-            .pages = q->pages + h * n_pages,
-            .n_slots = n_slots,
-            .n_sinks = n_sinks,
-            .window = window,
-        };
+        q->states[h].pages = q->pages + h * n_pages;
+        q->slots[h].n_slots = n_slots;
         uint32_t *order = shuffled(n_slots);
         for (uint32_t i = 0; i < n_slots; i++)
             q->slot_of[i * s->n_kv_heads + h] = order[i];
@@ -129,10 +172,8 @@ static bool scene_open(struct scene *s, int isa, uint32_t n_threads, struct shap
     free(order);
     for (uint32_t i = 0; i < s->n_sequences; i++) {
         struct sequence *q = &s->sequences[i];
-        s->segments[i] = (struct kv_segment){.first_row = s->n_rows,
-                                             .n_rows = q->n_rows,
-                                             .heads = q->heads,
-                                             .sink_query = s->sink_query};
+        s->segments[i] = (struct step_segment){
+            .placed = &q->placed, .first_row = s->n_rows, .n_rows = q->n_rows};
         s->n_rows += q->n_rows;
     }
     s->positions = calloc(s->n_rows, sizeof *s->positions);
@@ -151,7 +192,8 @@ static bool scene_open(struct scene *s, int isa, uint32_t n_threads, struct shap
 static void scene_close(struct scene *s)
 {
     for (uint32_t i = 0; i < s->n_sequences; i++) {
-        free(s->sequences[i].heads);
+        free(s->sequences[i].slots);
+        free(s->sequences[i].states);
         free(s->sequences[i].pages);
         free(s->sequences[i].slot_of);
     }
@@ -166,21 +208,47 @@ static size_t out_floats(const struct scene *s)
     return (size_t)s->n_rows * s->n_heads * s->head_dim;
 }
 
+static void attend(const struct scene *s, const struct step_segment *segments, uint32_t n,
+                   float *out)
+{
+    struct small_step step;
+    const struct attention a = {.q = s->q,
+                                .q_sink = s->sink_query ? s->q_sink : NULL,
+                                .out = out,
+                                .sink_logits = s->sink_logits,
+                                .n_heads = s->n_heads,
+                                .n_kv_heads = s->n_kv_heads,
+                                .head_dim = s->head_dim};
+    s->b.attend(s->b.self, make_step(&step, segments, n, s->positions, s->n_kv_heads), 0, 0, &a);
+}
+
 static float *attend_all(const struct scene *s)
 {
     float *out = floats(out_floats(s));
-    s->b.attention(s->b.self, out, s->q, s->sink_query ? s->q_sink : NULL, s->positions,
-                   s->segments, s->n_sequences, s->n_heads, s->n_kv_heads, s->head_dim);
+    attend(s, s->segments, s->n_sequences, out);
     return out;
+}
+
+/* Whether a segment's queries read a slot of a head. */
+static bool is_listed(const struct step_segment *segment, uint32_t kv_head, uint32_t slot)
+{
+    const struct step_list *list = segment->lists ? &segment->lists[kv_head] : NULL;
+    if (!list || list->n == 0)
+        return true;
+    for (uint32_t i = 0; i < list->n; i++)
+        if (list->places[i] == slot / PAGE_SLOTS)
+            return list->slots[i] >> slot % PAGE_SLOTS & 1;
+    return false;
 }
 
 /* One query by definition, from kv_read. probability [n_slots], or NULL. Returns a bound of the
  * error that the kernel may make, of a value; the largest value is *largest_v. */
-static double reference(const struct scene *s, const struct kv_segment *segment, uint32_t row,
+static double reference(const struct scene *s, const struct step_segment *segment, uint32_t row,
                         uint32_t head, double *out, double *probability, double *largest_v)
 {
     const uint32_t d = s->head_dim, kv_head = head / (s->n_heads / s->n_kv_heads);
-    const struct head_view *view = &segment->heads[kv_head];
+    const struct head_view its = placement_view(segment->placed, kv_head, segment->n_behind),
+                           *view = &its;
     const size_t at = ((size_t)row * s->n_heads + head) * d;
     const int32_t t = s->positions[row];
     double *logit = calloc(view->n_slots, sizeof *logit), largest = -INFINITY, largest_size = 0;
@@ -189,8 +257,9 @@ static double reference(const struct scene *s, const struct kv_segment *segment,
         int32_t p =
             s->b.kv_read(s->b.self, view->pages[slot / PAGE_SLOTS], slot % PAGE_SLOTS, d, k, NULL);
         bool sink = p < (int64_t)view->n_sinks;
-        bool visible = p <= t && (sink || (int64_t)t - p < (int64_t)view->window);
-        const float *q = (sink && segment->sink_query ? s->q_sink : s->q) + at;
+        bool visible = p <= t && (sink || (int64_t)t - p < (int64_t)view->window) &&
+                       is_listed(segment, kv_head, slot);
+        const float *q = (sink && segment->placed->sink_query ? s->q_sink : s->q) + at;
         double dot = 0, size = 0;
         for (uint32_t i = 0; i < d; i++) {
             dot += (double)q[i] * k[i];
@@ -200,12 +269,14 @@ static double reference(const struct scene *s, const struct kv_segment *segment,
         largest = fmax(largest, logit[slot]);
         largest_size = visible ? fmax(largest_size, size / sqrt(d)) : largest_size;
     }
-    const struct head_state *state = segment->states ? segment->states[kv_head] : NULL;
-    const double n_summary = state ? state->counters->n_summary : 0;
+    const struct head_state *state = &segment->placed->states[kv_head];
+    const double n_summary = state->summary ? state->counters->n_summary : 0;
     double summary_logit = log(n_summary), total = 0;
     for (uint32_t i = 0; n_summary > 0 && i < d; i++)
         summary_logit += (double)s->q[at + i] * state->summary[i] / sqrt(d);
     largest = fmax(largest, summary_logit);
+    if (s->sink_logits)
+        largest = fmax(largest, (double)s->sink_logits[head]);
     *largest_v = 0;
     memset(out, 0, d * sizeof *out);
     for (uint32_t slot = 0; slot < view->n_slots; slot++) {
@@ -225,6 +296,8 @@ static double reference(const struct scene *s, const struct kv_segment *segment,
         for (uint32_t i = 0; i < d; i++)
             out[i] += weight * state->summary[d + i];
     }
+    if (s->sink_logits)
+        total += exp((double)s->sink_logits[head] - largest);
     for (uint32_t i = 0; i < d; i++)
         out[i] /= total;
     for (uint32_t slot = 0; probability && slot < view->n_slots; slot++)
@@ -259,7 +332,7 @@ static void check_scene(const struct scene *s)
     float *out = attend_all(s);
     double *want = calloc(s->head_dim, sizeof *want), largest_v;
     for (uint32_t i = 0; i < s->n_sequences; i++) {
-        const struct kv_segment *segment = &s->segments[i];
+        const struct step_segment *segment = &s->segments[i];
         for (uint32_t r = 0; r < segment->n_rows; r += 1 + random_below(9)) {
             for (uint32_t head = 0; head < s->n_heads; head += 1 + random_below(3)) {
                 uint32_t row = segment->first_row + r;
@@ -321,13 +394,12 @@ START_TEST(rows_and_batch_mates_and_threads_change_no_bit)
         float *whole = attend_all(&s), *single = floats(out_floats(&s));
         for (uint32_t i = 0; i < s.n_sequences; i++) {
             for (uint32_t r = 0; r < s.segments[i].n_rows;) {
-                struct kv_segment part = s.segments[i];
+                struct step_segment part = s.segments[i];
                 part.first_row += r;
                 part.n_rows = 1 + random_below(round % 2 ? 1 : 9);
                 if (part.n_rows > s.segments[i].n_rows - r)
                     part.n_rows = s.segments[i].n_rows - r;
-                s.b.attention(s.b.self, single, s.q, s.q_sink, s.positions, &part, 1, s.n_heads,
-                              s.n_kv_heads, s.head_dim);
+                attend(&s, &part, 1, single);
                 r += part.n_rows;
             }
         }
@@ -365,7 +437,7 @@ static struct shape long_shape(int storage)
 
 /* What scoring leaves and summaries hold: one head's state for every (sequence, KV head). */
 struct memory {
-    struct head_state states[MAX_SEGMENTS][3], *lists[MAX_SEGMENTS][3];
+    struct head_state states[MAX_SEGMENTS][3];
     struct head_counters counters[MAX_SEGMENTS][3];
 };
 
@@ -379,7 +451,7 @@ static void memory_open(struct memory *m, struct scene *s)
         const size_t slots = (s->sequences[i].n_slots + PAGE_SLOTS) / PAGE_SLOTS * PAGE_SLOTS;
         for (uint32_t h = 0; h < s->n_kv_heads; h++) {
             struct head_state *state = &m->states[i][h];
-            m->lists[i][h] = state;
+            state->pages = s->sequences[i].states[h].pages;
             state->counters = &m->counters[i][h];
             state->scores = floats(slots);
             state->history = calloc(slots * HISTORY_WORDS, sizeof *state->history);
@@ -389,8 +461,8 @@ static void memory_open(struct memory *m, struct scene *s)
                 state->summary[d] = (float)((d * 37 + h) % 19) / 10 - 0.9f;
             state->counters->n_summary = i == 1 ? 5 : 0;
         }
-        s->segments[i].states = m->lists[i];
-        s->segments[i].score = score_kinds[i];
+        s->sequences[i].placed.states = m->states[i];
+        s->sequences[i].placed.score = score_kinds[i];
     }
 }
 
@@ -412,11 +484,10 @@ static float *attend_in_chunks(const struct scene *s, uint32_t at_once)
     float *out = floats(out_floats(s));
     for (uint32_t i = 0; i < s->n_sequences; i++)
         for (uint32_t r = 0; r < s->segments[i].n_rows; r += at_once) {
-            struct kv_segment part = s->segments[i];
+            struct step_segment part = s->segments[i];
             part.first_row += r;
             part.n_rows = part.n_rows - r < at_once ? part.n_rows - r : at_once;
-            s->b.attention(s->b.self, out, s->q, s->sink_query ? s->q_sink : NULL, s->positions,
-                           &part, 1, s->n_heads, s->n_kv_heads, s->head_dim);
+            attend(s, &part, 1, out);
         }
     return out;
 }
@@ -437,7 +508,7 @@ static void assert_same_memory(const struct scene *s, const struct memory *a,
  * heads of the group. */
 static void check_last_scores(const struct scene *s, const struct memory *m, uint32_t sequence)
 {
-    const struct kv_segment *segment = &s->segments[sequence];
+    const struct step_segment *segment = &s->segments[sequence];
     const uint32_t n = s->sequences[sequence].n_slots, group = s->n_heads / s->n_kv_heads;
     double *probability = calloc(n, sizeof *probability), *mean = calloc(n, sizeof *mean);
     double *out = calloc(s->head_dim, sizeof *out), largest_v;
@@ -519,6 +590,145 @@ START_TEST(spans_chunks_and_threads_change_no_bit_of_outputs_and_scores)
 }
 END_TEST
 
+/* ---- sinks without a value */
+
+/* Logits from far below every other to far above, one per query head. */
+static float *random_sinks(const struct scene *s)
+{
+    float *logits = floats(s->n_heads);
+    for (uint32_t h = 0; h < s->n_heads; h++)
+        logits[h] = (float)random_below(3000) / 100 - 15;
+    return logits;
+}
+
+START_TEST(a_sink_logit_takes_its_share_and_gives_no_value)
+{
+    random_state = 31;
+    for (int storage = 0; storage < 4; storage++)
+        for (uint32_t round = 0; round < 3; round++) { /* of one page, of one span, of many */
+            struct scene s;
+            struct memory memory;
+            struct shape shape = round < 2 ? random_shape(3) : long_shape(storage);
+            shape.storage = storage;
+            if (!scene_open(&s, _i, 1 + round % 2, shape))
+                return;
+            float *logits = random_sinks(&s);
+            memory_open(&memory, &s);
+            float *without = attend_all(&s);
+            memory_close(&memory, &s);
+            memory_open(&memory, &s);
+            s.sink_logits = logits;
+            check_scene(&s);
+            check_last_scores(&s, &memory, 1);
+            /* Far below everything it changes no bit, and far above it takes all. */
+            for (uint32_t h = 0; h < s.n_heads; h++)
+                logits[h] = h % 2 ? -INFINITY : 1e6f;
+            float *out = attend_all(&s);
+            for (size_t i = 0; i < out_floats(&s); i++)
+                if (i / s.head_dim % s.n_heads % 2 ? out[i] != without[i] : fabsf(out[i]) > 1e-30f)
+                    ck_abort_msg("head %zu: %g, %g without a sink", i / s.head_dim % s.n_heads,
+                                 (double)out[i], (double)without[i]);
+            free(out);
+            free(without);
+            free(logits);
+            memory_close(&memory, &s);
+            scene_close(&s);
+        }
+}
+END_TEST
+
+/* ---- lists of slots */
+
+struct lists {
+    struct step_list of[MAX_SEGMENTS][8];
+    uint32_t places[MAX_SEGMENTS][8][64], slots[MAX_SEGMENTS][8][64];
+};
+
+/* All pages with all used slots, or some pages with some of their slots; the newest slot of every
+ * head, and the page after it, are among them, so that every row sees something. */
+static void make_lists(struct lists *l, struct scene *s, bool all)
+{
+    memset(l, 0, sizeof *l);
+    ck_assert_uint_le(s->n_kv_heads, 8);
+    for (uint32_t i = 0; i < s->n_sequences; i++) {
+        const struct sequence *q = &s->sequences[i];
+        for (uint32_t h = 0; h < s->n_kv_heads; h++) {
+            struct step_list *list = &l->of[i][h];
+            list->places = l->places[i][h];
+            list->slots = l->slots[i][h];
+            for (uint32_t first = 0; first < q->n_slots; first += PAGE_SLOTS) {
+                const uint32_t rest = q->n_slots - first;
+                uint32_t used = rest < PAGE_SLOTS ? (UINT32_C(1) << rest) - 1 : UINT32_MAX,
+                         rows = 0;
+                for (uint32_t r = 0; r < q->n_rows; r++) { /* their own slots */
+                    uint32_t slot =
+                        q->slot_of[(size_t)(q->n_slots - 1 - r) * s->n_kv_heads + h] - first;
+                    rows |= slot < PAGE_SLOTS ? UINT32_C(1) << slot : 0;
+                }
+                if (!all && random_below(2) && rows == 0)
+                    continue;
+                ck_assert_uint_lt(list->n, 64);
+                l->places[i][h][list->n] = first / PAGE_SLOTS;
+                l->slots[i][h][list->n++] = all ? used : (used & ((uint32_t)random_bits() | rows));
+            }
+        }
+        s->segments[i].lists = l->of[i];
+    }
+}
+
+START_TEST(a_list_of_all_pages_changes_no_bit_of_outputs_and_scores)
+{
+    random_state = 32;
+    for (int storage = 0; storage < 4; storage++)
+        for (uint32_t threads = 1; threads <= 2; threads++) {
+            struct scene s;
+            struct memory whole, listed;
+            static struct lists lists;
+            if (!scene_open(&s, _i, threads, long_shape(storage)))
+                return;
+            memory_open(&whole, &s);
+            float *a = attend_all(&s);
+            memory_open(&listed, &s);
+            make_lists(&lists, &s, true);
+            float *b = attend_all(&s);
+            assert_same_bits(a, b, out_floats(&s));
+            assert_same_memory(&s, &whole, &listed);
+            free(a);
+            free(b);
+            memory_close(&whole, &s);
+            memory_close(&listed, &s);
+            scene_close(&s);
+        }
+}
+END_TEST
+
+/* Nothing but the list's slots is read, and only they are scored. */
+START_TEST(a_list_is_what_attention_reads_and_scores)
+{
+    random_state = 33;
+    for (int storage = 0; storage < 4; storage++)
+        for (uint32_t round = 0; round < 4; round++) {
+            struct scene s;
+            struct memory memory;
+            static struct lists lists;
+            struct shape shape = round < 2 ? random_shape(3) : long_shape(storage);
+            shape.storage = storage;
+            if (!scene_open(&s, _i, 1 + round % 2, shape))
+                return;
+            memory_open(&memory, &s);
+            make_lists(&lists, &s, false);
+            check_scene(&s);
+            check_last_scores(&s, &memory, 1);
+            for (uint32_t h = 0; h < s.n_kv_heads; h++)
+                for (uint32_t i = 0; i < s.sequences[1].n_slots; i++)
+                    if (!is_listed(&s.segments[1], h, i))
+                        ck_assert(memory.states[1][h].scores[i] == 0);
+            memory_close(&memory, &s);
+            scene_close(&s);
+        }
+}
+END_TEST
+
 /* A row must not notice that later tokens of its own sequence are already written. */
 START_TEST(a_chunk_written_at_once_reads_as_if_written_token_by_token)
 {
@@ -526,33 +736,32 @@ START_TEST(a_chunk_written_at_once_reads_as_if_written_token_by_token)
     random_state = 24;
     if (!scene_open(&s, _i, 1, (struct shape){2, 3, 64, 1, false, 0, -1}))
         return;
-    s.segments[0].n_rows = s.sequences[0].n_rows = 1; /* look from the last token only */
     const uint32_t n = 70, d = s.head_dim, width = s.n_kv_heads * d;
     uint32_t pages[2][3] = {{0, 1, 2}, {3, 4, 5}};
-    uint32_t write_slots[70][2];
-    struct head_view heads[2];
+    const struct ring sees = {.sinks = 4, .window = 40};
+    struct head_state states[2] = {{.pages = pages[0]}, {.pages = pages[1]}};
     float *k = floats(n * width), *v = floats(n * width), *queries = floats(n * s.n_heads * d);
     float *at_once = floats(n * s.n_heads * d), *one_by_one = floats(n * s.n_heads * d);
     int32_t positions[70];
     fill_normal(k, n * width);
     fill_normal(v, n * width);
     fill_normal(queries, n * s.n_heads * d);
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0; i < n; i++)
         positions[i] = (int32_t)i;
-        write_slots[i][0] = write_slots[i][1] = i;
-    }
+    const struct kv_rows rows = {k, v, 2, d};
+    struct attention a = {.q = queries, .n_heads = s.n_heads, .n_kv_heads = 2, .head_dim = d};
     for (int pass = 0; pass < 2; pass++) {
         poison(&s.b);
+        a.out = pass == 0 ? at_once : one_by_one;
         for (uint32_t first = 0, step = pass == 0 ? n : 1; first < n; first += step) {
-            for (int h = 0; h < 2; h++)
-                heads[h] = (struct head_view){pages[h], first + step, 4, 40};
-            struct kv_segment segment = {.first_row = first,
-                                         .n_rows = step,
-                                         .heads = heads,
-                                         .write_slots = write_slots[first]};
-            s.b.kv_write(s.b.self, k, v, positions, &segment, 1, 2, d);
-            s.b.attention(s.b.self, pass == 0 ? at_once : one_by_one, queries, NULL, positions,
-                          &segment, 1, s.n_heads, 2, d);
+            struct head_slots slots[2] = {{.n_slots = first + step}, {.n_slots = first + step}};
+            struct placement placed = {
+                .first = first, .n = step, .slots = slots, .states = states, .rings = &sees};
+            struct step_segment segment = {.placed = &placed, .first_row = first, .n_rows = step};
+            struct small_step small;
+            make_step(&small, &segment, 1, positions, 2);
+            s.b.write(s.b.self, &small.step, 0, 0, &rows);
+            s.b.attend(s.b.self, &small.step, 0, 0, &a);
         }
     }
     assert_same_bits(at_once, one_by_one, n * s.n_heads * d);
@@ -573,26 +782,30 @@ START_TEST(nan_stays_behind_the_mask_and_passes_when_visible)
     if (!scene_open(&s, _i, 1, (struct shape){1, 3, 48, 1, false, 0, -1}))
         return;
     const uint32_t d = s.head_dim;
-    uint32_t pages[2] = {5, 2}, slots[40];
-    struct head_view head = {pages, 40, 2, 10};
+    uint32_t pages[2] = {5, 2};
+    struct head_state state = {.pages = pages};
+    struct head_slots slots = {.n_slots = 40};
+    const struct ring sees = {.sinks = 2, .window = 10};
+    struct placement placed = {.n = 1, .slots = &slots, .states = &state, .rings = &sees};
+    struct step_segment segment = {.placed = &placed, .n_rows = 1};
     float *k = floats(40 * d), *v = floats(40 * d), *out = floats(s.n_heads * d);
-    int32_t positions[40];
     fill_normal(k, 40 * d);
     fill_normal(v, 40 * d);
-    for (uint32_t i = 0; i < 40; i++) {
-        positions[i] = (int32_t)i;
-        slots[i] = 39 - i;
-    }
+    const int32_t t = 37; /* sees 0, 1, 28 .. 37 */
+    struct small_step step;
+    make_step(&step, &segment, 1, &t, 1);
+    const struct attention a = {
+        .q = s.q, .out = out, .n_heads = s.n_heads, .n_kv_heads = 1, .head_dim = d};
     for (uint32_t nan_at = 0; nan_at < 40; nan_at++) {
         float k_was = k[nan_at * d + 3], v_was = v[nan_at * d + 5];
         for (int in_v = 0; in_v < 2; in_v++) {
             *(in_v ? &v[nan_at * d + 5] : &k[nan_at * d + 3]) = NAN;
             poison(&s.b);
-            struct kv_segment segment = {.n_rows = 40, .heads = &head, .write_slots = slots};
-            s.b.kv_write(s.b.self, k, v, positions, &segment, 1, 1, d);
-            const int32_t t = 37; /* sees 0, 1, 28 .. 37 */
-            segment.n_rows = 1;
-            s.b.attention(s.b.self, out, s.q, NULL, &t, &segment, 1, s.n_heads, 1, d);
+            for (uint32_t i = 0; i < 40; i++) {
+                const uint32_t slot = 39 - i;
+                write_token(&s.b, &state, &slot, 1, d, (int32_t)i, k + i * d, v + i * d);
+            }
+            s.b.attend(s.b.self, &step.step, 0, 0, &a);
             bool visible = nan_at < 2 || (nan_at >= 28 && nan_at <= 37);
             for (uint32_t i = 0; i < s.n_heads * d; i++)
                 ck_assert_msg(!!isnan(out[i]) == (visible && (!in_v || i % d == 5)),
@@ -627,10 +840,9 @@ START_TEST(slots_are_read_back_rounded_to_half_and_copied_whole)
         v[d - 1] = -INFINITY;
         k[d / 2] = NAN;
         uint32_t pages[3] = {3, 0, 1}, slot = 32 + d % 32;
-        struct head_view head = {pages, slot + 1, 0, UINT32_MAX};
-        struct kv_segment segment = {.n_rows = 1, .heads = &head, .write_slots = &slot};
-        int32_t position = 123456789;
-        b.kv_write(b.self, k, v, &position, &segment, 1, 1, d);
+        struct head_state state = {.pages = pages};
+        const int32_t position = 123456789;
+        write_token(&b, &state, &slot, 1, d, position, k, v);
         const uint32_t from = 0, to = 2;
         b.kv_copy(b.self, &from, &to, 1);
         for (uint32_t page = 0; page <= 2; page += 2) {
@@ -670,6 +882,9 @@ int main(void)
     tcase_add_loop_test(tc, many_spans_match_double_precision_in_every_storage, 0, N_ISAS);
     tcase_add_loop_test(tc, spans_chunks_and_threads_change_no_bit_of_outputs_and_scores, 0,
                         N_ISAS);
+    tcase_add_loop_test(tc, a_sink_logit_takes_its_share_and_gives_no_value, 0, N_ISAS);
+    tcase_add_loop_test(tc, a_list_of_all_pages_changes_no_bit_of_outputs_and_scores, 0, N_ISAS);
+    tcase_add_loop_test(tc, a_list_is_what_attention_reads_and_scores, 0, N_ISAS);
     tcase_add_loop_test(tc, a_chunk_written_at_once_reads_as_if_written_token_by_token, 0, N_ISAS);
     tcase_add_loop_test(tc, nan_stays_behind_the_mask_and_passes_when_visible, 0, N_ISAS);
     tcase_add_loop_test(tc, slots_are_read_back_rounded_to_half_and_copied_whole, 0, N_ISAS);

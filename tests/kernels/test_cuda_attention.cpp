@@ -2,6 +2,7 @@
  * hold: random shapes, slots in shuffled order over scattered pages, holes, windows, sinks with a
  * second query, summaries. And the promises: bits depend on a row's own slots alone, and slots that
  * a row does not see may hold anything. */
+#include <algorithm>
 #include <check.h>
 #include <cmath>
 #include <cstring>
@@ -109,12 +110,12 @@ struct scene {
     std::vector<sequence> sequences;
     device_memory memory;
     static constexpr uint32_t layer = 1, n_layers = 2;
-    step s{};
+    device_step s{};
     uint32_t n_rows = 0, max_slots = 0, max_rows_of_segment = 0;
-    std::vector<float> q, q_sink;
+    std::vector<float> q, q_sink, sink_logits;
     std::vector<int32_t> positions;
-    std::vector<step_segment> segments;
-    std::vector<step_head> heads;
+    std::vector<device_segment> segments;
+    std::vector<device_head> heads;
     /* [sequence][kv_head] */
     std::vector<std::vector<uint32_t>> pages, slot_of; /* slot_of: of a token */
     std::vector<std::vector<float>> summaries;
@@ -129,9 +130,23 @@ struct scene {
     {
         return sequence * n_kv_heads + kv_head;
     }
-    step_head *head(size_t sequence, uint32_t kv_head)
+    device_head *head(size_t sequence, uint32_t kv_head)
     {
         return &heads[(sequence * n_layers + layer) * n_kv_heads + kv_head];
+    }
+
+    /* By token: in order, or in pieces of up to 40 that lie about. */
+    static std::vector<uint32_t> slots_of(uint32_t n_tokens, bool in_order)
+    {
+        std::vector<uint32_t> ends, slots(n_tokens);
+        for (uint32_t end = 0; end < n_tokens;)
+            ends.push_back(end = in_order ? n_tokens
+                                          : std::min(n_tokens, end + 1 + random_below(40)));
+        uint32_t next = 0;
+        for (uint32_t piece : shuffled((uint32_t)ends.size()))
+            for (uint32_t t = piece > 0 ? ends[piece - 1] : 0; t < ends[piece]; t++)
+                slots[t] = next++;
+        return slots;
     }
 
     /* Pages, tables and what each head keeps; slots in random order, pages all over the pool. */
@@ -151,12 +166,9 @@ struct scene {
                 uint32_t n = (one.n_tokens + PAGE_SLOTS - 1) / PAGE_SLOTS;
                 pages.emplace_back(order.begin() + next, order.begin() + next + n);
                 next += n;
-                std::vector<uint32_t> slots = shuffled(one.n_tokens);
-                for (uint32_t t = 0; in_order && t < one.n_tokens; t++)
-                    slots[t] = t;
-                slot_of.push_back(slots);
+                slot_of.push_back(slots_of(one.n_tokens, in_order));
                 summaries.push_back(normals(2 * head_dim));
-                step_head *to = head(i, h);
+                device_head *to = head(i, h);
                 to->pages = memory.put(pages.back());
                 to->n_slots = one.n_tokens;
                 to->n_sinks = one.n_sinks;
@@ -173,33 +185,45 @@ struct scene {
             }
     }
 
-    /* All tokens through kv_write, as one long segment for each sequence. */
+    /* Tokens [from, from + n) of a sequence that go into slots that follow one another, as many as
+     * do. */
+    uint32_t run_of(size_t i, uint32_t from) const
+    {
+        uint32_t n = 1;
+        for (; from + n < sequences[i].n_tokens; n++)
+            for (uint32_t h = 0; h < n_kv_heads; h++)
+                if (slot_of[at(i, h)][from + n] != slot_of[at(i, h)][from] + n)
+                    return n;
+        return n;
+    }
+
+    /* All tokens through kv_write, each run as a segment of its own. */
     void write_tokens()
     {
-        std::vector<step_segment> all;
-        std::vector<uint32_t> slots;
+        std::vector<device_segment> all;
+        std::vector<device_head> targets;
         std::vector<int32_t> at_position;
-        for (size_t i = 0; i < sequences.size(); i++) {
-            const uint32_t n = sequences[i].n_tokens;
-            step_segment one{};
-            one.first_row = (uint32_t)at_position.size();
-            one.n_rows = n;
-            one.first_slot = (uint32_t)slots.size();
-            all.push_back(one);
-            slots.resize(slots.size() + (size_t)n_layers * n * n_kv_heads, 12345);
-            for (uint32_t t = 0; t < n; t++) {
-                at_position.push_back((int32_t)t);
-                for (uint32_t h = 0; h < n_kv_heads; h++)
-                    slots[one.first_slot + (layer * n + t) * n_kv_heads + h] = slot_of[at(i, h)][t];
+        for (size_t i = 0; i < sequences.size(); i++)
+            for (uint32_t t = 0, n; t < sequences[i].n_tokens; t += n) {
+                n = run_of(i, t);
+                device_segment one{};
+                one.first_row = (uint32_t)at_position.size();
+                one.n_rows = n;
+                all.push_back(one);
+                for (uint32_t l = 0; l < n_layers; l++)
+                    for (uint32_t h = 0; h < n_kv_heads; h++) {
+                        targets.push_back(*head(i, h));
+                        targets.back().write_slot = slot_of[at(i, h)][t];
+                    }
+                for (uint32_t r = 0; r < n; r++)
+                    at_position.push_back((int32_t)(t + r));
             }
-        }
-        step write = s;
+        device_step write = s;
         write.header = memory.put(
-            std::vector<step_header>{{(uint32_t)at_position.size(), (uint32_t)all.size(), 0}});
+            std::vector<device_header>{{(uint32_t)at_position.size(), (uint32_t)all.size(), 0}});
         write.positions = memory.put(at_position);
         write.segments = memory.put(all);
-        write.heads = memory.put(heads);
-        write.write_slots = memory.put(slots);
+        write.heads = memory.put(targets);
         const size_t n = at_position.size() * n_kv_heads * head_dim;
         launch_kv_write(nullptr, &write, layer, 0, (uint32_t)all.size(), memory.put(normals(n)),
                         memory.put(normals(n)));
@@ -234,7 +258,7 @@ struct scene {
         bool sinks = false;
         for (size_t i = 0; i < sequences.size(); i++) {
             const sequence &one = sequences[i];
-            step_segment segment{};
+            device_segment segment{};
             segment.first_row = n_rows;
             segment.n_rows = one.n_rows;
             segment.sink_query = one.sink_query;
@@ -256,7 +280,7 @@ struct scene {
         d_q = memory.put(q);
         d_q_sink = sinks ? memory.put(q_sink) : nullptr;
         d_out = memory.put(std::vector<float>(n, NAN));
-        s.header = memory.put(std::vector<step_header>{{n_rows, (uint32_t)segments.size(), 0}});
+        s.header = memory.put(std::vector<device_header>{{n_rows, (uint32_t)segments.size(), 0}});
         s.positions = memory.put(positions);
         s.segments = memory.put(segments);
         s.heads = memory.put(heads);
@@ -279,6 +303,14 @@ struct scene {
         write_tokens();
         make_holes();
         prepare_queries();
+    }
+
+    /* A slot without a value for every query head: from far below the others to far above. */
+    void give_sinks()
+    {
+        for (uint32_t h = 0; h < n_heads; h++)
+            sink_logits.push_back((float)random_below(2000) / 100 - 10);
+        s.sink_logits = memory.put(sink_logits);
     }
 
     void attend(uint32_t first, uint32_t n)
@@ -350,10 +382,14 @@ static answer reference(const scene &s, size_t i, uint32_t kv_head, uint32_t row
         logits[slots.size()] = dot + std::log((double)one.n_summary);
         largest = fmax(largest, logits[slots.size()]);
     }
+    const double sink =
+        s.sink_logits.empty() ? -INFINITY : (double)s.sink_logits[kv_head * s.group() + g];
+    largest = fmax(largest, sink);
     a.out.assign(s.head_dim, 0);
     a.weights.assign(slots.size(), 0);
     for (double &l : logits)
         sum += l = std::exp(l - largest);
+    sum += std::exp(sink - largest);
     for (uint32_t d = 0; d < s.head_dim; d++) {
         for (size_t j = 0; j < slots.size(); j++)
             if (a.seen[j])
@@ -497,6 +533,20 @@ START_TEST(attention_and_scores_agree_with_double_precision)
 }
 END_TEST
 
+START_TEST(a_sink_logit_takes_its_share_and_gives_no_value)
+{
+    random_state = 300 + (uint64_t)_i;
+    const uint32_t *shape = shapes[_i % N_SHAPES];
+    std::vector<sequence> sequences;
+    for (uint32_t rows : {1u, 2 + random_below(30), 1u})
+        sequences.push_back(random_sequence(rows));
+    sequences[2].n_tokens = 700; /* several splits */
+    scene s(shape[1] * shape[2], shape[1], shape[0], storages[_i % N_STORAGES], sequences);
+    s.give_sinks();
+    check(s);
+}
+END_TEST
+
 /* Long enough for several splits, batches of pages and warps. */
 START_TEST(many_slots_are_split_and_merged)
 {
@@ -571,8 +621,8 @@ START_TEST(bits_of_a_prompt_do_not_depend_on_its_chunks)
     random_state = 5;
     scene b(3, 1, 64, STORAGE_F16, {whole}, true);
     for (uint32_t part = 0; part < 2; part++) {
-        std::vector<step_segment> segment = b.segments;
-        std::vector<step_head> heads = b.heads;
+        std::vector<device_segment> segment = b.segments;
+        std::vector<device_head> heads = b.heads;
         segment[0].first_row = part == 0 ? 0 : cut;
         segment[0].n_rows = part == 0 ? cut : n - cut;
         heads[scene::layer].n_slots = part == 0 ? cut : n;
@@ -604,25 +654,25 @@ START_TEST(rows_are_stored_as_on_the_cpu)
     for (uint32_t i = 0; i < d; i++)
         if (random_below(2))
             v[i] = odd[random_below(8)];
-    step_head head{};
+    device_head head{};
     head.pages = memory.put(std::vector<uint32_t>{2, 0});
     head.scores = memory.put(std::vector<float>(64, 5));
     head.history = memory.put(std::vector<uint32_t>(64 * HISTORY_WORDS, 5));
     head.counters = memory.put(std::vector<head_counters>{{3, 0}});
     head.holes = memory.put(std::vector<uint32_t>{40, 50, 35});
     head.n_slots = 60;
-    step s{};
+    device_step s{};
     s.n_layers = s.n_heads = s.n_kv_heads = 1;
     s.head_dim = d;
     s.page_bytes = layout.bytes;
     s.pool = memory.put(std::vector<uint8_t>(3 * layout.bytes, 0xff));
-    step_segment segment{};
+    device_segment segment{};
     segment.n_rows = 1;
-    s.header = memory.put(std::vector<step_header>{{1, 1, 0}});
-    s.segments = memory.put(std::vector<step_segment>{segment});
-    s.heads = memory.put(std::vector<step_head>{head});
+    s.header = memory.put(std::vector<device_header>{{1, 1, 0}});
+    s.segments = memory.put(std::vector<device_segment>{segment});
+    head.write_slot = SLOT_OF_HOLE;
+    s.heads = memory.put(std::vector<device_head>{head});
     s.positions = memory.put(std::vector<int32_t>{77});
-    s.write_slots = memory.put(std::vector<uint32_t>{SLOT_OF_HOLE});
     launch_kv_write(nullptr, &s, 0, 0, 1, memory.put(k), memory.put(v));
     std::vector<uint8_t> pool = get(s.pool, 3 * layout.bytes);
     const uint32_t at = 35 % PAGE_SLOTS; /* the last of the holes, in the second page: number 0 */
@@ -687,16 +737,17 @@ START_TEST(quantised_rows_mean_what_they_do_on_the_cpu)
     device_memory memory;
     float *d_k = memory.put(std::vector<float>(d)), *d_v = memory.put(std::vector<float>(d));
     int32_t *d_position = memory.put(std::vector<int32_t>(1));
-    step write = s.s;
-    step_segment segment{};
+    device_step write = s.s;
+    device_segment segment{};
     segment.n_rows = 1;
-    write.segments = memory.put(std::vector<step_segment>{segment});
-    write.header = memory.put(std::vector<step_header>{{1, 1, 0}});
+    write.segments = memory.put(std::vector<device_segment>{segment});
+    write.header = memory.put(std::vector<device_header>{{1, 1, 0}});
     write.positions = memory.put(std::vector<int32_t>{5});
     for (uint32_t kind = 0; kind < 8; kind++) {
         std::vector<float> k = odd_numbers(d, kind), v = odd_numbers(d, kind), k_cpu(d), v_cpu(d);
         const uint32_t slot = random_below(PAGE_SLOTS);
-        write.write_slots = memory.put(std::vector<uint32_t>(scene::n_layers, slot));
+        s.head(0, 0)->write_slot = slot;
+        write.heads = memory.put(s.heads);
         launch_kv_write(nullptr, &write, scene::layer, 0, 1, memory.put(k), memory.put(v));
         launch_kv_read(nullptr, s.s.pool, s.s.page_bytes, storage, d, s.pages[0][0], slot, d_k, d_v,
                        d_position);
@@ -714,7 +765,7 @@ START_TEST(quantised_rows_mean_what_they_do_on_the_cpu)
 }
 END_TEST
 
-static __global__ void move_slots(step s, uint8_t *to, const uint8_t *from)
+static __global__ void move_slots(device_step s, uint8_t *to, const uint8_t *from)
 {
     page_move_slot(&s, to, 3, from, 17);
     page_move_slot(&s, to, 31, from, 0);
@@ -752,7 +803,7 @@ START_TEST(the_sum_of_keys_is_that_of_the_stored_ones)
     one.n_rows = 1;
     scene s(1, 1, d, storages[_i], {one});
     /* The same tokens again, now with a sum that begins with something. */
-    step_head *head = s.head(0, 0);
+    device_head *head = s.head(0, 0);
     head->key_sum = s.memory.put(std::vector<double>(d, 3));
     random_state = 18;
     s.write_tokens();
@@ -810,6 +861,7 @@ int main(void)
     tcase_add_test(c, pages_are_copied_and_tables_changed);
     tcase_add_loop_test(c, attention_and_scores_agree_with_double_precision, 0,
                         N_SHAPES * N_STORAGES);
+    tcase_add_loop_test(c, a_sink_logit_takes_its_share_and_gives_no_value, 0, N_SHAPES);
     tcase_add_test(c, many_slots_are_split_and_merged);
     tcase_add_loop_test(c, the_largest_heads_fit, 0, N_STORAGES);
     tcase_add_loop_test(c, bits_do_not_depend_on_other_sequences, 0, N_STORAGES);

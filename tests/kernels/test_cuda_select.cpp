@@ -45,9 +45,9 @@ struct scene {
     }
 };
 
-static step shape_of(const scene &s)
+static device_step shape_of(const scene &s)
 {
-    step shape = {};
+    device_step shape = {};
     shape.n_layers = 3;
     shape.n_heads = shape.n_kv_heads = (uint32_t)s.heads.size();
     shape.head_dim = s.head_dim;
@@ -58,36 +58,32 @@ static step shape_of(const scene &s)
 }
 
 /* Every slot of a head, those behind the used ones too, gets any numbers up to 1.5 for K and V. */
-static void fill_slots(const step &shape, const std::vector<int32_t> &positions, scene::head *head)
+static void fill_slots(const device_step &shape, const std::vector<int32_t> &positions,
+                       scene::head *head)
 {
     const uint32_t n = (uint32_t)positions.size(), d = shape.head_dim;
     std::vector<float> numbers[2];
     for (std::vector<float> &x : numbers)
         for (uint32_t i = 0; i < n * d; i++)
             x.push_back(2 * random_uniform() - 1 + 0.5f * (i % d % 3 == 0));
-    std::vector<uint32_t> slots(n);
-    for (uint32_t i = 0; i < n; i++)
-        slots[i] = i;
     device_array<float> k(numbers[0]), v(numbers[1]), read(2 * d);
-    device_array<uint32_t> write_slots(slots);
     device_array<int32_t> device_positions(positions), read_position(1);
     device_array<head_counters> no_holes(std::vector<head_counters>(1));
-    step_segment segment = {};
+    device_segment segment = {};
     segment.n_rows = n;
-    step_head target = {};
+    device_head target = {};
     target.pages = head->table->device;
     target.counters = no_holes.device;
     target.n_slots = n;
-    device_array<step_segment> segments(std::vector<step_segment>(1, segment));
-    device_array<step_head> heads(std::vector<step_head>(1, target));
-    device_array<step_header> header(std::vector<step_header>(1, step_header{n, 1, 0}));
-    step one = shape;
+    device_array<device_segment> segments(std::vector<device_segment>(1, segment));
+    device_array<device_head> heads(std::vector<device_head>(1, target));
+    device_array<device_header> header(std::vector<device_header>(1, device_header{n, 1, 0}));
+    device_step one = shape;
     one.n_layers = one.n_heads = one.n_kv_heads = 1;
     one.header = header.device;
     one.positions = device_positions.device;
     one.segments = segments.device;
     one.heads = heads.device;
-    one.write_slots = write_slots.device;
     launch_kv_write(0, &one, 0, 0, 1, k.device, v.device);
     for (uint32_t i = 0; i < head->n_slots; i++) {
         launch_kv_read(0, shape.pool, shape.page_bytes, shape.storage, d,
@@ -173,7 +169,7 @@ static scene make_scene(uint32_t n_heads, uint32_t max_slots, uint32_t head_dim,
     for (uint32_t i = 0; i < numbers.size(); i++)
         std::swap(numbers[i], numbers[i + random_below((uint32_t)numbers.size() - i)]);
     s.pool = new device_array<uint8_t>(numbers.size() * s.layout.bytes);
-    const step shape = shape_of(s);
+    const device_step shape = shape_of(s);
     uint32_t kind = random_below(6);
     for (scene::head &head : s.heads) {
         const uint32_t whole = (uint32_t)head.pages.size() * PAGE_SLOTS;
@@ -230,9 +226,9 @@ static void free_scene(scene *s)
     delete s->pool;
 }
 
-static step_head head_of(const scene::head &h)
+static device_head head_of(const scene::head &h)
 {
-    step_head out = {};
+    device_head out = {};
     out.pages = h.table->device;
     out.scores = h.scores->device;
     out.history = h.history->device;
@@ -371,16 +367,16 @@ static void check_evict(scene *s, const valuation &v, bool remnant, std::vector<
     const uint32_t n_heads = (uint32_t)s->heads.size(), n_layers = 3, at = 1;
     uint32_t max_slots = 0;
     /* Segment 1 of the bucket's 3; segment 0 does not evict, 2 does not exist. */
-    std::vector<step_head> heads(3 * n_layers * n_heads);
+    std::vector<device_head> heads(3 * n_layers * n_heads);
     for (uint32_t h = 0; h < n_heads; h++) {
-        step_head head = head_of(s->heads[h]);
+        device_head head = head_of(s->heads[h]);
         head.n_drop = n_drop[h];
         head.votes = v.votes[h];
         for (uint32_t segment = 0; segment < 3; segment++)
             heads[(segment * n_layers + v.layer) * n_heads + h] = head;
         max_slots = head.n_slots > max_slots ? head.n_slots : max_slots;
     }
-    step_segment segment = {};
+    device_segment segment = {};
     segment.evicts = 1;
     segment.scorer = v.scorer;
     segment.share = v.share;
@@ -389,12 +385,12 @@ static void check_evict(scene *s, const valuation &v, bool remnant, std::vector<
     segment.sinks = s->sinks;
     segment.recent = s->recent;
     segment.seed = v.seed;
-    std::vector<step_segment> segments(3, segment);
+    std::vector<device_segment> segments(3, segment);
     segments[0].evicts = 0;
-    device_array<step_segment> device_segments(segments);
-    device_array<step_head> device_heads(heads);
-    device_array<step_header> header(std::vector<step_header>(1, step_header{2, 2, 0}));
-    step step = shape_of(*s);
+    device_array<device_segment> device_segments(segments);
+    device_array<device_head> device_heads(heads);
+    device_array<device_header> header(std::vector<device_header>(1, device_header{2, 2, 0}));
+    device_step step = shape_of(*s);
     step.header = header.device;
     step.segments = device_segments.device;
     step.heads = device_heads.device;
@@ -599,9 +595,9 @@ static void check_compress(scene *s, const valuation &v, const budgets &b)
 {
     const uint32_t n_heads = (uint32_t)s->heads.size();
     uint32_t max_slots = 0;
-    std::vector<step_job> jobs(n_heads);
+    std::vector<device_job> jobs(n_heads);
     for (uint32_t h = 0; h < n_heads; h++) {
-        step_job job = {};
+        device_job job = {};
         job.head = head_of(s->heads[h]);
         job.head.votes = v.votes[h];
         job.scorer = v.scorer;
@@ -622,8 +618,8 @@ static void check_compress(scene *s, const valuation &v, const budgets &b)
         jobs[h] = job;
         max_slots = s->heads[h].n_slots > max_slots ? s->heads[h].n_slots : max_slots;
     }
-    step shape = shape_of(*s);
-    device_array<step_job> device_jobs(jobs);
+    device_step shape = shape_of(*s);
+    device_array<device_job> device_jobs(jobs);
     device_array<uint32_t> n_kept(std::vector<uint32_t>(n_heads, 77));
     device_array<uint8_t> scratch(
         std::vector<uint8_t>(select_scratch_bytes(&shape, 1, max_slots), 0xff));

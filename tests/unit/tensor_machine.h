@@ -206,7 +206,7 @@ static inline void move_rows(struct machine *m, struct reader *const *readers, u
 }
 
 /* Where a token went that took the place of another. */
-static inline uint32_t slot_of(const struct machine *m, const struct head_state *head,
+static inline uint32_t slot_of(const struct machine *m, const struct head_view *head,
                                int32_t position)
 {
     uint32_t slot = 0;
@@ -239,11 +239,12 @@ static inline uint32_t summary_of(const struct reader *r, uint32_t i, float *mea
 
 /* What the wave's tokens look like in their slots, before anything is dropped. */
 static inline void read_back(struct machine *m, struct reader *const *readers, uint32_t n,
-                             uint32_t layer, uint32_t n_segments)
+                             const struct step *step, uint32_t layer, uint32_t wave)
 {
-    uint32_t d = m->shape.head_dim, n_kv_heads = m->shape.n_kv_heads;
+    uint32_t d = m->shape.head_dim, n_kv_heads = m->shape.n_kv_heads, n_segments;
+    const struct step_segment *segments = step_wave(step, wave, &n_segments);
     for (uint32_t i = 0; i < n_segments; i++) {
-        const struct kv_segment *g = &m->batch->wave[i];
+        const struct step_segment *g = &segments[i];
         struct reader *r = NULL;
         for (uint32_t k = 0; k < n; k++)
             if (readers[k]->n_next && g->first_row >= readers[k]->first_row &&
@@ -252,15 +253,16 @@ static inline void read_back(struct machine *m, struct reader *const *readers, u
         require(r != NULL, "row %u is nobody's", g->first_row);
         for (uint32_t row = 0; row < g->n_rows; row++)
             for (uint32_t h = 0; h < n_kv_heads; h++) {
-                uint32_t position = (uint32_t)m->batch->positions[g->first_row + row],
-                         slot = g->write_slots[row * n_kv_heads + h];
+                const uint32_t head = step_head(step, layer) + h;
+                const struct head_view view = placement_view(g->placed, head, g->n_behind);
+                uint32_t position = (uint32_t)step->positions[g->first_row + row],
+                         slot = placement_slot(g->placed, head, step_token(g, row));
                 if (slot == SLOT_OF_HOLE)
-                    slot = slot_of(m, g->states[h], (int32_t)position);
+                    slot = slot_of(m, &view, (int32_t)position);
                 size_t at =
                     (((size_t)layer * r->tensors->n + position) * n_kv_heads + h) * (size_t)d;
-                int32_t got =
-                    m->backend.kv_read(m->backend.self, g->states[h]->pages[slot / PAGE_SLOTS],
-                                       slot % PAGE_SLOTS, d, r->k + at, r->v + at);
+                int32_t got = m->backend.kv_read(m->backend.self, view.pages[slot / PAGE_SLOTS],
+                                                 slot % PAGE_SLOTS, d, r->k + at, r->v + at);
                 require(got == (int32_t)position, "position %d in the slot of %u", got, position);
             }
     }
@@ -283,20 +285,22 @@ static inline void machine_step(struct machine *m, struct reader *const *readers
     uint32_t n_copies = cache_take_copies(m->cache, &from, &to);
     if (n_copies)
         be->kv_copy(be->self, from, to, n_copies);
-    bool recorded;
-    require(batch_plan(m->batch, be, false, &recorded, &e), "%s", e.message);
+    struct step *step = batch_step(m->batch);
+    require(!be->step_begin || be->step_begin(be->self, step, &e), "%s", e.message);
+    const struct kv_rows rows = {m->k, m->v, m->shape.n_kv_heads, m->shape.head_dim};
+    const struct attention attention = {.q = m->q,
+                                        .q_sink = step->sink_query ? m->q_sink : NULL,
+                                        .out = m->out,
+                                        .n_heads = m->shape.n_kv_heads * m->shape.group,
+                                        .n_kv_heads = m->shape.n_kv_heads,
+                                        .head_dim = m->shape.head_dim};
     for (uint32_t l = 0; l < m->shape.n_layers; l++) {
         move_rows(m, readers, n, l, false);
-        for (uint32_t wave = 0; wave < m->batch->n_waves; wave++) {
-            uint32_t n_segments = batch_wave(m->batch, l, wave);
-            be->kv_write(be->self, m->k, m->v, m->batch->positions, m->batch->wave, n_segments,
-                         m->shape.n_kv_heads, m->shape.head_dim);
-            read_back(m, readers, n, l, n_segments);
-            be->attention(be->self, m->out, m->q, m->batch->sink_query ? m->q_sink : NULL,
-                          m->batch->positions, m->batch->wave, n_segments,
-                          m->shape.n_kv_heads * m->shape.group, m->shape.n_kv_heads,
-                          m->shape.head_dim);
-            require(batch_drop(m->batch, be, l, wave, n_segments, &e), "%s", e.message);
+        for (uint32_t wave = 0; wave < step->n_waves; wave++) {
+            be->write(be->self, step, l, wave, &rows);
+            read_back(m, readers, n, step, l, wave);
+            be->attend(be->self, step, l, wave, &attention);
+            require(batch_drop(m->batch, be, l, wave, &e), "%s", e.message);
         }
         move_rows(m, readers, n, l, true);
     }

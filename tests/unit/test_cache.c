@@ -10,11 +10,12 @@
 #include "cache/pages/cache.h"
 #include "cache/pages/pool.h"
 #include "cache/pages/prefix.h"
+#include "cache/pages/sequence_tables.h"
+#include "cache/policy/select_job.h"
 #include "engine/serve/trace.h"
 
 enum { N_LAYERS = 2, N_KV_HEADS = 3, N_HEADS = N_LAYERS * N_KV_HEADS };
 enum { N_PAGES = 250, MOST_SEQUENCES = 8, MOST_TOKENS = 2000, MOST_ROWS = 100 };
-enum { MOST_WAVES = MOST_ROWS / PAGE_SLOTS + 1 };
 
 /* splitmix64, from a fixed seed: a failure can be repeated. */
 static uint64_t random_state;
@@ -92,7 +93,7 @@ static void check_query(const struct shadow *q, uint32_t t, uint32_t n_slots)
     for (uint32_t p = 0; p <= t; p++)
         wanted += sees(plan, t, p);
     for (uint32_t h = 0; h < N_HEADS; h++) {
-        struct cache_view v = cache_view(q->s, h / N_KV_HEADS, h % N_KV_HEADS);
+        struct head_view v = cache_view(q->s, h / N_KV_HEADS, h % N_KV_HEADS);
         bool found[MOST_TOKENS] = {false};
         uint32_t n_found = 0;
         for (uint32_t i = 0; i < n_slots; i++) {
@@ -114,49 +115,35 @@ static void check_query(const struct shadow *q, uint32_t t, uint32_t n_slots)
     }
 }
 
-/* Rows of one sequence in a step, as the batch holds them. */
+/* Rows of one sequence in a step. */
 struct rows {
     struct shadow *of;
-    uint32_t n, n_waves;
-    struct {
-        uint32_t first, n, n_slots;
-        uint32_t write_slots[N_HEADS * PAGE_SLOTS];
-    } waves[MOST_WAVES];
+    const struct placement *placed;
+    uint32_t n_waves;
 };
 
-/* Appends n tokens in waves; false when the pool is short, and then nothing has changed. */
+/* Appends n tokens; false when the pool is short, and then nothing has changed. */
 static bool append(struct cache *c, struct rows *rows, struct shadow *to, uint32_t n)
 {
-    static uint32_t write_slots[N_HEADS * MOST_ROWS];
     struct error e = {.message = ""};
     struct cache_counts before = cache_counts(c);
-    uint64_t needed = cache_pages_to_append(to->s, n);
-    uint32_t at_once = cache_wave_rows(to->s) < PAGE_SLOTS ? cache_wave_rows(to->s) : PAGE_SLOTS;
-    *rows = (struct rows){.of = to, .n = n};
+    uint64_t needed = cache_pages_to_place(to->s, n);
+    const struct placement *placed = cache_place(to->s, n, &e);
+    *rows = (struct rows){.of = to, .placed = placed};
     if (needed > before.free) {
-        if (n <= cache_wave_rows(to->s)) {
-            ck_assert(!cache_append(to->s, n, write_slots, NULL, &e));
-            ck_assert_str_eq(e.code, "kv_pool_empty");
-        }
+        ck_assert(!placed);
+        ck_assert_str_eq(e.code, "kv_pool_empty");
         ck_assert_uint_eq(cache_tokens_seen(to->s), to->n);
         ck_assert_uint_eq(cache_counts(c).free, before.free);
         return false;
     }
-    for (uint32_t done = 0; done < n; rows->n_waves++) {
-        uint32_t w = rows->n_waves, wave = n - done < at_once ? n - done : at_once;
-        uint64_t exactly = cache_pages_to_append(to->s, wave);
-        uint32_t free_before = cache_counts(c).free;
-        ck_assert_msg(cache_append(to->s, wave, write_slots, NULL, &e), "%s", e.message);
-        ck_assert_uint_eq(free_before - cache_counts(c).free, exactly);
-        rows->waves[w].first = to->n;
-        rows->waves[w].n = wave;
-        rows->waves[w].n_slots = cache_view(to->s, 0, 0).n_slots;
-        memcpy(rows->waves[w].write_slots, write_slots, N_HEADS * wave * sizeof *write_slots);
-        for (uint32_t i = 0; i < wave; i++)
-            to->contents[to->n++] = next_content++;
-        done += wave;
-    }
-    ck_assert_uint_le(before.free - cache_counts(c).free, needed);
+    ck_assert_msg(placed != NULL, "%s", e.message);
+    ck_assert_uint_eq(before.free - cache_counts(c).free, needed);
+    ck_assert_uint_eq(placed->first, to->n);
+    ck_assert_uint_eq(placed->n, n);
+    rows->n_waves = placed->wave_rows < n ? (n + placed->wave_rows - 1) / placed->wave_rows : 1;
+    for (uint32_t i = 0; i < n; i++)
+        to->contents[to->n++] = next_content++;
     ck_assert_uint_eq(cache_tokens_seen(to->s), to->n);
     return true;
 }
@@ -164,17 +151,18 @@ static bool append(struct cache *c, struct rows *rows, struct shadow *to, uint32
 static void write_wave(const struct rows *rows, uint32_t w)
 {
     const struct shadow *of = rows->of;
-    uint32_t first = rows->waves[w].first, n = rows->waves[w].n;
-    for (uint32_t i = 0; i < n; i++)
+    const struct placement *p = rows->placed;
+    uint32_t from = rows->n_waves > 1 ? w * p->wave_rows : 0,
+             n = p->n - from < p->wave_rows ? p->n - from : p->wave_rows;
+    for (uint32_t i = from; i < from + n; i++)
         for (uint32_t h = 0; h < N_HEADS; h++) {
-            uint32_t l = h / N_KV_HEADS, head = h % N_KV_HEADS,
-                     slot = rows->waves[w].write_slots[(l * n + i) * N_KV_HEADS + head];
-            uint32_t page = cache_view(of->s, l, head).pages[slot / PAGE_SLOTS];
+            uint32_t slot = placement_slot(p, h, i), page = p->states[h].pages[slot / PAGE_SLOTS];
             memory[page][slot % PAGE_SLOTS] =
-                (struct slot){(int32_t)(first + i), of->contents[first + i]};
+                (struct slot){(int32_t)(p->first + i), of->contents[p->first + i]};
         }
-    check_query(of, first, rows->waves[w].n_slots);
-    check_query(of, first + n - 1, rows->waves[w].n_slots);
+    uint32_t n_slots = placement_n_slots(p, 0, p->n - from - n);
+    check_query(of, p->first + from, n_slots);
+    check_query(of, p->first + from + n - 1, n_slots);
 }
 
 static void check_bound(const struct cache *c, const struct shadow *q)
@@ -239,11 +227,11 @@ static void own_pages(struct cache *c, struct shadow *q)
         ck_assert_uint_eq(cache_counts(c).used, used);
     perform_copies(c);
     for (uint32_t h = 0; h < N_HEADS && done; h++) {
-        struct cache_view v = cache_view(q->s, h / N_KV_HEADS, h % N_KV_HEADS);
+        struct head_view v = cache_view(q->s, h / N_KV_HEADS, h % N_KV_HEADS);
         for (uint32_t k = 0; k < MOST_SEQUENCES; k++)
             for (uint32_t i = 0; shadows[k].s && &shadows[k] != q && i < v.n_slots;
                  i += PAGE_SLOTS) {
-                struct cache_view other = cache_view(shadows[k].s, h / N_KV_HEADS, h % N_KV_HEADS);
+                struct head_view other = cache_view(shadows[k].s, h / N_KV_HEADS, h % N_KV_HEADS);
                 if (i < other.n_slots && other.pages[i / PAGE_SLOTS] == v.pages[i / PAGE_SLOTS])
                     ck_abort_msg("page %u of head %u is still shared", i / PAGE_SLOTS, h);
             }
@@ -358,6 +346,67 @@ START_TEST(the_audit_sees_a_slot_that_holds_another_position)
 }
 END_TEST
 
+/* A head that takes a page for its own would write it under the eyes of another holder. */
+START_TEST(the_audit_sees_a_shared_page_that_a_head_takes_for_its_own)
+{
+    struct error e;
+    static struct rows rows;
+    struct cache *c = cache_new(N_LAYERS, N_KV_HEADS, 4, N_PAGES, &e);
+    struct plan plan = plan_of("full", 0, 0);
+    struct shadow *q = &shadows[0];
+    q->s = cache_sequence_new(c, &plan, &e);
+    q->n = 0;
+    ck_assert(append(c, &rows, q, 40));
+    write_wave(&rows, 0);
+    check_audit(c);
+    struct cache_sequence *other = cache_sequence_fork(q->s, &e);
+    check_audit(c);
+    q->s->slots[4].own_from--;
+    ck_assert(!cache_audit(c, NULL, NULL, &e));
+    ck_assert_str_eq(e.code, "internal_error");
+    q->s->slots[4].own_from++;
+    q->s->room = 1; /* but the last page would have to be copied */
+    ck_assert(!cache_audit(c, NULL, NULL, &e));
+    q->s->room = 0;
+    check_audit(c);
+    cache_sequence_free(other);
+    free_one(q);
+    cache_free(c);
+}
+END_TEST
+
+/* Of a fork's pages each is copied once, by whoever writes first; the other has it to itself then.
+ */
+START_TEST(a_page_is_copied_by_the_first_writer_only)
+{
+    struct error e;
+    static struct rows rows;
+    struct cache *c = cache_new(N_LAYERS, N_KV_HEADS, 4, N_PAGES, &e);
+    struct plan plan = plan_of("full", 0, 0);
+    struct shadow *a = &shadows[0], *b = &shadows[1];
+    a->s = cache_sequence_new(c, &plan, &e);
+    a->n = 0;
+    ck_assert(append(c, &rows, a, 40)); /* two pages, the second one not full */
+    write_wave(&rows, 0);
+    *b = *a;
+    b->s = cache_sequence_fork(a->s, &e);
+    ck_assert_uint_eq(cache_pages_to_place(a->s, 1), N_HEADS);
+    ck_assert_uint_eq(cache_pages_to_place(b->s, 1), N_HEADS);
+    ck_assert(append(c, &rows, b, 1));
+    perform_copies(c);
+    write_wave(&rows, 0);
+    check_audit(c);
+    ck_assert_uint_eq(cache_pages_to_place(a->s, 24), 0);
+    ck_assert_uint_eq(cache_pages_to_place(a->s, 25), N_HEADS);
+    ck_assert(append(c, &rows, a, 24));
+    write_wave(&rows, 0);
+    check_audit(c);
+    free_one(a);
+    free_one(b);
+    cache_free(c);
+}
+END_TEST
+
 /* ---- lifetimes */
 
 struct lifetimes {
@@ -432,17 +481,17 @@ START_TEST(a_trace_of_too_many_ranges_is_cut_and_says_so)
     struct plan plan = plan_of("knorm", 4, KEPT);
     plan.recent = 32;
     struct cache_sequence *s = cache_sequence_new(c, &plan, &e);
-    uint32_t *slots = malloc((size_t)LAYERS * KV_HEADS * TOKENS * sizeof *slots), n_kept[KV_HEADS];
+    struct select_job jobs[KV_HEADS];
     cache_set_reader(c, every_other, NULL);
     cache_sequence_set_prompt(s, TOKENS);
-    ck_assert(cache_append(s, TOKENS, slots, NULL, &e));
+    ck_assert_ptr_nonnull(cache_place(s, TOKENS, &e));
     char *whole = trace_text(c, s, &truncated);
     ck_assert(!truncated);
-    for (uint32_t h = 0; h < KV_HEADS; h++)
-        n_kept[h] = KEPT;
     for (uint32_t l = 0; l < LAYERS; l++) {
-        ck_assert(cache_begin_compress(s, l, &e));
-        cache_end_compress(s, l, n_kept);
+        ck_assert(cache_begin_compress(s, l, jobs, &e));
+        for (uint32_t h = 0; h < KV_HEADS; h++)
+            jobs[h].n_kept = KEPT;
+        cache_settle(s, l, jobs);
     }
     char *cut = trace_text(c, s, &truncated);
     ck_assert(truncated);
@@ -460,7 +509,6 @@ START_TEST(a_trace_of_too_many_ranges_is_cut_and_says_so)
     ck_assert_uint_eq(head.pages, (KEPT + PAGE_SLOTS - 1) / PAGE_SLOTS);
     free(whole);
     free(cut);
-    free(slots);
     cache_sequence_free(s);
     cache_free(c);
 }
@@ -542,6 +590,8 @@ int main(void)
     tcase_add_test(t, a_page_is_told_once_when_its_last_holder_lets_go);
     tcase_add_test(t, a_trace_of_too_many_ranges_is_cut_and_says_so);
     tcase_add_test(t, the_audit_sees_a_slot_that_holds_another_position);
+    tcase_add_test(t, the_audit_sees_a_shared_page_that_a_head_takes_for_its_own);
+    tcase_add_test(t, a_page_is_copied_by_the_first_writer_only);
     suite_add_tcase(suite, t);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

@@ -401,7 +401,7 @@ static void compare(const struct model *m, const struct calibration *c, const st
     float *k = malloc((size_t)c->n_tokens * d * sizeof *k);
     for (uint32_t head = 0; head < m->n_layers * m->n_kv_heads; head++) {
         uint32_t layer = head / m->n_kv_heads, kv_head = head % m->n_kv_heads;
-        struct cache_view view = cache_view(s, layer, kv_head);
+        struct head_view view = cache_view(s, layer, kv_head);
         for (uint32_t i = 0; i < view.n_slots; i++)
             ck_assert_int_eq(be->kv_read(be->self, view.pages[i / PAGE_SLOTS], i % PAGE_SLOTS, d,
                                          k + (size_t)i * d, NULL),
