@@ -346,6 +346,11 @@ const double *transformer_step(struct transformer *t, int32_t token)
     return t->logits;
 }
 
+const double *transformer_hidden(const struct transformer *t)
+{
+    return t->h;
+}
+
 int32_t transformer_greedy(const struct transformer *t, double *gap)
 {
     uint32_t best = 0;

@@ -58,6 +58,9 @@ struct policy *transformer_policy(struct transformer *t);
 /* Feeds the next token. Returns the logits [n_vocab] that follow it, valid until the next call. */
 const double *transformer_step(struct transformer *t, int32_t token);
 
+/* What the last logits were made of, after the output norm [n_embd]; valid until the next step. */
+const double *transformer_hidden(const struct transformer *t);
+
 /* The token of the largest logit (the first of equal ones); *gap, which may be NULL, is its
  * distance from the second. */
 int32_t transformer_greedy(const struct transformer *t, double *gap);
