@@ -82,7 +82,7 @@ TEST_CUDA_LIBS := $(CUDA_LIBS)
 ONLY_EMULATED := $(BUILD)/tests/unit/test_cuda_faults
 endif
 
-LIB_SOURCES := $(sort $(filter-out server/cli/main.c,$(wildcard config/*.c config/base/*.c cache/*/*.c engine/*/*.c server/*.c server/*/*.c)) cuda/host/buddy.c)
+LIB_SOURCES := $(sort $(filter-out server/cli/main.c,$(wildcard config/*.c config/base/*.c cache/*/*.c engine/*/*.c server/*.c server/*/*.c)) cuda/host/buddy.c cuda/host/device.c)
 LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/%.o)
 LIB := $(BUILD)/libwinnow.a
 REFERENCE_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/reference/*.c)))

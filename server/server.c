@@ -10,6 +10,7 @@
 
 #include "config/base/size.h"
 #include "config/base/version.h"
+#include "server/devices.h"
 #include "server/server_state.h"
 
 enum { WATCH_MS = 50, FLUSH_MS = 1000 };
@@ -80,7 +81,6 @@ static void load(void *context)
     const struct config *c = s->config;
     struct engine_options options = {
         .model_path = c->model,
-        .device = c->device,
         .gpu_memory_share = c->gpu_memory_share,
         .isa = c->isa,
         .n_threads = c->threads,
@@ -100,7 +100,8 @@ static void load(void *context)
         .progress_context = s,
     };
     plan_storage_parse(c->kv_storage, &options.kv_storage); /* the option table knows the names */
-    s->loaded_engine = engine_open(&options, &s->load_error);
+    if (device_pick(&server_devices, c->device, &options.device, &s->load_error))
+        s->loaded_engine = engine_open(&options, &s->load_error);
     uv_async_send(&s->loaded);
 }
 

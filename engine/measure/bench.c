@@ -57,17 +57,14 @@ static bool load_profile(struct bench *b, const char *path, struct error *e)
 
 static bool open_machine(struct bench *b, const struct bench_options *o, struct error *e)
 {
-    const char *no_gpu;
     struct device_options device = {.n_threads = o->n_threads,
                                     .isa = o->isa,
                                     .max_logits = o->max_sequences,
                                     .max_slots = b->model->n_ctx_train};
-    if (!device_pick(o->device, &device.kind, &no_gpu, e))
-        return false;
-    b->max_rows = o->max_rows ? o->max_rows : device.kind == DEVICE_CUDA ? 2048 : 256;
+    b->max_rows = o->max_rows ? o->max_rows : o->device->usual_rows;
     b->max_rows = b->max_rows > o->max_sequences ? b->max_rows : o->max_sequences;
     device.max_rows = b->max_rows;
-    if (!device_open(&b->backend, &device, b->model, e))
+    if (!device_open(&b->backend, o->device, &device, b->model, e))
         return false;
     b->forward = forward_new(&b->backend, b->model, b->max_rows, o->max_sequences, e);
     return b->forward != NULL;

@@ -67,14 +67,12 @@ static bool open_machine(struct evaluator *v, const struct evaluator_options *o,
     const struct model *m = v->model;
     uint64_t tokens = o->max_tokens ? o->max_tokens : m->n_ctx_train,
              n_pages = (tokens / PAGE_SLOTS + 2) * m->n_layers * m->n_kv_heads * 3;
-    const char *no_gpu;
     struct device_options device = {.n_threads = o->n_threads,
                                     .isa = o->isa,
                                     .max_rows = CHUNK,
                                     .max_logits = CHUNK,
                                     .max_slots = m->n_ctx_train};
-    if (!device_pick(o->device, &device.kind, &no_gpu, e) ||
-        !device_open(&v->backend, &device, m, e))
+    if (!device_open(&v->backend, o->device, &device, m, e))
         return false;
     if (n_pages > UINT32_MAX / 2)
         return error_set(e, "out_of_memory", "--contexts", "%llu tokens need too many pages",

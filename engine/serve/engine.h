@@ -13,6 +13,7 @@
 #include "engine/serve/metrics.h"
 #include "engine/model/model.h"
 #include "engine/serve/history.h"
+#include "engine/compute/device.h"
 #include "engine/compute/sampler.h"
 #include "engine/serve/session.h"
 #include "engine/text/stop.h"
@@ -22,14 +23,15 @@ struct engine;
 
 struct engine_options {
     const char *model_path;
-    const char *device;          /* NULL or "auto", "cpu", "cuda" */
-    double gpu_memory_share;     /* of the GPU's memory that may be used; 0 = 0.9 */
-    const char *isa;             /* NULL = best */
-    uint32_t n_threads;          /* 0 = physical cores, respecting affinity and cgroup quota */
-    uint32_t n_ctx;              /* 0 = trained context; more than trained is refused */
-    uint32_t max_num_seqs;       /* 64 */
-    uint32_t max_batched_tokens; /* 0 = 256, on a GPU 2048, or max_num_seqs where that is more */
-    uint32_t max_queue;          /* 256 waiting requests */
+    struct device device;    /* as device_pick found it */
+    double gpu_memory_share; /* of the GPU's memory that may be used; 0 = 0.9 */
+    const char *isa;         /* NULL = best */
+    uint32_t n_threads;      /* 0 = physical cores, respecting affinity and cgroup quota */
+    uint32_t n_ctx;          /* 0 = trained context; more than trained is refused */
+    uint32_t max_num_seqs;   /* 64 */
+    uint32_t
+        max_batched_tokens;   /* 0 = the device's usual rows, or max_num_seqs where that is more */
+    uint32_t max_queue;       /* 256 waiting requests */
     uint32_t max_generate;    /* 16384: length of unbounded plans when the request says nothing */
     uint64_t kv_memory_bytes; /* 0 = use kv_memory_share */
     double kv_memory_share;   /* of the memory that is free after loading, 0..1; 0 and 0 bytes = a

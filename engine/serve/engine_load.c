@@ -36,7 +36,7 @@ static bool check_options(const struct engine_options *o, struct error *e)
 static void set_step_size(struct engine *e)
 {
     struct engine_options *o = &e->options;
-    uint32_t usual = e->device == DEVICE_CUDA ? 2048 : 256;
+    uint32_t usual = o->device.kind->usual_rows;
     if (o->max_batched_tokens == 0)
         o->max_batched_tokens = o->max_num_seqs > usual ? o->max_num_seqs : usual;
 }
@@ -151,8 +151,7 @@ static bool size_pool(struct engine *e, struct error *error)
                          "4G instead of a share");
     if (bytes == 0 && o->kv_memory_share > 0)
         bytes = (uint64_t)((double)available * o->kv_memory_share);
-    /* A GPU's memory is for nothing else. */
-    if (bytes == 0 && e->device == DEVICE_CUDA)
+    if (bytes == 0 && o->device.kind->has_own_memory)
         bytes = available;
     if (bytes == 0) {
         bytes = 4 * tokens_to_pages(e->model, e->n_ctx) * e->page_bytes;
@@ -184,17 +183,17 @@ static bool open_backend(struct engine *e, struct error *error)
 {
     const struct engine_options *o = &e->options;
     e->n_threads = o->n_threads ? o->n_threads : machine_cores("");
-    const struct device_options device = {.kind = e->device,
-                                          .n_threads = e->n_threads,
+    const struct device_options device = {.n_threads = e->n_threads,
                                           .isa = o->isa,
                                           .memory_share = o->gpu_memory_share,
                                           .max_rows = o->max_batched_tokens,
                                           .max_logits = logits_per_step(o),
                                           .max_slots = e->model->n_ctx_train};
-    if (!device_open(&e->backend, &device, e->model, error))
+    if (!device_open(&e->backend, o->device.kind, &device, e->model, error))
         return false;
     snprintf(e->description, sizeof e->description, "%s: %s%s%s%s", e->backend.name,
-             e->backend.description, *e->no_gpu ? " (" : "", e->no_gpu, *e->no_gpu ? ")" : "");
+             e->backend.description, *o->device.why ? " (" : "", o->device.why,
+             *o->device.why ? ")" : "");
     e->scheduler.forward =
         forward_new(&e->backend, e->model, o->max_batched_tokens, logits_per_step(o), error);
     return e->scheduler.forward != NULL;
@@ -252,8 +251,6 @@ static bool list_end_tokens(struct engine *e, struct error *error)
 bool engine_load(struct engine *e, const struct engine_options *options, struct error *error)
 {
     e->options = *options;
-    if (!device_pick(options->device, &e->device, &e->no_gpu, error))
-        return false;
     set_step_size(e);
     if (!check_options(&e->options, error))
         return false;

@@ -2,7 +2,6 @@
 #ifndef WINNOW_ENGINE_SERVE_ENGINE_PRIVATE_H
 #define WINNOW_ENGINE_SERVE_ENGINE_PRIVATE_H
 
-#include "engine/compute/device.h"
 #include "engine/serve/scheduler.h"
 
 #define SNAPSHOT_MAX_SEQUENCES 1024
@@ -14,8 +13,6 @@ struct engine {
     struct tokenizer *tokenizer;
     struct chat_template *chat_template;
     struct head_profile *profile; /* NULL = none */
-    enum device_kind device;
-    const char *no_gpu; /* why the CPU was taken, "" otherwise */
     struct backend backend;
     char description[200];
     uint32_t n_ctx, n_threads, n_pages;

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine/compute/machine.h"
+#include "server/devices.h"
 #include "server/report/bench_points.h"
 
 /* A spare prompt and this many tokens bring weights, threads and clock speed to where they stay. */
@@ -218,15 +219,17 @@ static bool open_run(struct run *r, struct error *e)
 {
     struct bench_arguments *a = &r->arguments;
     a->n_threads = a->n_threads ? a->n_threads : machine_cores("");
+    struct device device;
+    if (!is_writable("--json", a->json_path, e) || !is_writable("--svg", a->svg_path, e) ||
+        !device_pick(&server_devices, a->device, &device, e))
+        return false;
     struct bench_options o = {.model_path = a->model_path,
-                              .device = a->device,
+                              .device = device.kind,
                               .isa = a->isa,
                               .head_profile = a->head_profile,
                               .n_threads = (uint32_t)a->n_threads,
                               .max_rows = (uint32_t)a->max_rows,
                               .max_sequences = largest(a->batches, a->n_batches)};
-    if (!is_writable("--json", a->json_path, e) || !is_writable("--svg", a->svg_path, e))
-        return false;
     r->bench = bench_open(&o, e);
     if (!r->bench || !bench_arguments_fit(a, bench_model(r->bench)->n_ctx_train, e))
         return false;

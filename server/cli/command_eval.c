@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "engine/compute/machine.h"
+#include "server/devices.h"
 #include "server/report/eval_private.h"
 
 /* Policies between commas that lie outside of braces. */
@@ -119,8 +120,11 @@ static bool open_eval(struct eval *v, struct error *e)
     struct eval_arguments *a = &v->a;
     double contexts[EVAL_MOST];
     uint32_t n_contexts, longest = 0;
+    struct device device;
+    if (!device_pick(&server_devices, a->device, &device, e))
+        return false;
     struct evaluator_options o = {.model_path = a->model_path,
-                                  .device = a->device,
+                                  .device = device.kind,
                                   .isa = a->isa,
                                   .head_profile = a->head_profile,
                                   .no_sharing = a->no_sharing,

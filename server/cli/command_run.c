@@ -16,6 +16,7 @@
 #include "config/base/size.h"
 #include "engine/serve/engine.h"
 #include "server/cli/command_line.h"
+#include "server/devices.h"
 
 enum { MAX_PROMPT_BYTES = 64 * 1024 * 1024 };
 
@@ -23,7 +24,7 @@ struct arguments {
     struct engine_options engine;
     struct sampling sampling;
     const char *prompt, *prompt_file, *system;
-    const char *kv_policy;
+    const char *kv_policy, *device;
     int64_t n_tokens;
     bool chat, help, ignore_eos;
 };
@@ -169,7 +170,7 @@ static bool parse_flag(struct arguments *a, int flag, const char *text, struct e
         a->kv_policy = text;
         break;
     case FLAG_DEVICE:
-        a->engine.device = text;
+        a->device = text;
         break;
     case FLAG_ISA:
         a->engine.isa = text;
@@ -567,7 +568,9 @@ int command_run(int argc, char **argv)
     struct progress progress = {.started = seconds(), .terminal = isatty(STDERR_FILENO) == 1};
     a.engine.progress = show_loading;
     a.engine.progress_context = &progress;
-    struct engine *engine = engine_open(&a.engine, &e);
+    struct engine *engine = device_pick(&server_devices, a.device, &a.engine.device, &e)
+                                ? engine_open(&a.engine, &e)
+                                : NULL;
     end_line(&progress);
     if (!engine) {
         fprintf(stderr, "winnow run: %s%s%s\n", e.where, e.where[0] ? ": " : "", e.message);

@@ -8,6 +8,7 @@
 #include "cache/pages/state_memory.h"
 #include "engine/compute/forward.h"
 #include "cuda/emulated/control.h"
+#include "cuda/host/device.h"
 #include "tests/unit/test_device.h"
 
 #define MODEL "tests/data/stories260K.gguf"
@@ -50,10 +51,9 @@ static int32_t position_of(void *context, uint32_t page, uint32_t index)
 
 static bool machine_open(struct machine *m, struct error *e)
 {
-    const struct device_options o = {
-        .kind = DEVICE_CUDA, .max_rows = ROWS, .max_logits = ROWS, .max_slots = 128};
+    const struct device_options o = {.max_rows = ROWS, .max_logits = ROWS, .max_slots = 128};
     *m = (struct machine){.is_open = false};
-    m->is_open = device_open(&m->backend, &o, model, e);
+    m->is_open = device_open(&m->backend, &device_cuda, &o, model, e);
     if (!m->is_open)
         return false;
     m->forward = forward_new(&m->backend, model, ROWS, ROWS, e);

@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "engine/serve/engine_private.h"
+#include "tests/unit/test_device.h"
 
 #define MODEL "tests/data/stories260K.gguf"
 
@@ -23,10 +24,10 @@ static void open_cuda(struct backend *b, uint32_t max_logits)
 {
     struct error e = {.message = ""};
     const struct device_options o = {
-        .kind = DEVICE_CUDA, .max_rows = max_logits, .max_logits = max_logits, .max_slots = 64};
+        .max_rows = max_logits, .max_logits = max_logits, .max_slots = 64};
     model = model_open(MODEL, NULL, NULL, &e);
     ck_assert_msg(model != NULL, "%s", e.message);
-    ck_assert_msg(device_open(b, &o, model, &e), "%s", e.message);
+    ck_assert_msg(device_open(b, test_device_of("cuda").kind, &o, model, &e), "%s", e.message);
 }
 
 static struct sampling nth_sampling(uint32_t i)
@@ -132,7 +133,7 @@ static struct engine *open_engine(uint64_t kv_memory_bytes)
                                      .n_threads = 1,
                                      .max_num_seqs = 16,
                                      .max_batched_tokens = 64,
-                                     .device = "cuda",
+                                     .device = test_device_of("cuda"),
                                      .max_queue = 64,
                                      .max_generate = 1000,
                                      .kv_memory_bytes = kv_memory_bytes,

@@ -57,7 +57,7 @@ static struct engine_options options(void)
                                    .n_threads = 1,
                                    .max_num_seqs = 16,
                                    .max_batched_tokens = 64,
-                                   .device = test_device_name(),
+                                   .device = test_device(),
                                    .max_queue = 64,
                                    .max_generate = 1000,
                                    .audit = true};

@@ -41,7 +41,7 @@ static struct engine *open_engine(uint32_t max_batched_tokens, bool audit)
                                .n_threads = 1,
                                .max_num_seqs = 4,
                                .max_batched_tokens = max_batched_tokens,
-                               .device = test_device_name(),
+                               .device = test_device(),
                                .max_queue = 4,
                                .max_generate = 20000,
                                .audit = audit};
