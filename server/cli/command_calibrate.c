@@ -16,6 +16,7 @@
 #include "engine/measure/calibrate.h"
 #include "engine/compute/machine.h"
 #include "server/cli/command_line.h"
+#include "server/devices.h"
 
 struct arguments {
     const char *model_path, *profile_path;
@@ -225,7 +226,12 @@ static void output_close(struct output *o, bool done)
 static struct calibration *make_profile(const struct arguments *a, struct progress *progress,
                                         struct output *output, struct error *e)
 {
+    struct device device;
     struct calibration_settings settings = a->settings;
+    /* Keys are read back slot by slot, which only the host's memory does quickly. */
+    if (!device_pick(&server_devices, "cpu", &device, e))
+        return NULL;
+    settings.device = device.kind;
     settings.progress = show_progress;
     settings.progress_context = progress;
     struct model *model = model_open(a->model_path, NULL, NULL, e);

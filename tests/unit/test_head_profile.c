@@ -12,6 +12,7 @@
 #include "config/base/sha256.h"
 #include "engine/measure/calibrate.h"
 #include "engine/compute/forward.h"
+#include "engine/cpu/device.h"
 #include "engine/model/model_hash.h"
 
 #define MODEL "tests/data/stories260K.gguf"
@@ -342,7 +343,8 @@ static struct model *open_model(void)
 
 static struct calibration *run(struct model *m, uint32_t length, uint32_t n_threads, uint64_t seed)
 {
-    struct calibration_settings s = {.n_threads = n_threads,
+    struct calibration_settings s = {.device = &device_cpu,
+                                     .n_threads = n_threads,
                                      .length = length,
                                      .seed = seed,
                                      .induction_percent = CALIBRATE_INDUCTION_PERCENT,
@@ -478,7 +480,7 @@ END_TEST
 START_TEST(the_length_fits_the_context_at_least_twice)
 {
     struct model *m = open_model(); /* trained for 512 tokens, and it has a BOS */
-    struct calibration_settings s = {.n_threads = 1};
+    struct calibration_settings s = {.device = &device_cpu, .n_threads = 1};
     struct calibration *c = calibrate(m, &s, &e);
     ck_assert(c && c->bos && c->length == 255 && c->repeats == 2 && c->n_tokens == 511);
     calibration_free(c);
@@ -510,7 +512,7 @@ START_TEST(calibration_stops_when_asked)
     unsigned n_calls = 0;
     m->n_ctx_train = 4096;
     struct calibration_settings s = {
-        .n_threads = 1, .progress = stop, .progress_context = &n_calls};
+        .device = &device_cpu, .n_threads = 1, .progress = stop, .progress_context = &n_calls};
     ck_assert(!calibrate(m, &s, &e));
     ck_assert_str_eq(e.code, "cancelled");
     ck_assert_uint_eq(n_calls, 1);
