@@ -7,6 +7,8 @@
 #ifndef WINNOW_ENGINE_SERVE_ENGINE_H
 #define WINNOW_ENGINE_SERVE_ENGINE_H
 
+#include <sys/queue.h>
+
 #include "cache/policy/plan.h"
 #include "cache/pages/prefix.h"
 #include "engine/text/chat.h"
@@ -238,12 +240,12 @@ struct engine_query {
     bool found;           /* REQUEST, and all below */
     char state[12];       /* "queued", "prefill", "decode", "paused", "done" */
     struct request_record record;
-    struct cache_head_counts *heads; /* [n_layers][n_kv_heads] the asker's memory */
+    struct cache_head_counts *heads; /* [n_layers][n_kv_heads] the caller's memory */
     double age_ms, ended_ms_ago;     /* ended: below 0 while it has not */
 
-    struct engine_query *next; /* the engine's */
+    TAILQ_ENTRY(engine_query) link; /* the engine's */
 };
-/* Loop thread. The ask stays the caller's; it must live until `done` or engine_forget. */
+/* Loop thread. The query stays the caller's; it must live until `done` or engine_forget. */
 void engine_query(struct engine *e, struct engine_query *query);
 /* Loop thread: once this has returned, `done` has been called or will not be. */
 void engine_forget(struct engine *e, struct engine_query *query);

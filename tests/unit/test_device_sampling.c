@@ -142,10 +142,10 @@ static struct engine *open_engine(uint64_t kv_memory_bytes)
     sem_init(&something, 0, 0);
     struct engine *engine = engine_open(&o, &e);
     ck_assert_msg(engine != NULL, "%s: %s", e.code, e.message);
-    ck_assert_uint_eq(engine->model->n_vocab, 512);
-    watched = engine->backend; /* its thread waits for a first request */
-    engine->backend.pick = watch_pick;
-    engine->backend.download = watch_download;
+    ck_assert_uint_eq(engine->runtime.model->n_vocab, 512);
+    watched = engine->runtime.backend; /* its thread waits for a first request */
+    engine->runtime.backend.pick = watch_pick;
+    engine->runtime.backend.download = watch_download;
     n_picked = n_logit_rows = 0;
     return engine;
 }

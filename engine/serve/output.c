@@ -1,20 +1,16 @@
-/* What a step's rows mean: samples, tells the owners, ends choices and requests. Engine thread;
- * declared in scheduler.h. */
+/* What the rows of a step mean: see output.h. */
+#include "engine/serve/output.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "engine/serve/pages.h"
 #include "engine/serve/trace.h"
-#include "engine/serve/scheduler.h"
 
 enum { TOPS = LOGPROBS_MAX_TOP + 1 };
-
-static bool is_done(const struct request *g)
-{
-    return atomic_load(&g->place) == PLACE_DONE;
-}
 
 /* ---- ends */
 
@@ -32,7 +28,7 @@ static void record_end(struct scheduler *s, struct request *g, uint64_t now)
 
 static void record_finish(struct scheduler *s, struct request *g, enum metrics_finish reason)
 {
-    struct engine_metrics *m = s->metrics;
+    struct engine_metrics *m = s->options.metrics;
     uint64_t now = clock_ns();
     record_end(s, g, now);
     g->usage.completion_tokens = 0;
@@ -61,9 +57,9 @@ static void record_pages(const struct scheduler *s, struct request *g,
     u->evicted = c->tokens_seen - c->slots_kept;
     u->pages = c->pages;
     u->pages_returned = c->pages_returned;
-    u->bytes = c->pages * s->page_bytes;
-    u->bytes_peak = c->pages_peak * s->page_bytes;
-    u->bytes_full = c->pages_full * s->page_bytes;
+    u->bytes = c->pages * s->runtime->page_bytes;
+    u->bytes_peak = c->pages_peak * s->runtime->page_bytes;
+    u->bytes_full = c->pages_full * s->runtime->page_bytes;
     u->exact = c->exact;
     u->policy = g->options.plan.preset->name;
     u->budget = plan_evicts(&g->options.plan) ? g->options.plan.budget : 0;
@@ -90,7 +86,7 @@ static bool keep_session(struct scheduler *s, struct choice *q, enum finish_reas
 {
     struct request *g = q->owner;
     const char *id = g->options.session_id;
-    if (!id || q->index != 0 || s->session_ttl_ns == 0 ||
+    if (!id || q->index != 0 || s->options.session_ttl_ns == 0 ||
         (reason != FINISH_STOP && reason != FINISH_LENGTH))
         return false;
     uint32_t n = cache_tokens_seen(q->cache);
@@ -113,7 +109,8 @@ static bool keep_session(struct scheduler *s, struct choice *q, enum finish_reas
     session_free(session_take(&s->sessions, id, g->options.owner_key)); /* one of that name */
     session_put(&s->sessions, session, clock_ns());
     g->usage.session_kept = true;
-    g->usage.session_ends = (int64_t)time(NULL) + (int64_t)(s->session_ttl_ns / 1000000000u);
+    g->usage.session_ends =
+        (int64_t)time(NULL) + (int64_t)(s->options.session_ttl_ns / 1000000000u);
     return true;
 }
 
@@ -128,11 +125,12 @@ static void drop_cache(struct scheduler *s, struct choice *q, enum finish_reason
         record_pages(s, g, &counts);
         record_end(s, g, clock_ns());
         if (g->options.plan.trace)
-            g->trace = trace_text(s->cache, q->cache, &g->trace_truncated);
+            g->trace = trace_text(s->runtime->cache, q->cache, &g->trace_truncated);
     }
     scheduler_count(s, q);
-    atomic_fetch_add(&s->metrics->tokens_seen[g->policy], counts.tokens_seen);
-    atomic_fetch_add(&s->metrics->slots_kept[g->policy], (uint64_t)llround(counts.slots_kept));
+    atomic_fetch_add(&s->options.metrics->tokens_seen[g->policy], counts.tokens_seen);
+    atomic_fetch_add(&s->options.metrics->slots_kept[g->policy],
+                     (uint64_t)llround(counts.slots_kept));
     uint32_t before = pages_begin(s);
     list_answer(q);
     if (!keep_session(s, q, reason))
@@ -196,13 +194,13 @@ void output_cancel(struct scheduler *s, struct request *g)
                                                 [PLACE_DECODE] = METRICS_PHASE_DECODE,
                                                 [PLACE_PAUSED] = METRICS_PHASE_PAUSED};
     if (atomic_load(&g->client_left))
-        atomic_fetch_add(&s->metrics->disconnects[phases[atomic_load(&g->place)]], 1);
+        atomic_fetch_add(&s->options.metrics->disconnects[phases[atomic_load(&g->place)]], 1);
     g->finish = FINISH_ABORT;
     if (!g->choices) {
         finish(s, g);
         return;
     }
-    for (uint32_t i = 0; i < g->options.n_choices && !is_done(g); i++)
+    for (uint32_t i = 0; i < g->options.n_choices && !request_is_done(g); i++)
         if (!g->choices[i].done)
             output_end_choice(s, &g->choices[i], FINISH_ABORT, -1);
 }
@@ -212,9 +210,10 @@ void output_cancel(struct scheduler *s, struct request *g)
 static void note_token(struct scheduler *s, struct request *g, struct choice *q)
 {
     uint64_t now = clock_ns();
-    atomic_fetch_add(&s->metrics->generation_tokens, 1);
+    atomic_fetch_add(&s->options.metrics->generation_tokens, 1);
     if (q->n_generated > 0)
-        histogram_observe(&s->metrics->inter_token_latency, (double)(now - q->last_token_ns) / 1e9);
+        histogram_observe(&s->options.metrics->inter_token_latency,
+                          (double)(now - q->last_token_ns) / 1e9);
     q->last_token_ns = now;
     if (g->measured)
         return;
@@ -222,9 +221,9 @@ static void note_token(struct scheduler *s, struct request *g, struct choice *q)
     g->first_token_ns = now;
     g->usage.ttft_ms = (double)(now - g->submitted_ns) / 1e6;
     g->usage.prompt_ms = (double)(now - g->admitted_ns) / 1e6;
-    histogram_observe(&s->metrics->time_to_first_token, g->usage.ttft_ms / 1e3);
-    histogram_observe(&s->metrics->prefill_time, g->usage.prompt_ms / 1e3);
-    atomic_fetch_add(&s->metrics->prompt_tokens, g->options.n_prompt);
+    histogram_observe(&s->options.metrics->time_to_first_token, g->usage.ttft_ms / 1e3);
+    histogram_observe(&s->options.metrics->prefill_time, g->usage.prompt_ms / 1e3);
+    atomic_fetch_add(&s->options.metrics->prompt_tokens, g->options.n_prompt);
 }
 
 static bool contains(const int32_t *tokens, uint32_t n, int32_t token)
@@ -252,8 +251,8 @@ static void sample(struct scheduler *s, struct choice *q, const float *logits)
         token.token = sampler_pick(q->sampler, s->scratch, logits, g->ends, early ? g->n_ends : 0,
                                    q->n_generated);
     if (r->n_logprobs >= 0)
-        token.logprob = logprobs_of(logits, s->model->n_vocab, token.token, (uint32_t)r->n_logprobs,
-                                    top, &token.n_top);
+        token.logprob = logprobs_of(logits, s->runtime->model->n_vocab, token.token,
+                                    (uint32_t)r->n_logprobs, top, &token.n_top);
     note_token(s, g, q);
     sampler_accept(q->sampler, token.token);
 
@@ -263,7 +262,7 @@ static void sample(struct scheduler *s, struct choice *q, const float *logits)
         output_end_choice(s, q, FINISH_STOP, asked ? token.token : -1);
         return;
     }
-    choice_add_token(q, s->tokenizer, &token);
+    choice_add_token(q, s->runtime->tokenizer, &token);
     if (q->hit < 0 && q->n_generated >= g->max_new)
         output_end_choice(s, q, FINISH_LENGTH, -1);
     else if (!choice_emit(q, false))
@@ -279,7 +278,7 @@ static void tell_prompt(struct scheduler *s, struct request *g, const struct ste
                         const float *logits)
 {
     const struct request_options *r = &g->options;
-    uint32_t n_vocab = s->model->n_vocab, n = 0, first = g->prompt_reported;
+    uint32_t n_vocab = s->runtime->model->n_vocab, n = 0, first = g->prompt_reported;
     if (first == 0) {
         s->prompt_tokens[n++] = (struct event_token){.token = r->prompt[0], .logprob = NAN};
         first = 1;
@@ -350,8 +349,8 @@ static void end_prompt(struct scheduler *s, struct request *g, struct choice *le
     if (!request_is_growing(g))
         g->reserved_pages = g->settled_pages; /* the prompt was compressed in this step */
     if (g->max_new == 0) {
-        atomic_fetch_add(&s->metrics->prompt_tokens, g->options.n_prompt);
-        for (uint32_t i = 0; i < g->options.n_choices && !is_done(g); i++)
+        atomic_fetch_add(&s->options.metrics->prompt_tokens, g->options.n_prompt);
+        for (uint32_t i = 0; i < g->options.n_choices && !request_is_done(g); i++)
             output_end_choice(s, &g->choices[i], FINISH_LENGTH, -1);
         return;
     }
@@ -362,7 +361,7 @@ static void end_prompt(struct scheduler *s, struct request *g, struct choice *le
     bool first_time = leader->n_generated == 0; /* else it is computed again after a preemption */
     if (first_time)
         atomic_store(&g->place, PLACE_DECODE); /* before anybody can hear of the first token */
-    for (uint32_t i = 0; first_time && i < g->options.n_choices && !is_done(g); i++)
+    for (uint32_t i = 0; first_time && i < g->options.n_choices && !request_is_done(g); i++)
         if (!g->choices[i].done)
             sample(s, &g->choices[i], logits);
 }
@@ -371,7 +370,7 @@ static void output_one(struct scheduler *s, const struct step_rows *rows, const 
 {
     struct choice *q = rows->sequence;
     struct request *g = q->owner;
-    uint32_t n_vocab = s->model->n_vocab, end = rows->first + rows->n;
+    uint32_t n_vocab = s->runtime->model->n_vocab, end = rows->first + rows->n;
     const float *first = logits + (size_t)rows->logits_row * n_vocab;
     bool is_picked = q->picked != PICK_NONE; /* the row's logits stayed on the device */
     for (uint32_t i = 0; i < rows->n_logits; i++)
@@ -387,9 +386,9 @@ static void output_one(struct scheduler *s, const struct step_rows *rows, const 
     if (rows->first < g->options.n_prompt) {
         if (g->options.n_prompt_logprobs >= 0)
             tell_prompt(s, g, rows, first);
-        if (!is_done(g))
+        if (!request_is_done(g))
             tell_progress(s, g, end);
-        if (!is_done(g) && end == g->options.n_prompt)
+        if (!request_is_done(g) && end == g->options.n_prompt)
             end_prompt(s, g, q, last);
     } else if (end == choice_n_tokens(q)) {
         sample(s, q, last);
@@ -399,6 +398,6 @@ static void output_one(struct scheduler *s, const struct step_rows *rows, const 
 void output_rows(struct scheduler *s, const float *logits)
 {
     for (uint32_t i = 0; i < s->n_rows; i++)
-        if (!is_done(s->rows[i].sequence->owner) && !s->rows[i].sequence->done)
+        if (!request_is_done(s->rows[i].sequence->owner) && !s->rows[i].sequence->done)
             output_one(s, &s->rows[i], logits);
 }

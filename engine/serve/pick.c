@@ -1,7 +1,7 @@
 /* What a step's rows give to the host: a token each where the device can pick it, else their
  * logits. One token instead of n_vocab floats is most of what a decode step would bring over the
- * bus. Engine thread; declared in scheduler.h. */
-#include "engine/serve/scheduler.h"
+ * bus. Engine thread; declared in output.h. */
+#include "engine/serve/output.h"
 
 static bool is_over(const struct choice *q)
 {
@@ -44,7 +44,7 @@ static bool pick(struct scheduler *s, struct error *e)
     for (uint32_t i = 0; i < s->n_rows; i++)
         if (!is_over(s->rows[i].sequence))
             add_picks(s, &s->rows[i]);
-    if (!forward_pick(s->forward, s->picks, s->n_picks, s->picked, e))
+    if (!forward_pick(s->runtime->forward, s->picks, s->n_picks, s->picked, e))
         return false;
     for (uint32_t i = 0; i < s->n_picks; i++)
         s->pickers[i]->picked = s->picked[i];
@@ -55,7 +55,7 @@ const float *output_fetch(struct scheduler *s, struct error *e)
 {
     for (uint32_t i = 0; i < s->n_rows; i++)
         s->rows[i].sequence->picked = PICK_NONE;
-    if (forward_can_pick(s->forward) && !pick(s, e))
+    if (forward_can_pick(s->runtime->forward) && !pick(s, e))
         return NULL;
     uint32_t first = 0, n = 0; /* neighbours come together */
     for (uint32_t i = 0; i < s->n_rows; i++) {
@@ -63,12 +63,12 @@ const float *output_fetch(struct scheduler *s, struct error *e)
         if (rows->n_logits == 0 || is_over(rows->sequence) || rows->sequence->picked != PICK_NONE)
             continue;
         if (n > 0 && rows->logits_row != first + n) {
-            if (!forward_logits(s->forward, first, n, e))
+            if (!forward_logits(s->runtime->forward, first, n, e))
                 return NULL;
             n = 0;
         }
         first = n > 0 ? first : rows->logits_row;
         n += rows->n_logits;
     }
-    return forward_logits(s->forward, first, n, e);
+    return forward_logits(s->runtime->forward, first, n, e);
 }
