@@ -1,8 +1,8 @@
-/* Bytes of a model as JSON text. Pure. */
+/* See json_text.h. */
 #include <stdlib.h>
 #include <string.h>
 
-#include "server/api/api_private.h"
+#include "server/api/json_text.h"
 
 /* Bytes of the well-formed UTF-8 character at `s` (Unicode's table 3-7), 0 when there is none. */
 static size_t character_length(const unsigned char *s, size_t n)

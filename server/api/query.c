@@ -1,64 +1,53 @@
-/* What only the engine's thread can do or see: POST /v1/kv/flush, GET /v1/kv/requests/{id}. The
- * engine answers between two steps; the loop goes on meanwhile. Loop thread, except on_answer.
- *
- *   handler -> engine_query -> on_answer (engine) -> api->answered -> queries_reply (loop) */
+/* See query.h. */
+#include "server/api/query.h"
+
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
-#include "server/api/api_private.h"
+#include "server/api/handlers.h"
 
 struct query {
-    struct engine_query engine; /* first: on_answer gets a pointer to it */
-    struct api *api;
+    struct letter letter; /* first: the mailbox gives it back */
+    struct engine_query engine;
+    struct queries *queries;
     struct http_request *http_request; /* NULL once it has its answer */
-    struct query *previous, *next;
-    struct query *next_answered;      /* under ready_lock */
+    TAILQ_ENTRY(query) entry;
     struct cache_head_counts heads[]; /* [n_layers][n_kv_heads] of the model */
 };
 
+/* Engine thread. */
 static void on_answer(struct engine_query *engine)
 {
-    struct query *k = (struct query *)engine;
-    struct api *a = k->api;
-    pthread_mutex_lock(&a->ready_lock);
-    k->next_answered = a->answered;
-    a->answered = k;
-    pthread_mutex_unlock(&a->ready_lock);
-    uv_async_send(&a->wake);
+    struct query *k = (struct query *)((char *)engine - offsetof(struct query, engine));
+    mailbox_put(k->queries->mailbox, &k->letter);
 }
 
-/* The engine and the list of answers know it no more. */
+/* Neither the engine nor the mailbox has it any more. */
 static void withdraw(struct query *k)
 {
-    struct api *a = k->api;
-    engine_forget(a->engine, &k->engine);
-    pthread_mutex_lock(&a->ready_lock);
-    for (struct query **at = &a->answered; *at; at = &(*at)->next_answered)
-        if (*at == k) {
-            *at = k->next_answered;
-            break;
-        }
-    pthread_mutex_unlock(&a->ready_lock);
+    engine_forget(k->queries->service->engine, &k->engine);
+    mailbox_remove(k->queries->mailbox, &k->letter);
 }
 
 static void on_end(void *context, enum http_request_end end)
 {
     struct query *k = context;
-    struct api *a = k->api;
     (void)end;
     withdraw(k);
-    *(k->previous ? &k->previous->next : &a->queries) = k->next;
-    if (k->next)
-        k->next->previous = k->previous;
-    a->n_queries--;
+    TAILQ_REMOVE(&k->queries->waiting, k, entry);
+    k->queries->n_waiting--;
     free(k);
 }
 
+static void deliver(struct letter *letter);
+
 /* Sends the question off; `id` may be NULL. */
-static void query(struct http_request *x, struct api *a, enum engine_query_kind kind,
+static void query(struct http_request *x, struct queries *queries, enum engine_query_kind kind,
                   const char *id)
 {
-    const struct model *m = engine_model(a->engine);
+    const struct service *s = queries->service;
+    const struct model *m = engine_model(s->engine);
     size_t n_heads = id ? (size_t)m->n_layers * m->n_kv_heads : 0;
     struct query *k = calloc(1, sizeof *k + n_heads * sizeof *k->heads);
     if (!k) {
@@ -69,34 +58,32 @@ static void query(struct http_request *x, struct api *a, enum engine_query_kind 
     }
     k->engine = (struct engine_query){.kind = kind,
                                       .owner_key = http_request_key(x),
-                                      .all = sees_all(x, a),
+                                      .all = service_shows_all(s, x),
                                       .done = on_answer,
                                       .heads = k->heads};
     snprintf(k->engine.id, sizeof k->engine.id, "%s", id ? id : "");
-    k->api = a;
+    k->letter.deliver = deliver;
+    k->queries = queries;
     k->http_request = x;
-    k->next = a->queries;
-    if (a->queries)
-        a->queries->previous = k;
-    a->queries = k;
-    a->n_queries++;
+    TAILQ_INSERT_HEAD(&queries->waiting, k, entry);
+    queries->n_waiting++;
     http_request_set_context(x, k, on_end);
-    engine_query(a->engine, &k->engine);
+    engine_query(s->engine, &k->engine);
 }
 
 /* ---- handlers */
 
 void handle_flush(struct http_request *x, void *context)
 {
-    struct api *a = context;
+    struct queries *queries = context;
     struct error e;
-    if (a->config->admin_api_key && !http_request_is_admin(x)) {
+    if (queries->service->config->admin_api_key && !http_request_is_admin(x)) {
         error_set(&e, "admin_key_required", "",
                   "dropping cached prefixes needs the key of --admin-api-key");
         http_request_reply_error(x, &e);
         return;
     }
-    query(x, a, ENGINE_QUERY_FLUSH, NULL);
+    query(x, queries, ENGINE_QUERY_FLUSH, NULL);
 }
 
 static void reply_not_found(struct http_request *x)
@@ -123,7 +110,7 @@ void handle_kv_request(struct http_request *x, void *context)
 
 static json_t *layers(const struct query *k)
 {
-    const struct model *m = engine_model(k->api->engine);
+    const struct model *m = engine_model(k->queries->service->engine);
     json_t *all = json_array();
     for (uint32_t l = 0; l < m->n_layers; l++) {
         json_t *row = json_array();
@@ -151,32 +138,32 @@ static json_t *request_detail(const struct query *k)
         q->ended_ms_ago < 0 ? json_null() : json_real(q->ended_ms_ago), "layers", layers(k));
 }
 
-void queries_reply(struct api *a)
+static void deliver(struct letter *letter)
 {
-    for (;;) {
-        pthread_mutex_lock(&a->ready_lock);
-        struct query *k = a->answered;
-        if (k)
-            a->answered = k->next_answered;
-        pthread_mutex_unlock(&a->ready_lock);
-        if (!k)
-            return;
-        struct http_request *x = k->http_request;
-        k->http_request = NULL;
-        if (k->engine.kind == ENGINE_QUERY_FLUSH)
-            http_request_reply_json(
-                x, 200, json_pack("{s:I}", "pages_freed", (json_int_t)k->engine.pages_freed));
-        else if (k->engine.found)
-            http_request_reply_json(x, 200, request_detail(k));
-        else
-            reply_not_found(x);
-    }
+    struct query *k = (struct query *)letter;
+    struct http_request *x = k->http_request;
+    k->http_request = NULL;
+    if (k->engine.kind == ENGINE_QUERY_FLUSH)
+        http_request_reply_json(
+            x, 200, json_pack("{s:I}", "pages_freed", (json_int_t)k->engine.pages_freed));
+    else if (k->engine.found)
+        http_request_reply_json(x, 200, request_detail(k));
+    else
+        reply_not_found(x);
 }
 
-void queries_stop(struct api *a, const struct error *e)
+/* ---- life */
+
+void queries_init(struct queries *queries, const struct service *service, struct mailbox *mailbox)
 {
-    for (struct query *k = a->queries, *next; k; k = next) {
-        next = k->next;
+    *queries = (struct queries){.service = service, .mailbox = mailbox};
+    TAILQ_INIT(&queries->waiting);
+}
+
+void queries_stop_all(struct queries *queries, const struct error *e)
+{
+    for (struct query *k = TAILQ_FIRST(&queries->waiting), *next; k; k = next) {
+        next = TAILQ_NEXT(k, entry);
         withdraw(k);
         struct http_request *x = k->http_request;
         k->http_request = NULL;

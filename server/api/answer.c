@@ -1,10 +1,10 @@
-/* The JSON of generated answers: chat and completions, whole and in chunks (API.md sections 4,
- * 5, 7.4 and 8.1). Loop thread. */
-#include <math.h>
-#include <stdlib.h>
+/* See answer.h. */
+#include "server/api/answer.h"
 
-#include "config/base/version.h"
-#include "server/api/api_private.h"
+#include <math.h>
+#include <string.h>
+
+#include "server/api/json_text.h"
 
 static const char *const finish_names[] = {"stop", "length", "stop", "stop"};
 
@@ -21,23 +21,22 @@ static json_t *choice_stop_reason(const struct job *j, const struct answer_choic
     return c->stop_token >= 0 ? json_integer(c->stop_token) : json_null();
 }
 
-/* ---- numbers
- * --------------------------------------------------------------------------------------------- */
+/* ---- numbers */
 
 static uint32_t prompt_tokens(const struct job *j)
 {
     uint32_t sum = 0;
-    for (uint32_t i = 0; i < j->n_parts; i++)
-        sum += (uint32_t)j->parts[i].tokens.count;
+    for (uint32_t i = 0; i < j->n_prompts; i++)
+        sum += j->prompts[i].n_tokens;
     return sum;
 }
 
 static uint32_t completion_tokens(const struct job *j)
 {
     uint32_t sum = 0;
-    for (uint32_t i = 0; i < j->n_parts; i++) {
-        if (j->parts[i].done) {
-            sum += j->parts[i].usage.completion_tokens;
+    for (uint32_t i = 0; i < j->n_prompts; i++) {
+        if (j->prompts[i].done) {
+            sum += j->prompts[i].usage.completion_tokens;
             continue;
         }
         for (uint32_t k = 0; k < j->r.n; k++)
@@ -48,7 +47,7 @@ static uint32_t completion_tokens(const struct job *j)
 
 json_t *answer_kv_cache(const struct job *j)
 {
-    const struct request_usage *u = &j->parts[0].usage;
+    const struct request_usage *u = &j->prompts[0].usage;
     double held = (double)u->bytes;
     json_t *kv = json_pack(
         "{s:s, s:o, s:s, s:I, s:f, s:I, s:I, s:f, s:I, s:I, s:I, s:f, s:I, s:I, s:b, s:s, s:f}",
@@ -76,9 +75,10 @@ json_t *answer_kv_cache(const struct job *j)
 json_t *answer_usage(const struct job *j)
 {
     uint32_t prompt = prompt_tokens(j), completion = completion_tokens(j), cached = 0, written = 0;
-    bool done = j->n_done == j->n_parts;
-    for (uint32_t i = 0; i < j->n_parts; i++)
-        cached += j->parts[i].usage.cached_tokens, written += j->parts[i].usage.cache_write_tokens;
+    bool done = j->n_done == j->n_prompts;
+    for (uint32_t i = 0; i < j->n_prompts; i++)
+        cached += j->prompts[i].usage.cached_tokens,
+            written += j->prompts[i].usage.cache_write_tokens;
     json_t *usage =
         json_pack("{s:I, s:I, s:I, s:{s:I, s:I}, s:{s:I}}", "prompt_tokens", (json_int_t)prompt,
                   "completion_tokens", (json_int_t)completion, "total_tokens",
@@ -92,12 +92,12 @@ json_t *answer_usage(const struct job *j)
 
 json_t *answer_timings(const struct job *j)
 {
-    const struct request_usage *u = &j->parts[0].usage;
+    const struct request_usage *u = &j->prompts[0].usage;
     double prompt = prompt_tokens(j) - u->cached_tokens, predicted = completion_tokens(j);
     double prompt_ms = 0, predicted_ms = 0;
-    for (uint32_t i = 0; i < j->n_parts; i++) {
-        prompt_ms = fmax(prompt_ms, j->parts[i].usage.prompt_ms);
-        predicted_ms = fmax(predicted_ms, j->parts[i].usage.predicted_ms);
+    for (uint32_t i = 0; i < j->n_prompts; i++) {
+        prompt_ms = fmax(prompt_ms, j->prompts[i].usage.prompt_ms);
+        predicted_ms = fmax(predicted_ms, j->prompts[i].usage.predicted_ms);
     }
     return json_pack("{s:i, s:I, s:f, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f}", "cache_n",
                      (int)u->cached_tokens, "prompt_n", (json_int_t)prompt, "prompt_ms", prompt_ms,
@@ -112,7 +112,7 @@ json_t *answer_timings(const struct job *j)
 
 json_t *answer_kv_trace(const struct job *j)
 {
-    const struct part *p = &j->parts[0];
+    const struct prompt *p = &j->prompts[0];
     json_t *kept = p->kv_trace ? json_loads(p->kv_trace, 0, NULL) : NULL;
     json_t *trace = json_pack("{s:o?}", "kept", kept);
     if (trace && p->kv_trace_truncated)
@@ -120,13 +120,12 @@ json_t *answer_kv_trace(const struct job *j)
     return trace;
 }
 
-/* ---- log probabilities
- * --------------------------------------------------------------------------------------------- */
+/* ---- log probabilities */
 
 static const char *bytes_of(const struct job *j, int32_t token, size_t *length)
 {
-    return tokenizer_bytes(engine_tokenizer(j->api->engine), token, !j->r.skip_special_tokens,
-                           length);
+    return tokenizer_bytes(engine_tokenizer(j->jobs->service->engine), token,
+                           !j->r.skip_special_tokens, length);
 }
 
 static json_t *token_json(const struct job *j, int32_t token, float logprob)
@@ -225,23 +224,14 @@ bool answer_join_logprobs(json_t **all, json_t *more)
     return ok;
 }
 
-/* ---- answers
- * --------------------------------------------------------------------------------------------- */
+/* ---- answers */
 
 static json_t *answer_head(const struct job *j, const char *object)
 {
     return json_pack("{s:s, s:s, s:I, s:o, s:s}", "id", j->id, "object", object, "created",
                      (json_int_t)j->created, "model",
-                     json_string(*j->r.model ? j->r.model : j->api->name), "system_fingerprint",
-                     j->api->fingerprint);
-}
-
-static json_t *token_ids(const struct tokens *list)
-{
-    json_t *ids = json_array();
-    for (size_t i = 0; i < list->count; i++)
-        json_array_append_new(ids, json_integer(list->data[i]));
-    return ids;
+                     json_string(*j->r.model ? j->r.model : j->jobs->service->name),
+                     "system_fingerprint", j->jobs->service->fingerprint);
 }
 
 static json_t *whole_choice(struct job *j, uint32_t index)
@@ -260,9 +250,8 @@ static json_t *whole_choice(struct job *j, uint32_t index)
     json_object_set_new(choice, "stop_reason", choice_stop_reason(j, c));
     if (c->token_ids)
         json_object_set(choice, "token_ids", c->token_ids);
-    if (j->r.return_token_ids && j->kind == API_REQUEST_COMPLETION)
-        json_object_set_new(choice, "prompt_token_ids",
-                            token_ids(&j->parts[index / j->r.n].tokens));
+    if (j->kind == API_REQUEST_COMPLETION && j->prompts[index / j->r.n].token_ids)
+        json_object_set(choice, "prompt_token_ids", j->prompts[index / j->r.n].token_ids);
     return choice;
 }
 
@@ -277,8 +266,8 @@ json_t *answer_whole(struct job *j)
     json_object_set_new(answer, "usage", answer_usage(j));
     json_object_set_new(answer, "seed", json_integer((json_int_t)j->seed));
     json_object_set_new(answer, "timings", answer_timings(j));
-    if (j->r.return_token_ids && j->kind == API_REQUEST_CHAT)
-        json_object_set_new(answer, "prompt_token_ids", token_ids(&j->parts[0].tokens));
+    if (j->kind == API_REQUEST_CHAT && j->prompts[0].token_ids)
+        json_object_set(answer, "prompt_token_ids", j->prompts[0].token_ids);
     if (j->plan.trace)
         json_object_set_new(answer, "kv_trace", answer_kv_trace(j));
     return answer;
