@@ -15,6 +15,7 @@
 
 #include "config/base/size.h"
 #include "engine/serve/engine.h"
+#include "engine/text/chat_request.h"
 #include "server/cli/command_line.h"
 #include "server/devices.h"
 
@@ -300,48 +301,23 @@ static char *read_prompt(const struct arguments *a, size_t *length, struct error
     return text;
 }
 
-static const char *token_text(const struct tokenizer *t, int32_t token, char *out, size_t size)
-{
-    size_t length;
-    if (token < 0)
-        return NULL;
-    const char *text = tokenizer_text(t, token, &length);
-    snprintf(out, size, "%.*s", (int)(length < size ? length : size - 1), text);
-    return out;
-}
-
 /* One user message through the model's chat template. */
 static bool encode_chat(const struct arguments *a, const struct engine *engine, const char *text,
                         size_t length, struct tokens *out, struct error *e)
 {
-    const struct tokenizer *t = engine_tokenizer(engine);
     json_t *messages = json_array();
     if (a->system)
         json_array_append_new(messages,
                               json_pack("{s:s, s:s}", "role", "system", "content", a->system));
     json_array_append_new(messages,
                           json_pack("{s:s, s:s%}", "role", "user", "content", text, length));
-    if (!messages || json_array_size(messages) != (a->system ? 2u : 1u)) {
-        json_decref(messages);
-        return error_set(e, "invalid_value", "prompt", "a chat message must be valid UTF-8 text");
-    }
-    char bos[256], eos[256];
-    struct chat_render_input input = {.messages = messages,
-                                      .add_generation_prompt = true,
-                                      .bos_token = token_text(t, tokenizer_bos(t), bos, sizeof bos),
-                                      .eos_token = token_text(t, tokenizer_eos(t), eos, sizeof eos),
-                                      .now_unix = (int64_t)time(NULL)};
-    struct chat_text rendered = {0};
-    bool done = chat_render(engine_chat_template(engine), &input, &rendered, e);
-    json_decref(messages);
-    if (!done)
-        return false;
-    bool has_bos = input.bos_token && chat_text_starts_with(&rendered, input.bos_token);
-    if (!has_bos && tokenizer_adds_bos(t) && tokenizer_bos(t) >= 0)
-        done = tokens_push(out, tokenizer_bos(t)) || error_set_memory(e, "the prompt", 4);
-    done = done && tokenizer_encode(t, rendered.text, rendered.length, rendered.marks, out, e);
-    chat_text_free(&rendered);
-    return done;
+    struct chat_request chat = {.messages = messages, .add_generation_prompt = true};
+    bool ok = json_array_size(messages) == (a->system ? 2u : 1u) ||
+              error_set(e, "invalid_value", "prompt", "a chat message must be valid UTF-8 text");
+    ok = ok && chat_request_encode(&chat, engine_chat_template(engine), engine_tokenizer(engine),
+                                   out, NULL, e);
+    chat_request_clear(&chat);
+    return ok;
 }
 
 static bool encode_prompt(const struct arguments *a, const struct engine *engine,
