@@ -212,7 +212,7 @@ START_TEST(content_parts_are_joined_and_others_named)
     ck_assert(
         parse(API_REQUEST_CHAT,
               CHAT_OF("[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]")));
-    ck_assert_str_eq(json_string_value(json_object_get(json_array_get(r.messages, 0), "content")),
+    ck_assert_str_eq(json_string_value(json_object_get(json_array_get(r.chat.messages, 0), "content")),
                      "ab");
     api_request_clear(&r);
     refuses(API_REQUEST_CHAT, CHAT_OF("[{\"type\":\"image_url\",\"image_url\":{}}]"),
@@ -241,9 +241,9 @@ START_TEST(arguments_of_calls_become_objects)
             "{\"role\":\"function\",\"name\":\"f\",\"content\":\"1\"}]}"),
         "%s", e.message);
     const json_t *call =
-        json_array_get(json_object_get(json_array_get(r.messages, 0), "tool_calls"), 0);
+        json_array_get(json_object_get(json_array_get(r.chat.messages, 0), "tool_calls"), 0);
     ck_assert(json_is_object(json_object_get(json_object_get(call, "function"), "arguments")));
-    ck_assert_str_eq(json_string_value(json_object_get(json_array_get(r.messages, 1), "role")),
+    ck_assert_str_eq(json_string_value(json_object_get(json_array_get(r.chat.messages, 1), "role")),
                      "tool");
     api_request_clear(&r);
 }
@@ -375,7 +375,7 @@ START_TEST(defaults_are_openai_s)
     api_request_clear(&r);
     ck_assert(parse(API_REQUEST_CHAT, CHAT_OF("\"x\"")));
     ck_assert_int_eq(r.max_tokens, -1);
-    ck_assert(r.add_generation_prompt);
+    ck_assert(r.chat.add_generation_prompt);
     api_request_clear(&r);
 }
 END_TEST
