@@ -68,11 +68,11 @@ struct scheduler *scheduler_new(struct runtime *runtime, const struct scheduler_
     TAILQ_INIT(&s->queue);
     TAILQ_INIT(&s->running);
     TAILQ_INIT(&s->ended);
-    cache_set_lifetimes(runtime->cache, note_lifetime, s);
     if (!session_store_init(&s->sessions, options->session_ttl_ns, e)) {
         free(s);
         return NULL;
     }
+    cache_set_lifetimes(runtime->cache, note_lifetime, s);
     if (allocate(s, e))
         return s;
     scheduler_free(s, "", "");
@@ -113,6 +113,8 @@ void scheduler_free(struct scheduler *s, const char *code, const char *message)
     free(s->picks);
     free(s->pickers);
     free(s->picked);
+    /* The cache outlives the scheduler and gives cached prompts back later. */
+    cache_set_lifetimes(s->runtime->cache, NULL, NULL);
     free(s);
 }
 
