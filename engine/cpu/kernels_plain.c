@@ -4,7 +4,7 @@
 #include "engine/cpu/kernels.h"
 
 #include "engine/cpu/floats_plain.h"
-#include "engine/cpu/half.h"
+#include "config/base/half.h"
 
 #define KERNELS      cpu_kernels_plain
 #define KERNELS_ISA  "plain"

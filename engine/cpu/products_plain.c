@@ -7,7 +7,7 @@
 #endif
 
 #include "engine/cpu/floats_plain.h"
-#include "engine/cpu/half.h"
+#include "config/base/half.h"
 
 #define PRODUCTS      cpu_products_plain
 #define PRODUCTS_ISA  "plain"

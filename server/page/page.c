@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "config/base/hash.h"
+
 /* The paths are relative to the root of the repository, where make runs; the Makefile names the
  * files as what this object is made from. */
 #define EMBED(symbol, path)                                                                        \
@@ -51,14 +53,12 @@ static struct page_file files[] = {
     {"dom.js", SCRIPT, page_dom_js_start, page_dom_js_end, ""},
 };
 
-/* FNV-1a of the bytes: another build with other bytes has another tag. */
+/* A hash of the bytes: another build with other bytes has another tag. */
 static const char *etag_of(struct page_file *f)
 {
-    uint64_t hash = 0xCBF29CE484222325u;
     if (f->etag[0])
         return f->etag;
-    for (const char *c = f->start; c < f->end; c++)
-        hash = (hash ^ (unsigned char)*c) * 0x100000001B3u;
+    uint64_t hash = fnv_add(FNV_START, f->start, (size_t)(f->end - f->start));
     snprintf(f->etag, sizeof f->etag, "\"%016" PRIx64 "\"", hash);
     return f->etag;
 }

@@ -11,7 +11,7 @@
 #include "cuda/kernels/page.h"
 
 #include "cache/pages/cache.h"
-#include "engine/cpu/half.h"
+#include "config/base/half.h"
 namespace cpu
 {
 extern "C" {

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/cpu/half.h"
+#include "config/base/half.h"
 #include "engine/model/tensor_type.h"
 
 /* splitmix64; every test starts from its own seed, so that a failure can be repeated. */

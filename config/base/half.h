@@ -1,6 +1,6 @@
 /* IEEE half precision in plain C: exact to float, and from float to the nearest even. */
-#ifndef WINNOW_ENGINE_CPU_HALF_H
-#define WINNOW_ENGINE_CPU_HALF_H
+#ifndef WINNOW_CONFIG_BASE_HALF_H
+#define WINNOW_CONFIG_BASE_HALF_H
 
 #include <stdint.h>
 #include <string.h>
