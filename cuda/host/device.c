@@ -4,23 +4,18 @@
 
 #include "cuda/host/backend.h"
 
-static uint32_t most(uint32_t a, uint32_t b)
-{
-    return a > b ? a : b;
-}
-
 static bool open_cuda(struct backend *b, const struct device_options *o, const struct model *m,
                       struct error *e)
 {
-    uint32_t n_q = m->n_heads * m->head_dim;
+    uint32_t rows, cols;
+    weights_largest(m, &rows, &cols);
     const struct cuda_options cuda = {.n_layers = m->n_layers,
                                       .n_heads = m->n_heads,
                                       .n_kv_heads = m->n_kv_heads,
                                       .head_dim = m->head_dim,
-                                      .rope_dim = m->rope_dim,
-                                      .max_matrix_rows =
-                                          most(most(m->n_vocab, m->n_ff), most(n_q, m->n_embd)),
-                                      .max_matrix_cols = most(most(m->n_ff, m->n_embd), n_q),
+                                      .rope_dim = m->rope_sets[0].dim,
+                                      .max_matrix_rows = rows,
+                                      .max_matrix_cols = cols,
                                       .max_rows = o->max_rows,
                                       .max_logits = o->max_logits,
                                       .max_slots = o->max_slots + 2 * PAGE_SLOTS,

@@ -11,7 +11,7 @@ struct batch *batch_new(struct cache *cache, const struct model *model, uint32_t
                         uint32_t max_logits, struct error *e)
 {
     size_t heads = (size_t)model->n_layers * model->n_kv_heads,
-           angles = (size_t)max_rows * model->rope_dim;
+           angles = (size_t)max_rows * model->rope_sets[0].dim;
     struct batch *b = calloc(1, sizeof *b);
     if (!b)
         goto fail;
@@ -93,15 +93,15 @@ uint32_t batch_logits_room(const struct batch *b)
 static void add_row(struct batch *b, const struct cache_sequence *s, int32_t token,
                     int32_t position)
 {
-    size_t at = (size_t)b->n_rows * b->model->rope_dim;
+    size_t at = (size_t)b->n_rows * b->model->rope_sets[0].dim;
     int32_t sink_position = cache_sink_query_position(s, position);
     b->tokens[b->n_rows] = token;
     b->positions[b->n_rows] = position;
-    model_rope_angles(b->model, position, b->angles + at);
+    rope_angles(&b->model->rope_sets[0], position, b->angles + at);
     if (sink_position == position)
-        memcpy(b->sink_angles + at, b->angles + at, b->model->rope_dim * sizeof *b->angles);
+        memcpy(b->sink_angles + at, b->angles + at, b->model->rope_sets[0].dim * sizeof *b->angles);
     else
-        model_rope_angles(b->model, sink_position, b->sink_angles + at);
+        rope_angles(&b->model->rope_sets[0], sink_position, b->sink_angles + at);
     b->n_rows++;
 }
 

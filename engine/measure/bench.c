@@ -111,8 +111,7 @@ bool bench_set_pool(struct bench *b, enum plan_storage storage, uint32_t max_tok
 
 static double bytes_of(const struct weight *w)
 {
-    const struct tensor_type_info *info = tensor_type_info(w->type);
-    return (double)w->rows * (w->cols / info->block_values) * info->block_bytes;
+    return (double)weight_bytes(w);
 }
 
 static double size_of(const struct weight *w)
@@ -120,25 +119,33 @@ static double size_of(const struct weight *w)
     return (double)w->rows * w->cols;
 }
 
+struct sum {
+    double (*of)(const struct weight *w);
+    double value;
+};
+
+static bool add_matrix(void *context, const struct weight_item *item, struct error *e)
+{
+    struct sum *sum = context;
+    (void)e;
+    if (item->layer != WEIGHT_NO_LAYER && item->use == WEIGHT_MULTIPLIED)
+        sum->value += sum->of(item->weight);
+    return true;
+}
+
 /* Over the matrices of all layers. */
 static double sum_of_layers(const struct model *m, double (*of)(const struct weight *w))
 {
-    double sum = 0;
-    for (uint32_t i = 0; i < m->n_layers; i++) {
-        const struct model_layer *l = &m->layers[i];
-        const struct weight *const all[] = {&l->wq,     &l->wk,   &l->wv,    &l->wo,
-                                            &l->w_gate, &l->w_up, &l->w_down};
-        for (size_t k = 0; k < sizeof all / sizeof *all; k++)
-            sum += of(all[k]);
-    }
-    return sum;
+    struct sum sum = {of, 0};
+    weights_visit(m, m->weights, add_matrix, &sum, NULL);
+    return sum.value;
 }
 
 /* Of a decode step of n rows: the output matrix is read too, and of the embeddings a row each. */
 static double step_weight_bytes(const struct model *m, uint32_t n)
 {
-    return sum_of_layers(m, bytes_of) + bytes_of(&m->output) +
-           n * bytes_of(&m->token_embd) / m->token_embd.rows;
+    return sum_of_layers(m, bytes_of) + bytes_of(&m->weights->output) +
+           n * bytes_of(&m->weights->token_embd) / m->n_vocab;
 }
 
 /* Queries against `slots` slots in all heads of all layers: a product with K and one with V. */
@@ -243,7 +250,7 @@ bool bench_prefill(struct bench *b, const struct plan *plan, uint32_t n,
     struct cache_sequence_counts c = cache_sequence_counts(prompt->sequence);
     prompt->kv_held_bytes = c.pages * (double)b->runtime.page_bytes;
     sample->weight_bytes = sample->kv_bytes = 0;
-    sample->operations = 2 * n * sum_of_layers(m, size_of) + 2 * size_of(&m->output) +
+    sample->operations = 2 * n * sum_of_layers(m, size_of) + 2 * size_of(&m->weights->output) +
                          attention_operations(m, slots_seen(plan, n));
     return true;
 }
@@ -303,7 +310,7 @@ static bool run_decode(struct bench *b, uint32_t n_sequences, uint32_t n_steps,
     sample->kv_bytes =
         slots * m->n_layers * m->n_kv_heads * (double)b->runtime.page_bytes / PAGE_SLOTS;
     sample->operations =
-        n_steps * (2 * n_sequences * (sum_of_layers(m, size_of) + size_of(&m->output)) +
+        n_steps * (2 * n_sequences * (sum_of_layers(m, size_of) + size_of(&m->weights->output)) +
                    attention_operations(m, slots));
     return true;
 }

@@ -28,9 +28,8 @@ struct evaluator {
 
 static bool load_template(struct evaluator *v, struct error *e)
 {
-    struct gguf_string text;
-    struct error absent;
-    if (!gguf_get_string(v->runtime.model->file, "tokenizer.chat_template", &text, &absent))
+    const struct source_text text = v->runtime.model->chat_template;
+    if (!text.data)
         return true;
     v->chat_template = chat_template_new(text.data, text.length, e);
     return v->chat_template != NULL;

@@ -21,7 +21,7 @@ static bool load_tokenizer(struct runtime *r, struct error *e)
 {
     if (!r->options.needs_tokenizer)
         return true;
-    r->tokenizer = tokenizer_new(r->model->file, e);
+    r->tokenizer = tokenizer_new(r->model->source, e);
     return r->tokenizer &&
            ((uint32_t)tokenizer_n_vocab(r->tokenizer) == r->model->n_vocab ||
             error_set(e, "invalid_model", "",
@@ -37,8 +37,8 @@ static bool load_profile(struct runtime *r, struct error *e)
     if (!path || !*path)
         return true;
     r->profile = head_profile_load(path, e);
-    return r->profile && model_hash(m, hash, e) &&
-           head_profile_check(r->profile, m->n_layers, m->n_kv_heads, hash, e);
+    return r->profile &&
+           head_profile_check(r->profile, m->n_layers, m->n_kv_heads, model_hash(m, hash), e);
 }
 
 bool runtime_load(struct runtime *r, const struct runtime_options *options, struct error *e)

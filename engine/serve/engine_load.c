@@ -109,8 +109,8 @@ static bool load_template(struct engine *e, const char *asked, struct error *err
         return e->chat_template != NULL;
     }
     const char *guess = chat_template_guess(has_token, e->runtime.tokenizer);
-    struct gguf_string own;
-    if (gguf_get_string(e->runtime.model->file, "tokenizer.chat_template", &own, &ignored)) {
+    const struct source_text own = e->runtime.model->chat_template;
+    if (own.data) {
         e->chat_template = chat_template_new(own.data, own.length, &ignored);
         if (e->chat_template)
             return true;

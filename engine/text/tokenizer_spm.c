@@ -30,15 +30,14 @@ static int by_falling_score(const void *left, const void *right)
 }
 
 /* All tokens by falling score: malloc'ed [n], or NULL. */
-static struct scored *read_scores(const struct tokenizer *t, const struct gguf *file,
+static struct scored *read_scores(const struct tokenizer *t, const struct model_source *source,
                                   struct error *e)
 {
     const char *key = "tokenizer.ggml.scores";
     int32_t n = t->vocab.n;
-    enum gguf_type type, element;
-    uint64_t count;
-    if (!gguf_type_of(file, key, &type, &element, &count) || type != GGUF_ARRAY ||
-        count != (uint64_t)n) {
+    struct source_value scores;
+    if (!source_value(source, key, &scores) || scores.type != SOURCE_ARRAY ||
+        scores.count != (uint64_t)n) {
         error_set(e, "invalid_model", key, "one score for each of the %d tokens is expected", n);
         return NULL;
     }
@@ -49,7 +48,7 @@ static struct scored *read_scores(const struct tokenizer *t, const struct gguf *
     }
     for (int32_t i = 0; i < n; i++) {
         double score;
-        if (!gguf_array_double(file, key, (uint64_t)i, &score) || !(score - score == 0)) {
+        if (!source_element_double(&scores, (uint64_t)i, &score) || !(score - score == 0)) {
             error_set(e, "invalid_model", key, "the score of token %d is not a finite number", i);
             free(list);
             return NULL;
@@ -104,9 +103,9 @@ static void index_characters(struct tokenizer *t)
     t->character_token[' '] = vocab_find_normal(&t->vocab, VOCAB_SPACE, VOCAB_SPACE_BYTES);
 }
 
-bool spm_build(struct tokenizer *t, const struct gguf *file, struct error *e)
+bool spm_build(struct tokenizer *t, const struct model_source *source, struct error *e)
 {
-    struct scored *list = read_scores(t, file, e);
+    struct scored *list = read_scores(t, source, e);
     if (!list)
         return false;
     bool ok = merge_table_init(&t->merges, (uint64_t)t->vocab.n * 4) ||

@@ -1,4 +1,4 @@
-/* The vocabulary of a GGUF file, checked and copied: what every token is called, what bytes it
+/* The vocabulary of a model source, checked and copied: what every token is called, what bytes it
  * stands for, and which ids have a role. Private to engine/tokenizer*.c and engine/text/detokenizer.c;
  * read-only once read, so any thread may use it.
  *
@@ -45,7 +45,7 @@ struct vocab {
 };
 
 /* Reads all of it. False leaves nothing to free. */
-bool vocab_read(struct vocab *v, const struct gguf *file, struct error *e);
+bool vocab_read(struct vocab *v, const struct model_source *source, struct error *e);
 void vocab_clear(struct vocab *v);
 
 static inline const char *vocab_text(const struct vocab *v, int32_t token, size_t *length)

@@ -26,19 +26,16 @@ bool service_init(struct service *s, const struct config *c, struct error *e)
 /* What the model file recommends, for --sampling-defaults model. */
 static void read_sampling(struct service *service)
 {
-    const struct gguf *g = engine_model(service->engine)->file;
+    const struct model_sampling *recommended = &engine_model(service->engine)->recommended;
     struct sampling *s = &service->default_sampling;
-    struct error ignored;
-    double value;
-    int64_t whole;
-    if (gguf_get_double(g, "general.sampling.temp", &value, &ignored) && value >= 0 && value <= 2)
-        s->temperature = value;
-    if (gguf_get_double(g, "general.sampling.top_p", &value, &ignored) && value > 0 && value <= 1)
-        s->top_p = value;
-    if (gguf_get_double(g, "general.sampling.min_p", &value, &ignored) && value >= 0 && value <= 1)
-        s->min_p = value;
-    if (gguf_get_int(g, "general.sampling.top_k", 0, 1 << 20, &whole, &ignored))
-        s->top_k = (int32_t)whole;
+    if (recommended->temperature >= 0)
+        s->temperature = recommended->temperature;
+    if (recommended->top_p >= 0)
+        s->top_p = recommended->top_p;
+    if (recommended->min_p >= 0)
+        s->min_p = recommended->min_p;
+    if (recommended->top_k >= 0)
+        s->top_k = recommended->top_k;
 }
 
 void service_set_engine(struct service *s, struct engine *engine)

@@ -193,10 +193,9 @@ static bool run(const struct options *o, struct error *e)
     char *content = NULL;
     size_t length = o->text ? strlen(o->text) : 0;
     struct tokenizer *t = NULL;
-    struct gguf *file = gguf_open(o->model, e);
-    bool ok = file && (t = tokenizer_new(file, e)) != NULL;
-    if (file)
-        gguf_close(file);
+    struct model_source *source = source_open(o->model, e);
+    bool ok = source && (t = tokenizer_new(source, e)) != NULL;
+    source_close(source);
     ok = ok && (!o->file || read_file(o->file, &content, &length, e));
     ok = ok && tokenize(o, t, o->text ? o->text : content, length, e);
     free(content);

@@ -15,11 +15,11 @@ static int32_t byte_tokens[256];
 static void setup(void)
 {
     struct error e = {0};
-    struct gguf *file = gguf_open("tests/data/vocab-llama-spm.gguf", &e);
+    struct model_source *file = source_open("tests/data/vocab-llama-spm.gguf", &e);
     ck_assert_msg(file != NULL, "%s", e.message);
     tokenizer = tokenizer_new(file, &e);
     ck_assert_msg(tokenizer != NULL, "%s", e.message);
-    gguf_close(file);
+    source_close(file);
     for (int i = 0; i < 256; i++) {
         char name[8];
         snprintf(name, sizeof name, "<0x%02X>", (unsigned)i);

@@ -2,6 +2,7 @@
  * is there, nothing is lost, and pages come back. The audit of the cache runs after every step. */
 #include <math.h>
 
+#include "engine/model/gguf.h"
 #include "engine/serve/request.h"
 #include "tests/unit/answers.h"
 
@@ -598,12 +599,12 @@ static void write_broken_model(const char *path)
     ck_assert_uint_eq(fread(bytes, 1, n, file), n);
     fclose(file);
     struct error e;
-    struct gguf *g = gguf_open_memory(bytes, n, &e);
+    struct model_source *g = gguf_open_memory(bytes, n, &e);
     ck_assert_ptr_nonnull(g);
-    const struct gguf_tensor *t = gguf_tensor_find(g, "token_embd.weight");
+    const struct source_tensor *t = source_tensor(g, "token_embd.weight");
     ck_assert_ptr_nonnull(t);
     size_t offset = (size_t)((const char *)t->data - bytes) + 400 * t->shape[0] * sizeof(float);
-    gguf_close(g);
+    source_close(g);
     memset(bytes + offset, 0xFF, sizeof(float));
     file = fopen(path, "wb");
     ck_assert_ptr_nonnull(file);

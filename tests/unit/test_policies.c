@@ -80,7 +80,7 @@ static void open_model(void)
     struct tokens tokens = {0};
     model = model_open(MODEL, NULL, NULL, &e);
     ck_assert_msg(model != NULL, "%s", e.message);
-    struct tokenizer *tokenizer = tokenizer_new(model->file, &e);
+    struct tokenizer *tokenizer = tokenizer_new(model->source, &e);
     ck_assert(tokenizer &&
               tokenizer_encode_text(tokenizer, story, sizeof story - 1, false, true, &tokens, &e));
     n_text = tokens.count < MOST ? (uint32_t)tokens.count : MOST;

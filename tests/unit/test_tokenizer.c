@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/model/gguf.h"
 #include "engine/text/tokenizer.h"
 #include "engine/text/tokenizer_merge.h"
 
@@ -82,43 +83,43 @@ static void put_key(struct builder *g, const char *key, uint32_t type)
 
 static void add_string(struct builder *g, const char *key, const char *value)
 {
-    put_key(g, key, GGUF_STRING);
+    put_key(g, key, SOURCE_STRING);
     put_string(&g->body, value);
 }
 
 static void add_u32(struct builder *g, const char *key, uint32_t value)
 {
-    put_key(g, key, GGUF_UINT32);
+    put_key(g, key, SOURCE_UINT32);
     put_u32(&g->body, value);
 }
 
 static void add_bool(struct builder *g, const char *key, bool value)
 {
-    put_key(g, key, GGUF_BOOL);
+    put_key(g, key, SOURCE_BOOL);
     put(&g->body, &value, 1);
 }
 
 static void add_array(struct builder *g, const char *key, uint32_t element, uint64_t count)
 {
-    put_key(g, key, GGUF_ARRAY);
+    put_key(g, key, SOURCE_ARRAY);
     put_u32(&g->body, element);
     put_u64(&g->body, count);
 }
 
 static void add_strings(struct builder *g, const char *key, const char *const *texts, size_t n)
 {
-    add_array(g, key, GGUF_STRING, n);
+    add_array(g, key, SOURCE_STRING, n);
     for (size_t i = 0; i < n; i++)
         put_string(&g->body, texts[i]);
 }
 
 static struct tokenizer *open_bytes(const void *data, size_t length, struct error *e)
 {
-    struct gguf *file = gguf_open_memory(data, length, e);
+    struct model_source *file = gguf_open_memory(data, length, e);
     if (!file)
         return NULL;
     struct tokenizer *t = tokenizer_new(file, e);
-    gguf_close(file);
+    source_close(file);
     return t;
 }
 
@@ -444,9 +445,9 @@ static void begin_spm(struct builder *g, const char *architecture)
     add_string(g, "general.architecture", architecture);
     add_string(g, "tokenizer.ggml.model", "llama");
     add_strings(g, "tokenizer.ggml.tokens", texts, 13);
-    add_array(g, "tokenizer.ggml.token_type", GGUF_INT32, 13);
+    add_array(g, "tokenizer.ggml.token_type", SOURCE_INT32, 13);
     put(&g->body, kinds, sizeof kinds);
-    add_array(g, "tokenizer.ggml.scores", GGUF_FLOAT32, 13);
+    add_array(g, "tokenizer.ggml.scores", SOURCE_FLOAT32, 13);
     put(&g->body, scores, sizeof scores);
 }
 
@@ -622,9 +623,9 @@ START_TEST(broken_scores_and_kinds_are_refused)
         int32_t kinds[] = {1, i == 3 ? 7 : i == 4 ? -1 : 1};
         add_string(&g, "tokenizer.ggml.model", "llama");
         add_strings(&g, "tokenizer.ggml.tokens", texts, 2);
-        add_array(&g, "tokenizer.ggml.token_type", GGUF_INT32, 2);
+        add_array(&g, "tokenizer.ggml.token_type", SOURCE_INT32, 2);
         put(&g.body, kinds, sizeof kinds);
-        add_array(&g, "tokenizer.ggml.scores", GGUF_FLOAT32, i == 5 ? 1 : 2);
+        add_array(&g, "tokenizer.ggml.scores", SOURCE_FLOAT32, i == 5 ? 1 : 2);
         put(&g.body, scores, i == 5 ? 4 : 8);
         expect_refusal(&g, i < 3   ? "score of token 1"
                            : i < 5 ? "token 1 has no kind"
@@ -700,7 +701,7 @@ START_TEST(tokens_with_inner_spaces_are_merged_across_words)
     struct error e = {0};
     add_string(&g, "tokenizer.ggml.model", "llama");
     add_strings(&g, "tokenizer.ggml.tokens", texts, 5);
-    add_array(&g, "tokenizer.ggml.scores", GGUF_FLOAT32, 5);
+    add_array(&g, "tokenizer.ggml.scores", SOURCE_FLOAT32, 5);
     put(&g.body, scores, sizeof scores);
     add_bool(&g, "tokenizer.ggml.add_space_prefix", false);
     struct tokenizer *t = build(&g, &e);
