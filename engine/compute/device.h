@@ -1,6 +1,6 @@
 /* The kinds of devices that can compute, as a table with one row a vendor. Nothing in engine/ names
- * a vendor: the program that is linked from all rooms gathers the rows (server/devices.c), picks one
- * and hands it down. Main thread, or the one that loads the model.
+ * a vendor: the program that is linked from all rooms gathers the rows (server/devices.c), picks
+ * one and hands it down. Main thread, or the one that loads the model.
  *
  *   server/devices.c   { &device_cpu, &device_cuda }
  *          | device_pick(table, "auto" | a name)
@@ -26,7 +26,7 @@ struct device_options {
 
 struct device_kind {
     const char *name;    /* for --device, and the backend's */
-    uint32_t usual_rows; /* of a step where nobody asks for another number */
+    uint32_t usual_rows; /* of a step where no other number is asked for */
     bool has_own_memory; /* which is for nothing else: a KV pool may take all that is free */
     /* Devices that this process could use; 0 and why not in *reason (a static string). */
     uint32_t (*count)(const char **reason);

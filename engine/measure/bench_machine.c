@@ -111,7 +111,7 @@ struct worker {
     struct measurement *of;
     uint32_t number;
     pthread_t thread;
-    volatile float result;                 /* wanted by nobody, so that nothing is left out */
+    volatile float result;                 /* not used; kept so that no work is left out */
     double read_seconds, multiply_seconds; /* of the best pass; thread 0's alone count */
 };
 
@@ -155,7 +155,7 @@ static void *work(void *argument)
     if (is_off)
         return NULL;
     w->read_seconds = w->multiply_seconds = 1e9;
-    memset(part, 1, m->part_bytes); /* by its reader: memory lies near who touches it first */
+    memset(part, 1, m->part_bytes); /* memory is near the core that touches it first */
     for (int pass = 0; pass < READ_PASSES + MULTIPLY_PASSES; pass++) {
         bool reads = pass < READ_PASSES;
         double *best = reads ? &w->read_seconds : &w->multiply_seconds;

@@ -66,8 +66,8 @@ void calibration_free(struct calibration *c); /* NULL is allowed */
 /* Fills `whole` from the scores: the top induction_percent of the KV heads by induction and the top
  * echo_percent by echo, each rounded up, the earlier head first among equals. */
 void calibration_choose(struct calibration *c);
-/* Writes the profile (cache/policy/head_profile.h). False: "out_of_memory"; errors of the file are the
- * caller's to see with ferror. */
+/* Writes the profile (cache/policy/head_profile.h). False: "out_of_memory"; errors of the file are
+ * the caller's to see with ferror. */
 bool calibration_write(const struct calibration *c, FILE *file, struct error *e);
 
 #endif

@@ -1,7 +1,7 @@
 /* Runs of one sequence under a plan: see evaluate.h. What several runs have in common at the
  * beginning of their text is computed once, where that changes no bit:
  *
- *   full pages   for plans that need not see every query (cache/pages/prefix.h), whatever their scorer
+ *   full pages   for plans of any scorer that need not see every query (cache/pages/prefix.h)
  *   a state      for the others: the sequence as it was shortly before the end of the prompt, which
  *                goes on under another budget, or with another question at its end
  */
@@ -14,8 +14,9 @@
 #include "cache/pages/prefix.h"
 #include "engine/measure/runtime.h"
 
-/* QUESTION: a state lies at least that many tokens before the end, so that prompts that differ in
- * their question share it. It lies between chunks, where a run of its own would have paused too. */
+/* QUESTION: a state ends at least that many tokens before the prompt does, so that prompts that
+ * differ in their question share it. It ends between chunks, where a run of its own ends a step
+ * too. */
 enum { CHUNK = 256, QUESTION = 64 };
 
 struct evaluator {

@@ -6,8 +6,8 @@
  *   runtime_start      backend, forward pass (weights)     then: pages that fit the memory left
  *   runtime_set_pool   KV pool, cache, batch               again for another storage or size
  *
- * After a step that failed the others must not be called; runtime_close frees whatever there is.
- * Main thread, or the one that loads; afterwards the fields belong to whoever runs steps. */
+ * After a step that failed only runtime_close may be called; it frees what there is. One thread at a
+ * time: the one that opens, then the one that runs steps, then the one that closes. */
 #ifndef WINNOW_ENGINE_MEASURE_RUNTIME_H
 #define WINNOW_ENGINE_MEASURE_RUNTIME_H
 
@@ -65,8 +65,8 @@ bool runtime_start(struct runtime *r, struct error *e);
 void runtime_set_storage(struct runtime *r, enum plan_storage storage);
 /* Pages that n tokens fill in all heads. */
 uint64_t runtime_pages(const struct runtime *r, uint64_t n_tokens);
-/* Whether n_pages are less than what is free. False: "out_of_memory" with the numbers; `advice` says
- * what would need less, `where` which flag. */
+/* Whether n_pages are less than what is free. False: "out_of_memory" with the numbers; `advice`
+ * says what would need less, `where` which flag. */
 bool runtime_has_room(const struct runtime *r, uint64_t n_pages, const char *where,
                       const char *advice, struct error *e);
 /* A pool of n_pages in place of the one before; every sequence must be freed before. False:

@@ -1,4 +1,4 @@
-/* Who may run, and who must go: see admission.h. */
+/* Which requests begin to run and which end early: see admission.h. */
 #include "engine/serve/admission.h"
 
 #include <stdlib.h>
@@ -7,7 +7,7 @@
 #include "engine/serve/output.h"
 #include "engine/serve/pages.h"
 
-/* ---- who must go */
+/* ---- cancelled and out of time */
 
 static void expire(struct scheduler *s, struct request *g, uint64_t now)
 {
@@ -126,7 +126,7 @@ static bool continue_session(struct scheduler *s, struct request *g, struct choi
     return true;
 }
 
-/* ---- who may run */
+/* ---- beginning to run */
 
 static bool make_choices(struct scheduler *s, struct request *g)
 {

@@ -23,7 +23,7 @@ static bool take_submitted(struct engine *e, bool idle, uint64_t wake_ns)
 {
     pthread_mutex_lock(&e->inbox_lock);
     if (idle)
-        engine_publish(e); /* the last step may have paused somebody; the sleep can be long */
+        engine_publish(e); /* the last step may have paused a request; the sleep can be long */
     while (idle && !e->woken && !e->stopping && TAILQ_EMPTY(&e->inbox)) {
         struct timespec at = {.tv_sec = (time_t)(wake_ns / 1000000000u),
                               .tv_nsec = (long)(wake_ns % 1000000000u)};

@@ -133,8 +133,8 @@ static bool size_pool(struct engine *e, struct error *error)
     uint64_t available = r->backend.memory_free(r->backend.self), bytes = o->kv_memory_bytes;
     if (bytes == 0 && o->kv_memory_share > 0 && available == 0)
         return error_set(error, "invalid_value", "--kv-memory",
-                         "this machine does not tell how much memory is free; give a size such as "
-                         "4G instead of a share");
+                         "the free memory of this machine is not known; write a size such as 4G "
+                         "instead of a share");
     if (bytes == 0 && o->kv_memory_share > 0)
         bytes = (uint64_t)((double)available * o->kv_memory_share);
     if (bytes == 0 && o->device.kind->has_own_memory)

@@ -94,7 +94,7 @@ bool engine_snapshot(struct engine *e, struct engine_snapshot *out, struct error
     if (!sequences)
         return error_set_memory(error, "a snapshot", SNAPSHOT_MAX_SEQUENCES * sizeof *sequences);
     /* Those that the engine has not seen yet are queued as well. The inbox lock is held first, so
-     * that nobody is in both places or in none. */
+     * that no request is in both places or in none. */
     pthread_mutex_lock(&e->inbox_lock);
     pthread_mutex_lock(&e->snapshot_lock);
     *out = e->snapshot;

@@ -1,5 +1,5 @@
-/* Submission: what can never run is refused, the rest waits in the inbox. Loop thread; see engine.h.
- */
+/* Submission: what can never run is refused, the rest waits in the inbox. Loop thread; see
+ * engine.h. */
 #include <stdlib.h>
 
 #include "engine/serve/engine_private.h"

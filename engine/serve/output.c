@@ -169,10 +169,10 @@ void output_end_choice(struct scheduler *s, struct choice *q, enum finish_reason
     struct request *g = q->owner;
     if (q->index == 0)
         g->finish = reason;
-    bool told = true;
+    bool emitted = true;
     if (q->hit < 0) {
         choice_add_end(q);
-        told = choice_emit(q, true);
+        emitted = choice_emit(q, true);
     }
     q->done = true;
     drop_cache(s, q, q->hit >= 0 ? FINISH_STOP : reason);
@@ -181,7 +181,7 @@ void output_end_choice(struct scheduler *s, struct choice *q, enum finish_reason
                                   .finish = q->hit >= 0 ? FINISH_STOP : reason,
                                   .stop_token = stop_token,
                                   .stop_string = q->hit};
-    if (!told || !request_emit(g, &event))
+    if (!emitted || !request_emit(g, &event))
         fail_memory(s, g);
     else if (request_n_living(g) == 0)
         finish(s, g);
@@ -273,8 +273,8 @@ static void sample(struct scheduler *s, struct choice *q, const float *logits)
 
 /* ---- prompts */
 
-/* Log probabilities of prompt tokens: the row at position p tells those of token p + 1. */
-static void tell_prompt(struct scheduler *s, struct request *g, const struct step_rows *rows,
+/* Log probabilities of prompt tokens: the row at position p gives those of token p + 1. */
+static void emit_prompt(struct scheduler *s, struct request *g, const struct step_rows *rows,
                         const float *logits)
 {
     const struct request_options *r = &g->options;
@@ -307,8 +307,8 @@ static void tell_prompt(struct scheduler *s, struct request *g, const struct ste
         fail_memory(s, g);
 }
 
-/* A reader who is behind hears of the end only: progress must not fill his buffer. */
-static void tell_progress(struct scheduler *s, struct request *g, uint32_t n_done)
+/* A reader that is behind gets the end only: progress must not fill its buffer. */
+static void emit_progress(struct scheduler *s, struct request *g, uint32_t n_done)
 {
     if (!g->options.progress || n_done <= g->prompt_done)
         return;
@@ -360,7 +360,7 @@ static void end_prompt(struct scheduler *s, struct request *g, struct choice *le
     }
     bool first_time = leader->n_generated == 0; /* else it is computed again after a preemption */
     if (first_time)
-        atomic_store(&g->place, PLACE_DECODE); /* before anybody can hear of the first token */
+        atomic_store(&g->place, PLACE_DECODE); /* before the first token is emitted */
     for (uint32_t i = 0; first_time && i < g->options.n_choices && !request_is_done(g); i++)
         if (!g->choices[i].done)
             sample(s, &g->choices[i], logits);
@@ -385,9 +385,9 @@ static void output_one(struct scheduler *s, const struct step_rows *rows, const 
     const float *last = rows->n_logits ? first + (size_t)(rows->n_logits - 1) * n_vocab : NULL;
     if (rows->first < g->options.n_prompt) {
         if (g->options.n_prompt_logprobs >= 0)
-            tell_prompt(s, g, rows, first);
+            emit_prompt(s, g, rows, first);
         if (!request_is_done(g))
-            tell_progress(s, g, end);
+            emit_progress(s, g, end);
         if (!request_is_done(g) && end == g->options.n_prompt)
             end_prompt(s, g, q, last);
     } else if (end == choice_n_tokens(q)) {

@@ -1,4 +1,4 @@
-/* Pages of requests: what they are promised, what they hold, and who gives up pages for whom. See
+/* Pages of requests: what they are promised, what they hold, and what is given up for others. See
  * pages.h. */
 #include "engine/serve/pages.h"
 

@@ -4,11 +4,11 @@
  * nothing.
  *
  *   pool:   | held by running | promised to them | free | cached prefixes | idle sessions |
- *                                                |<------- pages_for(nobody) ------------>|
+ *                                                |<------- pages_for(s, NULL) ------------>|
  *
  * When pages are short, cached prefixes go first, then sessions that wait for their next turn, then
- * the youngest running request is preempted: its pages go, its tokens stay, and it is computed again
- * later. Engine thread, except where noted. */
+ * the youngest running request is preempted: its pages go, its tokens stay, and it is computed
+ * again later. Engine thread, except where noted. */
 #ifndef WINNOW_ENGINE_SERVE_PAGES_H
 #define WINNOW_ENGINE_SERVE_PAGES_H
 
@@ -21,8 +21,8 @@ void pages_end(const struct scheduler *s, struct request *g, uint32_t before);
 /* Frees the caches of all choices; the tokens stay. */
 void pages_free(const struct scheduler *s, struct request *g);
 
-/* Pages that are free, or would be if cached prefixes and idle sessions went, and that nobody but g
- * was promised; g may be NULL. */
+/* Pages that are free, or would be if cached prefixes and idle sessions went, and that no request
+ * but g was promised; g may be NULL. */
 uint64_t pages_for(const struct scheduler *s, const struct request *g);
 /* What admission sets aside: the bound, or all known tokens of every choice and one more. */
 uint64_t pages_to_admit(const struct scheduler *s, const struct request *g);
@@ -35,8 +35,8 @@ void pages_give_up(struct scheduler *s, uint64_t need);
 
 enum pages_answer {
     PAGES_READY,
-    PAGES_LATER, /* g was preempted, or must sit out this step */
-    PAGES_ALONE  /* nobody is left to preempt */
+    PAGES_LATER, /* g was preempted, or must leave out this step */
+    PAGES_ALONE  /* no other request runs */
 };
 /* Makes room for `need` more pages of g, at the cost of the youngest that has no rows yet. */
 enum pages_answer pages_secure(struct scheduler *s, struct request *g, uint64_t need);

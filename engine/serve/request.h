@@ -1,7 +1,7 @@
-/* One request inside the engine: its choices, and what it tells its owner.
+/* One request inside the engine: its choices, and the events for its owner.
  *
  * Two parties hold a request, the owner (loop thread) and the engine; the last to let go frees
- * it. Fields are marked by who may touch them. */
+ * it. Fields are marked with who may touch them. */
 #ifndef WINNOW_ENGINE_SERVE_REQUEST_H
 #define WINNOW_ENGINE_SERVE_REQUEST_H
 
@@ -52,8 +52,8 @@ struct request {
     struct prefix_name chain;  /* of the tokens that are listed for reuse ... */
     uint32_t n_chained;        /* ... and how many those are */
     uint64_t held_pages;       /* taken from the pool */
-    uint32_t prompt_reported;  /* prompt tokens told with log probabilities */
-    uint32_t prompt_done;      /* prompt tokens told by EVENT_PROGRESS */
+    uint32_t prompt_reported;  /* prompt tokens emitted with log probabilities */
+    uint32_t prompt_done;      /* prompt tokens that EVENT_PROGRESS has counted */
     bool measured;             /* the first token was sampled */
     uint64_t admitted_ns, first_token_ns;
     struct request_usage usage;

@@ -6,8 +6,8 @@
 #include "engine/serve/output.h"
 #include "engine/serve/pages.h"
 
-/* A pause of a stream that hardly anybody notices, and rows that are worth a walk over the weights
- * in any case. */
+/* Longest step beside a stream: a pause that readers hardly notice. A step has STEP_LEAST_ROWS in
+ * any case: reading the weights for fewer costs as much. */
 #define STEP_NS 100e6
 enum { STEP_LEAST_ROWS = 32 };
 
@@ -68,7 +68,7 @@ static void add_decode_rows(struct scheduler *s, struct request *g)
 /* ---- prompts */
 
 /* Logit rows that a chunk [first, end) of the prompt needs: the last row to sample from, and every
- * row whose next token is to be told with its log probability. */
+ * row whose next token is reported with its log probability. */
 static uint32_t prompt_logits(const struct request *g, const struct choice *q, uint32_t first,
                               uint32_t end)
 {
@@ -145,8 +145,8 @@ static void add_prefill_rows(struct scheduler *s, struct request *g, struct requ
 
 /* The oldest prompt shares the rows with the next one that needs less than half of what it still
  * needs, this one with the next that needs less than half again, and so on: a short prompt comes
- * through beside a long one. What they leave goes to the others by age: equal prompts are read one
- * after the other, for the first ones need not wait for the last. */
+ * through beside a long one. The rows that are left go to the other prompts by age: equal prompts
+ * are read one after the other, so that the first ones need not wait for the last. */
 static void add_prompts(struct scheduler *s)
 {
     struct request *sharing[65]; /* needs halve each time */
@@ -173,8 +173,8 @@ static void add_prompts(struct scheduler *s)
 
 /* ---- the step */
 
-/* While somebody's stream waits for the step, prompts get as many rows as STEP_NS allow by what
- * rows have cost. */
+/* While a stream waits for the step, prompts get as many rows as fit STEP_NS by what rows have
+ * cost. */
 static uint32_t rows_of_step(const struct scheduler *s)
 {
     const double most = s->row_ns > 0 ? STEP_NS / s->row_ns : s->runtime->options.max_rows;

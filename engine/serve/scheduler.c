@@ -1,5 +1,5 @@
-/* The loop over a step: see scheduler.h. What it consists of is in admission.c (who may run),
- * pages.c (pages for them), rows.c (which rows run), pick.c and output.c (what they gave). */
+/* The loop over a step: see scheduler.h. Its parts are admission.c (which requests begin and end),
+ * pages.c (pages for them), rows.c (rows of a step), pick.c and output.c (what those gave). */
 #include "engine/serve/scheduler.h"
 
 #include <stdio.h>

@@ -1,5 +1,5 @@
-/* The scheduler: which rows run in the next step, who waits, who is sent back to wait. Engine
- * thread, except where noted.
+/* The scheduler: which requests run, which wait, which are sent back to wait, and what runs in the
+ * next step. Engine thread, except where noted.
  *
  *   submitted -> queue (first come, preempted in front) -> running (by age) -> ended
  *                  ^                                          |

@@ -35,7 +35,7 @@ struct session_store {
     struct session_list waiting; /* the last used first */
     struct session_list deleted; /* by the loop; the engine frees them */
     uint64_t ttl_ns;
-    _Atomic uint32_t count, pages; /* of `waiting`; written under the lock, read by anybody */
+    _Atomic uint32_t count, pages; /* of `waiting`; written under the lock, read by any thread */
 };
 
 bool session_store_init(struct session_store *s, uint64_t ttl_ns, struct error *e);
