@@ -199,29 +199,40 @@ static struct addrinfo *look_up(const char *host, struct error *e)
     return NULL;
 }
 
-bool listen_tcp(const char *host, uint32_t port, const char *port_flag, struct listen_socket **out,
-                uint32_t *n, struct error *e)
+bool listen_addresses(const struct addrinfo *all, uint32_t port, const char *port_flag,
+                      struct listen_socket **out, uint32_t *n, struct error *e)
 {
     uint32_t most = 0;
-    struct addrinfo *all = look_up(host, e);
-    if (!all)
-        return false;
     for (const struct addrinfo *at = all; at; at = at->ai_next)
         most++;
     *n = 0;
     *out = calloc(most, sizeof **out);
-    bool ok = *out != NULL || error_set_memory(e, "addresses", most * sizeof **out);
-    for (int tries = PORT_TRIES; ok && !open_all(all, port, *out, n); tries--) {
+    if (!*out)
+        return error_set_memory(e, "addresses", most * sizeof **out);
+    for (int tries = PORT_TRIES;; tries--) {
+        if (open_all(all, port, *out, n))
+            return true;
         bool again = port == 0 && errno == EADDRINUSE && tries > 1;
-        ok = again || cannot_listen((*out)[*n].address + strlen("http://"), port_flag, e);
+        if (!again)
+            cannot_listen((*out)[*n].address + strlen("http://"), port_flag, e);
         while (*n)
             close((*out)[--*n].fd);
+        if (!again) {
+            free(*out);
+            *out = NULL;
+            return false;
+        }
     }
+}
+
+bool listen_tcp(const char *host, uint32_t port, const char *port_flag, struct listen_socket **out,
+                uint32_t *n, struct error *e)
+{
+    struct addrinfo *all = look_up(host, e);
+    if (!all)
+        return false;
+    bool ok = listen_addresses(all, port, port_flag, out, n, e);
     freeaddrinfo(all);
-    if (!ok) {
-        free(*out);
-        *out = NULL;
-    }
     return ok;
 }
 

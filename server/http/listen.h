@@ -3,6 +3,7 @@
 #ifndef WINNOW_SERVER_HTTP_LISTEN_H
 #define WINNOW_SERVER_HTTP_LISTEN_H
 
+#include <netdb.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -22,6 +23,9 @@ struct listen_socket {
  * "address_in_use" or "address_error", and nothing is left open. */
 bool listen_tcp(const char *host, uint32_t port, const char *port_flag, struct listen_socket **out,
                 uint32_t *n, struct error *e);
+/* The same for addresses that were looked up already; their ports do not matter. */
+bool listen_addresses(const struct addrinfo *all, uint32_t port, const char *port_flag,
+                      struct listen_socket **out, uint32_t *n, struct error *e);
 /* A leftover socket file is replaced, one that another program answers on is not. The caller
  * removes the file at the end. Returns the descriptor, or -1. */
 int listen_unix(const char *path, struct error *e);
