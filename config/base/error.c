@@ -18,7 +18,8 @@ static void cut_to_character(char *text, size_t capacity)
     text[length] = 0;
 }
 
-bool error_set(struct error *e, const char *code, const char *where, const char *format, ...)
+/* In parentheses because of the macros of error.h for the analyzer. */
+bool(error_set)(struct error *e, const char *code, const char *where, const char *format, ...)
 {
     if (!e)
         return false;
@@ -34,7 +35,7 @@ bool error_set(struct error *e, const char *code, const char *where, const char 
     return false;
 }
 
-bool error_set_memory(struct error *e, const char *what, uint64_t bytes)
+bool(error_set_memory)(struct error *e, const char *what, uint64_t bytes)
 {
     return error_set(e, "out_of_memory", "", "cannot allocate %llu bytes for %s",
                      (unsigned long long)bytes, what);

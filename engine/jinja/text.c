@@ -77,6 +77,7 @@ bool builder_add(struct runtime *r, struct builder *b, const struct text *t)
     if ((!b->buffer || b->buffer->capacity - b->buffer->used < t->length) && !grow(r, b, t->length))
         return false;
     struct text_buffer *buffer = b->buffer;
+    /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference) grow has made one */
     if (buffer->used == 0 && !buffer->marks)
         buffer->mark = t->mark;
     if (!buffer->marks && (t->marks || t->mark != buffer->mark) && !make_marks(r, buffer))

@@ -147,6 +147,7 @@ static void *work(void *argument)
 {
     struct worker *w = argument;
     struct measurement *m = w->of;
+    /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference) there is at least one worker, and all are filled */
     uint8_t *part = m->buffer + w->number * m->part_bytes;
     float result = 0;
     pthread_mutex_lock(&m->gate);
