@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "engine/cpu/k_scales.h"
+
 bool packed_format_of(enum tensor_type type, struct packed_format *f)
 {
     switch (type) {
@@ -87,16 +89,12 @@ static void take_fifths(uint8_t *q, const uint8_t *p)
 /* Part `part` of 8 of a Q4_K or Q5_K block: its 6-bit scale and minimum, its nibbles at `at`. */
 static void take_k(struct row_block *b, const uint8_t *block, uint32_t part, const uint8_t *at)
 {
-    const uint8_t *p = block + 4;
+    uint32_t scale, minimum;
+    six_bit_pair(block + 4, part, &scale, &minimum);
     b->super = half_bits(block);
     b->super_m = half_bits(block + 2);
-    if (part < 4) {
-        b->small[0] = p[part] & 63;
-        b->small[1] = p[part + 4] & 63;
-    } else {
-        b->small[0] = (uint8_t)((p[part + 4] & 15) | p[part - 4] >> 6 << 4);
-        b->small[1] = (uint8_t)(p[part + 4] >> 4 | p[part] >> 6 << 4);
-    }
+    b->small[0] = (uint8_t)scale;
+    b->small[1] = (uint8_t)minimum;
     for (int i = 0; i < 32; i++)
         b->q[i] = at[part / 2 * 32 + i] >> part % 2 * 4 & 15;
 }
