@@ -2,7 +2,6 @@
  * hold: random shapes, slots in shuffled order over scattered pages, holes, windows, sinks with a
  * second query, summaries. And the promises: bits depend on a row's own slots alone, and slots that
  * a row does not see may hold anything. */
-#include <check.h>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -12,6 +11,7 @@
 
 #include "cache/pages/cache.h"
 #include "config/base/half.h"
+#include "tests/suite.h"
 namespace cpu
 {
 extern "C" {
@@ -801,8 +801,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("cuda_attention");
-    TCase *c = tcase_create("attention");
-    tcase_set_timeout(c, 300);
+    TCase *c = suite_case(suite, "attention", 300);
     tcase_add_loop_test(c, rows_are_stored_as_on_the_cpu, 0, 6);
     tcase_add_loop_test(c, quantised_rows_mean_what_they_do_on_the_cpu, 0, 20);
     tcase_add_loop_test(c, a_moved_slot_takes_everything_along, 0, N_STORAGES);
@@ -814,10 +813,5 @@ int main(void)
     tcase_add_loop_test(c, the_largest_heads_fit, 0, N_STORAGES);
     tcase_add_loop_test(c, bits_do_not_depend_on_other_sequences, 0, N_STORAGES);
     tcase_add_loop_test(c, bits_of_a_prompt_do_not_depend_on_its_chunks, 0, 2);
-    suite_add_tcase(suite, c);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return suite_run(suite);
 }

@@ -2,7 +2,6 @@
  * forked and freed in a pool that is often empty. A toy backend (one number a slot) does what the
  * real one does with page numbers, so a page written under somebody else's eyes shows. The audit
  * runs after every operation. */
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +10,7 @@
 #include "cache/pages/pool.h"
 #include "cache/pages/prefix.h"
 #include "engine/serve/trace.h"
+#include "tests/suite.h"
 
 enum { N_LAYERS = 2, N_KV_HEADS = 3, N_HEADS = N_LAYERS * N_KV_HEADS };
 enum { N_PAGES = 250, MOST_SEQUENCES = 8, MOST_TOKENS = 2000, MOST_ROWS = 100 };
@@ -533,8 +533,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("cache");
-    TCase *t = tcase_create("cache");
-    tcase_set_timeout(t, 300); /* for sanitizers on a loaded machine; normally seconds */
+    TCase *t = suite_case(suite, "cache", 300);
     tcase_add_loop_test(t, nobody_ever_sees_a_page_of_another, 0, 8);
     tcase_add_test(t, evicting_never_grows_the_table);
     tcase_add_test(t, long_heads_lie_in_runs_and_short_ones_share_them);
@@ -542,10 +541,5 @@ int main(void)
     tcase_add_test(t, a_page_is_told_once_when_its_last_holder_lets_go);
     tcase_add_test(t, a_trace_of_too_many_ranges_is_cut_and_says_so);
     tcase_add_test(t, the_audit_sees_a_slot_that_holds_another_position);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

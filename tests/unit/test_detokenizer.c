@@ -1,11 +1,11 @@
 /* Streaming detokenisation: whole characters only, and Unicode's rule for broken ones. Bytes are
  * fed as the byte tokens of a SentencePiece vocabulary, which can spell any bytes at all. */
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/text/tokenizer.h"
+#include "tests/suite.h"
 
 #define BAD "\xEF\xBF\xBD"
 
@@ -181,17 +181,12 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("detokenizer");
-    TCase *rules = tcase_create("detokenizer");
+    TCase *rules = suite_case(suite, "detokenizer", 60);
     tcase_add_checked_fixture(rules, setup, teardown);
     tcase_add_test(rules, broken_characters_become_one_replacement_for_each_maximal_part);
     tcase_add_test(rules, random_bytes_give_valid_text_and_valid_text_is_unchanged);
     tcase_add_test(rules, a_stream_gives_what_decoding_the_whole_gives);
     tcase_add_test(rules, only_the_first_space_is_dropped_and_only_when_asked);
     tcase_add_test(rules, finishing_twice_puts_out_nothing_more);
-    suite_add_tcase(suite, rules);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

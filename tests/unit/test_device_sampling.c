@@ -2,7 +2,6 @@
  * request that leaves all to the device gets the tokens that it gets when it asks for log
  * probabilities, which brings its logits to the host; and logits that nobody asked for stay where
  * they are. On the CUDA backend: the emulated device, or a real one. */
-#include <check.h>
 #include <math.h>
 #include <semaphore.h>
 #include <stdlib.h>
@@ -10,6 +9,7 @@
 #include <time.h>
 
 #include "engine/serve/engine_private.h"
+#include "tests/suite.h"
 #include "tests/unit/test_device.h"
 
 #define MODEL "tests/data/stories260K.gguf"
@@ -372,18 +372,12 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("device_sampling");
-    TCase *tests = tcase_create("device_sampling");
-    tcase_set_timeout(tests, 120);
+    TCase *tests = suite_case(suite, "device_sampling", 120);
     tcase_add_test(tests, any_number_of_picks_is_the_host_s);
     tcase_add_test(tests, what_a_device_cannot_do_is_not_described);
     tcase_add_test(tests, plain_requests_download_tokens_only_and_the_same_ones);
     tcase_add_test(tests, in_a_mixed_crowd_each_gets_its_own_tokens);
     tcase_add_test(tests, a_request_goes_to_the_device_after_its_min_tokens);
     tcase_add_test(tests, preempted_requests_get_the_same_tokens);
-    suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return suite_run(suite);
 }

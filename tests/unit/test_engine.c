@@ -4,6 +4,7 @@
 
 #include "engine/model/gguf.h"
 #include "engine/serve/request.h"
+#include "tests/suite.h"
 #include "tests/unit/answers.h"
 
 static const char known_answer[] =
@@ -753,8 +754,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("engine");
-    TCase *t = tcase_create("engine");
-    tcase_set_timeout(t, 120); /* for sanitizers on a loaded machine; normally seconds */
+    TCase *t = suite_case(suite, "engine", 120);
     tcase_add_test(t, greedy_gives_the_known_answer);
     tcase_add_test(t, tokens_are_the_same_alone_and_beside_15_others);
     tcase_add_test(t, preempted_requests_get_the_same_tokens);
@@ -775,10 +775,5 @@ int main(void)
     tcase_add_test(t, closing_ends_what_still_lives);
     tcase_add_test(t, what_can_never_fit_is_refused_with_the_numbers);
     tcase_add_test(t, bad_options_and_requests_are_refused_with_a_sentence);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

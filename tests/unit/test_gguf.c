@@ -1,8 +1,8 @@
 /* The reader of GGUF files: what a good file gives back, and that every number that a bad file can
  * lie about is refused, just outside its range, with a message that names it. */
 #include "engine/model/gguf.h"
+#include "tests/suite.h"
 
-#include <check.h>
 #include <math.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -651,8 +651,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("gguf");
-    TCase *t = tcase_create("gguf");
-    tcase_set_timeout(t, 60);
+    TCase *t = suite_case(suite, "gguf", 60);
     tcase_add_loop_test(t, a_good_file_gives_back_what_was_written, 0, 2);
     tcase_add_test(t, integers_of_every_width_keep_their_sign);
     tcase_add_test(t, a_read_of_another_kind_is_refused);
@@ -673,10 +672,5 @@ int main(void)
     tcase_add_test(t, a_file_cut_anywhere_is_refused);
     tcase_add_test(t, a_file_wrong_in_one_byte_is_never_read_out_of_bounds);
     tcase_add_test(t, paths_that_are_no_model_files_say_so);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failures = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failures;
+    return suite_run(suite);
 }

@@ -1,6 +1,5 @@
 /* Head profiles: what is read from either kind of file, every way a file can be wrong, which heads
  * are chosen, and that calibration's scores are those of its formula. */
-#include <check.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +13,7 @@
 #include "engine/compute/forward.h"
 #include "engine/cpu/device.h"
 #include "engine/model/model_hash.h"
+#include "tests/suite.h"
 
 #define MODEL "tests/data/stories260K.gguf"
 #define HASH  "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
@@ -568,9 +568,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("head_profile");
-    TCase *t = tcase_create("head_profile");
-    suite_add_tcase(suite, t);
-    tcase_set_timeout(t, 120);
+    TCase *t = suite_case(suite, "head_profile", 120);
     tcase_add_test(t, a_pattern_is_a_line_a_layer);
     tcase_add_test(t, a_broken_pattern_says_where);
     tcase_add_test(t, a_pattern_of_any_shape_up_to_the_limits_loads);
@@ -588,9 +586,5 @@ int main(void)
     tcase_add_test(t, calibration_stops_when_asked);
     tcase_add_test(t, sha256_gives_the_published_digests);
     tcase_add_test(t, a_model_keeps_its_hash);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return suite_run(suite);
 }

@@ -6,13 +6,13 @@
  * CASES.json is an array of {template, variables, bos_token?, eos_token?, now?}; printed is an
  * array of {text, marked} (the output, and its bytes that are marked as the template's) or {error}.
  */
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "engine/jinja/jinja.h"
+#include "tests/suite.h"
 
 static bool render(const char *source, const char *variables, struct jinja_output *out,
                    struct error *e)
@@ -337,8 +337,7 @@ int main(int argc, char **argv)
     if (argc == 3 && strcmp(argv[1], "--render") == 0)
         return render_file(argv[2]);
     Suite *suite = suite_create("jinja");
-    TCase *t = tcase_create("jinja");
-    tcase_set_timeout(t, 60);
+    TCase *t = suite_case(suite, "jinja", 60);
     tcase_add_test(t, statements_write_what_they_should);
     tcase_add_test(t, variables_of_a_loop_end_with_it);
     tcase_add_test(t, a_macro_keeps_the_variables_of_its_own_round);
@@ -352,10 +351,5 @@ int main(int argc, char **argv)
     tcase_add_test(t, errors_tell_where_and_what);
     tcase_add_test(t, an_unknown_filter_hurts_only_where_it_is_used);
     tcase_add_test(t, integers_at_their_ends);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

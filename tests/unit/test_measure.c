@@ -1,6 +1,5 @@
 /* What measures a model (engine/measure): the runtime that is opened in steps, timed runs, and runs
  * that compare policies. Nothing here asserts a time. */
-#include <check.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +8,7 @@
 #include "engine/measure/bench_machine.h"
 #include "engine/measure/evaluate.h"
 #include "engine/measure/runtime.h"
+#include "tests/suite.h"
 #include "tests/unit/test_device.h"
 
 #define MODEL "tests/data/stories260K.gguf"
@@ -385,8 +385,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("measure");
-    TCase *t = tcase_create("measure");
-    tcase_set_timeout(t, 180); /* for sanitizers and the emulated device; normally seconds */
+    TCase *t = suite_case(suite, "measure", 180);
     tcase_add_test(t, a_runtime_is_built_in_three_steps_and_freed_after_each);
     tcase_add_test(t, what_is_not_asked_for_has_a_default);
     tcase_add_test(t, a_borrowed_model_outlives_its_runtime);
@@ -399,10 +398,5 @@ int main(void)
     tcase_add_test(t, an_answer_holds_the_fact_that_its_policy_keeps);
     tcase_add_test(t, a_stream_far_longer_than_the_context_needs_no_more_pages);
     tcase_add_test(t, a_prompt_longer_than_the_evaluators_pool_is_refused);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

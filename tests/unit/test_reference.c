@@ -4,7 +4,6 @@
  *
  * The reference is fed the engine's own tokens, so every token is checked, also after one where
  * two were as good as equal. */
-#include <check.h>
 #include <math.h>
 #include <semaphore.h>
 #include <stdio.h>
@@ -14,6 +13,7 @@
 
 #include "engine/serve/engine.h"
 #include "tests/reference/transformer.h"
+#include "tests/suite.h"
 #include "tests/unit/test_device.h"
 
 #define MODEL "tests/data/stories260K.gguf"
@@ -364,21 +364,13 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("reference");
-    TCase *t = tcase_create("reference");
-    tcase_set_timeout(t, 600); /* for sanitizers on a loaded machine; normally seconds */
+    TCase *t = suite_case(suite, "reference", 600);
     tcase_add_test(t, full_attention_gives_the_reference_tokens);
-    suite_add_tcase(suite, t);
-    TCase *more =
-        tcase_create("long or to the bit"); /* `make test` leaves it out on an emulated GPU */
-    tcase_set_timeout(more, 600);
+    /* `make test` leaves this case out on an emulated GPU. */
+    TCase *more = suite_case(suite, "long or to the bit", 600);
     tcase_add_test(more, a_streamed_prompt_is_exact_whatever_the_chunks);
     tcase_add_test(more, sink_gives_the_reference_tokens_through_many_evictions);
     tcase_add_test(more, sink_with_room_for_everything_is_full_attention_to_the_bit);
     tcase_add_test(more, sink_streams_20000_tokens_in_constant_memory);
-    suite_add_tcase(suite, more);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

@@ -2,6 +2,7 @@
  * between two steps, the end of a device. */
 #include "cache/pages/prefix.h"
 #include "engine/serve/engine_private.h"
+#include "tests/suite.h"
 #include "tests/unit/answers.h"
 
 enum { N_HEADS = 20 }; /* 5 layers of 4 KV heads */
@@ -284,8 +285,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("scheduler");
-    TCase *t = tcase_create("scheduler");
-    tcase_set_timeout(t, 120); /* for sanitizers on a loaded machine; normally seconds */
+    TCase *t = suite_case(suite, "scheduler", 120);
     tcase_add_test(t, a_request_is_described_while_it_runs_and_for_a_while_after);
     tcase_add_test(t, a_query_that_was_forgotten_is_not_answered);
     tcase_add_test(t, a_prompt_that_was_read_is_taken_over_until_it_is_given_up);
@@ -293,10 +293,5 @@ int main(void)
     tcase_add_test(t, a_device_that_fails_ends_every_request_and_the_engine_takes_no_more);
     tcase_add_test(t, requests_that_can_never_run_are_refused_with_a_sentence);
     tcase_add_test(t, an_engine_that_cannot_be_opened_says_which_option_is_wrong);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

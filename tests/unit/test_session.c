@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include "engine/serve/session.h"
+#include "tests/suite.h"
 #include "tests/unit/answers.h"
 
 /* ---- the store */
@@ -362,7 +363,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("session");
-    TCase *t = tcase_create("store");
+    TCase *t = suite_case(suite, "store", 60);
     tcase_add_test(t, a_session_is_taken_once_and_its_pages_are_those_of_its_cache);
     tcase_add_test(t, a_key_sees_its_own_sessions_only);
     tcase_add_test(t, a_list_has_the_last_used_first_and_says_how_long_each_stays);
@@ -370,8 +371,6 @@ int main(void)
     tcase_add_test(t, the_session_that_was_used_longest_ago_is_given_up_first);
     tcase_add_test(t, a_deleted_session_gives_its_pages_back_at_the_engines_next_look);
     tcase_add_test(t, the_loop_lists_and_deletes_while_the_engine_puts_and_takes);
-    tcase_set_timeout(t, 60);
-    suite_add_tcase(suite, t);
     t = tcase_create("turns");
     tcase_set_timeout(t, 120); /* for sanitizers on a loaded machine; normally seconds */
     tcase_add_test(t, the_next_turn_goes_on_in_the_cache_of_the_last_one);
@@ -380,9 +379,5 @@ int main(void)
     tcase_add_test(t, sessions_make_room_for_running_work);
     tcase_add_test(t, a_session_expires_while_nobody_asks_for_anything);
     suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

@@ -5,7 +5,6 @@
  * and, for each pre-tokenizer, the ids that Hugging Face's tokenizers gave for them.
  * WINNOW_TEST_VOCABS names a folder of further vocabularies (ggml-vocab-*.gguf beside .inp and
  * .out). */
-#include <check.h>
 #include <dirent.h>
 #include <math.h>
 #include <stdio.h>
@@ -15,6 +14,7 @@
 #include "engine/model/gguf.h"
 #include "engine/text/tokenizer.h"
 #include "engine/text/tokenizer_merge.h"
+#include "tests/suite.h"
 
 #define SPM_VOCAB "tests/data/vocab-llama-spm"
 #define BPE_VOCAB "tests/data/vocab-bpe-small"
@@ -714,9 +714,8 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("tokenizer");
-    TCase *rules = tcase_create("tokenizer");
+    TCase *rules = suite_case(suite, "tokenizer", 120);
     int n_pre = (int)(sizeof pre_names / sizeof *pre_names);
-    tcase_set_timeout(rules, 120);
     tcase_add_test(rules, sentencepiece_gives_the_original_ids);
     tcase_add_loop_test(rules, every_pretokenizer_gives_the_original_ids, 0, n_pre);
     tcase_add_loop_test(rules, aliases_give_the_ids_of_the_usual_name, 0, 8);
@@ -734,10 +733,5 @@ int main(void)
     tcase_add_test(rules, broken_scores_and_kinds_are_refused);
     tcase_add_test(rules, merging_follows_the_plain_rule_at_every_length);
     tcase_add_test(rules, tokens_with_inner_spaces_are_merged_across_words);
-    suite_add_tcase(suite, rules);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }
