@@ -3,8 +3,8 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "config/base/clock.h"
 #include "engine/compute/sampler.h"
 #include "engine/measure/runtime.h"
 
@@ -17,13 +17,6 @@ struct bench {
     int32_t *next;                     /* [max_sequences] their newest tokens */
     struct token_pick *picks;          /* [max_sequences] */
 };
-
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
 
 /* ---- opening */
 
@@ -238,9 +231,9 @@ bool bench_prefill(struct bench *b, const struct plan *plan, uint32_t n,
     bool done = prompt->sequence != NULL;
     if (done) {
         cache_sequence_set_prompt(prompt->sequence, n);
-        double start = seconds();
+        double start = clock_seconds();
         done = read_prompt(b, prompt->sequence, tokens, n, &prompt->next, e);
-        sample->seconds = seconds() - start;
+        sample->seconds = clock_seconds() - start;
     }
     free(tokens);
     if (!done) {
@@ -299,11 +292,11 @@ static bool run_decode(struct bench *b, uint32_t n_sequences, uint32_t n_steps,
                        struct bench_sample *sample, struct error *e)
 {
     const struct model *m = b->runtime.model;
-    double before = slots_held(b, n_sequences), start = seconds();
+    double before = slots_held(b, n_sequences), start = clock_seconds();
     for (uint32_t i = 0; i < n_steps; i++)
         if (!step(b, n_sequences, e))
             return false;
-    sample->seconds = seconds() - start;
+    sample->seconds = clock_seconds() - start;
     /* Slots grow evenly or not at all; a step sees its own token too. */
     double slots = (before + n_sequences + slots_held(b, n_sequences)) / 2;
     sample->weight_bytes = step_weight_bytes(m, n_sequences);

@@ -12,9 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "config/base/clock.h"
 #include "engine/compute/machine.h"
 
 #define LEAST_BYTES (UINT64_C(256) << 20)
@@ -115,13 +115,6 @@ struct worker {
     double read_seconds, multiply_seconds; /* of the best pass; thread 0's alone count */
 };
 
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
 /* Walks side by side, as the matrix products walk over weights: a core fetches ahead on each of
  * them. A single one does not show what memory can do. */
 enum { WALKS = 4 };
@@ -161,10 +154,10 @@ static void *work(void *argument)
         bool reads = pass < READ_PASSES;
         double *best = reads ? &w->read_seconds : &w->multiply_seconds;
         pthread_barrier_wait(&m->barrier);
-        double start = seconds();
+        double start = clock_seconds();
         result += reads ? read_part(part, m->part_bytes) : m->multiplier->run(MULTIPLY_ROUNDS);
         pthread_barrier_wait(&m->barrier);
-        double took = seconds() - start;
+        double took = clock_seconds() - start;
         *best = took < *best ? took : *best;
     }
     w->result = result;

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/base/clock.h"
 #include "engine/serve/output.h"
 #include "engine/serve/pages.h"
 

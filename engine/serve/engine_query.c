@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "config/base/clock.h"
 #include "engine/serve/engine_private.h"
 
 void engine_query(struct engine *e, struct engine_query *query)

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/base/clock.h"
 #include "engine/serve/engine_private.h"
 
 static void describe(const struct request *g, uint64_t now, struct engine_sequence_info *info)

@@ -2,6 +2,7 @@
  * engine.h. */
 #include <stdlib.h>
 
+#include "config/base/clock.h"
 #include "engine/serve/engine_private.h"
 #include "engine/serve/pages.h"
 

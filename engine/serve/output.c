@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "config/base/clock.h"
 #include "engine/serve/pages.h"
 #include "engine/serve/trace.h"
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/base/clock.h"
 #include "config/base/log.h"
 #include "engine/serve/admission.h"
 #include "engine/serve/output.h"

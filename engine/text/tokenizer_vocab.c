@@ -5,7 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <time.h>
+
+#include "config/base/clock.h"
 
 #include "engine/model/arch.h"
 
@@ -13,9 +14,7 @@ uint64_t vocab_random_seed(void)
 {
     uint64_t seed;
     if (getrandom(&seed, sizeof seed, GRND_NONBLOCK) != (ssize_t)sizeof seed) {
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        seed = vocab_mix((uint64_t)now.tv_nsec ^ (uint64_t)(uintptr_t)&seed);
+        seed = vocab_mix(clock_ns() ^ (uint64_t)(uintptr_t)&seed);
     }
     return seed;
 }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/base/clock.h"
 #include "config/base/size.h"
 #include "server/api/admission.h"
 #include "server/api/handlers.h"

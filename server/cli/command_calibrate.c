@@ -10,9 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "config/base/clock.h"
 #include "engine/measure/calibrate.h"
 #include "engine/compute/machine.h"
 #include "server/cli/command_line.h"
@@ -133,18 +133,11 @@ struct progress {
     bool terminal;
 };
 
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
 /* A line that overwrites itself on a terminal; elsewhere one every ten seconds. */
 static bool show_progress(void *context, uint32_t n_done, uint32_t n_total)
 {
     struct progress *p = context;
-    double now = seconds();
+    double now = clock_seconds();
     if (n_done < n_total && now - p->shown >= (p->terminal ? 0 : 10)) {
         fprintf(stderr,
                 p->terminal ? "\rcalibrating: %u of %u tokens, %.0f s"
@@ -248,14 +241,14 @@ static int run(const struct arguments *a)
 {
     struct error e;
     struct output output;
-    struct progress progress = {.started = seconds(), .terminal = isatty(STDERR_FILENO) == 1};
+    struct progress progress = {.started = clock_seconds(), .terminal = isatty(STDERR_FILENO) == 1};
     if (!output_open(&output, a->profile_path, &e))
         return fail(&e);
     struct calibration *c = make_profile(a, &progress, &output, &e);
     output_close(&output, c != NULL);
     if (!c)
         return fail(&e);
-    print_heads(c, a->profile_path, seconds() - progress.started);
+    print_heads(c, a->profile_path, clock_seconds() - progress.started);
     calibration_free(c);
     return fflush(stdout) ? 1 : 0;
 }

@@ -16,6 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "config/base/clock.h"
 #include "engine/compute/machine.h"
 #include "server/devices.h"
 #include "server/report/eval_private.h"
@@ -212,7 +213,7 @@ static void on_interrupt(int signal_number)
 int command_eval(int argc, char **argv)
 {
     struct error e = {.message = ""};
-    struct eval v = {.terminal = isatty(STDERR_FILENO) == 1, .started = eval_seconds()};
+    struct eval v = {.terminal = isatty(STDERR_FILENO) == 1, .started = clock_seconds()};
     struct sigaction action = {.sa_handler = on_interrupt};
     if (!eval_arguments_parse(&v.a, argc, argv, &e)) {
         fprintf(stderr, "winnow eval: %s%s%s\n\n%s", e.where, e.where[0] ? ": " : "", e.message,

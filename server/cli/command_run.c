@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "config/base/clock.h"
 #include "config/base/size.h"
 #include "engine/serve/engine.h"
 #include "engine/text/chat_request.h"
@@ -341,17 +342,10 @@ struct progress {
     bool terminal, shown;
 };
 
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
 /* A line that overwrites itself on a terminal; elsewhere it appears once a wait is felt. */
 static bool is_due(struct progress *p, double every)
 {
-    double now = seconds();
+    double now = clock_seconds();
     if (now - p->started < (p->terminal && !p->shown ? 0.2 : every))
         return false;
     p->started = now;
@@ -520,7 +514,7 @@ static int run(const struct arguments *a, struct engine *engine, struct progress
         fprintf(stderr, "winnow run: %s%s%s\n", e.where, e.where[0] ? ": " : "", e.message);
         return 1;
     }
-    progress->started = seconds();
+    progress->started = clock_seconds();
     int status = stream(g, &waiter, progress);
     request_release(g);
     return status;
@@ -541,7 +535,7 @@ int command_run(int argc, char **argv)
     }
     struct sigaction action = {.sa_handler = on_interrupt};
     sigaction(SIGINT, &action, NULL);
-    struct progress progress = {.started = seconds(), .terminal = isatty(STDERR_FILENO) == 1};
+    struct progress progress = {.started = clock_seconds(), .terminal = isatty(STDERR_FILENO) == 1};
     a.engine.progress = show_loading;
     a.engine.progress_context = &progress;
     struct engine *engine = device_pick(&server_devices, a.device, &a.engine.device, &e)

@@ -5,19 +5,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "config/base/clock.h"
 #include "engine/compute/backend.h"
 
 #define RUNS 15
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static int by_value(const void *a, const void *b)
 {
@@ -42,10 +35,10 @@ static double time_matmul(const struct backend *b, const struct weight *w, const
     double seconds[RUNS];
     int repeat = 1;
     for (int run = -3; run < RUNS; run++) {
-        double start = now();
+        double start = clock_seconds();
         for (int i = 0; i < repeat; i++)
             b->matmul(b->self, out, w, x, n, NULL);
-        double took = (now() - start) / repeat;
+        double took = (clock_seconds() - start) / repeat;
         if (run < 0)
             repeat = took > 2e-3 ? 1 : (int)(2e-3 / took) + 1;
         else
@@ -169,7 +162,7 @@ static double time_attention(const struct context *c, uint32_t n_rows,
     for (size_t i = 0; i < n; i++)
         q[i] = (float)(i * 104729 % 203) / 100 - 1;
     for (int run = 0; run < (n_rows == 1 ? RUNS : 3); run++) {
-        double start = now();
+        double start = clock_seconds();
         for (uint32_t l = 0; l < (n_rows == 1 ? c->n_layers : 1); l++) {
             struct kv_segment rows = {.n_rows = n_rows,
                                       .heads = c->heads + l * s.n_kv_heads,
@@ -178,7 +171,7 @@ static double time_attention(const struct context *c, uint32_t n_rows,
             c->b->attention(c->b->self, out, q, NULL, c->positions + c->n_slots - n_rows, &rows, 1,
                             s.n_kv_heads * s.group, s.n_kv_heads, s.head_dim);
         }
-        double took = (now() - start) / (n_rows == 1 ? c->n_layers : 1);
+        double took = (clock_seconds() - start) / (n_rows == 1 ? c->n_layers : 1);
         best = took < best ? took : best;
     }
     free(q);
@@ -214,11 +207,11 @@ static double read_bandwidth(void)
     memset(p, 1, n * sizeof *p);
     for (int run = 0; run < 5; run++) {
         uint64_t sums[8] = {0};
-        double start = now();
+        double start = clock_seconds();
         for (size_t i = 0; i < n; i += 8)
             for (int j = 0; j < 8; j++)
                 sums[j] += p[i + (size_t)j];
-        double rate = (double)(n * sizeof *p) / (now() - start);
+        double rate = (double)(n * sizeof *p) / (clock_seconds() - start);
         for (int j = 1; j < 8; j++)
             sums[0] += sums[j];
         best = sums[0] != 0 && rate > best ? rate : best; /* the sum is used, or nobody would add */
