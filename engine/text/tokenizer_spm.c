@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/base/utf8.h"
 #include "engine/text/tokenizer_family.h"
 
 /* Longer tokens (none are known) never come out of a merge. */
@@ -67,7 +68,7 @@ static bool add_cuts(struct tokenizer *t, int32_t token, uint32_t rank, struct e
     if (length > MAX_MERGED_BYTES)
         return true;
     for (size_t at = 0; at < length;) {
-        size_t step = vocab_character_length(text + at, length - at);
+        size_t step = utf8_length(text + at, length - at);
         at += step ? step : 1;
         int32_t left = vocab_find_normal(&t->vocab, text, at);
         int32_t right = at < length ? vocab_find_normal(&t->vocab, text + at, length - at) : -1;
@@ -187,7 +188,7 @@ bool spm_encode(const struct tokenizer *t, struct merge_scratch *scratch, const 
     if (after_space && !merge_scratch_push(scratch, t->character_token[' '], 0))
         return false;
     for (size_t at = 0; at < length;) {
-        size_t step = vocab_character_length(text + at, length - at);
+        size_t step = utf8_length(text + at, length - at);
         bool is_space = text[at] == ' ' || (step == VOCAB_SPACE_BYTES &&
                                             memcmp(text + at, VOCAB_SPACE, VOCAB_SPACE_BYTES) == 0);
         if (is_space && !after_space && !t->merges_cross_words && !put_word(&c, at))

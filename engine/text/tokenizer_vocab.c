@@ -7,6 +7,7 @@
 #include <sys/random.h>
 
 #include "config/base/clock.h"
+#include "config/base/utf8.h"
 
 #include "engine/model/arch.h"
 
@@ -96,11 +97,8 @@ static size_t bytes_of_bpe(const char *text, size_t length, char *out)
 {
     size_t n = 0;
     for (size_t i = 0; i < length;) {
-        const unsigned char *s = (const unsigned char *)text + i;
-        size_t step = vocab_character_length(text + i, length - i);
-        uint32_t c = step == 1   ? s[0]
-                     : step == 2 ? ((s[0] & 0x1Fu) << 6 | (s[1] & 0x3Fu))
-                                 : UINT32_MAX;
+        size_t step = utf8_length(text + i, length - i);
+        uint32_t c = step > 0 ? utf8_code(text + i, step) : UINT32_MAX;
         int byte = vocab_character_to_byte(c);
         if (byte < 0) {
             memcpy(out, text, length);

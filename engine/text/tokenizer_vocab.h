@@ -76,8 +76,4 @@ uint64_t vocab_random_seed(void);
 uint32_t vocab_byte_to_character(uint8_t byte);
 int vocab_character_to_byte(uint32_t code_point); /* -1 when it stands for none */
 
-/* Length of the valid UTF-8 character at `s` (1..4), or 0 when the bytes there are not one. `left`
- * > 0. */
-size_t vocab_character_length(const char *s, size_t left);
-
 #endif

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/base/file.h"
+#include "config/base/utf8.h"
 #include "engine/text/tokenizer.h"
 
 #define MAX_INPUT_BYTES ((size_t)1 << 30)
@@ -85,52 +87,15 @@ static bool parse(struct options *o, int argc, char **argv)
     return true;
 }
 
-static bool read_stream(FILE *stream, const char *name, char **text, size_t *length,
-                        struct error *e)
+/* "-": standard input. malloc'ed. */
+static char *read_file(const char *path, size_t *length, struct error *e)
 {
-    size_t capacity = 0;
-    *text = NULL;
-    *length = 0;
-    do {
-        if (*length == capacity) {
-            capacity = capacity ? capacity * 2 : 65536;
-            char *grown = capacity <= 2 * MAX_INPUT_BYTES ? realloc(*text, capacity) : NULL;
-            if (!grown)
-                return error_set_memory(e, "the text", capacity);
-            *text = grown;
-        }
-        *length += fread(*text + *length, 1, capacity - *length, stream);
-    } while (!feof(stream) && !ferror(stream));
-    if (ferror(stream))
-        return error_set(e, "file_error", name, "cannot read %s: %s", name, strerror(errno));
-    return true;
-}
-
-/* `*text` is malloc'ed, also when false is returned. */
-static bool read_file(const char *path, char **text, size_t *length, struct error *e)
-{
-    *text = NULL;
-    if (strcmp(path, "-") == 0)
-        return read_stream(stdin, "standard input", text, length, e);
-    FILE *stream = fopen(path, "rb");
-    if (!stream)
-        return error_set(e, "file_not_found", path, "cannot open %s: %s", path, strerror(errno));
-    bool ok = read_stream(stream, path, text, length, e);
-    fclose(stream);
-    return ok;
-}
-
-/* Whether s[0..n) may be printed as it is: a whole UTF-8 character that is no control character. */
-static size_t printable_bytes(const unsigned char *s, size_t left)
-{
-    char probe[80];
-    for (size_t n = 1; n <= 4 && n <= left; n++) {
-        error_excerpt(probe, (const char *)s, n);
-        if (probe[0] && (probe[0] != '?' || s[0] == '?') && strlen(probe) == n &&
-            memcmp(probe, s, n) == 0)
-            return n;
-    }
-    return 0;
+    const bool is_stream = strcmp(path, "-") == 0;
+    struct file_wanted w = {.path = is_stream ? NULL : path,
+                            .what = is_stream ? "standard input" : "the text",
+                            .where = path,
+                            .most = MAX_INPUT_BYTES};
+    return file_read(&w, length, e);
 }
 
 static void print_escaped(const char *bytes, size_t length)
@@ -138,7 +103,7 @@ static void print_escaped(const char *bytes, size_t length)
     putchar('"');
     for (size_t i = 0; i < length;) {
         unsigned char c = (unsigned char)bytes[i];
-        size_t n = printable_bytes((const unsigned char *)bytes + i, length - i);
+        size_t n = utf8_printable_length(bytes + i, length - i);
         if (c == '"' || c == '\\')
             printf("\\%c", c);
         else if (n > 0)
@@ -196,7 +161,7 @@ static bool run(const struct options *o, struct error *e)
     struct model_source *source = source_open(o->model, e);
     bool ok = source && (t = tokenizer_new(source, e)) != NULL;
     source_close(source);
-    ok = ok && (!o->file || read_file(o->file, &content, &length, e));
+    ok = ok && (!o->file || (content = read_file(o->file, &length, e)) != NULL);
     ok = ok && tokenize(o, t, o->text ? o->text : content, length, e);
     free(content);
     tokenizer_free(t);

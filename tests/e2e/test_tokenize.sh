@@ -53,7 +53,7 @@ check missing-value 2 "" "$winnow" tokenize "$vocab" -p
 check missing-model 1 "" "$winnow" tokenize "$work/none.gguf" -p x
 said missing-model "^winnow: "
 check missing-file 1 "" "$winnow" tokenize "$vocab" -f "$work/none"
-said missing-file "cannot open"
+said missing-file "cannot be opened"
 check not-a-model 1 "" "$winnow" tokenize "$work/text" -p x
 said not-a-model "^winnow: "
 if [ -n "${WINNOW_TEST_SMOLLM2:-}" ] && [ -f "$WINNOW_TEST_SMOLLM2" ]; then

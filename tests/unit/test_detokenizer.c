@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/base/utf8.h"
 #include "engine/text/tokenizer.h"
 #include "tests/suite.h"
 
@@ -33,33 +34,6 @@ static void teardown(void)
     tokenizer_free(tokenizer);
 }
 
-/* Whether the text is valid UTF-8; strict. */
-static bool is_utf8(const char *text, size_t n)
-{
-    const unsigned char *s = (const unsigned char *)text;
-    for (size_t i = 0; i < n;) {
-        uint32_t c = s[i];
-        size_t more = c < 0x80                ? 0
-                      : c >= 0xC2 && c < 0xE0 ? 1
-                      : c >= 0xE0 && c < 0xF0 ? 2
-                      : c >= 0xF0 && c < 0xF5 ? 3
-                                              : 9;
-        if (more > n - i - 1)
-            return false;
-        c &= more == 0 ? 0x7F : 0x3F >> more;
-        for (size_t k = 1; k <= more; k++) {
-            if ((s[i + k] & 0xC0) != 0x80)
-                return false;
-            c = c << 6 | (s[i + k] & 0x3F);
-        }
-        if ((more == 2 && c < 0x800) || (more == 3 && (c < 0x10000 || c > 0x10FFFF)) ||
-            (c >= 0xD800 && c < 0xE000))
-            return false;
-        i += more + 1;
-    }
-    return true;
-}
-
 /* Feeds bytes one token each; after every push the output must be whole characters and within the
  * promised room. */
 static size_t feed(const unsigned char *bytes, size_t n, char *out)
@@ -70,7 +44,7 @@ static size_t feed(const unsigned char *bytes, size_t n, char *out)
         size_t written = detokenizer_push(&d, tokenizer, byte_tokens[bytes[i]], false, out + used);
         ck_assert_uint_le(written, 1 * 3 + 12);
         used += written;
-        ck_assert(is_utf8(out, used));
+        ck_assert(utf8_valid(out, used));
     }
     return used + detokenizer_finish(&d, out + used);
 }
@@ -125,8 +99,8 @@ START_TEST(random_bytes_give_valid_text_and_valid_text_is_unchanged)
                                                     : 0x80 + (r >> 4) % 0x40);
         }
         size_t length = feed(bytes, n, out);
-        ck_assert(is_utf8(out, length));
-        if (is_utf8((const char *)bytes, n)) {
+        ck_assert(utf8_valid(out, length));
+        if (utf8_valid((const char *)bytes, n)) {
             ck_assert_uint_eq(length, n);
             ck_assert_mem_eq(out, bytes, n);
         }
