@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "config/base/clock.h"
+#include "config/base/random.h"
 #include "engine/compute/sampler.h"
 #include "engine/measure/runtime.h"
 
@@ -195,13 +196,10 @@ void bench_prompt_free(struct bench_prompt *p)
     *p = (struct bench_prompt){0};
 }
 
-/* splitmix64's finaliser over the position: ids spread over the whole vocabulary. */
+/* Ids spread over the whole vocabulary. */
 static int32_t token_at(uint32_t position, uint32_t n_vocab)
 {
-    uint64_t z = (position + 1) * UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return (int32_t)((z ^ z >> 31) % n_vocab);
+    return (int32_t)(random_mix((position + 1) * RANDOM_STEP) % n_vocab);
 }
 
 static bool read_prompt(struct bench *b, struct cache_sequence *s, const int32_t *tokens,

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/base/random.h"
 #include "engine/cpu/threads.h"
 #include "engine/measure/runtime.h"
 #include "engine/model/model_hash.h"
@@ -251,15 +252,6 @@ static void observe(void *context, uint32_t layer, const float *q, uint32_t n_ro
 
 /* ---- the tokens */
 
-/* splitmix64 */
-static uint64_t next_random(uint64_t *state)
-{
-    uint64_t z = *state += 0x9E3779B97F4A7C15ull;
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBull;
-    return z ^ z >> 31;
-}
-
 /* [*n] the tokens that ordinary text is made of; malloc'ed. */
 static int32_t *list_ordinary(const struct tokenizer *t, uint32_t *n, struct error *e)
 {
@@ -316,7 +308,7 @@ static bool draw(struct calibrator *c, struct calibration *r, const struct token
             r->tokens[i] = tokenizer_bos(t);
         else if (i < r->bos + r->length)
             r->tokens[i] =
-                ordinary[(uint64_t)((unsigned __int128)next_random(&state) * n_ordinary >> 64)];
+                ordinary[(uint64_t)((unsigned __int128)random_next(&state) * n_ordinary >> 64)];
         else
             r->tokens[i] = r->tokens[i - r->length];
     }

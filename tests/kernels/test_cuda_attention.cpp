@@ -11,6 +11,7 @@
 
 #include "cache/pages/cache.h"
 #include "config/base/half.h"
+#include "tests/random.h"
 #include "tests/suite.h"
 namespace cpu
 {
@@ -25,26 +26,6 @@ extern "C" {
         ck_assert_msg(error_ == cudaSuccess, "%s: %s", #call, cudaGetErrorString(error_));         \
     } while (0)
 
-/* splitmix64 */
-static uint64_t random_state = 1;
-static uint64_t random_bits()
-{
-    uint64_t z = random_state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return z ^ z >> 31;
-}
-static uint32_t random_below(uint32_t n)
-{
-    return (uint32_t)(random_bits() % n);
-}
-static float random_normal()
-{
-    double sum = 0;
-    for (int i = 0; i < 6; i++)
-        sum += (double)(random_bits() >> 11) * 0x1p-53 - 0.5;
-    return (float)(sum * 1.4142135623730951);
-}
 static std::vector<float> normals(size_t n)
 {
     std::vector<float> x(n);

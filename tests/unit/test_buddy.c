@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cuda/host/buddy.h"
+#include "tests/random.h"
 #include "tests/suite.h"
 
 /* An assertion for loops: Check writes every one of its own to a file, holding or not. */
@@ -12,16 +13,6 @@
         if (!(holds))                                                                              \
             ck_abort_msg(__VA_ARGS__);                                                             \
     } while (0)
-
-static uint64_t random_state = 0x9E3779B97F4A7C15u;
-
-static uint32_t random_below(uint32_t n)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return (uint32_t)(random_state >> 32) % n;
-}
 
 struct piece {
     uint64_t offset, bytes;

@@ -10,21 +10,12 @@
 #include "cache/pages/pool.h"
 #include "cache/pages/prefix.h"
 #include "engine/serve/trace.h"
+#include "tests/random.h"
 #include "tests/suite.h"
 
 enum { N_LAYERS = 2, N_KV_HEADS = 3, N_HEADS = N_LAYERS * N_KV_HEADS };
 enum { N_PAGES = 250, MOST_SEQUENCES = 8, MOST_TOKENS = 2000, MOST_ROWS = 100 };
 enum { MOST_WAVES = MOST_ROWS / PAGE_SLOTS + 1 };
-
-/* splitmix64, from a fixed seed: a failure can be repeated. */
-static uint64_t random_state;
-static uint32_t below(uint32_t n)
-{
-    uint64_t z = random_state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return (uint32_t)((z ^ z >> 31) % n);
-}
 
 struct slot {
     int32_t position;
@@ -74,8 +65,9 @@ static struct plan plan_of(const char *preset, uint32_t sinks, uint32_t budget)
 
 static struct plan random_plan(void)
 {
-    uint32_t sinks = below(40);
-    return below(3) ? plan_of("sink", sinks, sinks + 1 + below(120)) : plan_of("full", 0, 0);
+    uint32_t sinks = random_below(40);
+    return random_below(3) ? plan_of("sink", sinks, sinks + 1 + random_below(120))
+                           : plan_of("full", 0, 0);
 }
 
 /* Whether the query at position t sees p: the definition of POLICIES.md, not the cache's. */
@@ -194,8 +186,8 @@ static void step(struct cache *c)
     uint32_t n_rows = 0, n_waves = 0;
     for (uint32_t i = 0; i < MOST_SEQUENCES; i++) {
         struct shadow *q = &shadows[i];
-        uint32_t n = below(3) ? 1 : 1 + below(MOST_ROWS);
-        if (!q->s || below(2) || q->n + n > MOST_TOKENS)
+        uint32_t n = random_below(3) ? 1 : 1 + random_below(MOST_ROWS);
+        if (!q->s || random_below(2) || q->n + n > MOST_TOKENS)
             continue;
         if (append(c, &rows[n_rows], q, n)) {
             uint32_t waves = rows[n_rows++].n_waves;
@@ -214,7 +206,7 @@ static void step(struct cache *c)
 static void open_or_fork(struct cache *c, struct shadow *q)
 {
     struct error e;
-    struct shadow *of = &shadows[below(MOST_SEQUENCES)];
+    struct shadow *of = &shadows[random_below(MOST_SEQUENCES)];
     uint32_t used = cache_counts(c).used;
     if (of->s) {
         *q = *of;
@@ -264,8 +256,8 @@ START_TEST(nobody_ever_sees_a_page_of_another)
     struct cache *c = cache_new(N_LAYERS, N_KV_HEADS, 4, N_PAGES, &e);
     ck_assert_ptr_nonnull(c);
     for (uint32_t i = 0; i < 1500; i++) {
-        struct shadow *q = &shadows[below(MOST_SEQUENCES)];
-        uint32_t what = below(20);
+        struct shadow *q = &shadows[random_below(MOST_SEQUENCES)];
+        uint32_t what = random_below(20);
         if (what == 0 && q->s)
             free_one(q);
         else if (what < 4 && !q->s)
