@@ -1,6 +1,7 @@
 /* The rows of options.h: names as llama-server and vLLM have them where they have them. */
 #include <string.h>
 
+#include "config/base/nearest.h"
 #include "config/options.h"
 
 #define AT(field) offsetof(struct config, field)
@@ -148,41 +149,14 @@ const struct option_row *option_find(const char *flag)
     return NULL;
 }
 
-/* Edits between two short words (insert, delete, replace), at most `cap`. */
-static unsigned distance(const char *a, const char *b, unsigned cap)
+static const char *row_name(uint32_t i)
 {
-    enum { LONGEST = 40 };
-    size_t na = strlen(a), nb = strlen(b);
-    if (na > LONGEST || nb > LONGEST)
-        return cap;
-    unsigned row[LONGEST + 1];
-    for (size_t j = 0; j <= nb; j++)
-        row[j] = (unsigned)j;
-    for (size_t i = 1; i <= na; i++) {
-        unsigned diagonal = row[0];
-        row[0] = (unsigned)i;
-        for (size_t j = 1; j <= nb; j++) {
-            unsigned replace = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            unsigned other = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
-            row[j] = replace < other ? replace : other;
-        }
-    }
-    return row[nb] < cap ? row[nb] : cap;
+    return option_rows[i].name;
 }
 
 const char *option_nearest(const char *flag)
 {
     while (*flag == '-')
         flag++;
-    unsigned best = 4;
-    const char *name = NULL;
-    for (unsigned i = 0; i < n_option_rows; i++) {
-        unsigned d = distance(flag, option_rows[i].name, best);
-        if (d < best && d < strlen(option_rows[i].name)) {
-            best = d;
-            name = option_rows[i].name;
-        }
-    }
-    return name;
+    return nearest_name(flag, row_name, n_option_rows);
 }

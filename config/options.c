@@ -3,12 +3,12 @@
 #include "config/options.h"
 
 #include <ctype.h>
-#include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/base/file.h"
 #include "config/base/size.h"
 
 enum { MAX_ROWS = 128, MAX_KEYS = 10000, MAX_KEY_BYTES = 512, MAX_FILE_BYTES = 1 << 20 };
@@ -196,38 +196,17 @@ static bool set_list(struct parse *p, const struct option_row *row, const char *
     return true;
 }
 
-/* Reads a small text file whole; the caller frees it. */
+/* The caller frees it. */
 static char *read_file(const char *path, size_t *length, struct parse *p)
 {
-    FILE *file = fopen(path, "rb");
-    char *text = NULL;
-    if (!file) {
-        error_set(p->e, "file_error", p->shown, "%s: cannot open %s: %s", p->shown, path,
-                  strerror(errno));
-        return NULL;
-    }
-    text = malloc(MAX_FILE_BYTES + 1);
-    if (!text) {
-        error_set_memory(p->e, path, MAX_FILE_BYTES);
-        goto fail;
-    }
-    *length = fread(text, 1, MAX_FILE_BYTES + 1, file);
-    if (ferror(file)) {
-        error_set(p->e, "file_error", p->shown, "%s: cannot read %s: %s", p->shown, path,
-                  strerror(errno));
-        goto fail;
-    }
-    if (*length > MAX_FILE_BYTES) {
-        error_set(p->e, "file_error", p->shown, "%s: %s is larger than 1 MiB", p->shown, path);
-        goto fail;
-    }
-    text[*length] = 0;
-    fclose(file);
-    return text;
-fail:
-    free(text);
-    fclose(file);
-    return NULL;
+    char what[600];
+    snprintf(what, sizeof what, "%s: the file %.500s", p->shown, path);
+    struct file_wanted w = {.path = path,
+                            .what = what,
+                            .where = p->shown,
+                            .code = "file_error",
+                            .most = MAX_FILE_BYTES};
+    return file_read(&w, length, p->e);
 }
 
 static bool set_key_file(struct parse *p, const char *path)
