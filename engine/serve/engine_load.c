@@ -1,10 +1,10 @@
 /* Opening an engine: a runtime (engine/measure/runtime.h) whose pool fits the memory, the chat
  * template, the scheduler. The thread that opens. */
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/base/file.h"
 #include "config/base/log.h"
 #include "engine/serve/engine_private.h"
 
@@ -60,31 +60,11 @@ static bool resolve_context(struct engine *e, uint32_t asked, struct error *erro
 
 static char *read_template(const char *path, size_t *length, struct error *e)
 {
-    FILE *file = fopen(path, "re");
-    if (!file) {
-        error_set(e, errno == ENOENT ? "file_not_found" : "file_error", "--chat-template",
-                  "\"%s\" is neither a built-in template nor a file that can be read: %s", path,
-                  strerror(errno));
-        return NULL;
-    }
-    char *text = malloc(MAX_TEMPLATE_BYTES + 1);
-    if (!text) {
-        error_set_memory(e, "the chat template", MAX_TEMPLATE_BYTES + 1);
-        fclose(file);
-        return NULL;
-    }
-    *length = fread(text, 1, MAX_TEMPLATE_BYTES + 1, file);
-    bool broken = ferror(file);
-    fclose(file);
-    if (!broken && *length <= MAX_TEMPLATE_BYTES)
-        return text;
-    free(text);
-    if (broken)
-        error_set(e, "file_error", "--chat-template", "\"%s\" cannot be read", path);
-    else
-        error_set(e, "invalid_value", "--chat-template", "\"%s\" is longer than %d bytes", path,
-                  MAX_TEMPLATE_BYTES);
-    return NULL;
+    char what[240];
+    snprintf(what, sizeof what, "\"%.190s\", which is no built-in template,", path);
+    struct file_wanted w = {
+        .path = path, .what = what, .where = "--chat-template", .most = MAX_TEMPLATE_BYTES};
+    return file_read(&w, length, e);
 }
 
 static bool has_token(const void *context, const char *text)

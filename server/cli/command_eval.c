@@ -10,13 +10,13 @@
  * Every finished run is a line of results.jsonl; a rerun goes on behind the last. Main thread. */
 #include "server/cli/command_eval.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "config/base/clock.h"
+#include "config/base/file.h"
 #include "engine/compute/machine.h"
 #include "server/devices.h"
 #include "server/report/eval_private.h"
@@ -69,23 +69,15 @@ static bool all_policies(struct eval *v, struct error *e)
 
 static bool read_text(struct eval *v, struct error *e)
 {
-    FILE *file = fopen(v->a.text_path, "re");
-    char *text = NULL;
-    size_t n = 0;
-    if (!file)
-        return error_set(e, "file_error", v->a.text_path, "the text cannot be read: %s",
-                         strerror(errno));
-    if (fseek(file, 0, SEEK_END) == 0 && ftell(file) > 0) {
-        n = (size_t)ftell(file);
-        rewind(file);
-        text = malloc(n + 1);
-        n = text ? fread(text, 1, n, file) : 0;
-    }
-    fclose(file);
+    struct file_wanted w = {
+        .path = v->a.text_path, .what = "the text", .where = v->a.text_path, .most = SIZE_MAX};
+    size_t n;
+    char *text = file_read(&w, &n, e);
+    if (!text)
+        return false;
     bool done =
-        text && n > 0
-            ? tokenizer_encode(evaluator_tokenizer(v->evaluator), text, n, NULL, &v->text, e)
-            : error_set(e, "file_error", v->a.text_path, "the text is empty or unreadable");
+        n > 0 ? tokenizer_encode(evaluator_tokenizer(v->evaluator), text, n, NULL, &v->text, e)
+              : error_set(e, "file_error", v->a.text_path, "the text is empty");
     free(text);
     uint32_t longest = 0;
     for (uint32_t i = 0; i < v->n_contexts; i++)

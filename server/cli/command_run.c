@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "config/base/clock.h"
+#include "config/base/file.h"
 #include "config/base/size.h"
 #include "engine/serve/engine.h"
 #include "engine/text/chat_request.h"
@@ -247,54 +248,16 @@ static bool parse_arguments(struct arguments *a, int argc, char **argv, struct e
 
 /* ---- the prompt */
 
-static char *read_all(FILE *file, size_t *length, struct error *e)
-{
-    size_t room = 65536;
-    char *text = NULL;
-    *length = 0;
-    for (;;) {
-        char *bigger = realloc(text, room);
-        if (!bigger) {
-            free(text);
-            error_set_memory(e, "the prompt", room);
-            return NULL;
-        }
-        text = bigger;
-        size_t n = fread(text + *length, 1, room - *length, file);
-        *length += n;
-        if (*length < room)
-            break;
-        if (room >= MAX_PROMPT_BYTES) {
-            free(text);
-            error_set(e, "invalid_value", "prompt", "the prompt is longer than %d bytes",
-                      MAX_PROMPT_BYTES);
-            return NULL;
-        }
-        room *= 2;
-    }
-    if (!ferror(file))
-        return text;
-    free(text);
-    error_set(e, "file_error", "prompt", "the prompt cannot be read: %s", strerror(errno));
-    return NULL;
-}
-
 /* malloc'ed */
 static char *read_prompt(const struct arguments *a, size_t *length, struct error *e)
 {
+    struct file_wanted w = {.what = "the prompt", .where = "prompt", .most = MAX_PROMPT_BYTES};
     if (a->prompt_file && strcmp(a->prompt_file, "-") != 0) {
-        FILE *file = fopen(a->prompt_file, "re");
-        if (!file) {
-            error_set(e, "file_not_found", "-f", "\"%.200s\" cannot be read: %s", a->prompt_file,
-                      strerror(errno));
-            return NULL;
-        }
-        char *text = read_all(file, length, e);
-        fclose(file);
-        return text;
+        w.path = w.what = a->prompt_file;
+        w.where = "-f";
     }
-    if (!a->prompt || strcmp(a->prompt, "-") == 0)
-        return read_all(stdin, length, e);
+    if (w.path || !a->prompt || strcmp(a->prompt, "-") == 0)
+        return file_read(&w, length, e);
     char *text = strdup(a->prompt);
     *length = strlen(a->prompt);
     if (!text)

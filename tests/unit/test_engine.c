@@ -2,6 +2,7 @@
  * is there, nothing is lost, and pages come back. The audit of the cache runs after every step. */
 #include <math.h>
 
+#include "config/base/file.h"
 #include "engine/model/gguf.h"
 #include "engine/serve/request.h"
 #include "tests/suite.h"
@@ -591,15 +592,11 @@ END_TEST
 /* A copy of the model in which the vector of token 400 is not a number. */
 static void write_broken_model(const char *path)
 {
-    FILE *file = fopen(MODEL, "rb");
-    ck_assert_ptr_nonnull(file);
-    ck_assert_int_eq(fseek(file, 0, SEEK_END), 0);
-    size_t n = (size_t)ftell(file);
-    rewind(file);
-    char *bytes = malloc(n);
-    ck_assert_uint_eq(fread(bytes, 1, n, file), n);
-    fclose(file);
     struct error e;
+    size_t n;
+    struct file_wanted w = {.path = MODEL, .what = "the model", .most = SIZE_MAX};
+    char *bytes = file_read(&w, &n, &e);
+    ck_assert_ptr_nonnull(bytes);
     struct model_source *g = gguf_open_memory(bytes, n, &e);
     ck_assert_ptr_nonnull(g);
     const struct source_tensor *t = source_tensor(g, "token_embd.weight");
@@ -607,7 +604,7 @@ static void write_broken_model(const char *path)
     size_t offset = (size_t)((const char *)t->data - bytes) + 400 * t->shape[0] * sizeof(float);
     source_close(g);
     memset(bytes + offset, 0xFF, sizeof(float));
-    file = fopen(path, "wb");
+    FILE *file = fopen(path, "wb");
     ck_assert_ptr_nonnull(file);
     ck_assert_uint_eq(fwrite(bytes, 1, n, file), n);
     fclose(file);

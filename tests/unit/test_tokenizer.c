@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/base/bytes.h"
+#include "config/base/file.h"
 #include "engine/model/gguf.h"
 #include "engine/text/tokenizer.h"
 #include "engine/text/tokenizer_merge.h"
@@ -19,36 +21,19 @@
 #define SPM_VOCAB "tests/data/vocab-llama-spm"
 #define BPE_VOCAB "tests/data/vocab-bpe-small"
 
-/* A byte buffer that grows; allocation failure ends the test. */
-struct bytes {
-    char *data;
-    size_t length, capacity;
-};
-
 static void put(struct bytes *b, const void *data, size_t length)
 {
-    if (b->length + length > b->capacity) {
-        b->capacity = (b->length + length) * 2;
-        b->data = realloc(b->data, b->capacity);
-        ck_assert_ptr_nonnull(b->data);
-    }
-    if (length > 0)
-        memcpy(b->data + b->length, data, length);
-    b->length += length;
+    ck_assert(bytes_add(b, data, length));
 }
 
 static struct bytes read_whole(const char *path)
 {
+    struct file_wanted w = {.path = path, .what = path, .most = SIZE_MAX};
+    struct error e = {0};
     struct bytes b = {0};
-    FILE *f = fopen(path, "rb");
-    ck_assert_msg(f != NULL, "%s is missing", path);
-    char chunk[65536];
-    size_t n;
-    while ((n = fread(chunk, 1, sizeof chunk, f)) > 0)
-        put(&b, chunk, n);
-    fclose(f);
-    put(&b, "", 1);
-    b.length--;
+    b.data = file_read(&w, &b.length, &e);
+    ck_assert_msg(b.data != NULL, "%s", e.message);
+    b.capacity = b.length;
     return b;
 }
 
