@@ -80,8 +80,7 @@ bool native_call(struct runtime *r, const struct native *native, const struct va
     return ok;
 }
 
-/* -- macros --------------------------------------------------------------------------------------
- */
+/* ---- macros */
 
 static const struct value *keyword_named(const struct arguments *arguments, const struct text *name)
 {
@@ -159,8 +158,7 @@ bool value_call(struct runtime *r, const struct value *callee, const struct argu
     }
 }
 
-/* -- argument readers ----------------------------------------------------------------------------
- */
+/* ---- argument readers */
 
 bool argument_int(struct runtime *r, const struct call *c, unsigned i, int64_t fallback,
                   int64_t *out)

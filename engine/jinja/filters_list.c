@@ -93,8 +93,7 @@ static bool filter_join(struct runtime *r, const struct call *c, struct value *o
     return true;
 }
 
-/* -- sorting -------------------------------------------------------------------------------------
- */
+/* ---- sorting */
 
 /* What to sort by: the item or its attribute, strings without case unless asked. */
 static bool sort_key(struct runtime *r, const struct value *item, const struct value *path,
@@ -283,8 +282,7 @@ static bool filter_sum(struct runtime *r, const struct call *c, struct value *ou
     return true;
 }
 
-/* -- map, select, reject -------------------------------------------------------------------------
- */
+/* ---- map, select, reject */
 
 /* The name that is the first of the arguments, which loses it. */
 static bool take_name(struct runtime *r, struct arguments *rest, const char *what,

@@ -180,8 +180,7 @@ static bool filter_format(struct runtime *r, const struct call *c, struct value 
     return builder_add(r, &b, &rest) && give(out, builder_text(&b));
 }
 
-/* -- tojson --------------------------------------------------------------------------------------
- */
+/* ---- tojson */
 
 static bool read_separators(struct runtime *r, const struct value *v, struct json_style *style)
 {

@@ -66,8 +66,7 @@ void jinja_free(struct jinja_program *p)
     free(p);
 }
 
-/* -- rendering -----------------------------------------------------------------------------------
- */
+/* ---- rendering */
 
 /* About the bytes of the JSON text, which the limits grow with. Nesting is bounded as in
  * value_from_json. */

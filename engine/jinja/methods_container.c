@@ -4,8 +4,7 @@
 #include "engine/jinja/native.h"
 #include "engine/jinja/text.h"
 
-/* -- lists ---------------------------------------------------------------------------------------
- */
+/* ---- lists */
 
 static bool method_append(struct runtime *r, const struct call *c, struct value *out)
 {
@@ -88,8 +87,7 @@ static bool method_count(struct runtime *r, const struct call *c, struct value *
     return true;
 }
 
-/* -- dicts ---------------------------------------------------------------------------------------
- */
+/* ---- dicts */
 
 static bool method_get(struct runtime *r, const struct call *c, struct value *out)
 {
@@ -129,8 +127,7 @@ static bool method_items(struct runtime *r, const struct call *c, struct value *
     return native_call(r, filter_find("items", 5), &c->self, c->raw, out);
 }
 
-/* -- loops and cyclers ---------------------------------------------------------------------------
- */
+/* ---- loops and cyclers */
 
 static bool method_cycle(struct runtime *r, const struct call *c, struct value *out)
 {

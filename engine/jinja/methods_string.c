@@ -50,8 +50,7 @@ CASE_METHOD(method_title, CASE_TITLE)
 CASE_METHOD(method_capitalize, CASE_CAPITALIZE)
 CASE_METHOD(method_swapcase, CASE_SWAP)
 
-/* -- splitting -----------------------------------------------------------------------------------
- */
+/* ---- splitting */
 
 static bool push_cut(struct runtime *r, struct list *list, const struct text *t, size_t start,
                      size_t end)
@@ -237,8 +236,7 @@ static bool method_rpartition(struct runtime *r, const struct call *c, struct va
     return partition(r, c, true, out);
 }
 
-/* -- looking -------------------------------------------------------------------------------------
- */
+/* ---- looking */
 
 static bool has_affix(const struct text *t, const struct text *affix, bool end)
 {
@@ -370,8 +368,7 @@ static bool method_count(struct runtime *r, const struct call *c, struct value *
     return !r->failed;
 }
 
-/* -- kinds of characters -------------------------------------------------------------------------
- */
+/* ---- kinds of characters */
 
 static bool is_digit(uint32_t c)
 {
@@ -431,8 +428,7 @@ static bool method_islower(struct runtime *r, const struct call *c, struct value
     return has_case(r, c, CASE_LOWER, out);
 }
 
-/* -- building ------------------------------------------------------------------------------------
- */
+/* ---- building */
 
 static bool method_replace(struct runtime *r, const struct call *c, struct value *out)
 {

@@ -11,8 +11,7 @@
 static struct node *parse_or(struct parser *p);
 static struct node *parse_unary(struct parser *p, bool with_filters);
 
-/* -- tokens --------------------------------------------------------------------------------------
- */
+/* ---- tokens */
 
 bool parser_is(const struct parser *p, unsigned op)
 {
@@ -59,8 +58,7 @@ bool parser_enter(struct parser *p)
     return true;
 }
 
-/* -- nodes ---------------------------------------------------------------------------------------
- */
+/* ---- nodes */
 
 struct node *node_new(struct parser *p, enum node_kind kind, const struct token *at)
 {
@@ -151,8 +149,7 @@ static struct node *constant(struct parser *p, struct value v, const struct toke
     return node_finish(p, n);
 }
 
-/* -- calls ---------------------------------------------------------------------------------------
- */
+/* ---- calls */
 
 static bool add_keyword(struct parser *p, struct node *n, const struct token *name)
 {
@@ -287,8 +284,7 @@ struct node *parse_filters(struct parser *p, struct node *input)
     return input;
 }
 
-/* -- subscripts ----------------------------------------------------------------------------------
- */
+/* ---- subscripts */
 
 static struct node *parse_slice(struct parser *p, struct node *object, struct node *start)
 {
@@ -363,8 +359,7 @@ static struct node *parse_postfix(struct parser *p, struct node *n)
     return n;
 }
 
-/* -- primaries -----------------------------------------------------------------------------------
- */
+/* ---- primaries */
 
 static struct node *parse_name(struct parser *p)
 {
@@ -489,8 +484,7 @@ static struct node *parse_primary(struct parser *p)
     return NULL;
 }
 
-/* -- operators -----------------------------------------------------------------------------------
- */
+/* ---- operators */
 
 static struct node *parse_unary(struct parser *p, bool with_filters)
 {

@@ -25,8 +25,7 @@ uint8_t text_common_mark(const struct text *t)
     return JINJA_MARK_TEMPLATE;
 }
 
-/* -- building ------------------------------------------------------------------------------------
- */
+/* ---- building */
 
 static bool make_marks(struct runtime *r, struct text_buffer *buffer)
 {
@@ -154,8 +153,7 @@ bool text_repeat(struct runtime *r, const struct text *t, int64_t times, struct 
     return true;
 }
 
-/* -- searching -----------------------------------------------------------------------------------
- */
+/* ---- searching */
 
 size_t text_find(const struct text *t, const struct text *needle, size_t start, size_t end)
 {
@@ -190,8 +188,7 @@ size_t text_find_last(struct runtime *r, const struct text *t, const struct text
     return SIZE_MAX;
 }
 
-/* -- stripping -----------------------------------------------------------------------------------
- */
+/* ---- stripping */
 
 static bool strippable(uint32_t code, const char *bytes, size_t length,
                        const struct text *characters)
@@ -237,8 +234,7 @@ bool text_strip_paid(struct runtime *r, const struct text *t, const struct text 
     return runtime_charge_bytes(r, 4 * (t->length - out->length));
 }
 
-/* -- changing ------------------------------------------------------------------------------------
- */
+/* ---- changing */
 
 static bool starts_word(uint32_t code)
 {

@@ -73,8 +73,7 @@ struct engine_metrics *engine_metrics(struct engine *e); /* atomics, any thread 
 /* False once the device has failed: nothing is taken any more ("engine_fault"). Any thread. */
 bool engine_alive(const struct engine *e);
 
-/* ---- one request
- * ------------------------------------------------------------------------------------- */
+/* ---- one request */
 
 struct request_options {
     char id[64];     /* for logs and /v1/kv/stats */
@@ -197,8 +196,7 @@ void request_release(struct request *g);
 /* Where it is: "queued", "prefill", "decode", "paused", "done". Any thread. */
 const char *request_phase(const struct request *g);
 
-/* ---- a consistent picture for /v1/kv/stats, taken between two steps
- * ------------------------------------- */
+/* ---- a consistent picture for /v1/kv/stats, taken between two steps */
 
 struct engine_sequence_info {
     char id[64];

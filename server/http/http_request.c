@@ -111,8 +111,7 @@ void http_request_add_header(struct http_request *x, const char *name, const cha
     x->n_headers++;
 }
 
-/* ---- the end
- * --------------------------------------------------------------------------------------------- */
+/* ---- the end */
 
 void http_request_finish(struct http_request *x, enum http_request_end end)
 {
@@ -160,8 +159,7 @@ void http_request_free(struct http_request *x)
     free(x);
 }
 
-/* ---- whole answers
- * --------------------------------------------------------------------------------------------- */
+/* ---- whole answers */
 
 void http_request_add_common_headers(struct http_request *x, const char *content_type)
 {
@@ -289,8 +287,7 @@ void http_request_reply_error(struct http_request *x, const struct error *e)
     http_request_reply_json(x, status, error_to_json(&shown));
 }
 
-/* ---- the thread pool
- * --------------------------------------------------------------------------------------------- */
+/* ---- the thread pool */
 
 struct work {
     uv_work_t request;

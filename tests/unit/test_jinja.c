@@ -280,8 +280,7 @@ START_TEST(integers_at_their_ends)
 }
 END_TEST
 
-/* -- driver for tests/e2e/test_jinja_peer.py -----------------------------------------------------
- */
+/* ---- driver for tests/e2e/test_jinja_peer.py */
 
 static json_t *render_case(const json_t *test)
 {
