@@ -1,9 +1,9 @@
 /* Who may call: API keys, and which host names and web pages. */
-#include <check.h>
 #include <string.h>
 
 #include "server/http/auth.h"
 #include "server/http/origin.h"
+#include "tests/suite.h"
 
 /* ---- keys */
 
@@ -121,7 +121,7 @@ END_TEST
 int main(void)
 {
     Suite *s = suite_create("doors");
-    TCase *c = tcase_create("doors");
+    TCase *c = suite_case(s, "doors", 60);
     tcase_add_test(c, a_key_is_found_whole_or_not_at_all);
     tcase_add_test(c, of_equal_keys_the_last_counts);
     tcase_add_test(c, the_admin_key_is_no_callers_key);
@@ -129,10 +129,5 @@ int main(void)
     tcase_add_test(c, on_loopback_only_names_of_this_machine_are_answered);
     tcase_add_test(c, pages_of_other_hosts_may_call_only_when_listed);
     tcase_add_test(c, cors_headers_name_listed_origins_only);
-    suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return suite_run(s);
 }

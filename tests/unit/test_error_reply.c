@@ -1,10 +1,10 @@
 /* Errors as clients get them: status, type, numbers, headers, and the answer past libmicrohttpd. */
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "server/http/error_reply.h"
+#include "tests/suite.h"
 
 static struct error make(const char *code)
 {
@@ -162,7 +162,7 @@ END_TEST
 int main(void)
 {
     Suite *s = suite_create("error_reply");
-    TCase *c = tcase_create("error_reply");
+    TCase *c = suite_case(s, "error_reply", 60);
     tcase_add_test(c, codes_have_their_status_and_type);
     tcase_add_test(c, an_unknown_code_is_an_internal_error);
     tcase_add_test(c, only_a_bad_request_names_its_field);
@@ -171,10 +171,5 @@ int main(void)
     tcase_add_test(c, clients_do_not_repeat_what_fails_again);
     tcase_add_test(c, a_raw_answer_has_as_many_bytes_as_it_declares);
     tcase_add_test(c, a_raw_answer_that_does_not_fit_is_none);
-    suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return suite_run(s);
 }

@@ -1,13 +1,13 @@
 /* Models over small GGUF files built in memory: facts of every architecture, the list of weights,
  * and what is refused. A file's tensors hold rising numbers, so that a binding can be told by its
  * first value. */
-#include <check.h>
 #include <math.h>
 #include <stdio.h>
 
 #include "config/base/half.h"
 #include "engine/model/arch.h"
 #include "engine/model/model_hash.h"
+#include "tests/suite.h"
 #include "tests/unit/gguf_builder.h"
 
 enum { EMBD = 16, HEADS = 4, KV_HEADS = 2, DIM = 4, FF = 24, VOCAB = 7, LAYERS = 2, MOST = 64 };
@@ -742,8 +742,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("model");
-    TCase *t = tcase_create("model");
-    tcase_set_timeout(t, 60);
+    TCase *t = suite_case(suite, "model", 60);
     tcase_add_checked_fixture(t, NULL, teardown);
     tcase_add_loop_test(t, a_row_reads_the_facts_of_its_architecture, 0, 3);
     tcase_add_test(t, absent_facts_have_their_defaults);
@@ -763,10 +762,5 @@ int main(void)
     tcase_add_test(t, a_key_with_a_dot_is_of_the_files_architecture);
     tcase_add_test(t, a_file_on_disk_is_touched_to_its_end);
     tcase_add_test(t, the_hash_tells_values_types_and_shapes_apart);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failures = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failures;
+    return suite_run(suite);
 }

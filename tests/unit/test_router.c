@@ -1,9 +1,9 @@
 /* Paths to routes: prefixes, "/v1", percent signs, tails, methods, and hints for what is not served. */
-#include <check.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "server/http/router.h"
+#include "tests/suite.h"
 
 static void handler(struct http_request *x, void *context)
 {
@@ -136,7 +136,7 @@ END_TEST
 int main(void)
 {
     Suite *s = suite_create("router");
-    TCase *c = tcase_create("router");
+    TCase *c = suite_case(s, "router", 60);
     tcase_add_test(c, paths_lose_prefix_version_and_last_slash);
     tcase_add_test(c, only_what_lies_below_the_prefix_is_served);
     tcase_add_test(c, percent_signs_are_decoded_once_and_never_to_a_nul);
@@ -145,10 +145,5 @@ int main(void)
     tcase_add_test(c, some_paths_are_not_under_v1);
     tcase_add_test(c, allow_names_the_methods_of_a_known_path);
     tcase_add_test(c, what_others_serve_gets_a_hint);
-    suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return suite_run(s);
 }

@@ -1,9 +1,9 @@
 /* Server-sent events as clients read them. */
-#include <check.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "server/http/sse.h"
+#include "tests/suite.h"
 
 static void is(struct bytes *b, const char *wanted)
 {
@@ -86,17 +86,12 @@ END_TEST
 int main(void)
 {
     Suite *s = suite_create("sse");
-    TCase *c = tcase_create("sse");
+    TCase *c = suite_case(s, "sse", 60);
     tcase_add_test(c, an_event_is_one_data_line_and_a_blank_line);
     tcase_add_test(c, events_keep_their_order_and_the_end_comes_last);
     tcase_add_test(c, any_text_stays_on_one_line);
     tcase_add_test(c, there_are_no_lines_but_data_and_comments);
     tcase_add_test(c, a_ping_is_a_comment_and_a_blank_line);
     tcase_add_test(c, what_cannot_be_written_leaves_the_buffer_as_it_was);
-    suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return suite_run(s);
 }

@@ -1,6 +1,5 @@
 /* Listening, and what happens when that fails; the access log; the way back from another thread. */
 #include <arpa/inet.h>
-#include <check.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -13,6 +12,7 @@
 
 #include "server/api/mailbox.h"
 #include "server/http/transport_private.h"
+#include "tests/suite.h"
 #include "tests/unit/http_client.h"
 
 static struct error e;
@@ -409,9 +409,8 @@ END_TEST
 int main(void)
 {
     Suite *s = suite_create("transport");
-    TCase *c = tcase_create("transport");
+    TCase *c = suite_case(s, "transport", 60);
     signal(SIGPIPE, SIG_IGN);
-    tcase_set_timeout(c, 60);
     tcase_add_test(c, every_address_of_a_name_gets_the_same_port_once);
     tcase_add_test(c, an_address_that_is_not_there_is_left_out);
     tcase_add_test(c, a_taken_port_is_named_and_nothing_is_left_open);
@@ -425,10 +424,5 @@ int main(void)
     tcase_add_test(c, probes_and_scrapers_are_quiet_until_they_fail);
     tcase_add_test(c, letters_of_another_thread_come_in_their_order);
     tcase_add_test(c, a_letter_waits_once_and_can_be_taken_back);
-    suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return suite_run(s);
 }
