@@ -75,8 +75,7 @@ static void take_session_plan(const struct job *j, struct plan *asked)
     if (!id || asked->source != SOURCE_DEFAULT)
         return;
     bool found = session_plan(engine_sessions(j->jobs->service->engine), id, j->key, &plan);
-    TAILQ_FOREACH(other, &j->jobs->running, entry)
-    {
+    TAILQ_FOREACH(other, &j->jobs->running, entry) {
         if (found)
             break;
         found = other != j && other->admitted && other->key == j->key && other->r.session_id &&

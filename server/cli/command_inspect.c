@@ -1,7 +1,5 @@
-/* The `inspect` command: see command_inspect.h. Everything in the file is hostile: it is printed as
- * printable UTF-8 or not at all. */
-#include "server/cli/command_inspect.h"
-
+/* `winnow inspect MODEL`: what is inside of a GGUF file. Everything in it is hostile: it is printed
+ * as printable UTF-8 or not at all. One thread, no engine. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -11,12 +9,10 @@
 #include "config/base/size.h"
 #include "engine/model/model.h"
 #include "engine/text/tokenizer.h"
+#include "server/cli/command.h"
+#include "server/cli/command_line.h"
 
 enum { MAX_TEXT = 200, MAX_ELEMENTS = 6 };
-
-static const char usage[] =
-    "usage: winnow inspect MODEL\n"
-    "  MODEL   a GGUF file (also -m FILE): prints its facts, its metadata and its tensors\n";
 
 static const char *const type_names[] = {"uint8",  "int8",    "uint16", "int16",  "uint32",
                                          "int32",  "float32", "bool",   "string", "array",
@@ -186,35 +182,19 @@ static bool inspect(const char *path, struct error *e)
 
 int command_inspect(int argc, char **argv)
 {
-    const char *path = NULL;
+    struct inspect_arguments a = {0};
     struct error e;
-    for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "-h") || !strcmp(argv[i], "--help")) {
-            fputs(usage, stdout);
-            return 0;
-        }
-        if ((!strcmp(argv[i], "-m") || !strcmp(argv[i], "--model") ||
-             !strcmp(argv[i], "--model-path")) &&
-            i + 1 < argc)
-            i++;
-        else if (argv[i][0] == '-') {
-            fprintf(stderr, "winnow: unknown option %s\n%s", argv[i], usage);
-            return 2;
-        }
-        if (path) {
-            fprintf(stderr, "winnow: %s is one file too many\n%s", argv[i], usage);
-            return 2;
-        }
-        path = argv[i];
+    int status;
+    if (!command_line_parse(OPTION_INSPECT, &a, argc, argv, &status))
+        return status;
+    if (!inspect(a.model_path, &e)) {
+        bool named = strstr(e.message, a.model_path) != NULL;
+        fprintf(stderr, "winnow: %s%s%s\n", named ? "" : a.model_path, named ? "" : ": ",
+                e.message);
+        status = 1;
+    } else if (fflush(stdout)) {
+        status = 1;
     }
-    if (!path) {
-        fprintf(stderr, "winnow: inspect: no model file given\n%s", usage);
-        return 2;
-    }
-    if (!inspect(path, &e)) {
-        bool named = strstr(e.message, path) != NULL;
-        fprintf(stderr, "winnow: %s%s%s\n", named ? "" : path, named ? "" : ": ", e.message);
-        return 1;
-    }
-    return fflush(stdout) ? 1 : 0;
+    options_clear(OPTION_INSPECT, &a);
+    return status;
 }

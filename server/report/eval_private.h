@@ -6,8 +6,10 @@
 #include <signal.h>
 
 #include "engine/measure/evaluate.h"
-#include "server/cli/eval_arguments.h"
+#include "config/options.h"
 #include "server/report/eval_results.h"
+
+enum { EVAL_MOST = 64 }; /* policies, budgets, contexts, depths: of each */
 
 struct eval {
     struct eval_arguments a;

@@ -145,8 +145,8 @@ static bool fill(const struct eval *v, struct haystack *h, size_t from, size_t n
 static bool hide(const struct eval *v, uint32_t context, double depth, uint32_t trial,
                  struct haystack *h, struct error *e)
 {
-    uint64_t dice =
-        random_mix(random_mix(v->a.seed * 1000 + trial) + context * 101 + (uint64_t)(depth * 1000));
+    uint64_t dice = random_mix(random_mix((uint64_t)v->a.seed * 1000 + trial) + context * 101 +
+                               (uint64_t)(depth * 1000));
     struct fact *number = &h->facts[0], *word = &h->facts[1];
     struct tokens after = {0};
     char subject[80];

@@ -103,7 +103,7 @@ START_TEST(every_number_is_refused_just_outside_its_range)
 {
     for (unsigned i = 0; i < n_option_rows; i++) {
         const struct option_row *row = &option_rows[i];
-        if (row->kind != OPTION_NUMBER)
+        if (row->kind != OPTION_NUMBER || !row->at[OPTION_SERVE])
             continue;
         char flag[64], text[32];
         snprintf(flag, sizeof flag, "--%s", row->name);
@@ -212,8 +212,8 @@ START_TEST(sizes_and_seconds)
     ck_assert(!seconds_parse("0.0001", &v) && !seconds_parse("nan", &v) &&
               !seconds_parse("1e10", &v));
     ck_assert(parse(&c, &e, "m", "--kv-memory", "0.25", NULL));
-    ck_assert_double_eq(c.kv_memory_share, 0.25);
-    ck_assert_uint_eq(c.kv_memory_bytes, 0);
+    ck_assert_double_eq(c.kv_memory.share, 0.25);
+    ck_assert_uint_eq(c.kv_memory.bytes, 0);
     config_clear(&c);
     ck_assert(!parse(&c, &e, "m", "--kv-memory", "1", NULL));
     ck_assert(!parse(&c, &e, "m", "--kv-memory", "1.5", NULL));

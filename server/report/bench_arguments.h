@@ -1,11 +1,9 @@
-/* The command line of `winnow bench`. Main thread. */
-#ifndef WINNOW_SERVER_CLI_BENCH_ARGUMENTS_H
-#define WINNOW_SERVER_CLI_BENCH_ARGUMENTS_H
-
-#include <stdbool.h>
-#include <stdint.h>
+/* What `winnow bench` measures: its settings with their lists taken apart. Main thread. */
+#ifndef WINNOW_SERVER_REPORT_BENCH_ARGUMENTS_H
+#define WINNOW_SERVER_REPORT_BENCH_ARGUMENTS_H
 
 #include "cache/policy/plan.h"
+#include "config/options.h"
 
 enum { BENCH_MOST = 64, BENCH_MOST_REPEATS = 100, BENCH_NAME = 96 };
 
@@ -15,11 +13,8 @@ struct bench_case {
     struct plan plan;
 };
 
-/* What was asked for; strings are borrowed from argv, NULL where nothing was said. */
 struct bench_arguments {
-    const char *model_path, *head_profile, *isa, *device, *json_path, *svg_path;
-    uint64_t n_threads, n_tokens, n_repeats, max_rows; /* 0: as the server */
-    double max_seconds;
+    struct bench_settings said;
     uint32_t contexts[BENCH_MOST], prompts[BENCH_MOST], batches[BENCH_MOST];
     uint32_t n_contexts, n_prompts, n_batches;
     bool contexts_are_default, prompts_are_default;
@@ -27,14 +22,12 @@ struct bench_arguments {
     uint32_t n_storages;
     struct bench_case *cases; /* [n_cases] owned */
     uint32_t n_cases;
-    bool help;
 };
 
-extern const char bench_usage[];
-
-/* Fills *out with defaults and what argv says. False: "invalid_value" with the flag, also for
- * policies that do not exist. */
-bool bench_arguments_parse(struct bench_arguments *out, int argc, char **argv, struct error *e);
+/* Takes the lists of a->said apart. False: "invalid_value" with the flag, also for policies that do
+ * not exist. */
+bool bench_arguments_read(struct bench_arguments *a, struct error *e);
+/* Frees the settings too. */
 void bench_arguments_clear(struct bench_arguments *a);
 /* Leaves out of the defaults what a model of n_ctx tokens cannot hold, and adds the contexts to the
  * prompts. False: "invalid_value" when what was asked for does not fit. */
