@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "engine/compute/machine.h"
-#include "engine/model/model_hash.h"
+#include "engine/measure/profile_file.h"
 
 /* ---- load */
 
@@ -31,14 +31,11 @@ static bool load_tokenizer(struct runtime *r, struct error *e)
 
 static bool load_profile(struct runtime *r, struct error *e)
 {
-    char hash[65];
-    const struct model *m = r->model;
     const char *path = r->options.head_profile;
     if (!path || !*path)
         return true;
-    r->profile = head_profile_load(path, e);
-    return r->profile &&
-           head_profile_check(r->profile, m->n_layers, m->n_kv_heads, model_hash(m, hash), e);
+    r->profile = profile_file_open(path, r->model, e);
+    return r->profile != NULL;
 }
 
 bool runtime_load(struct runtime *r, const struct runtime_options *options, struct error *e)

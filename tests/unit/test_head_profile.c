@@ -12,6 +12,7 @@
 #include "engine/measure/calibrate.h"
 #include "engine/compute/forward.h"
 #include "engine/cpu/device.h"
+#include "engine/measure/profile_file.h"
 #include "engine/model/model_hash.h"
 #include "tests/suite.h"
 
@@ -28,7 +29,7 @@ static struct head_profile *load(const char *text, size_t length)
     ck_assert_int_ge(fd, 0);
     ck_assert_int_eq(write(fd, text, length), (ssize_t)length);
     close(fd);
-    struct head_profile *p = head_profile_load(path, &e);
+    struct head_profile *p = profile_file_load(path, &e);
     if (!p)
         ck_assert_str_eq(e.where, path);
     unlink(path);
@@ -222,12 +223,12 @@ END_TEST
 
 START_TEST(a_file_that_cannot_be_read_is_refused)
 {
-    ck_assert(!head_profile_load("/nonexistent/profile.json", &e));
+    ck_assert(!profile_file_load("/nonexistent/profile.json", &e));
     ck_assert_str_eq(e.code, "invalid_head_profile");
     ck_assert_ptr_nonnull(strstr(e.message, "No such file"));
-    ck_assert(!head_profile_load("/tmp", &e));
+    ck_assert(!profile_file_load("/tmp", &e));
     ck_assert_ptr_nonnull(strstr(e.message, "Is a directory"));
-    ck_assert(!head_profile_load("/dev/zero", &e));
+    ck_assert(!profile_file_load("/dev/zero", &e));
     ck_assert_ptr_nonnull(strstr(e.message, "longer than"));
 }
 END_TEST
