@@ -6,7 +6,7 @@
  * those with an offset at most 22, so there is one rounding at most and every instruction set
  * decodes to the same bits. */
 
-#include "engine/cpu/k_scales.h"
+#include "engine/model/weight_block.h"
 
 typedef void decode_step(const uint8_t *row, size_t step, vf *w);
 
@@ -103,7 +103,7 @@ ALWAYS void decode_q5_1(const uint8_t *row, size_t step, vf *w)
 ALWAYS void scaled_pair(const uint8_t *block, size_t part, bytes q, vf *w)
 {
     uint32_t scale, minimum;
-    six_bit_pair(block + 4, part, &scale, &minimum);
+    weight_block_six_bits(block + 4, part, &scale, &minimum);
     scaled_offset(q, half_at(block) * (float)scale, -(half_at(block + 2) * (float)minimum), w);
 }
 
