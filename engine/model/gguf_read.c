@@ -2,9 +2,10 @@
  * gguf_open, on the opening thread. Nothing is allocated by a claimed count before the bytes that
  * are left could hold that many entries.
  *
- *   magic, version, n_tensors, n_keys | key, type, value ... | name, n_dims, shape, type, offset
- * ... | pad | data
- */
+ *   magic, version, n_tensors, n_keys
+ *   key, type, value                      of each key
+ *   name, n_dims, shape, type, offset     of each tensor
+ *   padding, data */
 #include <stdlib.h>
 #include <string.h>
 
