@@ -68,7 +68,7 @@ static bool bind(struct runtime *r, const struct native *native, const struct ar
 bool native_call(struct runtime *r, const struct native *native, const struct value *self,
                  const struct arguments *arguments, struct value *out)
 {
-    struct call call = {.self = *self, .raw = arguments};
+    struct call call = {.self = *self, .raw = arguments, .which = native->which};
     if (native->parameters && !bind(r, native, arguments, &call))
         return false;
     /* map('map', 'map', ...) comes back here. */

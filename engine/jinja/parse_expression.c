@@ -1,8 +1,7 @@
 /* Expressions, by recursive descent in Jinja's precedence:
  *
- *      a if c else b  <  or  <  and  <  not  <  == in is-less-than ...  <  + -  <  ~  <  * / // %
- * <  **  <  - + <  . [] ()  <  | is
- */
+ *      a if c else b  <  or  <  and  <  not  <  == in is-less-than ...  <  + -  <  ~
+ *                     <  * / // %  <  **  <  - +  <  . [] ()  <  | is */
 #include <string.h>
 
 #include "engine/jinja/parser.h"
@@ -202,19 +201,30 @@ static bool parse_arguments(struct parser *p, struct node *n)
     return parser_expect(p, ')', "expected ')'");
 }
 
-struct node *parse_filter_name(struct parser *p, struct node *input)
+/* A filter or test of `input`, whose name comes next. */
+static struct node *new_named(struct parser *p, enum node_kind kind, const char *missing,
+                              struct node *input)
 {
     const struct token *name = parser_now(p);
     if (name->kind != TOKEN_NAME) {
-        parser_fail(p, "expected the name of a filter");
+        parser_fail(p, missing);
         return NULL;
     }
     p->at++;
-    struct node *n = node_new(p, NODE_FILTER, name);
+    struct node *n = node_new(p, kind, name);
     if (!n)
         return NULL;
     n->a = input;
     n->constant = value_text(text_of(name->bytes, name->length, JINJA_MARK_TEMPLATE));
+    return n;
+}
+
+struct node *parse_filter_name(struct parser *p, struct node *input)
+{
+    const struct token *name = parser_now(p);
+    struct node *n = new_named(p, NODE_FILTER, "expected the name of a filter", input);
+    if (!n)
+        return NULL;
     n->native = filter_find(name->bytes, name->length);
     if (parser_is(p, '(') && !parse_arguments(p, n))
         return NULL;
@@ -225,16 +235,9 @@ static struct node *parse_test(struct parser *p, struct node *input)
 {
     bool negated = parser_skip_word(p, "not");
     const struct token *name = parser_now(p);
-    if (name->kind != TOKEN_NAME) {
-        parser_fail(p, "expected the name of a test");
-        return NULL;
-    }
-    p->at++;
-    struct node *n = node_new(p, NODE_TEST, name);
+    struct node *n = new_named(p, NODE_TEST, "expected the name of a test", input);
     if (!n)
         return NULL;
-    n->a = input;
-    n->constant = value_text(text_of(name->bytes, name->length, JINJA_MARK_TEMPLATE));
     n->native = native_find(native_tests, name->bytes, name->length);
     const struct token *t = parser_now(p);
     bool word = t->kind == TOKEN_NAME && !parser_is_word(p, "else") && !parser_is_word(p, "or") &&

@@ -290,6 +290,16 @@ bool text_change_case(struct runtime *r, const struct text *t, enum text_case to
     return true;
 }
 
+bool text_has_case(struct runtime *r, const struct text *t, enum text_case wanted, bool *has)
+{
+    struct text same, other;
+    if (!text_change_case(r, t, wanted, &same) ||
+        !text_change_case(r, t, wanted == CASE_UPPER ? CASE_LOWER : CASE_UPPER, &other))
+        return false;
+    *has = text_is(t, same.bytes, same.length) && !text_is(t, other.bytes, other.length);
+    return true;
+}
+
 bool text_replace(struct runtime *r, const struct text *t, const struct text *old,
                   const struct text *new, int64_t max, struct text *out)
 {
