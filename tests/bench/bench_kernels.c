@@ -18,13 +18,17 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+static void give_up(const char *why)
+{
+    fprintf(stderr, "bench_kernels: %s\n", why);
+    exit(1);
+}
+
 static void *allocate(size_t bytes)
 {
     void *p = calloc(1, bytes);
-    if (p == NULL) {
-        fprintf(stderr, "out of memory: %zu bytes\n", bytes);
-        exit(1);
-    }
+    if (p == NULL)
+        give_up("out of memory");
     return p;
 }
 
@@ -67,10 +71,8 @@ static void bench_matmul(const struct backend *b)
         memset(data, 0x11, bytes);
         struct weight w = {.type = types[t], .rows = rows, .cols = cols, .data = data};
         struct error e;
-        if (!b->weight_prepare(b->self, &w, true, &e)) {
-            fprintf(stderr, "%s\n", e.message);
-            exit(1);
-        }
+        if (!b->weight_prepare(b->self, &w, true, &e))
+            give_up(e.message);
         double one = time_matmul(b, &w, x, 1, out);
         double all = time_matmul(b, &w, x, many, out);
         printf("  %-5s one row %6.2f GB/s %6.2f Gweights/s   %u rows %7.1f GFLOP/s\n", info->name,
@@ -112,10 +114,8 @@ static void context_open(struct context *c, const struct backend *b, struct head
     c->n_layers = (uint32_t)(100e6 / c->bytes) + 1;
     const uint32_t heads = c->n_layers * shape.n_kv_heads,
                    width = shape.n_kv_heads * shape.head_dim;
-    if (!b->kv_alloc(b->self, c->n_pages * heads, shape.head_dim, &e)) {
-        fprintf(stderr, "%s\n", e.message);
-        exit(1);
-    }
+    if (!b->kv_alloc(b->self, c->n_pages * heads, shape.head_dim, &e))
+        give_up(e.message);
     c->heads = allocate(heads * sizeof *c->heads);
     c->pages = allocate((size_t)c->n_pages * heads * sizeof *c->pages);
     c->positions = allocate(n_slots * sizeof *c->positions);

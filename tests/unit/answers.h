@@ -4,15 +4,14 @@
 #define WINNOW_TESTS_UNIT_ANSWERS_H
 
 #include <check.h>
-#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "engine/serve/engine.h"
 #include "tests/unit/test_device.h"
+#include "tests/unit/wait.h"
 
 #define MODEL "tests/data/stories260K.gguf"
 
@@ -166,12 +165,7 @@ static inline void keep(struct answer *a, const struct request_event *event)
 /* Waits for one event of any request (or a while), then looks again. */
 static inline void wait_a_little(void)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_nsec += 20000000;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
-    sem_timedwait(&something, &until);
+    wait_at_most(&something, 20);
 }
 
 static inline enum event_kind read_one(struct answer *a)
@@ -256,6 +250,32 @@ static inline void check_empty(struct engine *engine)
         usleep(10000);
     }
     ck_abort_msg("pages are still used after 5 s of nothing to do");
+}
+
+/* Opening an engine, or submitting a request, fails with a sentence, and with this code and place;
+ * NULL: with any. Returns the error. */
+static inline struct error expect_error(struct error e, const char *code, const char *where)
+{
+    ck_assert_str_ne(e.message, "");
+    if (code != NULL)
+        ck_assert_str_eq(e.code, code);
+    if (where != NULL)
+        ck_assert_str_eq(e.where, where);
+    return e;
+}
+static inline struct error refuse_engine(const struct engine_options *o, const char *code,
+                                         const char *where)
+{
+    struct error e = {.message = ""};
+    ck_assert_ptr_null(engine_open(o, &e));
+    return expect_error(e, code, where);
+}
+static inline struct error refuse_request(struct engine *engine, struct request_options *r,
+                                          const char *code, const char *where)
+{
+    struct error e = {.message = ""};
+    ck_assert_ptr_null(engine_submit(engine, r, &e));
+    return expect_error(e, code, where);
 }
 
 #endif

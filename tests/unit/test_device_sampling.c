@@ -3,14 +3,13 @@
  * probabilities, which brings its logits to the host; and logits that nobody asked for stay where
  * they are. On the CUDA backend: the emulated device, or a real one. */
 #include <math.h>
-#include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "engine/serve/engine_private.h"
 #include "tests/suite.h"
 #include "tests/unit/test_device.h"
+#include "tests/unit/wait.h"
 
 #define MODEL "tests/data/stories260K.gguf"
 
@@ -192,12 +191,8 @@ struct answer {
 static void read_one(struct answer *a)
 {
     struct request_event event = request_next(a->g);
-    if (event.kind == EVENT_NONE) {
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_sec++;
-        sem_timedwait(&something, &until);
-    }
+    if (event.kind == EVENT_NONE)
+        wait_at_most(&something, 500);
     for (uint32_t i = 0; event.kind == EVENT_TEXT && i < event.n_tokens; i++) {
         ck_assert_uint_lt(a->n[event.choice], MOST_TOKENS);
         a->tokens[event.choice][a->n[event.choice]++] = event.tokens[i].token;

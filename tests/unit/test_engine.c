@@ -289,9 +289,7 @@ START_TEST(a_full_context_ends_by_length)
     }
     struct request_options r = greedy(engine, "x", "full", 1);
     set_prompt(&r, 513);
-    struct error e;
-    ck_assert_ptr_null(engine_submit(engine, &r, &e));
-    ck_assert_str_eq(e.code, "context_length_exceeded");
+    struct error e = refuse_request(engine, &r, "context_length_exceeded", NULL);
     ck_assert_int_eq(e.n_prompt_tokens, 513);
     ck_assert_int_eq(e.n_ctx, 512);
     /* Cache-relative positions go on beyond it. */
@@ -475,11 +473,9 @@ START_TEST(a_full_queue_refuses_and_an_old_place_in_it_expires)
         r = greedy(engine, "y", "full", 5);
         waiting[i] = submit(engine, &r);
     }
-    struct error e;
     r = greedy(engine, "z", "full", 5);
-    ck_assert_ptr_null(engine_submit(engine, &r, &e));
+    struct error e = refuse_request(engine, &r, "queue_full", NULL);
     ck_assert_ptr_null(r.prompt); /* it was taken over all the same */
-    ck_assert_str_eq(e.code, "queue_full");
     ck_assert_int_eq(e.queue_length, 2);
     ck_assert_int_ge(e.retry_after_ms, 1000);
     ck_assert_int_le(e.retry_after_ms, 60000);
@@ -678,12 +674,10 @@ START_TEST(what_can_never_fit_is_refused_with_the_numbers)
     o.kv_memory_bytes = pages_bytes(engine, 3 * 20 + 5);
     engine_close(engine);
     engine = open_engine(&o);
-    struct error e;
     ck_assert_uint_eq(engine_n_pages(engine), 65);
     struct request_options r = greedy(engine, "x", "full", 1);
     set_prompt(&r, 96); /* 97 slots: 4 pages for each of 20 heads */
-    ck_assert_ptr_null(engine_submit(engine, &r, &e));
-    ck_assert_str_eq(e.code, "kv_memory_exceeded");
+    struct error e = refuse_request(engine, &r, "kv_memory_exceeded", NULL);
     ck_assert_int_eq(e.needed_pages, 80);
     ck_assert_int_eq(e.pool_pages, 65);
     ck_assert_int_gt(e.largest_budget_that_fits, 0);
@@ -713,37 +707,30 @@ END_TEST
 
 START_TEST(bad_options_and_requests_are_refused_with_a_sentence)
 {
-    struct error e;
     struct engine_options o = options();
     o.n_ctx = 513;
-    ck_assert_ptr_null(engine_open(&o, &e));
-    ck_assert_str_eq(e.code, "invalid_value");
+    refuse_engine(&o, "invalid_value", NULL);
     o = options();
     o.kv_memory_bytes = 4096;
-    ck_assert_ptr_null(engine_open(&o, &e));
-    ck_assert_str_eq(e.code, "out_of_memory");
+    refuse_engine(&o, "out_of_memory", NULL);
     o = options();
     o.max_batched_tokens = 8;
-    ck_assert_ptr_null(engine_open(&o, &e));
+    refuse_engine(&o, NULL, NULL);
     o = options();
     o.model_path = "tests/data/no-such-file.gguf";
-    ck_assert_ptr_null(engine_open(&o, &e));
-    ck_assert_str_ne(e.message, "");
+    refuse_engine(&o, NULL, NULL);
     o = options();
     o.chat_template = "/no/such/template";
-    ck_assert_ptr_null(engine_open(&o, &e));
-    ck_assert_str_eq(e.code, "file_not_found");
+    refuse_engine(&o, "file_not_found", NULL);
 
     o = options();
     struct engine *engine = open_engine(&o);
     struct request_options r = greedy(engine, "x", "full", 1);
     r.prompt[0] = 512;
-    ck_assert_ptr_null(engine_submit(engine, &r, &e));
-    ck_assert_str_eq(e.code, "invalid_value");
+    refuse_request(engine, &r, "invalid_value", NULL);
     r = greedy(engine, "x", "full", 1);
     r.n_choices = 17;
-    ck_assert_ptr_null(engine_submit(engine, &r, &e));
-    ck_assert_str_eq(e.code, "invalid_value");
+    refuse_request(engine, &r, "invalid_value", NULL);
     engine_close(engine);
 }
 END_TEST

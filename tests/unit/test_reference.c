@@ -5,16 +5,15 @@
  * The reference is fed the engine's own tokens, so every token is checked, also after one where
  * two were as good as equal. */
 #include <math.h>
-#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "engine/serve/engine.h"
 #include "tests/reference/transformer.h"
 #include "tests/suite.h"
 #include "tests/unit/test_device.h"
+#include "tests/unit/wait.h"
 
 #define MODEL "tests/data/stories260K.gguf"
 
@@ -96,16 +95,6 @@ static void look_at_pages(struct engine *engine, struct run *run)
     run->pages_max = used > run->pages_max ? used : run->pages_max;
 }
 
-static void wait_a_little(void)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_nsec += 20000000;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
-    sem_timedwait(&something, &until);
-}
-
 /* Generates exactly n tokens. From token watch_after on, the used pages are looked at every 1,000
  * tokens; UINT32_MAX = never. */
 static void generate(struct engine *engine, struct run *run, struct request_options *r,
@@ -131,7 +120,7 @@ static void generate(struct engine *engine, struct run *run, struct request_opti
             look_at += 1000;
         }
         if (event.kind == EVENT_NONE)
-            wait_a_little();
+            wait_at_most(&something, 20);
         if (event.kind == EVENT_DONE)
             run->usage = *event.usage;
         done = event.kind == EVENT_DONE;

@@ -171,7 +171,6 @@ START_TEST(a_device_that_fails_ends_every_request_and_the_engine_takes_no_more)
     o.max_num_seqs = 2;
     struct engine *engine = open_engine(&o);
     struct answer *answers[3];
-    struct error e;
     is_gone = false;
     engine->runtime.backend.download = failing_download; /* its thread waits for a first request */
     for (int i = 0; i < 3; i++) {                        /* the third is queued */
@@ -188,8 +187,7 @@ START_TEST(a_device_that_fails_ends_every_request_and_the_engine_takes_no_more)
     }
     ck_assert(!engine_alive(engine));
     struct request_options r = greedy(engine, "x", "full", 1);
-    ck_assert_ptr_null(engine_submit(engine, &r, &e));
-    ck_assert_str_eq(e.code, "engine_fault");
+    refuse_request(engine, &r, "engine_fault", NULL);
     check_empty(engine);
     for (int i = 0; i < 3; i++)
         drop(answers[i]);
@@ -204,7 +202,6 @@ START_TEST(requests_that_can_never_run_are_refused_with_a_sentence)
     struct engine_options o = options();
     o.n_ctx = 64;
     struct engine *engine = open_engine(&o);
-    struct error e;
     ck_assert_uint_eq(engine_n_ctx(engine), 64);
     ck_assert_uint_eq(engine_n_threads(engine), 1);
     ck_assert_ptr_nonnull(engine_chat_template(engine));
@@ -212,28 +209,23 @@ START_TEST(requests_that_can_never_run_are_refused_with_a_sentence)
 
     struct request_options r = greedy(engine, "x", "full", 1);
     r.n_prompt = 0;
-    ck_assert_ptr_null(engine_submit(engine, &r, &e));
-    ck_assert_str_eq(e.where, "prompt");
+    refuse_request(engine, &r, NULL, "prompt");
     r = greedy(engine, "x", "full", 1);
     r.n_logprobs = 21;
-    ck_assert_ptr_null(engine_submit(engine, &r, &e));
-    ck_assert_str_eq(e.where, "logprobs");
+    refuse_request(engine, &r, NULL, "logprobs");
     r = greedy(engine, "x", "full", 1);
     r.n_stop_tokens = 1;
     r.stop_tokens = malloc(sizeof *r.stop_tokens);
     r.stop_tokens[0] = -1;
-    ck_assert_ptr_null(engine_submit(engine, &r, &e));
-    ck_assert_str_eq(e.where, "stop_token_ids");
+    refuse_request(engine, &r, NULL, "stop_token_ids");
     r = greedy(engine, "x", "full", 1);
     r.sampling.n_bias = 1;
     r.sampling.bias = calloc(1, sizeof *r.sampling.bias);
     r.sampling.bias[0].token = 512;
-    ck_assert_ptr_null(engine_submit(engine, &r, &e));
-    ck_assert_str_eq(e.where, "logit_bias");
+    refuse_request(engine, &r, NULL, "logit_bias");
     r = greedy(engine, "x", "full", 1);
     set_prompt(&r, 65);
-    ck_assert_ptr_null(engine_submit(engine, &r, &e));
-    ck_assert_str_eq(e.code, "context_length_exceeded");
+    struct error e = refuse_request(engine, &r, "context_length_exceeded", NULL);
     ck_assert_uint_eq(e.n_prompt_tokens, 65);
     ck_assert_uint_eq(e.n_ctx, 64);
     /* A request that nobody submitted is cleared by its maker. */
@@ -247,27 +239,21 @@ END_TEST
 
 START_TEST(an_engine_that_cannot_be_opened_says_which_option_is_wrong)
 {
-    struct error e;
     struct engine_options o = options();
     o.max_num_seqs = 0;
-    ck_assert_ptr_null(engine_open(&o, &e));
-    ck_assert_str_eq(e.where, "--max-num-seqs");
+    refuse_engine(&o, NULL, "--max-num-seqs");
     o = options();
     o.max_queue = 0;
-    ck_assert_ptr_null(engine_open(&o, &e));
-    ck_assert_str_eq(e.where, "--max-queue");
+    refuse_engine(&o, NULL, "--max-queue");
     o = options();
     o.max_generate = 0;
-    ck_assert_ptr_null(engine_open(&o, &e));
-    ck_assert_str_eq(e.where, "--max-generate");
+    refuse_engine(&o, NULL, "--max-generate");
     o = options();
     o.kv_memory_share = 2;
-    ck_assert_ptr_null(engine_open(&o, &e));
-    ck_assert_str_eq(e.where, "--kv-memory");
+    refuse_engine(&o, NULL, "--kv-memory");
     o = options();
     o.model_path = NULL;
-    ck_assert_ptr_null(engine_open(&o, &e));
-    ck_assert_str_eq(e.code, "invalid_value");
+    refuse_engine(&o, "invalid_value", NULL);
     o = options();
     o.chat_template = "chatml";
     o.max_batched_tokens = 0;
