@@ -2,7 +2,6 @@
  * checked before it is used. */
 #include "engine/measure/profile_file.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
@@ -10,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/base/file.h"
 #include "engine/model/model_hash.h"
 
 /* Far above any model; they bound what a bad file can make us allocate. */
@@ -244,39 +244,15 @@ static bool read_pattern(struct head_profile *p, const char *text, size_t length
 
 /* ---- the file */
 
-/* malloc'ed, with a NUL after it */
-static char *read_file(const char *path, size_t *length, struct error *e)
-{
-    FILE *file = fopen(path, "re");
-    if (!file) {
-        error_set(e, BAD, path, "the head profile cannot be opened: %s", strerror(errno));
-        return NULL;
-    }
-    char *text = malloc(MAX_FILE_BYTES + 1);
-    if (!text) {
-        error_set_memory(e, "the head profile", MAX_FILE_BYTES + 1);
-        fclose(file);
-        return NULL;
-    }
-    *length = fread(text, 1, MAX_FILE_BYTES + 1, file);
-    int broken = ferror(file) ? errno : 0;
-    fclose(file);
-    if (!broken && *length <= MAX_FILE_BYTES) {
-        text[*length] = 0;
-        return text;
-    }
-    free(text);
-    if (broken)
-        error_set(e, BAD, path, "the head profile cannot be read: %s", strerror(broken));
-    else
-        error_set(e, BAD, path, "the head profile is longer than %d bytes", MAX_FILE_BYTES);
-    return NULL;
-}
-
 struct head_profile *profile_file_load(const char *path, struct error *e)
 {
+    struct file_wanted w = {.path = path,
+                            .what = "the head profile",
+                            .where = path,
+                            .code = BAD,
+                            .most = MAX_FILE_BYTES};
     size_t length;
-    char *text = read_file(path, &length, e);
+    char *text = file_read(&w, &length, e);
     if (!text)
         return NULL;
     struct head_profile *p = calloc(1, sizeof *p);
