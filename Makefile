@@ -2,6 +2,9 @@
 # Sources are found by folder; a new file in config/, cache/, engine/ or server/ needs no change here.
 
 BUILD  ?= build
+ifneq ($(words [$(BUILD)])$(if $(BUILD),,empty),1)
+$(error BUILD is "$(BUILD)": it has to be the path of one folder, without blanks)
+endif
 # Served by `make run`. Retrieval heads for razor and duo are found beside a model, where `winnow calibrate` has put them.
 MODEL  ?= models/demo.gguf
 HEADS  ?= $(wildcard $(MODEL:.gguf=.heads.json))
@@ -24,6 +27,7 @@ COMMIT  := $(shell git rev-parse --short=9 HEAD 2>/dev/null || echo unknown)
 PACKAGES = libmicrohttpd libuv jansson libpcre2-8
 APT_BUILD = gcc libc6-dev make pkg-config libmicrohttpd-dev libuv1-dev libjansson-dev libpcre2-dev
 APT_TEST  = check g++ curl python3 python3-venv python3-jinja2 python3-numpy
+APT_LINT  = clang-format clang-tidy cppcheck shellcheck python3
 
 # Asked once, and not before `deps` has installed the packages: a name that is not there yet gives nothing.
 PACKAGE_CFLAGS := $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
@@ -38,7 +42,7 @@ CFLAGS_ALL = -std=gnu11 $(OPTIMISE) -g -pthread -ffp-contract=off -fno-math-errn
 CXXFLAGS_ALL = -std=gnu++17 $(OPTIMISE) -g -pthread -ffp-contract=off -fno-math-errno -fno-strict-aliasing -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 \
 	-DWINNOW_CUDA_EMULATED -I. -Wall -Wextra -Werror -Wno-unknown-pragmas -Wpointer-arith $(SANITIZE) $(PACKAGE_CFLAGS) $(CXXFLAGS)
 LIBS = $(PACKAGE_LIBS) -lm -pthread
-CHECK_LIBS = $(shell pkg-config --cflags --libs check)
+CHECK_LIBS := $(shell pkg-config --cflags --libs check 2>/dev/null)
 
 # On all cores, unless whoever called said -j.
 PARALLEL = $(if $(filter -j% --jobs% --jobserver%,$(MAKEFLAGS)),,-j$(shell nproc))
@@ -49,13 +53,15 @@ ISA_avx2   = -mavx2 -mfma -mf16c
 ISA_avx512 = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -mprefer-vector-width=512
 ISA_avx512vnni = $(ISA_avx512) -mavx512vnni
 # Compilers before 2021 do not know it; products_avxvnni.c is empty then.
-ISA_avxvnni = $(ISA_avx2) $(shell $(CC) -mavxvnni -E -x c /dev/null >/dev/null 2>&1 && echo -mavxvnni)
+ISA_avxvnni := $(ISA_avx2) $(shell $(CC) -mavxvnni -E -x c /dev/null >/dev/null 2>&1 && echo -mavxvnni)
 endif
 
 # The CUDA backend: built with nvcc where there is one (CUDA=none leaves it out), and for the tests as C++ that runs
 # on the CPU (cuda/emulated).
 CUDA ?= auto
-NVCC ?= $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
+ifndef NVCC
+NVCC := $(if $(filter none,$(CUDA)),,$(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null))
+endif
 CUDA_SOURCES := $(sort $(wildcard cuda/kernels/*.cu cuda/host/*.cu))
 ifneq ($(CUDA),none)
 ifneq ($(NVCC),)
@@ -82,7 +88,25 @@ TEST_CUDA_LIBS := $(CUDA_LIBS)
 ONLY_EMULATED := $(BUILD)/tests/unit/test_cuda_faults
 endif
 
-LIB_SOURCES := $(sort $(filter-out server/cli/main.c,$(wildcard config/*.c config/base/*.c cache/*/*.c engine/*/*.c server/*.c server/*/*.c)) cuda/host/buddy.c)
+# How each compiler is called. A file in BUILD holds the words and is written when they change, so that what was built
+# with others is built again: another CC, CFLAGS or SANITIZE in the same folder needs no `make clean`.
+CALL_cc := $(strip $(CC) $(CFLAGS_ALL) $(ISA_avx512vnni) $(ISA_avxvnni))
+CALL_cxx := $(strip $(CXX) $(CXXFLAGS_ALL))
+CALL_nvcc := $(strip $(NVCC) $(NVCC_FLAGS))
+remember = $(if $(wildcard $(BUILD)),,$(shell mkdir -p $(BUILD)))$(file >$(BUILD)/called-$1,$(CALL_$1))
+ifeq ($(filter clean format deps deps-test,$(MAKECMDGOALS)),)
+ifneq ($(strip $(file <$(BUILD)/called-cc)),$(CALL_cc))
+$(call remember,cc)
+endif
+ifneq ($(strip $(file <$(BUILD)/called-cxx)),$(CALL_cxx))
+$(call remember,cxx)
+endif
+ifneq ($(strip $(file <$(BUILD)/called-nvcc)),$(CALL_nvcc))
+$(call remember,nvcc)
+endif
+endif
+
+LIB_SOURCES := $(sort $(filter-out server/cli/main.c,$(wildcard config/*.c config/base/*.c cache/*/*.c engine/*/*.c server/*.c server/*/*.c)) cuda/host/buddy.c cuda/host/device.c)
 LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/%.o)
 LIB := $(BUILD)/libwinnow.a
 REFERENCE_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/reference/*.c)))
@@ -95,8 +119,8 @@ TESTS := $(UNIT_TESTS) $(KERNEL_TESTS) $(EMULATION_TESTS)
 BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/tests/bench/%,$(sort $(wildcard tests/bench/bench_*.c)))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
-.PHONY: all run test test-cuda bench-cuda test-cuda-built test-built sanitized emulated-asan bench clean format lint asan tsan fuzz \
-	fuzz-built install uninstall deps deps-test binary tests fuzzers
+.PHONY: all run test test-cuda bench-cuda test-cuda-built test-built sanitized emulated-asan bench clean format lint lint-built lint-format lint-arrows lint-shell lint-cppcheck lint-tidy asan tsan fuzz \
+	fuzz-built install uninstall deps deps-test deps-format deps-lint deps-fuzz binary tests fuzzers
 all: deps
 	@$(MAKE) $(PARALLEL) --no-print-directory binary
 
@@ -124,7 +148,8 @@ bench: deps
 ONLY ?= test_cuda_select test_cuda_rows
 SANITIZED_TESTS := $(addprefix $(BUILD)/sanitized/,$(ONLY))
 SANITIZED_OBJECTS := $(patsubst %,$(BUILD)/emulated/cuda/kernels/%.o,select evict compress kv_write page rows matmul_pack) \
-	$(BUILD)/cuda/emulated/fibers.o $(BUILD)/cuda/emulated/runtime.o $(BUILD)/cache/policy/select.o $(BUILD)/engine/cpu/page.o $(BUILD)/engine/model/tensor_type.o
+	$(BUILD)/cuda/emulated/fibers.o $(BUILD)/cuda/emulated/runtime.o $(BUILD)/cache/policy/select.o $(BUILD)/engine/cpu/page.o $(BUILD)/engine/model/tensor_type.o \
+	$(BUILD)/engine/model/weight_block.o
 emulated-asan:
 	@$(MAKE) --no-print-directory BUILD=build/asan OPTIMISE=-O1 \
 		SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer" sanitized
@@ -151,16 +176,37 @@ bench-cuda: deps
 	@$(MAKE) --no-print-directory $(BUILD)/real/tests/bench/bench_cuda
 	$(BUILD)/real/tests/bench/bench_cuda
 
-fuzz: deps
+fuzz: deps deps-fuzz
 	@CC=clang BUILD=build/fuzz sh tests/fuzz/run.sh $(FUZZ_SECONDS)
 
-format:
-	clang-format -i $$(git ls-files '*.c' '*.h' '*.cpp' '*.cu')
-lint: deps
-	clang-format --dry-run -Werror $$(git ls-files '*.c' '*.h' '*.cpp' '*.cu')
+FORMATTED = $$(git ls-files '*.c' '*.h' '*.cpp' '*.cu')
+format: deps-format
+	clang-format -i $(FORMATTED)
+deps-format:
+	@sh config/deps.sh clang-format "" clang-format
+
+# Format, the arrows between the rooms, scripts, and two readers of C that look for faults. clang-tidy's answer for a
+# source is kept until a source or header changes.
+lint: deps deps-lint
+	@$(MAKE) $(PARALLEL) --no-print-directory lint-built
+lint-built: lint-format lint-arrows lint-shell lint-cppcheck lint-tidy
+deps-lint: deps
+	@sh config/deps.sh "clang-format clang-tidy cppcheck shellcheck python3" "" "$(APT_LINT)"
+lint-format:
+	clang-format --dry-run -Werror $(FORMATTED)
+lint-arrows:
+	python3 tests/lint/arrows.py
+lint-shell:
+	shellcheck $$(git ls-files '*.sh') .ci/run
+lint-cppcheck:
 	cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,portability -I. \
 		--suppress=missingIncludeSystem --suppress=invalidPointerCast --inline-suppr config cache engine server
-	shellcheck $$(git ls-files '*.sh') .ci/run
+TIDIED := $(patsubst %,$(BUILD)/tidied/%,$(LIB_SOURCES) server/cli/main.c)
+lint-tidy: $(TIDIED)
+$(BUILD)/tidied/%.c: %.c .clang-tidy $(sort $(wildcard config/*.h config/base/*.h cache/*/*.h engine/*/*.h server/*.h server/*/*.h cuda/host/*.h))
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  tidy $<")
+	$(Q)clang-tidy --quiet $< -- $(filter -std=% -D% -I%,$(CFLAGS_ALL)) -DWINNOW_COMMIT='"lint"' $(ISA) 2>/dev/null && touch $@
 
 # Binary, manual page, completions, systemd unit, demo model. PREFIX=$$HOME/.local needs no root.
 install: deps
@@ -175,6 +221,8 @@ clean:
 # Installs what is missing with root or passwordless sudo; otherwise prints the one command that would.
 deps:
 	@sh config/deps.sh "$(CC) pkg-config" "$(PACKAGES)" "$(APT_BUILD)"
+deps-fuzz: deps
+	@sh config/deps.sh clang "" "clang"
 deps-test: deps # one after the other: dpkg's lock is for one, also under make -j
 	@sh config/deps.sh "g++ curl python3" "check" "$(APT_TEST)"
 
@@ -191,7 +239,7 @@ $(BUILD)/winnow-emulated: $(BUILD)/server/cli/main.o $(LIB) $(EMULATED_OBJECTS)
 	$(if $(V),,@echo "  ld $@")
 	$(Q)$(CXX) $(SANITIZE) -o $@ $< $(LIB) $(EMULATED_OBJECTS) $(LIB) $(LIBS)
 
-$(BUILD)/%.cu.o: %.cu
+$(BUILD)/%.cu.o: %.cu $(BUILD)/called-nvcc
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  nvcc $<")
 	$(Q)$(NVCC) $(NVCC_FLAGS) -MD -MF $(@:.o=.d) -c -o $@ $<
@@ -206,20 +254,20 @@ $(BUILD)/commit-$(COMMIT):
 $(BUILD)/server/page/page.o: $(wildcard server/page/*.*)
 
 # CPU kernels: the instruction set by the file's name.
-$(BUILD)/engine/cpu/%_avx2.o: ISA = $(ISA_avx2)
-$(BUILD)/engine/cpu/%_avx512.o: ISA = $(ISA_avx512)
-$(BUILD)/engine/cpu/%_avxvnni.o: ISA = $(ISA_avxvnni)
-$(BUILD)/engine/cpu/%_avx512vnni.o: ISA = $(ISA_avx512vnni)
-$(BUILD)/%.o: %.c
+$(BUILD)/engine/cpu/%_avx2.o $(BUILD)/tidied/engine/cpu/%_avx2.c: ISA = $(ISA_avx2)
+$(BUILD)/engine/cpu/%_avx512.o $(BUILD)/tidied/engine/cpu/%_avx512.c: ISA = $(ISA_avx512)
+$(BUILD)/engine/cpu/%_avxvnni.o $(BUILD)/tidied/engine/cpu/%_avxvnni.c: ISA = $(ISA_avxvnni)
+$(BUILD)/engine/cpu/%_avx512vnni.o $(BUILD)/tidied/engine/cpu/%_avx512vnni.c: ISA = $(ISA_avx512vnni)
+$(BUILD)/%.o: %.c $(BUILD)/called-cc
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  cc $<")
 	$(Q)$(CC) $(CFLAGS_ALL) $(ISA) -MMD -MP -c -o $@ $<
 
-$(BUILD)/%.o: %.cpp
+$(BUILD)/%.o: %.cpp $(BUILD)/called-cxx
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  c++ $<")
 	$(Q)$(CXX) $(CXXFLAGS_ALL) -MMD -MP -c -o $@ $<
-$(BUILD)/emulated/%.o: %.cu
+$(BUILD)/emulated/%.o: %.cu $(BUILD)/called-cxx
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  c++ $< (emulated)")
 	$(Q)$(CXX) -x c++ $(CXXFLAGS_ALL) -MMD -MP -c -o $@ $<
@@ -230,7 +278,7 @@ $(UNIT_TESTS) $(KERNEL_TESTS): $(BUILD)/%: $(BUILD)/%.o $(REFERENCE_OBJECTS) $(L
 $(EMULATION_TESTS): $(BUILD)/%: $(BUILD)/%.o $(EMULATED_OBJECTS) $(LIB)
 	$(if $(V),,@echo "  ld $@")
 	$(Q)$(CXX) $(SANITIZE) -o $@ $^ $(LIB) $(LIBS) $(CHECK_LIBS)
-$(BUILD)/real/%.o: %.cpp
+$(BUILD)/real/%.o: %.cpp $(BUILD)/called-nvcc
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  nvcc $<")
 	$(Q)$(NVCC) -x cu $(NVCC_FLAGS) -MD -MF $(@:.o=.d) -c -o $@ $<

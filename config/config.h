@@ -2,8 +2,8 @@
  * after start.
  *
  * A setting comes from the flag, else the environment (WINNOW_<FLAG>), else the JSON config file,
- * else the default; options.c has the one table of names, aliases, types, ranges and help. Filled
- * by the main thread. */
+ * else the default; option_table.c has the one table of names, aliases, types, ranges and help.
+ * Filled by the main thread. */
 #ifndef WINNOW_CONFIG_CONFIG_H
 #define WINNOW_CONFIG_CONFIG_H
 
@@ -22,6 +22,12 @@ struct string_list {
     uint32_t count;
 };
 
+/* Memory as bytes, or as a share of what is free; both 0: nothing was said. */
+struct memory_size {
+    uint64_t bytes;
+    double share; /* 0..1 */
+};
+
 struct config {
     char *model;
     char *host; /* an address, a name, or "unix:/path" */
@@ -31,8 +37,7 @@ struct config {
     double gpu_memory_share;
     char *isa; /* NULL = best, or "plain", "avx2", "avx512" */
     uint32_t threads, ctx_size, max_num_seqs, max_batched_tokens, max_generate;
-    uint64_t kv_memory_bytes;
-    double kv_memory_share;
+    struct memory_size kv_memory;
     char *kv_storage;                   /* "f16", "bf16", "q8" or "q4" */
     char *kv_policy;                    /* text for plan_parse_text; default "full" */
     uint32_t kv_policy_max_budget;      /* 0 = none */
@@ -70,7 +75,5 @@ struct config {
  * is set when --help was asked for (nothing else is checked then). */
 bool config_parse(struct config *c, int argc, char **argv, bool *help, struct error *e);
 void config_clear(struct config *c);
-/* Prints the grouped help of `serve` to stdout. */
-void config_help(void);
 
 #endif

@@ -12,7 +12,7 @@ missing() {
         pkg-config --exists "$m" 2>/dev/null || { echo "$m"; return; }
     done
     # Debian's python3 comes without these; a Python from elsewhere brings its own.
-    case " $packages " in *" python3 "*)
+    case " $packages " in *" python3-jinja2 "*)
         python3 -c 'import jinja2, numpy, venv, ensurepip' 2>/dev/null || echo "python3 modules"
     esac
 }

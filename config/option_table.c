@@ -1,188 +1,320 @@
 /* The rows of options.h: names as llama-server and vLLM have them where they have them. */
-#include <string.h>
-
 #include "config/options.h"
 
-#define AT(field) offsetof(struct config, field)
+#define IN(command, type, field) [command] = 1 + offsetof(struct type, field)
+#define SERVE(field)             IN(OPTION_SERVE, config, field)
+#define RUN(field)               IN(OPTION_RUN, run_arguments, field)
+#define BENCH(field)             IN(OPTION_BENCH, bench_settings, field)
+#define CALIBRATE(field)         IN(OPTION_CALIBRATE, calibrate_arguments, field)
+#define EVAL(field)              IN(OPTION_EVAL, eval_arguments, field)
+#define INSPECT(field)           IN(OPTION_INSPECT, inspect_arguments, field)
+#define TOKENIZE(field)          IN(OPTION_TOKENIZE, tokenize_arguments, field)
+#define TAKEN(...)                                                                                 \
+    {                                                                                              \
+        __VA_ARGS__                                                                                \
+    }
+#define ONLY_SERVE [OPTION_SERVE] = 1 /* no field of its own */
+
+const struct option_command_row option_commands[N_OPTION_COMMANDS] = {
+    [OPTION_SERVE] =
+        {"serve", "MODEL [flags]", "answer the OpenAI API over HTTP",
+         "Serves a GGUF model over the OpenAI HTTP API. Every flag is also a key of the "
+         "--config file and an\nenvironment variable (--kv-policy is "
+         "WINNOW_KV_POLICY). A flag wins over the environment, the environment\n"
+         "over the file.\n"},
+    [OPTION_RUN] = {"run", "MODEL [-p PROMPT | -f FILE] [flags]",
+                    "continue one prompt on the terminal",
+                    "Continues one prompt and prints the text as it comes.\n"},
+    [OPTION_BENCH] =
+        {"bench", "MODEL [flags]", "speed over contexts, batches and policies",
+         "Speed of prompts and of decoding behind them, and how near it comes to what "
+         "this machine's\nmemory and multipliers can do; both are measured in the same "
+         "run. Lists are separated by commas.\n"},
+    [OPTION_CALIBRATE] = {"calibrate", "MODEL -o PROFILE.json [flags]",
+                          "find the retrieval heads of a model",
+                          "Finds the attention heads that look things up, by reading random tokens "
+                          "several times over, and\nwrites the profile for --head-profile.\n"},
+    [OPTION_EVAL] =
+        {"eval", "MODEL --text FILE [flags]", "quality against memory, policies side by side",
+         "Quality against memory, for cache policies side by side: perplexity and "
+         "agreement with full\nattention on a text, and facts found in it. Goes on where "
+         "an interrupted run ended.\nLists are separated by commas.\n"},
+    [OPTION_INSPECT] = {"inspect", "MODEL", "show what is in a model file",
+                        "Prints the facts, the metadata and the tensors of a GGUF file.\n"},
+    [OPTION_TOKENIZE] =
+        {"tokenize", "MODEL (-p TEXT | -f FILE) [flags]", "show a text's tokens",
+         "Prints the tokens of a text. A GGUF file with a vocabulary and no weights "
+         "will do.\n"},
+    [OPTION_COMPLETIONS] =
+        {"completions", "bash|zsh|fish|man", "print completions for a shell",
+         "bash, zsh, fish: a script that completes commands, flags and policies\n"
+         "    source <(winnow completions bash)\n"
+         "    winnow completions fish | source\n"
+         "`make install` puts it where the shell looks.\n"
+         "man: the flags as sections of the manual page, in man(7) macros\n"},
+};
 
 const struct option_row option_rows[] = {
-    {"Model", "model", "-m --model-path", OPTION_TEXT, AT(model), 0, 0, NULL, "FILE",
-     "the GGUF file (also as a plain argument)"},
-    {"Model", "alias", "-a --served-model-name", OPTION_TEXT, AT(alias), 0, 0, NULL, "NAME",
-     "name in /v1/models (default: from the file)"},
-    {"Model", "device", "", OPTION_CHOICE, AT(device), 0, 0, "auto", "auto|cpu|cuda",
-     "where to compute; auto = a GPU where one can be used"},
-    {"Model", "gpu-memory-utilization", "", OPTION_SHARE, AT(gpu_memory_share), 0, 0, "0.9",
-     "SHARE", "share of the GPU's memory that may be used"},
-    {"Model", "isa", "", OPTION_CHOICE, AT(isa), 0, 0, NULL, "plain|avx2|avx512",
-     "instruction set (default: the best of this machine)"},
-    {"Model", "threads", "-t", OPTION_NUMBER, AT(threads), 0, 1024, "0", "N",
-     "compute threads; 0 = physical cores"},
-    {"Model", "ctx-size", "-c --max-model-len", OPTION_NUMBER, AT(ctx_size), 0, 1u << 30, "0", "N",
-     "context in tokens; 0 = what the model was trained for"},
-    {"Model", "chat-template", "", OPTION_TEXT, AT(chat_template), 0, 0, NULL, "FILE|NAME",
-     "Jinja file, or chatml, llama2, llama3, mistral, gemma, zephyr"},
-    {"Model", "sampling-defaults", "", OPTION_CHOICE, AT(sampling_defaults), 0, 0, "openai",
-     "openai|model", "sampling values when a request has none"},
-    {"Model", "strict-model", "", OPTION_SWITCH, AT(strict_model), 0, 0, NULL, NULL,
-     "refuse requests for another model's name"},
-    {"Model", "list-policy-models", "", OPTION_SWITCH, AT(list_policy_models), 0, 0, NULL, NULL,
-     "let /v1/models list NAME@POLICY too"},
+    {"Model", "model", "-m --model-path", OPTION_TEXT, 0, 0, NULL, "FILE",
+     "the GGUF file (also as a plain argument)", WORDS_FILES,
+     TAKEN(SERVE(model), RUN(model_path), BENCH(model_path), CALIBRATE(model_path),
+           EVAL(model_path), INSPECT(model_path), TOKENIZE(model_path))},
+    {"Model", "alias", "-a --served-model-name", OPTION_TEXT, 0, 0, NULL, "NAME",
+     "name in /v1/models (default: from the file)", WORDS_NONE, TAKEN(SERVE(alias))},
+    {"Model", "device", "", OPTION_CHOICE, 0, 0, "auto", "auto|cpu|cuda",
+     "where to compute; auto = a GPU where one can be used", WORDS_CHOICES,
+     TAKEN(SERVE(device), RUN(device), BENCH(device), EVAL(device))},
+    {"Model", "gpu-memory-utilization", "", OPTION_SHARE, 0, 0, "0.9", "SHARE",
+     "share of the GPU's memory that may be used", WORDS_NONE, TAKEN(SERVE(gpu_memory_share))},
+    {"Model", "isa", "", OPTION_CHOICE, 0, 0, NULL, "plain|avx2|avx512",
+     "instruction set (default: the best of this machine)", WORDS_CHOICES,
+     TAKEN(SERVE(isa), RUN(isa), BENCH(isa), CALIBRATE(isa), EVAL(isa))},
+    {"Model", "threads", "-t", OPTION_NUMBER, 0, 1024, "0", "N",
+     "compute threads; 0 = physical cores", WORDS_NONE,
+     TAKEN(SERVE(threads), RUN(n_threads), BENCH(n_threads), CALIBRATE(n_threads),
+           EVAL(n_threads))},
+    {"Model", "ctx-size", "-c --max-model-len", OPTION_NUMBER, 0, 1u << 30, "0", "N",
+     "context in tokens; 0 = what the model was trained for", WORDS_NONE,
+     TAKEN(SERVE(ctx_size), RUN(n_ctx))},
+    {"Model", "chat-template", "", OPTION_TEXT, 0, 0, NULL, "FILE|NAME",
+     "Jinja file, or chatml, llama2, llama3, mistral, gemma, zephyr", WORDS_FILES,
+     TAKEN(SERVE(chat_template), RUN(chat_template))},
+    {"Model", "sampling-defaults", "", OPTION_CHOICE, 0, 0, "openai", "openai|model",
+     "sampling values when a request has none", WORDS_CHOICES, TAKEN(SERVE(sampling_defaults))},
+    {"Model", "strict-model", "", OPTION_SWITCH, 0, 0, NULL, NULL,
+     "refuse requests for another model's name", WORDS_NONE, TAKEN(SERVE(strict_model))},
+    {"Model", "list-policy-models", "", OPTION_SWITCH, 0, 0, NULL, NULL,
+     "let /v1/models list NAME@POLICY too", WORDS_NONE, TAKEN(SERVE(list_policy_models))},
 
-    {"Cache", "kv-memory", "", OPTION_SIZE_OR_SHARE, AT(kv_memory_bytes), 1 << 16, 1ull << 50, NULL,
-     "SIZE|SHARE",
+    {"Text", "prompt", "-p", OPTION_TEXT, 0, 0, NULL, "TEXT",
+     "the prompt; -, or no prompt at all: read from standard input", WORDS_NONE,
+     TAKEN(RUN(prompt))},
+    {"Text", "file", "-f", OPTION_TEXT, 0, 0, NULL, "FILE", "the prompt from a file", WORDS_FILES,
+     TAKEN(RUN(prompt_file))},
+    {"Text", "chat", "", OPTION_SWITCH, 0, 0, NULL, NULL,
+     "the prompt is a chat message: use the model's template", WORDS_NONE, TAKEN(RUN(chat))},
+    {"Text", "system", "", OPTION_TEXT, 0, 0, NULL, "TEXT",
+     "the system message before it (with --chat)", WORDS_NONE, TAKEN(RUN(system))},
+    {"Text", "predict", "-n --n-predict --max-tokens", OPTION_INTEGER, -1, INT32_MAX, "-1", "N",
+     "most tokens to generate; -1 = the rest of the context, or 16384", WORDS_NONE,
+     TAKEN(RUN(n_tokens))},
+    {"Text", "ignore-eos", "", OPTION_SWITCH, 0, 0, NULL, NULL, "go on after the end of the text",
+     WORDS_NONE, TAKEN(RUN(ignore_eos))},
+    {"Text", "prompt", "-p", OPTION_TEXT, 0, 0, NULL, "TEXT", "the text", WORDS_NONE,
+     TAKEN(TOKENIZE(text))},
+    {"Text", "file", "-f", OPTION_TEXT, 0, 0, NULL, "FILE",
+     "the file that holds the text; - is standard input", WORDS_FILES, TAKEN(TOKENIZE(text_file))},
+    {"Text", "bos", "", OPTION_SWITCH, 0, 0, NULL, NULL, "put the begin-of-text token first",
+     WORDS_NONE, TAKEN(TOKENIZE(bos))},
+    {"Text", "special", "", OPTION_SWITCH, 0, 0, NULL, NULL,
+     "recognise special tokens such as <|im_start|> in the text", WORDS_NONE,
+     TAKEN(TOKENIZE(special))},
+    {"Text", "ids", "", OPTION_SWITCH, 0, 0, NULL, NULL,
+     "print the numbers on one line; otherwise a line for each token, number and text", WORDS_NONE,
+     TAKEN(TOKENIZE(ids))},
+    {"Text", "text", "", OPTION_TEXT, 0, 0, NULL, "FILE",
+     "the text: some hundred kilobytes of prose", WORDS_FILES, TAKEN(EVAL(text_path))},
+
+    {"Sampling", "temp", "--temperature", OPTION_REAL, 0, 2, "1", "T",
+     "temperature; 0: always the likeliest token", WORDS_NONE, TAKEN(RUN(temperature))},
+    {"Sampling", "top-k", "", OPTION_INTEGER, -1, INT32_MAX, "0", "K",
+     "choose among the K likeliest tokens; 0 or -1 = all", WORDS_NONE, TAKEN(RUN(top_k))},
+    {"Sampling", "top-p", "", OPTION_REAL, 0, 1, "1", "P",
+     "choose among the likeliest tokens that make up this share", WORDS_NONE, TAKEN(RUN(top_p))},
+    {"Sampling", "min-p", "", OPTION_REAL, 0, 1, "0", "P",
+     "leave out tokens below this share of the likeliest one's probability", WORDS_NONE,
+     TAKEN(RUN(min_p))},
+    {"Sampling", "repeat-penalty", "", OPTION_REAL, 1e-3, 10, "1", "R",
+     "divide the logits of tokens that were there; 1 = off", WORDS_NONE,
+     TAKEN(RUN(repetition_penalty))},
+    {"Sampling", "seed", "", OPTION_INTEGER, INT64_MIN, INT64_MAX, "-1", "N",
+     "of the random choice; -1 = another one each time", WORDS_NONE, TAKEN(RUN(seed))},
+
+    {"Cache", "kv-memory", "", OPTION_SIZE_OR_SHARE, 1 << 16, 1ull << 50, NULL, "SIZE|SHARE",
      "memory for the KV cache: 4G, or 0.5 of what is free (default: four full contexts, at most "
-     "half of it)"},
-    {"Cache", "kv-storage", "--kv-cache-dtype", OPTION_CHOICE, AT(kv_storage), 0, 0, "f16",
-     "f16|bf16|q8|q4", "number format of cached keys and values"},
-    {"Cache", "kv-policy", "", OPTION_TEXT, AT(kv_policy), 0, 0, "full", "NAME|JSON",
-     "cache policy of requests that name none"},
-    {"Cache", "kv-policy-max-budget", "", OPTION_NUMBER, AT(kv_policy_max_budget), 0, 1u << 24, "0",
-     "N", "largest budget a request may ask for; 0 = any"},
-    {"Cache", "kv-policy-allow", "", OPTION_LIST, AT(kv_policy_allow), 0, 0, NULL, "A,B",
-     "policies that requests may name (default: all)"},
-    {"Cache", "kv-policy-lock", "", OPTION_SWITCH, AT(kv_policy_lock), 0, 0, NULL, NULL,
-     "refuse requests that name a policy"},
-    {"Cache", "head-profile", "", OPTION_TEXT, AT(head_profile), 0, 0, NULL, "FILE",
+     "half of it)",
+     WORDS_NONE, TAKEN(SERVE(kv_memory))},
+    {"Cache", "kv-memory", "", OPTION_SIZE_OR_SHARE, 1 << 16, 1ull << 50, NULL, "SIZE|SHARE",
+     "memory for the KV cache: 4G, or 0.5 of what is free (default: what the context needs)",
+     WORDS_NONE, TAKEN(RUN(kv_memory))},
+    {"Cache", "kv-storage", "--kv-cache-dtype", OPTION_CHOICE, 0, 0, "f16", "f16|bf16|q8|q4",
+     "number format of cached keys and values", WORDS_CHOICES,
+     TAKEN(SERVE(kv_storage), RUN(kv_storage), EVAL(storage))},
+    {"Cache", "kv-storage", "", OPTION_TEXT, 0, 0, "f16", "A,B",
+     "number formats of cached keys and values: f16, bf16, q8, q4", WORDS_STORAGES,
+     TAKEN(BENCH(storages))},
+    {"Cache", "kv-policy", "", OPTION_TEXT, 0, 0, "full", "NAME|JSON",
+     "cache policy of requests that name none", WORDS_POLICIES, TAKEN(SERVE(kv_policy))},
+    {"Cache", "kv-policy", "", OPTION_TEXT, 0, 0, "full", "NAME|JSON", "how the KV cache is kept",
+     WORDS_POLICIES, TAKEN(RUN(kv_policy))},
+    {"Cache", "kv-policy-max-budget", "", OPTION_NUMBER, 0, 1u << 24, "0", "N",
+     "largest budget a request may ask for; 0 = any", WORDS_NONE,
+     TAKEN(SERVE(kv_policy_max_budget))},
+    {"Cache", "kv-policy-allow", "", OPTION_LIST, 0, 0, NULL, "A,B",
+     "policies that requests may name (default: all)", WORDS_POLICIES,
+     TAKEN(SERVE(kv_policy_allow))},
+    {"Cache", "kv-policy-lock", "", OPTION_SWITCH, 0, 0, NULL, NULL,
+     "refuse requests that name a policy", WORDS_NONE, TAKEN(SERVE(kv_policy_lock))},
+    {"Cache", "head-profile", "", OPTION_TEXT, 0, 0, NULL, "FILE",
      "which heads look things up, for razor, duo and compresskv: made by `winnow calibrate`, or "
-     "DuoAttention's"},
-    {"Cache", "no-prefix-cache", "", OPTION_UNSWITCH, AT(prefix_cache), 0, 0, NULL, NULL,
-     "compute every prompt anew, also where one began like an earlier one"},
-    {"Cache", "prefix-scope", "", OPTION_CHOICE, AT(prefix_scope), 0, 0, "key", "key|server",
-     "who shares computed prompts: callers of one API key, or everybody"},
-    {"Cache", "session-ttl", "", OPTION_SECONDS, AT(session_ttl_ms), 0, 0, "600", "SECONDS",
-     "how long the cache of a session_id waits for its next turn; 0 = none is kept"},
-    {"Cache", "audit", "", OPTION_SWITCH, AT(audit), 0, 0, NULL, NULL,
-     "check the cache's invariants after every step (slow)"},
+     "DuoAttention's",
+     WORDS_FILES,
+     TAKEN(SERVE(head_profile), RUN(head_profile), BENCH(head_profile), EVAL(head_profile))},
+    {"Cache", "no-prefix-cache", "", OPTION_UNSWITCH, 0, 0, NULL, NULL,
+     "compute every prompt anew, also where one began like an earlier one", WORDS_NONE,
+     TAKEN(SERVE(prefix_cache))},
+    {"Cache", "prefix-scope", "", OPTION_CHOICE, 0, 0, "key", "key|server",
+     "who shares computed prompts: callers of one API key, or everybody", WORDS_CHOICES,
+     TAKEN(SERVE(prefix_scope))},
+    {"Cache", "session-ttl", "", OPTION_SECONDS, 0, 0, "600", "SECONDS",
+     "how long the cache of a session_id waits for its next turn; 0 = none is kept", WORDS_NONE,
+     TAKEN(SERVE(session_ttl_ms))},
+    {"Cache", "audit", "", OPTION_SWITCH, 0, 0, NULL, NULL,
+     "check the cache's invariants after every step (slow)", WORDS_NONE, TAKEN(SERVE(audit))},
 
-    {"Scheduling", "max-num-seqs", "-np --parallel", OPTION_NUMBER, AT(max_num_seqs), 1, 4096, "64",
-     "N", "sequences computed at once"},
-    {"Scheduling", "max-batched-tokens", "--max-num-batched-tokens", OPTION_NUMBER,
-     AT(max_batched_tokens), 0, 65536, "0", "N",
-     "tokens in a step, prompts and answers together; 0 = 256, on a GPU 2048"},
-    {"Scheduling", "max-queue", "", OPTION_NUMBER, AT(max_queue), 1, 1000000, "256", "N",
-     "requests that may wait; beyond: 429"},
-    {"Scheduling", "max-generate", "", OPTION_NUMBER, AT(max_generate), 1, 1u << 30, "16384", "N",
-     "answer length when neither request nor context bounds it"},
-    {"Scheduling", "queue-timeout", "", OPTION_SECONDS, AT(queue_timeout_ms), 0, 0, "0", "SECONDS",
-     "longest wait in the queue; 0 = any"},
-    {"Scheduling", "request-timeout", "", OPTION_SECONDS, AT(request_timeout_ms), 0, 0, "0",
-     "SECONDS", "longest whole request; 0 = any"},
-    {"Scheduling", "max-per-key", "", OPTION_NUMBER, AT(max_per_key), 0, 1000000, "0", "N",
-     "requests at once for one API key; 0 = any"},
+    {"Measuring", "contexts", "", OPTION_TEXT, 0, 0, NULL, "A,B",
+     "tokens in the cache before decoding begins, or none (default: 0,1024,2048,4096,8192, as far "
+     "as the model goes)",
+     WORDS_NONE, TAKEN(BENCH(contexts))},
+    {"Measuring", "prompt", "", OPTION_TEXT, 0, 0, NULL, "A,B",
+     "lengths of timed prompts, or none (default: 512 and all contexts)", WORDS_NONE,
+     TAKEN(BENCH(prompts))},
+    {"Measuring", "batch", "", OPTION_TEXT, 0, 0, "1,8", "A,B", "sequences that decode together",
+     WORDS_NONE, TAKEN(BENCH(batches))},
+    {"Measuring", "policies", "", OPTION_TEXT, 0, 0, "full", "A,B",
+     "policies, also with a budget of their own: sink:256", WORDS_POLICIES, TAKEN(BENCH(policies))},
+    {"Measuring", "budgets", "", OPTION_TEXT, 0, 0, "1024", "A,B",
+     "slots, or shares of the context, for policies without a budget of their own", WORDS_NONE,
+     TAKEN(BENCH(budgets))},
+    {"Measuring", "tokens", "", OPTION_NUMBER, 1, 65536, "32", "N",
+     "tokens that every sequence decodes in a run", WORDS_NONE, TAKEN(BENCH(n_tokens))},
+    {"Measuring", "repeats", "", OPTION_NUMBER, 1, 100, "5", "N",
+     "runs of each point; the median counts", WORDS_NONE, TAKEN(BENCH(n_repeats))},
+    {"Measuring", "max-seconds", "", OPTION_SECONDS, 0, 0, "60", "SECONDS",
+     "a point is not run again once its runs took so long", WORDS_NONE, TAKEN(BENCH(max_ms))},
+    {"Measuring", "max-batched-tokens", "--max-num-batched-tokens", OPTION_NUMBER, 0, 65536, "0",
+     "N", "tokens in a step while a prompt is read; 0 = as the server", WORDS_NONE,
+     TAKEN(BENCH(max_rows))},
+    {"Measuring", "json", "", OPTION_TEXT, 0, 0, NULL, "FILE", "all runs of all points",
+     WORDS_FILES, TAKEN(BENCH(json_path))},
+    {"Measuring", "svg", "", OPTION_TEXT, 0, 0, NULL, "FILE",
+     "a picture: speed over context, a line for each policy", WORDS_FILES, TAKEN(BENCH(svg_path))},
+    {"Measuring", "policies", "", OPTION_TEXT, 0, 0, NULL, "A,B",
+     "names, or JSON objects (default: all; razor, duo and compresskv with a profile)",
+     WORDS_POLICIES, TAKEN(EVAL(policies))},
+    {"Measuring", "budgets", "", OPTION_TEXT, 0, 0, "0.05,0.1,0.2,0.5", "A,B",
+     "slots, or shares of the prompt", WORDS_NONE, TAKEN(EVAL(budgets))},
+    {"Measuring", "contexts", "", OPTION_TEXT, 0, 0, NULL, "A,B",
+     "lengths in tokens (default: 1024,2048, as far as the model goes)", WORDS_NONE,
+     TAKEN(EVAL(contexts))},
+    {"Measuring", "depths", "", OPTION_TEXT, 0, 0, "0.1,0.5,0.9", "A,B",
+     "where facts are hidden in the text, 0 to 1", WORDS_NONE, TAKEN(EVAL(depths))},
+    {"Measuring", "tasks", "", OPTION_TEXT, 0, 0, "text,retrieval", "A,B",
+     "text, retrieval, stream (sink only)", WORDS_NONE, TAKEN(EVAL(tasks))},
+    {"Measuring", "steps", "", OPTION_NUMBER, 1, 65536, "128", "N",
+     "tokens that are predicted behind each text", WORDS_NONE, TAKEN(EVAL(n_steps))},
+    {"Measuring", "samples", "", OPTION_NUMBER, 1, 1000, "2", "N", "texts for each length",
+     WORDS_NONE, TAKEN(EVAL(n_samples))},
+    {"Measuring", "trials", "", OPTION_NUMBER, 1, 1000, "4", "N",
+     "texts with facts for each length and depth; each is asked for a number and for a word",
+     WORDS_NONE, TAKEN(EVAL(n_trials))},
+    {"Measuring", "stream-tokens", "", OPTION_NUMBER, 1000, INT32_MAX, "1000000", "N",
+     "length of a stream; the text is repeated", WORDS_NONE, TAKEN(EVAL(n_stream))},
+    {"Measuring", "seed", "", OPTION_INTEGER, 0, INT64_MAX, "0", "N", "of places and facts",
+     WORDS_NONE, TAKEN(EVAL(seed))},
+    {"Measuring", "out", "", OPTION_TEXT, 0, 0, "eval", "DIR", "where results and the report go",
+     WORDS_FILES, TAKEN(EVAL(directory))},
+    {"Measuring", "no-sharing", "", OPTION_SWITCH, 0, 0, NULL, NULL,
+     "compute every prompt anew: slower, the same to the digit", WORDS_NONE,
+     TAKEN(EVAL(no_sharing))},
+    {"Measuring", "output", "-o", OPTION_TEXT, 0, 0, NULL, "FILE", "where the profile goes",
+     WORDS_FILES, TAKEN(CALIBRATE(profile_path))},
+    {"Measuring", "length", "", OPTION_NUMBER, 0, INT32_MAX, "0", "N",
+     "random tokens, read 4 times or as often as the trained context takes, at least twice; 0 = "
+     "2500, or half the context",
+     WORDS_NONE, TAKEN(CALIBRATE(length))},
+    {"Measuring", "seed", "", OPTION_INTEGER, 0, INT64_MAX, "0", "N", "of the random tokens",
+     WORDS_NONE, TAKEN(CALIBRATE(seed))},
+    {"Measuring", "induction-percent", "", OPTION_NUMBER, 0, 100, "14", "N",
+     "how many of all KV heads the induction score chooses, rounded up (RazorAttention's default)",
+     WORDS_NONE, TAKEN(CALIBRATE(induction_percent))},
+    {"Measuring", "echo-percent", "", OPTION_NUMBER, 0, 100, "1", "N",
+     "how many of all KV heads the echo score chooses, rounded up (RazorAttention's default)",
+     WORDS_NONE, TAKEN(CALIBRATE(echo_percent))},
 
-    {"Network", "host", "", OPTION_TEXT, AT(host), 0, 0, "127.0.0.1", "ADDRESS",
-     "address, name, or unix:/path"},
-    {"Network", "port", "-p", OPTION_NUMBER, AT(port), 0, 65535, "8080", "N",
-     "port; 0 = any free one"},
-    {"Network", "api-prefix", "", OPTION_TEXT, AT(api_prefix), 0, 0, "", "/PATH",
-     "serve everything below this path"},
-    {"Network", "cors-origins", "--cors", OPTION_LIST, AT(cors_origins), 0, 0, NULL, "ORIGIN,...",
-     "web origins that may call; * = all"},
-    {"Network", "allowed-hosts", "", OPTION_LIST, AT(allowed_hosts), 0, 0, NULL, "NAME,...",
-     "Host values accepted beside localhost when bound to loopback"},
-    {"Network", "max-body", "", OPTION_SIZE, AT(max_body_bytes), 1024, 1ull << 31, "16M", "SIZE",
-     "largest request body"},
-    {"Network", "max-connections", "", OPTION_NUMBER, AT(max_connections), 1, 100000, "1024", "N",
-     "open connections"},
-    {"Network", "http-timeout", "", OPTION_SECONDS, AT(http_timeout_ms), 0, 0, "60", "SECONDS",
-     "longest wait for a request's bytes, or for a reader that does not read"},
-    {"Network", "sse-ping-interval", "--sse-keep-alive-interval", OPTION_SECONDS,
-     AT(sse_ping_interval_ms), 0, 0, "15", "SECONDS", "comment line on silent streams; 0 = none"},
-    {"Network", "shutdown-timeout", "", OPTION_SECONDS, AT(shutdown_timeout_ms), 0, 0, "30",
-     "SECONDS", "time for running requests after SIGTERM"},
+    {"Scheduling", "max-num-seqs", "-np --parallel", OPTION_NUMBER, 1, 4096, "64", "N",
+     "sequences computed at once", WORDS_NONE, TAKEN(SERVE(max_num_seqs))},
+    {"Scheduling", "max-batched-tokens", "--max-num-batched-tokens", OPTION_NUMBER, 0, 65536, "0",
+     "N", "tokens in a step, prompts and answers together; 0 = 256, on a GPU 2048", WORDS_NONE,
+     TAKEN(SERVE(max_batched_tokens))},
+    {"Scheduling", "max-queue", "", OPTION_NUMBER, 1, 1000000, "256", "N",
+     "requests that may wait; beyond: 429", WORDS_NONE, TAKEN(SERVE(max_queue))},
+    {"Scheduling", "max-generate", "", OPTION_NUMBER, 1, 1u << 30, "16384", "N",
+     "answer length when neither request nor context bounds it", WORDS_NONE,
+     TAKEN(SERVE(max_generate))},
+    {"Scheduling", "queue-timeout", "", OPTION_SECONDS, 0, 0, "0", "SECONDS",
+     "longest wait in the queue; 0 = any", WORDS_NONE, TAKEN(SERVE(queue_timeout_ms))},
+    {"Scheduling", "request-timeout", "", OPTION_SECONDS, 0, 0, "0", "SECONDS",
+     "longest whole request; 0 = any", WORDS_NONE, TAKEN(SERVE(request_timeout_ms))},
+    {"Scheduling", "max-per-key", "", OPTION_NUMBER, 0, 1000000, "0", "N",
+     "requests at once for one API key; 0 = any", WORDS_NONE, TAKEN(SERVE(max_per_key))},
 
-    {"Keys", "api-key", "", OPTION_KEYS, AT(api_keys), 0, 0, NULL, "KEY,...",
-     "keys that clients must show (repeatable)"},
-    {"Keys", "api-key-file", "", OPTION_KEY_FILE, AT(api_keys), 0, 0, NULL, "FILE",
-     "keys, one a line, also as name:key"},
-    {"Keys", "admin-api-key", "", OPTION_TEXT, AT(admin_api_key), 0, 0, NULL, "KEY",
-     "sees other callers' cache detail"},
-    {"Keys", "metrics-require-key", "", OPTION_SWITCH, AT(metrics_require_key), 0, 0, NULL, NULL,
-     "ask for a key on /metrics too"},
+    {"Network", "host", "", OPTION_TEXT, 0, 0, "127.0.0.1", "ADDRESS",
+     "address, name, or unix:/path", WORDS_NONE, TAKEN(SERVE(host))},
+    {"Network", "port", "-p", OPTION_NUMBER, 0, 65535, "8080", "N", "port; 0 = any free one",
+     WORDS_NONE, TAKEN(SERVE(port))},
+    {"Network", "api-prefix", "", OPTION_TEXT, 0, 0, "", "/PATH",
+     "serve everything below this path", WORDS_NONE, TAKEN(SERVE(api_prefix))},
+    {"Network", "cors-origins", "--cors", OPTION_LIST, 0, 0, NULL, "ORIGIN,...",
+     "web origins that may call; * = all", WORDS_NONE, TAKEN(SERVE(cors_origins))},
+    {"Network", "allowed-hosts", "", OPTION_LIST, 0, 0, NULL, "NAME,...",
+     "Host values accepted beside localhost when bound to loopback", WORDS_NONE,
+     TAKEN(SERVE(allowed_hosts))},
+    {"Network", "max-body", "", OPTION_SIZE, 1024, 1ull << 31, "16M", "SIZE",
+     "largest request body", WORDS_NONE, TAKEN(SERVE(max_body_bytes))},
+    {"Network", "max-connections", "", OPTION_NUMBER, 1, 100000, "1024", "N", "open connections",
+     WORDS_NONE, TAKEN(SERVE(max_connections))},
+    {"Network", "http-timeout", "", OPTION_SECONDS, 0, 0, "60", "SECONDS",
+     "longest wait for a request's bytes, or for a reader that does not read", WORDS_NONE,
+     TAKEN(SERVE(http_timeout_ms))},
+    {"Network", "sse-ping-interval", "--sse-keep-alive-interval", OPTION_SECONDS, 0, 0, "15",
+     "SECONDS", "comment line on silent streams; 0 = none", WORDS_NONE,
+     TAKEN(SERVE(sse_ping_interval_ms))},
+    {"Network", "shutdown-timeout", "", OPTION_SECONDS, 0, 0, "30", "SECONDS",
+     "time for running requests after SIGTERM", WORDS_NONE, TAKEN(SERVE(shutdown_timeout_ms))},
 
-    {"Observing", "metrics-compat", "", OPTION_COMPAT, AT(metrics_compat_vllm), 0, 0, NULL,
-     "vllm|vllm-legacy", "also export metrics under vLLM's names"},
-    {"Observing", "metrics-port", "", OPTION_NUMBER, AT(metrics_port), 0, 65535, "0", "N",
-     "serve /metrics on a port of its own too; 0 = no"},
-    {"Observing", "log-format", "", OPTION_LOG_FORMAT, AT(log_format), 0, 0, "text", "text|json",
-     "format of log lines on stderr"},
-    {"Observing", "log-level", "", OPTION_LOG_LEVEL, AT(log_level), 0, 0, "info",
-     "debug|info|warning|error", "least level that is logged"},
-    {"Observing", "config", "", OPTION_CONFIG_FILE, 0, 0, 0, NULL, "FILE",
-     "JSON object of these settings: {\"port\": 8081}"},
+    {"Keys", "api-key", "", OPTION_KEYS, 0, 0, NULL, "KEY,...",
+     "keys that clients must show (repeatable)", WORDS_NONE, TAKEN(SERVE(api_keys))},
+    {"Keys", "api-key-file", "", OPTION_KEY_FILE, 0, 0, NULL, "FILE",
+     "keys, one a line, also as name:key", WORDS_FILES, TAKEN(SERVE(api_keys))},
+    {"Keys", "admin-api-key", "", OPTION_TEXT, 0, 0, NULL, "KEY",
+     "sees other callers' cache detail", WORDS_NONE, TAKEN(SERVE(admin_api_key))},
+    {"Keys", "metrics-require-key", "", OPTION_SWITCH, 0, 0, NULL, NULL,
+     "ask for a key on /metrics too", WORDS_NONE, TAKEN(SERVE(metrics_require_key))},
 
-    {NULL, "metrics", "", OPTION_IGNORED, 0, 0, 0, NULL, NULL, "metrics are always on"},
-    {NULL, "n-gpu-layers", "-ngl --gpu-layers", OPTION_WARNED, 0, 0, 0, NULL, "N",
-     "ignored: the whole model runs on one device"},
-    {NULL, "tls-cert", "--ssl-cert-file --ssl-certfile", OPTION_REFUSED, 0, 0, 0, NULL, "FILE",
-     "this version does not speak TLS; put a proxy such as nginx or HAProxy in front"},
-    {NULL, "tls-key", "--ssl-key-file --ssl-keyfile", OPTION_REFUSED, 0, 0, 0, NULL, "FILE",
-     "this version does not speak TLS; put a proxy such as nginx or HAProxy in front"},
-    {NULL, "timeout", "-to", OPTION_REFUSED, 0, 0, 0, NULL, "SECONDS",
-     "write --http-timeout (socket) or --request-timeout (whole request)"},
+    {"Observing", "metrics-compat", "", OPTION_COMPAT, 0, 0, NULL, "vllm|vllm-legacy",
+     "also export metrics under vLLM's names", WORDS_CHOICES, TAKEN(SERVE(metrics_compat_vllm))},
+    {"Observing", "metrics-port", "", OPTION_NUMBER, 0, 65535, "0", "N",
+     "serve /metrics on a port of its own too; 0 = no", WORDS_NONE, TAKEN(SERVE(metrics_port))},
+    {"Observing", "log-format", "", OPTION_LOG_FORMAT, 0, 0, "text", "text|json",
+     "format of log lines on stderr", WORDS_CHOICES, TAKEN(SERVE(log_format))},
+    {"Observing", "log-level", "", OPTION_LOG_LEVEL, 0, 0, "info", "debug|info|warning|error",
+     "least level that is logged", WORDS_CHOICES, TAKEN(SERVE(log_level))},
+    {"Observing", "config", "", OPTION_CONFIG_FILE, 0, 0, NULL, "FILE",
+     "JSON object of these settings: {\"port\": 8081}", WORDS_FILES, TAKEN(ONLY_SERVE)},
+
+    {NULL, "metrics", "", OPTION_IGNORED, 0, 0, NULL, NULL, "metrics are always on", WORDS_NONE,
+     TAKEN(ONLY_SERVE)},
+    {NULL, "n-gpu-layers", "-ngl --gpu-layers", OPTION_WARNED, 0, 0, NULL, "N",
+     "ignored: the whole model runs on one device", WORDS_NONE, TAKEN(ONLY_SERVE)},
+    {NULL, "tls-cert", "--ssl-cert-file --ssl-certfile", OPTION_REFUSED, 0, 0, NULL, "FILE",
+     "this version does not speak TLS; put a proxy such as nginx or HAProxy in front", WORDS_NONE,
+     TAKEN(ONLY_SERVE)},
+    {NULL, "tls-key", "--ssl-key-file --ssl-keyfile", OPTION_REFUSED, 0, 0, NULL, "FILE",
+     "this version does not speak TLS; put a proxy such as nginx or HAProxy in front", WORDS_NONE,
+     TAKEN(ONLY_SERVE)},
+    {NULL, "timeout", "-to", OPTION_REFUSED, 0, 0, NULL, "SECONDS",
+     "write --http-timeout (socket) or --request-timeout (whole request)", WORDS_NONE,
+     TAKEN(ONLY_SERVE)},
 };
 const unsigned n_option_rows = sizeof option_rows / sizeof *option_rows;
-
-static bool alias_matches(const char *aliases, const char *flag)
-{
-    size_t length = strlen(flag);
-    for (const char *a = aliases; *a;) {
-        size_t n = strcspn(a, " ");
-        if (n == length && !memcmp(a, flag, n))
-            return true;
-        a += n;
-        a += strspn(a, " ");
-    }
-    return false;
-}
-
-const struct option_row *option_find(const char *flag)
-{
-    for (unsigned i = 0; i < n_option_rows; i++) {
-        if (!strncmp(flag, "--", 2) && !strcmp(flag + 2, option_rows[i].name))
-            return &option_rows[i];
-        if (alias_matches(option_rows[i].aliases, flag))
-            return &option_rows[i];
-    }
-    return NULL;
-}
-
-/* Edits between two short words (insert, delete, replace), at most `cap`. */
-static unsigned distance(const char *a, const char *b, unsigned cap)
-{
-    enum { LONGEST = 40 };
-    size_t na = strlen(a), nb = strlen(b);
-    if (na > LONGEST || nb > LONGEST)
-        return cap;
-    unsigned row[LONGEST + 1];
-    for (size_t j = 0; j <= nb; j++)
-        row[j] = (unsigned)j;
-    for (size_t i = 1; i <= na; i++) {
-        unsigned diagonal = row[0];
-        row[0] = (unsigned)i;
-        for (size_t j = 1; j <= nb; j++) {
-            unsigned replace = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            unsigned other = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
-            row[j] = replace < other ? replace : other;
-        }
-    }
-    return row[nb] < cap ? row[nb] : cap;
-}
-
-const char *option_nearest(const char *flag)
-{
-    while (*flag == '-')
-        flag++;
-    unsigned best = 4;
-    const char *name = NULL;
-    for (unsigned i = 0; i < n_option_rows; i++) {
-        unsigned d = distance(flag, option_rows[i].name, best);
-        if (d < best && d < strlen(option_rows[i].name)) {
-            best = d;
-            name = option_rows[i].name;
-        }
-    }
-    return name;
-}

@@ -3,6 +3,7 @@
 #include "server/server.h"
 
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,62 +11,69 @@
 
 #include "config/base/size.h"
 #include "config/base/version.h"
-#include "server/server_state.h"
+#include "server/api/api.h"
+#include "server/api/health.h"
+#include "server/api/metrics.h"
+#include "server/devices.h"
+#include "server/http/transport.h"
+#include "server/page/page.h"
 
-enum { WATCH_MS = 50, FLUSH_MS = 1000 };
+enum { WATCH_MS = 50, FLUSH_MS = 1000, MAX_ROUTES = MAX_ENDPOINTS - 1 };
 
-static const struct route own_routes[] = {
-    {.method = "GET",
-     .path = "/",
-     .handler = handle_page,
-     .public = true,
-     .plain_path_only = true,
-     .name = "page"},
-    {.method = "GET",
-     .path = "/page/*",
-     .handler = handle_page_file,
-     .public = true,
-     .plain_path_only = true,
-     .name = "page"},
-    {.method = "GET",
-     .path = "/health",
-     .handler = handle_health,
-     .public = true,
-     .name = "health"},
-    {.method = "GET",
-     .path = "/livez",
-     .handler = handle_live,
-     .public = true,
-     .plain_path_only = true,
-     .name = "livez"},
-    {.method = "GET",
-     .path = "/readyz",
-     .handler = handle_ready,
-     .public = true,
-     .plain_path_only = true,
-     .name = "readyz"},
-    {.method = "GET",
-     .path = "/metrics",
-     .handler = handle_metrics,
-     .public = true,
-     .plain_path_only = true,
-     .name = "metrics"},
+struct server {
+    const struct config *config;
+    uv_loop_t loop;
+    struct transport *transport;
+    struct api *api;
+    struct route routes[MAX_ROUTES];
+    uint32_t n_routes;
+    struct health health; /* contexts of handlers */
+    struct metrics_page metrics;
+    struct page page;
+
+    uv_thread_t loader;
+    bool loading; /* the loader thread is to be joined */
+    struct engine *engine;
+    struct engine *loaded_engine; /* the loader's; the loop takes it at `loaded` */
+    struct error load_error;
+    _Atomic uint32_t load_permille;
+    uv_async_t loaded;
+    uint32_t logged_percent;
+
+    uv_signal_t on_term, on_int;
+    uv_timer_t watch; /* drain, engine faults, load progress */
+    uint64_t drain_end_ms, flush_end_ms;
+    bool draining, stopping;
+    int exit_code;
 };
 
-static void add_routes(struct server *s)
+/* ---- routes */
+
+static void add(struct server *s, const char *path, http_request_handler handler, void *context,
+                bool plain_path_only, const char *name)
 {
-    for (size_t i = 0; i < sizeof own_routes / sizeof *own_routes; i++) {
-        s->routes[s->n_routes] = own_routes[i];
-        s->routes[s->n_routes++].context = s;
-    }
-    for (uint32_t i = 0; i < n_api_routes && s->n_routes < MAX_ROUTES; i++) {
-        s->routes[s->n_routes] = api_routes[i];
-        s->routes[s->n_routes++].context = s->api;
-    }
+    s->routes[s->n_routes++] = (struct route){.method = "GET",
+                                              .path = path,
+                                              .handler = handler,
+                                              .context = context,
+                                              .public = true,
+                                              .plain_path_only = plain_path_only,
+                                              .name = name};
 }
 
-/* ---- loading
- * --------------------------------------------------------------------------------------------- */
+static bool add_routes(struct server *s, struct error *e)
+{
+    add(s, "/", handle_page, &s->page, true, "page");
+    add(s, "/page/*", handle_page_file, &s->page, true, "page");
+    add(s, "/health", handle_health, &s->health, false, "health");
+    add(s, "/livez", handle_live, &s->health, true, "livez");
+    add(s, "/readyz", handle_ready, &s->health, true, "readyz");
+    add(s, "/metrics", handle_metrics, &s->metrics, true, "metrics");
+    return api_add_routes(s->api, s->routes, &s->n_routes, MAX_ROUTES) ||
+           error_set(e, "internal_error", "", "more than %d routes", MAX_ROUTES);
+}
+
+/* ---- loading */
 
 static void on_progress(void *context, const char *what, double share)
 {
@@ -80,7 +88,6 @@ static void load(void *context)
     const struct config *c = s->config;
     struct engine_options options = {
         .model_path = c->model,
-        .device = c->device,
         .gpu_memory_share = c->gpu_memory_share,
         .isa = c->isa,
         .n_threads = c->threads,
@@ -89,8 +96,8 @@ static void load(void *context)
         .max_batched_tokens = c->max_batched_tokens,
         .max_queue = c->max_queue,
         .max_generate = c->max_generate,
-        .kv_memory_bytes = c->kv_memory_bytes,
-        .kv_memory_share = c->kv_memory_share,
+        .kv_memory_bytes = c->kv_memory.bytes,
+        .kv_memory_share = c->kv_memory.share,
         .chat_template = c->chat_template,
         .head_profile = c->head_profile,
         .audit = c->audit,
@@ -100,7 +107,8 @@ static void load(void *context)
         .progress_context = s,
     };
     plan_storage_parse(c->kv_storage, &options.kv_storage); /* the option table knows the names */
-    s->loaded_engine = engine_open(&options, &s->load_error);
+    if (device_pick(&server_devices, c->device, &options.device, &s->load_error))
+        s->loaded_engine = engine_open(&options, &s->load_error);
     uv_async_send(&s->loaded);
 }
 
@@ -120,7 +128,7 @@ static void print_facts(const struct server *s)
              (unsigned long long)pages, (unsigned long long)page, pool,
              (unsigned long long)(pages / ((uint64_t)m->n_layers * m->n_kv_heads) * 32));
     log_line(LOG_INFO, "policy: %s unless a request says otherwise", s->config->kv_policy);
-    log_line(LOG_INFO, "ready at %s", transport_address(s->transport));
+    log_line(LOG_INFO, "ready at %s", transport_address(s->transport, 0));
 }
 
 static void begin_stop(struct server *s);
@@ -142,6 +150,7 @@ static void on_loaded(uv_async_t *handle)
     uv_thread_join(&s->loader);
     s->loading = false;
     s->engine = s->loaded_engine;
+    s->health.engine = s->engine;
     if (s->stopping)
         return;
     if (!s->engine) {
@@ -157,18 +166,17 @@ static void on_loaded(uv_async_t *handle)
 }
 
 /* A line at every tenth of a load that takes a while. */
-static void tell_loading(struct server *s)
+static void log_loading(struct server *s)
 {
     uint32_t permille = atomic_load(&s->load_permille), percent = permille / 100 * 10;
     transport_set_loading(s->transport, permille / 1000.0);
-    if (percent > s->told_percent && percent < 100) {
-        s->told_percent = percent;
+    if (percent > s->logged_percent && percent < 100) {
+        s->logged_percent = percent;
         log_line(LOG_INFO, "loading: %u %%", percent);
     }
 }
 
-/* ---- ending
- * --------------------------------------------------------------------------------------------- */
+/* ---- ending */
 
 static void close_handles(struct server *s)
 {
@@ -183,7 +191,7 @@ static void close_handles(struct server *s)
     transport_close(s->transport);
 }
 
-/* Whoever still runs is told so; then the last bytes get a moment to go out. */
+/* What still runs gets an error; then the last bytes get a moment to go out. */
 static void begin_stop(struct server *s)
 {
     if (s->stopping)
@@ -194,7 +202,7 @@ static void begin_stop(struct server *s)
     s->flush_end_ms = uv_now(&s->loop) + FLUSH_MS;
 }
 
-void server_drain(struct server *s)
+static void drain(struct server *s)
 {
     if (s->draining)
         return;
@@ -212,7 +220,7 @@ static void on_signal(uv_signal_t *handle, int number)
     if (s->draining)
         begin_stop(s);
     else
-        server_drain(s);
+        drain(s);
 }
 
 static void on_watch(uv_timer_t *timer)
@@ -220,7 +228,7 @@ static void on_watch(uv_timer_t *timer)
     struct server *s = timer->data;
     bool idle = transport_running(s->transport) == 0 && api_running(s->api) == 0;
     if (s->loading)
-        tell_loading(s);
+        log_loading(s);
     if (s->engine && !s->stopping && !engine_alive(s->engine)) {
         log_line(LOG_ERROR, "the device has failed; ending so that a supervisor can start anew");
         s->exit_code = 1;
@@ -232,19 +240,21 @@ static void on_watch(uv_timer_t *timer)
         close_handles(s);
 }
 
+/* False: what it has opened is closing. */
 static bool start(struct server *s, struct error *e)
 {
     s->api = api_new(s->config, &s->loop, e);
     if (!s->api)
         return false;
-    add_routes(s);
-    s->transport = transport_new(s->config, &s->loop, s->routes, s->n_routes, e);
-    if (!s->transport) {
+    if (!add_routes(s, e) ||
+        !(s->transport = transport_new(s->config, &s->loop, s->routes, s->n_routes, e))) {
         api_close(s->api);
-        uv_run(&s->loop, UV_RUN_DEFAULT);
-        api_free(s->api);
         return false;
     }
+    s->page = (struct page){.api_prefix = s->config->api_prefix};
+    s->health = (struct health){.transport = s->transport};
+    s->metrics =
+        (struct metrics_page){.config = s->config, .transport = s->transport, .api = s->api};
     uv_async_init(&s->loop, &s->loaded, on_loaded);
     uv_timer_init(&s->loop, &s->watch);
     uv_signal_init(&s->loop, &s->on_term);
@@ -256,12 +266,27 @@ static bool start(struct server *s, struct error *e)
     return true;
 }
 
-static void warn_of_open_door(const struct server *s)
+static void log_start(const struct server *s)
 {
     const struct transport *t = s->transport;
-    if (!t->loopback && !t->unix_path[0] && s->config->n_api_keys == 0)
+    log_line(LOG_INFO, "winnow %s (%s) listens at %s; loading %s", version_string(),
+             version_commit(), transport_address(t, 0), s->config->model);
+    for (uint32_t i = 1; i < transport_n_addresses(t); i++)
+        log_line(LOG_INFO, "also listens at %s", transport_address(t, i));
+    if (!transport_is_local(t) && s->config->n_api_keys == 0)
         log_line(LOG_WARNING, "no --api-key is set: whoever reaches %s may use it",
-                 transport_address(t));
+                 transport_address(t, 0));
+}
+
+static void start_loading(struct server *s)
+{
+    struct error e;
+    s->loading = true;
+    if (!uv_thread_create(&s->loader, load, s))
+        return;
+    s->loading = false;
+    error_set_memory(&e, "a thread", 0);
+    fail(s, &e);
 }
 
 int server_run(const struct config *c)
@@ -276,28 +301,24 @@ int server_run(const struct config *c)
     s->config = c;
     log_setup(c->log_format, c->log_level);
     signal(SIGPIPE, SIG_IGN);
-    if (!start(s, &e)) {
+    if (start(s, &e)) {
+        log_start(s);
+        start_loading(s);
+    } else {
         log_line(LOG_ERROR, "%s", e.message);
-        uv_loop_close(&s->loop);
-        free(s);
-        return 1;
+        s->exit_code = 1;
     }
-    log_line(LOG_INFO, "winnow %s (%s) listens at %s; loading %s", version_string(),
-             version_commit(), transport_address(s->transport), c->model);
-    warn_of_open_door(s);
-    s->loading = true;
-    if (uv_thread_create(&s->loader, load, s)) {
-        s->loading = false;
-        error_set_memory(&e, "a thread", 0);
-        fail(s, &e);
-    }
+    /* Everybody closes handles; this is the one place that waits for them. */
     uv_run(&s->loop, UV_RUN_DEFAULT);
     int status = s->exit_code;
+    bool started = s->transport != NULL;
     if (s->engine)
         engine_close(s->engine);
-    api_free(s->api);
+    if (s->api)
+        api_free(s->api);
     uv_loop_close(&s->loop);
-    log_line(LOG_INFO, "ended");
+    if (started)
+        log_line(LOG_INFO, "ended");
     free(s);
     return status;
 }

@@ -3,9 +3,6 @@
 #define WINNOW_SERVER_SERVER_H
 
 #include "config/config.h"
-#include "server/http/http_request.h"
-
-struct api;
 
 /* Opens the listeners, loads the model on a thread of its own (health says 503 model_loading with
  * progress), then serves until SIGTERM/SIGINT; returns the process's exit code. Prints one line per

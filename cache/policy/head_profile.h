@@ -1,14 +1,5 @@
 /* A head profile: which KV heads look things up (and keep everything), which only look back a
- * little. Two kinds of file: the JSON that `winnow calibrate` writes (RazorAttention,
- * arXiv 2407.15891) and DuoAttention's patterns, tab-separated numbers from 0 to 1, a line a layer
- * (arXiv 2410.10819). Immutable after loading: any thread.
- *
- * The JSON, an object whose other keys are for people:
- *   "format": "winnow-head-profile", "version": 1
- *   "model": name, "model_hash": 64 hex digits (engine/model/model_hash.h)
- *   "n_layers", "n_kv_heads": integers
- *   "induction", "echo": [n_layers][n_kv_heads] scores from 0 to 1: they share budgets among layers
- *   "retrieval_heads": [[layer, kv_head], ...], the heads that keep everything */
+ * little. engine/measure/profile_file.h reads it from a file. Immutable once made: any thread. */
 #ifndef WINNOW_CACHE_POLICY_HEAD_PROFILE_H
 #define WINNOW_CACHE_POLICY_HEAD_PROFILE_H
 
@@ -28,9 +19,6 @@ struct head_profile {
     char model_hash[65];  /* hex SHA-256 of the weights' metadata; "" in patterns */
 };
 
-/* NULL with "invalid_head_profile" and what is wrong where ("layer 3 has 7 values, not 8"). The
- * caller frees it. */
-struct head_profile *head_profile_load(const char *path, struct error *e);
 void head_profile_free(struct head_profile *p); /* NULL is allowed */
 
 /* Whether the profile is for this model: the same shape and, where the profile has a hash, the same

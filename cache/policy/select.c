@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/base/random.h"
+
 uint64_t select_key(float score, int32_t position)
 {
     uint32_t bits;
@@ -202,19 +204,11 @@ void select_pool(const struct select_view *v, enum plan_pooling pool, uint32_t k
     }
 }
 
-/* The finaliser of splitmix64 (Steele, Lea and Flood, 2014). */
-static uint64_t mix(uint64_t z)
-{
-    z = (z ^ z >> 30) * UINT64_C(0xBF58476D1CE4E5B9);
-    z = (z ^ z >> 27) * UINT64_C(0x94D049BB133111EB);
-    return z ^ z >> 31;
-}
-
 float select_random(int64_t seed, uint32_t layer, uint32_t kv_head, int32_t position)
 {
-    uint64_t h = mix((uint64_t)seed + UINT64_C(0x9E3779B97F4A7C15));
-    h = mix(h ^ ((uint64_t)layer << 32 | kv_head));
-    h = mix(h ^ (uint32_t)position);
+    uint64_t h = random_mix((uint64_t)seed + RANDOM_STEP);
+    h = random_mix(h ^ ((uint64_t)layer << 32 | kv_head));
+    h = random_mix(h ^ (uint32_t)position);
     return (float)(h >> 40) * 0x1p-24f;
 }
 

@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "config/base/utf8.h"
+
 /* Cuts a formatted text that filled its buffer back to the last whole UTF-8 character. */
 static void cut_to_character(char *text, size_t capacity)
 {
@@ -18,7 +20,8 @@ static void cut_to_character(char *text, size_t capacity)
     text[length] = 0;
 }
 
-bool error_set(struct error *e, const char *code, const char *where, const char *format, ...)
+/* In parentheses because of the macros of error.h for the analyzer. */
+bool(error_set)(struct error *e, const char *code, const char *where, const char *format, ...)
 {
     if (!e)
         return false;
@@ -34,29 +37,10 @@ bool error_set(struct error *e, const char *code, const char *where, const char 
     return false;
 }
 
-bool error_set_memory(struct error *e, const char *what, uint64_t bytes)
+bool(error_set_memory)(struct error *e, const char *what, uint64_t bytes)
 {
     return error_set(e, "out_of_memory", "", "cannot allocate %llu bytes for %s",
                      (unsigned long long)bytes, what);
-}
-
-/* Length of the UTF-8 character at `s` (of at most `left` bytes) if it is valid and printable, else
- * 0. */
-static size_t printable_length(const unsigned char *s, uint64_t left)
-{
-    if (s[0] >= 0x20 && s[0] < 0x7F)
-        return 1;
-    size_t n = s[0] >= 0xF0 && s[0] < 0xF5 ? 4 : s[0] >= 0xE0 ? 3 : s[0] >= 0xC2 ? 2 : 0;
-    if (s[0] >= 0xF5 || n == 0 || n > left)
-        return 0;
-    for (size_t i = 1; i < n; i++)
-        if ((s[i] & 0xC0) != 0x80)
-            return 0;
-    if ((s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xED && s[1] > 0x9F) ||
-        (s[0] == 0xF0 && s[1] < 0x90) || (s[0] == 0xF4 && s[1] > 0x8F) ||
-        (s[0] == 0xC2 && s[1] < 0xA0))
-        return 0;
-    return n;
 }
 
 const char *error_excerpt(char out[80], const char *text, uint64_t length)
@@ -64,7 +48,7 @@ const char *error_excerpt(char out[80], const char *text, uint64_t length)
     size_t used = 0;
     uint64_t i = 0;
     while (i < length) {
-        size_t n = printable_length((const unsigned char *)text + i, length - i);
+        size_t n = utf8_printable_length(text + i, length - i);
         if (used + (n ? n : 1) > 64)
             break;
         if (n) {

@@ -8,8 +8,8 @@
  *   block as the other two are. Write __align__(16) after __shared__, not alignas.
  * - Blocks run one after another, each thread of a block on a fiber of its own until it waits. So a
  *   kernel that spins until another thread or block has done something hangs, and a data race
- * within a phase shows as a wrong value only when the order of threads makes it wrong: run your
- * tests with WINNOW_EMU_SEED=1, 2, 3 ... too, which shuffles blocks and threads.
+ *   within a phase shows as a wrong value only when the order of threads makes it wrong: run your
+ *   tests with WINNOW_EMU_SEED=1, 2, 3 ... too, which shuffles blocks and threads.
  * - Warps are 32 consecutive threads, x fastest, in no lock step: what lanes exchange without
  *   __syncwarp or a shuffle is not there. __activemask names the calling lane alone, which CUDA
  *   allows at any time.
@@ -22,7 +22,7 @@
  * - Not available: inline assembly (add a function with two bodies to portable.h), textures,
  *   cooperative groups, named barriers, cub, thrust, device printf in order, host code that takes
  *   addresses of __constant__ symbols. Device memory is host memory: host code that follows a
- * device pointer does not fault.
+ *   device pointer does not fault.
  *
  * fibers.cpp runs the threads, runtime.cpp is the runtime API, control.h is for tests. One launch
  * runs at a time; any thread may launch. */

@@ -3,10 +3,10 @@
  *
  * Sixteen queries (rows of one KV head's group; M) meet slots (N) in three steps:
  *
- *   logits   S = Q K^T    A: Q [16][d] by ldmatrix, B: K [slots][d] as it lies in a page
- *   softmax  running maximum and sum of a row (Milakov and Gimelshein, arXiv 1805.02867); a row of
- * S is spread over 4 lanes values   O += P V     A: P from the registers of S, B: V [slots][d] by
- * ldmatrix.trans
+ *   logits    S = Q K^T   A: Q [16][d] by ldmatrix, B: K [slots][d] as it is in a page
+ *   softmax   running maximum and sum of a row (Milakov and Gimelshein, arXiv 1805.02867); a row of
+ *             S is spread over 4 lanes
+ *   values    O += P V    A: P from the registers of S, B: V [slots][d] by ldmatrix.trans
  *
  * Logits are as exact as with 32-bit queries: tensor cores multiply halves exactly and add in fp32,
  * so a query is split into parts that sum up to it, q = high + low (11 bits each; of bfloat16 three

@@ -65,8 +65,7 @@ void launch_matmul(cudaStream_t stream, struct blas *blas, float *out,
 struct blas *blas_open(cudaStream_t stream, const char **reason);
 void blas_close(struct blas *b);
 
-/* ---- kv_write.cu, attention*.cu, score.cu: segments [first, first + n) of the step in one layer
- */
+/* ---- kv_write.cu, attention*.cu, score.cu: segments [first, first + n) of a step's layer */
 
 /* Writes k, v [rows][n_kv_heads][head_dim] into the slots of the segments' rows, with their
  * positions. SLOT_OF_HOLE takes the top of the head's holes. The written slot's score and history

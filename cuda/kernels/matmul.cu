@@ -1,10 +1,10 @@
 /* Which way a matrix product takes, by type and number of rows of x:
  *
- *   F32           fp32 pipes, any n (matmul_f32.cu)
- *   n <= 16       one pass over the weight, fp32's precision (matmul_few.cu)
- *   n <= 64       tensor cores, columns split over blocks (matmul_many.cu); x as 16-bit numbers
- * from here on more          tensor cores in large tiles (matmul_many.cu); F16 and BF16 by cuBLAS
- * if there is one
+ *   F32        fp32 pipes, any n (matmul_f32.cu)
+ *   n <= 16    one pass over the weight, fp32's precision (matmul_few.cu)
+ *   n <= 64    tensor cores, columns split over blocks (matmul_many.cu); x as 16-bit numbers from
+ *              here on
+ *   more       tensor cores in large tiles (matmul_many.cu); F16 and BF16 by cuBLAS if there is one
  *
  * 16 is where the exact way's tensor work meets its memory time, see there; at 64 one tile of x
  * still holds all rows, so the weight is read once. */

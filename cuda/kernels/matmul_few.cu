@@ -24,8 +24,8 @@
  *
  *   narrow   a block has the 8 phases of one band and reads all of x: 4 n bytes for 18 of w (Q4_0)
  *   wide     a block has 2 phases of 4 bands and reads a quarter of x; 4 blocks leave their sums in
- * scratch, the last to come adds them. Against 8 rows of x, 4096 x 4096 of Q4_0, x would be 17 MB
- * from L2 (5.5 TB/s: 3 us) next to 9.4 MB of w (2 us); so it is 4 MB
+ *            scratch, the last to come adds them. Against 8 rows of x, 4096 x 4096 of Q4_0, x would
+ *            be 17 MB from L2 (5.5 TB/s: 3 us) next to 9.4 MB of w (2 us); so it is 4 MB
  *
  * Both add the phases in the same order, in pairs: an output's bits depend neither on n nor on the
  * way. */

@@ -6,104 +6,8 @@
 
 #include "cuda/kernels/weight_layout.h"
 
-/* What the 32 values of a row's block have, before it is put in its places. */
-struct row_block {
-    uint8_t codes[BLOCK_COLS]; /* unsigned: 4, 5, 6 or 8 bits */
-    uint16_t d, m;             /* halves of the block, or of its 256 columns */
-    uint8_t scale[2], minimum; /* K types; scale[h] of 16 columns in Q6_K, else scale[0] of all */
-};
-
-static void take_nibbles(uint8_t *codes, const uint8_t *from)
-{
-    for (int i = 0; i < 16; i++) {
-        codes[i] = from[i] & 15;
-        codes[i + 16] = from[i] >> 4;
-    }
-}
-
-static void take_fifth_bits(uint8_t *codes, const uint8_t *from)
-{
-    for (int i = 0; i < 32; i++)
-        codes[i] |= (uint8_t)((from[i / 8] >> i % 8 & 1) << 4);
-}
-
-/* Block `part` of the 8 in a block of Q4_K or Q5_K: scale and minimum are 6 bits each, in 12 bytes.
- */
-static void take_packed_scale(struct row_block *r, const uint8_t *s, uint32_t part)
-{
-    if (part < 4) {
-        r->scale[0] = s[part] & 63;
-        r->minimum = s[part + 4] & 63;
-    } else {
-        r->scale[0] = (uint8_t)((s[part + 4] & 15) | s[part - 4] >> 6 << 4);
-        r->minimum = (uint8_t)(s[part + 4] >> 4 | s[part] >> 6 << 4);
-    }
-}
-
-/* 64 values of K types share 32 bytes: low nibbles first, then high ones. */
-static void take_k_nibbles(uint8_t *codes, const uint8_t *from, uint32_t high)
-{
-    for (int i = 0; i < 32; i++)
-        codes[i] = from[i] >> (4 * high) & 15;
-}
-
-/* Block `block` (of 32 columns) of a row of the file. */
-static void take(struct row_block *r, uint32_t type, const uint8_t *row, uint32_t block)
-{
-    const struct tensor_type_info *info = tensor_type_info(type);
-    const uint8_t *b =
-        row + (uint64_t)(block * BLOCK_COLS / info->block_values) * info->block_bytes;
-    const uint32_t part = block % 8;
-    memset(r, 0, sizeof *r);
-    switch (type) {
-    case TENSOR_Q8_0:
-        memcpy(&r->d, b, 2);
-        for (int i = 0; i < 32; i++)
-            r->codes[i] = b[2 + i] ^ 0x80;
-        break;
-    case TENSOR_Q4_0:
-        memcpy(&r->d, b, 2);
-        take_nibbles(r->codes, b + 2);
-        break;
-    case TENSOR_Q4_1:
-        memcpy(&r->d, b, 2);
-        memcpy(&r->m, b + 2, 2);
-        take_nibbles(r->codes, b + 4);
-        break;
-    case TENSOR_Q5_0:
-        memcpy(&r->d, b, 2);
-        take_nibbles(r->codes, b + 6);
-        take_fifth_bits(r->codes, b + 2);
-        break;
-    case TENSOR_Q5_1:
-        memcpy(&r->d, b, 2);
-        memcpy(&r->m, b + 2, 2);
-        take_nibbles(r->codes, b + 8);
-        take_fifth_bits(r->codes, b + 4);
-        break;
-    case TENSOR_Q4_K:
-        memcpy(&r->d, b, 2);
-        memcpy(&r->m, b + 2, 2);
-        take_packed_scale(r, b + 4, part);
-        take_k_nibbles(r->codes, b + 16 + part / 2 * 32, part % 2);
-        break;
-    case TENSOR_Q5_K:
-        memcpy(&r->d, b, 2);
-        memcpy(&r->m, b + 2, 2);
-        take_packed_scale(r, b + 4, part);
-        take_k_nibbles(r->codes, b + 48 + part / 2 * 32, part % 2);
-        for (int i = 0; i < 32; i++)
-            r->codes[i] |= (uint8_t)((b[16 + i] >> part & 1) << 4);
-        break;
-    case TENSOR_Q6_K:
-        /* 128 values share 64 bytes of nibbles and 32 bytes of upper bits. */
-        memcpy(&r->d, b + 208, 2);
-        take_k_nibbles(r->codes, b + part / 4 * 64 + part % 2 * 32, part / 2 % 2);
-        for (int i = 0; i < 32; i++)
-            r->codes[i] |= (uint8_t)((b[128 + part / 4 * 32 + i] >> (2 * (part % 4)) & 3) << 4);
-        memcpy(r->scale, b + 192 + part * 2, 2);
-        break;
-    }
+extern "C" {
+#include "engine/model/weight_block.h"
 }
 
 static void or_word(uint8_t *at, uint32_t bits)
@@ -124,8 +28,8 @@ static void put_codes(uint8_t *block, uint32_t type, const uint8_t *codes, uint3
             const uint8_t *c = codes + 16 * h + 4 * t;
             if (type == TENSOR_Q8_0) {
                 uint8_t *at = block + (m * 32 + lane) * 16 + h * 8 + odd * 2;
-                memcpy(at, c, 2);
-                memcpy(at + 4, c + 2, 2);
+                for (uint32_t k = 0; k < 4; k++)
+                    at[k / 2 * 4 + k % 2] = c[k] ^ 0x80; /* signed, plus 128 */
                 continue;
             }
             for (uint32_t pair = 0; pair < 2; pair++) {
@@ -143,8 +47,8 @@ static void put_codes(uint8_t *block, uint32_t type, const uint8_t *codes, uint3
 }
 
 /* Scales of block `block` of the band at `band`, for row `row`. */
-static void put_scales(uint8_t *band, weight_geometry g, uint32_t type, const struct row_block *r,
-                       uint32_t block, uint32_t row)
+static void put_scales(uint8_t *band, weight_geometry g, uint32_t type,
+                       const struct weight_block *r, uint32_t block, uint32_t row)
 {
     const uint32_t group = row % 8, i = row / 8;
     uint8_t *unit = band + weight_block_offset(g, block / 2 * 2);
@@ -165,15 +69,15 @@ static void put_scales(uint8_t *band, weight_geometry g, uint32_t type, const st
     case TENSOR_Q5_K:
         unit += 2 * g.block_bytes;
         or_word(unit + block % 2 * 32 + group * 4,
-                ((uint32_t)(r->scale[0] & 15) | (uint32_t)(r->minimum & 15) << 4) << (8 * i));
+                ((uint32_t)(r->small[0] & 15) | (uint32_t)(r->small[1] & 15) << 4) << (8 * i));
         or_word(unit + 64 + group * 4,
-                ((uint32_t)r->scale[0] >> 4 | (uint32_t)(r->minimum >> 4) << 2)
+                ((uint32_t)r->small[0] >> 4 | (uint32_t)(r->small[1] >> 4) << 2)
                     << (8 * i + block % 2 * 4));
         memcpy(super + group * 16 + i * 2, &r->d, 2);
         memcpy(super + group * 16 + 8 + i * 2, &r->m, 2);
         break;
     case TENSOR_Q6_K:
-        memcpy(own - 64 + group * 8 + i * 2, r->scale, 2);
+        memcpy(own - 64 + group * 8 + i * 2, r->small, 2);
         memcpy(super + group * 8 + i * 2, &r->d, 2);
         break;
     }
@@ -204,9 +108,9 @@ void device_weight_pack(uint8_t *to, const void *from, uint32_t type, uint32_t r
     for (uint32_t row = 0; row < rows; row++) {
         uint8_t *band = to + row / BAND_ROWS * band_bytes;
         for (uint32_t block = 0; block < cols / BLOCK_COLS; block++) {
-            struct row_block r;
-            take(&r, type, file + row * file_row, block);
-            put_codes(band + weight_block_offset(g, block), type, r.codes, row % BAND_ROWS);
+            struct weight_block r;
+            weight_block_read(&r, type, file + row * file_row, block);
+            put_codes(band + weight_block_offset(g, block), type, r.q, row % BAND_ROWS);
             put_scales(band, g, type, &r, block, row % BAND_ROWS);
         }
     }

@@ -12,6 +12,7 @@
  *   mma_m16n8k16_bf16(float d[4], a[4], b[2])   the same, bfloat16
  *   mma_m16n8k32_s8(int d[4], a[4], b[2])       A [16][32] row, B [32][8] column, signed bytes
  *   ldmatrix_x1 .. _x4[_trans](uint32_t r[n], row)  row: shared memory, 16-byte aligned, per lane
+ *
  * Functions of a thread:
  *   cp_async_16(shared, global)                 16 bytes, both aligned
  *   cp_async_16_zero(shared, global, n_bytes)   the first n_bytes (0..16), zeros after them

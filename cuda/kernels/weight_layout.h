@@ -9,36 +9,51 @@
  * Quantised: bands of 32 rows, padded with zero rows. A band is the sequence of its blocks of 32
  * rows x 32 columns, from left to right; a kernel's unit of work is two of them.
  *
- *   Q8_0, Q4_0, Q4_1, Q5_0, Q5_1                Q4_K, Q5_K, Q6_K
- *   +-------------+-------------+- - -          +---------+---------+---------+---------+-------+-
- * - |   block 0   |   block 1   |               | unit 0  | unit 1  | unit 2  | unit 3  | d     |
- *   | quants  d,m | quants  d,m |               |         |         |         |         | dmin  |
- *   +-------------+-------------+- - -          +---------+---------+---------+---------+-------+-
- * - 256 columns    unit: | quants | quants | scales |
+ *   Q8_0, Q4_0, Q4_1, Q5_0, Q5_1
+ *
+ *       +---------------+---------------+- - -
+ *       |    block 0    |    block 1    |
+ *       | quants   d, m | quants   d, m |
+ *       +---------------+---------------+- - -
+ *
+ *   Q4_K, Q5_K, Q6_K: 256 columns; a unit is | quants | quants | scales |
+ *
+ *       +--------+--------+--------+--------+---------+- - -
+ *       | unit 0 | unit 1 | unit 2 | unit 3 | d, dmin |
+ *       +--------+--------+--------+--------+---------+- - -
  *
  * Lane l of a warp has group = l / 4 and t = l % 4. It multiplies, of a block, the rows
  * group + 8 r, r = 0..3, and the columns 16 h + 4 t + 0..3, h = 0..1: as the registers a[0..3] of
  * mma.m16n8k16 for rows 16 m .. 16 m + 15 and columns 16 h .. 16 h + 15 (any order of columns does,
  * if x has the same), a[i] with r = 2 m + i % 2:
  *
- *   a[0]  row 16 m + group,     columns 16 h + 4 t + 0, 1        a[2]  the same row,  columns + 2,
- * 3 a[1]  row 16 m + group + 8, columns 16 h + 4 t + 0, 1        a[3]  the same row,  columns + 2,
- * 3
+ *   a[0]   row 16 m + group,       columns 16 h + 4 t + 0, 1
+ *   a[1]   row 16 m + group + 8,   columns 16 h + 4 t + 0, 1
+ *   a[2]   row 16 m + group,       columns 16 h + 4 t + 2, 3
+ *   a[3]   row 16 m + group + 8,   columns 16 h + 4 t + 2, 3
  *
  * Quants of a block ("pair": the two columns of a register):
- *   4 bits      [32 lanes][m][h] words of 32 bits: the pair of a[i] in the bits 4 i and 16 + 4 i,
- * so that (word >> 8 * (i / 2)) & 0x000f000f << 4 * (i % 2) is a pair in two halves
- *   + 1 bit     [32 lanes] words after them (Q5): where, see FIFTH_BIT
- *   + 2 bits    [32 lanes][m] words after them (Q6_K): where, see SIXTH_BITS
- *   8 bits      [m][32 lanes][h][i] pairs of bytes, plus 128
+ *
+ *   4 bits     [32 lanes][m][h] words of 32 bits: the pair of a[i] in the bits 4 i and 16 + 4 i, so
+ *              that (word >> 8 * (i / 2)) & 0x000f000f << 4 * (i % 2) is a pair in two halves
+ *   + 1 bit    [32 lanes] words after them (Q5): where, see FIFTH_BIT
+ *   + 2 bits   [32 lanes][m] words after them (Q6_K): where, see SIXTH_BITS
+ *   8 bits     [m][32 lanes][h][i] pairs of bytes, plus 128
+ *
  * Scales of a block, [8 groups][4 rows r]:
- *   Q4_0, Q5_0, Q8_0   d                          Q4_1, Q5_1   4 times d, then 4 times m (halves)
+ *
+ *   Q4_0, Q5_0, Q8_0   d
+ *   Q4_1, Q5_1         4 times d, then 4 times m (halves)
  *   Q6_K               [h] signed bytes
+ *
  * Scales of a unit of Q4_K, Q5_K:
- *   [2 blocks][8 groups] words: the low 4 bits of the scale of row r at 8 r, of the minimum at 8 r
- * + 4 [8 groups] words: their high 2 bits: of block b the scale's at 8 r + 4 b, the minimum's at 8
- * r + 4 b + 2 Of 256 columns, [8 groups]: 4 times d, 4 times dmin (Q4_K, Q5_K); 4 times d (Q6_K);
- * halves. */
+ *
+ *   [2 blocks][8 groups] words: the low 4 bits of the scale of row r at 8 r, of the minimum at
+ *                        8 r + 4
+ *   [8 groups] words:    their high 2 bits: of block b the scale's at 8 r + 4 b, the minimum's at
+ *                        8 r + 4 b + 2
+ *
+ * Of 256 columns, [8 groups]: 4 times d, 4 times dmin (Q4_K, Q5_K); 4 times d (Q6_K); halves. */
 #ifndef WINNOW_CUDA_KERNELS_WEIGHT_LAYOUT_H
 #define WINNOW_CUDA_KERNELS_WEIGHT_LAYOUT_H
 

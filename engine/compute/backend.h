@@ -18,20 +18,9 @@
 #include "cache/policy/select_job.h"
 #include "cache/pages/state_memory.h"
 #include "config/base/error.h"
-#include "engine/model/tensor_type.h"
+#include "engine/model/weight.h"
 #include "engine/compute/step.h"
 #include "engine/compute/token_pick.h"
-
-/* A weight matrix [rows][cols]: row r starts at data + r * cols / block_values * block_bytes. Bound
- * from the model file (host memory, mapped); `prepared` is the backend's own form of it, made once
- * by weight_prepare, or NULL. A vector (norm gain, bias) is always F32 host memory converted by the
- * model loader, see model.h. */
-struct weight {
-    enum tensor_type type;
-    uint32_t rows, cols;
-    const void *data;
-    void *prepared;
-};
 
 /* One of the products that share their x. */
 struct product {
@@ -93,7 +82,7 @@ struct backend {
     /* Bytes that a KV pool could take now, 0 where nobody knows. */
     uint64_t (*memory_free)(void *self);
 
-    /* May build a private copy of a weight; may do nothing. weight_release undoes it. `multiplied`:
+    /* May build a private copy of a matrix; may do nothing. weight_release undoes it. `multiplied`:
      * it will be in products, not only looked up by embed. False: "out_of_memory". */
     bool (*weight_prepare)(void *self, struct weight *w, bool multiplied, struct error *e);
     void (*weight_release)(void *self, struct weight *w);

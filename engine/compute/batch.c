@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/serve/metrics.h"
+#include "config/base/clock.h"
 
 struct batch *batch_new(struct cache *cache, const struct model *model, uint32_t max_rows,
                         uint32_t max_outputs, struct error *e)

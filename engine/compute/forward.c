@@ -1,131 +1,141 @@
 /* The transformer, once, over backend operations: see forward.h. Reads top to bottom like the
- * papers: Llama (RMSNorm, rotary positions, grouped queries, SwiGLU), Qwen2 adds biases to q, k, v;
- * Qwen3 normalises each head's q and k. */
+ * papers. Reads the facts of every layer (struct layer_spec) and names no model. */
 #include "engine/compute/forward.h"
 
 #include <stdlib.h>
 
 #include "engine/compute/batch.h"
 
-/* Norm gains and biases of a layer in backend memory; NULL where the model has none. */
-struct layer_vectors {
-    float *attn_norm, *ffn_norm, *bq, *bk, *bv, *bo, *q_norm, *k_norm;
+/* One of the model's rope sets in backend memory. */
+struct rotation {
+    float *frequencies;          /* [dim / 2] doubles, made once */
+    float *angles, *sink_angles; /* of the step's rows, [max_rows][dim / 2][2] */
 };
 
 struct forward {
     const struct backend *backend;
-    struct model *model;
+    const struct model *model;
     uint32_t max_rows, max_logits;
-    struct layer_vectors *layers; /* [n_layers] */
-    float *output_norm;           /* [n_embd] */
-    uint32_t n_prepared;          /* weights that weight_prepare has seen */
+    struct weights *weights; /* the model's, in this backend's form */
 
-    /* Activations, rows = max_rows. q and out: [rows][n_heads * head_dim]; k, v: [rows][n_kv_heads
-     * * head_dim] */
-    float *x, *h, *q, *q_sink, *k, *v, *out, *gate, *up, *angles, *sink_angles;
+    /* Activations, rows = max_rows. q: [rows][n_heads * key_size]; k, v: [rows][n_kv_heads *
+     * key_size or value_size]; out: [rows][n_heads * value_size] */
+    float *x, *h, *q, *q_sink, *k, *v, *out, *gate, *up;
+    struct rotation rotations[MOST_ROPE_SETS];
     float *logit_x, *logits; /* [max_logits][n_embd], [max_logits][n_vocab] */
     float *host_logits;      /* [max_logits][n_vocab] */
     float *host_hidden;      /* [max_logits][n_embd], once somebody asks */
     uint32_t n_logits;       /* of the step: hidden states come behind in logit_x */
-    float *frequencies;      /* [rope_dim / 2] doubles of `rope` */
-    struct rope_table rope;
     forward_observer *observe;
     void *observe_context;
     float *observed; /* [max_rows][n_heads * head_dim] host copy of q, while somebody observes */
 };
 
-/* The weights one after the other, so that preparing and releasing walk the same list. NULL after
- * the last. */
-static struct weight *weight_at(struct model *m, uint32_t index)
+static bool prepare_weight(void *context, const struct weight_item *item, struct error *e)
 {
-    if (index == 0)
-        return &m->token_embd;
-    if (index == 1)
-        return &m->output;
-    uint32_t layer = (index - 2) / 7;
-    if (layer >= m->n_layers)
-        return NULL;
-    struct model_layer *l = &m->layers[layer];
-    struct weight *const all[] = {&l->wq, &l->wk, &l->wv, &l->wo, &l->w_gate, &l->w_up, &l->w_down};
-    return all[(index - 2) % 7];
-}
-
-/* A copy of n host floats in backend memory; *out stays NULL when there is nothing to copy. */
-static bool upload(const struct forward *f, float **out, const float *values, size_t n,
-                   struct error *e)
-{
-    if (!values)
+    const struct backend *be = context;
+    struct weight *w = item->weight;
+    if (!w->data || item->use == WEIGHT_ON_HOST)
         return true;
-    *out = f->backend->alloc(f->backend->self, n, e);
-    if (!*out)
+    if (item->use != WEIGHT_VECTOR)
+        return be->weight_prepare(be->self, w, item->use == WEIGHT_MULTIPLIED, e);
+    float *copy = be->alloc(be->self, w->cols, e);
+    if (!copy)
         return false;
-    f->backend->upload(f->backend->self, *out, values, n);
+    be->upload(be->self, copy, w->data, w->cols);
+    w->prepared = copy;
     return true;
 }
 
-static bool upload_vectors(struct forward *f, struct error *e)
+/* Also of weights that were not prepared. */
+static bool release_weight(void *context, const struct weight_item *item, struct error *e)
 {
-    const struct model *m = f->model;
-    size_t n_q = (size_t)m->n_heads * m->head_dim, n_kv = (size_t)m->n_kv_heads * m->head_dim;
-    for (uint32_t i = 0; i < m->n_layers; i++) {
-        const struct model_layer *from = &m->layers[i];
-        struct layer_vectors *to = &f->layers[i];
-        if (!upload(f, &to->attn_norm, from->attn_norm, m->n_embd, e) ||
-            !upload(f, &to->ffn_norm, from->ffn_norm, m->n_embd, e) ||
-            !upload(f, &to->bq, from->bq, n_q, e) || !upload(f, &to->bk, from->bk, n_kv, e) ||
-            !upload(f, &to->bv, from->bv, n_kv, e) || !upload(f, &to->bo, from->bo, m->n_embd, e) ||
-            !upload(f, &to->q_norm, from->q_norm, m->head_dim, e) ||
-            !upload(f, &to->k_norm, from->k_norm, m->head_dim, e))
-            return false;
-    }
-    return upload(f, &f->output_norm, m->output_norm, m->n_embd, e);
+    const struct backend *be = context;
+    struct weight *w = item->weight;
+    (void)e;
+    if (w->prepared && item->use == WEIGHT_VECTOR)
+        be->free(be->self, w->prepared);
+    else if (w->prepared)
+        be->weight_release(be->self, w);
+    return true;
 }
 
-/* The angles' frequencies, made once. */
-static bool upload_rope(struct forward *f, struct error *e)
+/* The widest rows of any layer. */
+struct widths {
+    size_t q, k, v, out, ff;
+};
+
+static size_t most(size_t a, size_t b)
 {
-    const uint32_t n_pairs = f->model->rope_dim / 2;
+    return a > b ? a : b;
+}
+
+static struct widths widest(const struct model *m)
+{
+    struct widths w = {0};
+    for (uint32_t i = 0; i < m->n_layers; i++) {
+        const struct layer_spec *s = &m->layers[i];
+        w.q = most(w.q, (size_t)s->n_heads * s->key_size);
+        w.k = most(w.k, (size_t)s->n_kv_heads * s->key_size);
+        w.v = most(w.v, (size_t)s->n_kv_heads * s->value_size);
+        w.out = most(w.out, (size_t)s->n_heads * s->value_size);
+        w.ff = most(w.ff, s->n_ff);
+    }
+    return w;
+}
+
+static bool open_rotation(struct forward *f, uint32_t set, struct error *e)
+{
+    const struct backend *be = f->backend;
+    const struct rope_set *rope = &f->model->rope_sets[set];
+    struct rotation *r = &f->rotations[set];
+    const uint32_t n_pairs = rope->dim / 2;
+    const size_t n_angles = (size_t)f->max_rows * rope->dim;
     double *frequencies = malloc((n_pairs ? n_pairs : 1) * sizeof *frequencies);
     if (!frequencies)
         return error_set_memory(e, "rotary frequencies", n_pairs * sizeof *frequencies);
-    model_rope_frequencies(f->model, frequencies);
-    const bool ok = upload(f, &f->frequencies, (const float *)frequencies, 2 * (size_t)n_pairs, e);
+    for (uint32_t i = 0; i < n_pairs; i++)
+        frequencies[i] = rope_frequency(rope, i);
+    r->frequencies = be->alloc(be->self, 2 * (size_t)n_pairs, e);
+    if (r->frequencies)
+        be->upload(be->self, r->frequencies, (const float *)frequencies, 2 * (size_t)n_pairs);
     free(frequencies);
-    f->rope = (struct rope_table){(const double *)f->frequencies, f->model->rope_scale, n_pairs};
-    return ok;
+    return r->frequencies && (r->angles = be->alloc(be->self, n_angles, e)) &&
+           (r->sink_angles = be->alloc(be->self, n_angles, e));
 }
 
 static bool allocate(struct forward *f, struct error *e)
 {
     const struct model *m = f->model;
-    size_t rows = f->max_rows, n_q = (size_t)m->n_heads * m->head_dim,
-           n_kv = (size_t)m->n_kv_heads * m->head_dim;
+    const struct widths w = widest(m);
+    size_t rows = f->max_rows;
     struct {
         float **buffer;
         size_t n;
     } wanted[] = {{&f->x, rows * m->n_embd},
                   {&f->h, rows * m->n_embd},
-                  {&f->q, rows * n_q},
-                  {&f->q_sink, rows * n_q},
-                  {&f->k, rows * n_kv},
-                  {&f->v, rows * n_kv},
-                  {&f->out, rows * n_q},
-                  {&f->gate, rows * m->n_ff},
-                  {&f->up, rows * m->n_ff},
-                  {&f->angles, rows * m->rope_dim},
-                  {&f->sink_angles, rows * m->rope_dim},
+                  {&f->q, rows * w.q},
+                  {&f->q_sink, rows * w.q},
+                  {&f->k, rows * w.k},
+                  {&f->v, rows * w.v},
+                  {&f->out, rows * w.out},
+                  {&f->gate, rows * w.ff},
+                  {&f->up, rows * w.ff},
                   {&f->logit_x, (size_t)f->max_logits * m->n_embd},
                   {&f->logits, (size_t)f->max_logits * m->n_vocab}};
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
         if (!(*wanted[i].buffer = f->backend->alloc(f->backend->self, wanted[i].n, e)))
+            return false;
+    for (uint32_t i = 0; i < m->n_rope_sets; i++)
+        if (!open_rotation(f, i, e))
             return false;
     f->host_logits = f->backend->host_alloc(
         f->backend->self, (size_t)f->max_logits * m->n_vocab * sizeof *f->host_logits, e);
     return f->host_logits != NULL;
 }
 
-struct forward *forward_new(const struct backend *backend, struct model *model, uint32_t max_rows,
-                            uint32_t max_logits, struct error *e)
+struct forward *forward_new(const struct backend *backend, const struct model *model,
+                            uint32_t max_rows, uint32_t max_logits, struct error *e)
 {
     struct forward *f = calloc(1, sizeof *f);
     if (!f) {
@@ -134,12 +144,9 @@ struct forward *forward_new(const struct backend *backend, struct model *model, 
     }
     *f = (struct forward){
         .backend = backend, .model = model, .max_rows = max_rows, .max_logits = max_logits};
-    f->layers = calloc(model->n_layers, sizeof *f->layers);
-    bool ok = f->layers ? upload_vectors(f, e) && upload_rope(f, e) && allocate(f, e)
-                        : error_set_memory(e, "the layers", model->n_layers * sizeof *f->layers);
-    for (struct weight *w; ok && (w = weight_at(model, f->n_prepared)); f->n_prepared += ok)
-        ok = backend->weight_prepare(backend->self, w, w != &model->token_embd, e);
-    if (ok)
+    f->weights = weights_copy(model->weights, model->n_layers, e);
+    if (f->weights && allocate(f, e) &&
+        weights_visit(model, f->weights, prepare_weight, (void *)(uintptr_t)backend, e))
         return f;
     forward_free(f);
     return NULL;
@@ -150,23 +157,21 @@ void forward_free(struct forward *f)
     if (!f)
         return;
     const struct backend *be = f->backend;
-    for (uint32_t i = 0; i < f->n_prepared; i++)
-        be->weight_release(be->self, weight_at(f->model, i));
-    for (uint32_t i = 0; f->layers && i < f->model->n_layers; i++) {
-        struct layer_vectors *l = &f->layers[i];
-        float *vectors[] = {l->attn_norm, l->ffn_norm, l->bq,     l->bk,
-                            l->bv,        l->bo,       l->q_norm, l->k_norm};
-        for (size_t k = 0; k < sizeof vectors / sizeof *vectors; k++)
-            if (vectors[k])
-                be->free(be->self, vectors[k]);
-    }
-    float *buffers[] = {f->output_norm, f->x,           f->h,       f->q,      f->q_sink,
-                        f->k,           f->v,           f->out,     f->gate,   f->up,
-                        f->angles,      f->sink_angles, f->logit_x, f->logits, f->frequencies};
+    if (f->weights)
+        weights_visit(f->model, f->weights, release_weight, (void *)(uintptr_t)be, NULL);
+    float *buffers[] = {f->x,   f->h,    f->q,  f->q_sink,  f->k,     f->v,
+                        f->out, f->gate, f->up, f->logit_x, f->logits};
     for (size_t k = 0; k < sizeof buffers / sizeof *buffers; k++)
         if (buffers[k])
             be->free(be->self, buffers[k]);
-    free(f->layers);
+    for (uint32_t i = 0; i < MOST_ROPE_SETS; i++) {
+        float *of_set[] = {f->rotations[i].frequencies, f->rotations[i].angles,
+                           f->rotations[i].sink_angles};
+        for (size_t k = 0; k < sizeof of_set / sizeof *of_set; k++)
+            if (of_set[k])
+                be->free(be->self, of_set[k]);
+    }
+    free(f->weights);
     be->host_free(be->self, f->host_logits);
     be->host_free(be->self, f->host_hidden);
     free(f->observed);
@@ -184,6 +189,21 @@ bool forward_set_observer(struct forward *f, forward_observer *observe, void *co
     return true;
 }
 
+/* The angles of all rows, for every rope set. */
+static void turn(struct forward *f, const struct step *step)
+{
+    const struct backend *be = f->backend;
+    const struct model *m = f->model;
+    for (uint32_t i = 0; i < m->n_rope_sets; i++) {
+        const struct rotation *r = &f->rotations[i];
+        const struct rope_table table = {(const double *)r->frequencies, m->rope_sets[i].scale,
+                                         m->rope_sets[i].dim / 2};
+        be->rope_angles(be->self, r->angles, &table, step, false);
+        if (step->sink_query)
+            be->rope_angles(be->self, r->sink_angles, &table, step, true);
+    }
+}
+
 /* The layers, and what rows leave: in f->logits, and hidden states in f->logit_x. */
 static bool compute(struct forward *f, struct batch *b, struct error *e)
 {
@@ -191,66 +211,71 @@ static bool compute(struct forward *f, struct batch *b, struct error *e)
     const struct model *m = f->model;
     void *self = be->self;
     const struct step *step = &b->step;
-    uint32_t n = step->n_rows, n_q = m->n_heads * m->head_dim,
-             n_outputs = step->n_logits + step->n_hidden;
+    uint32_t n = step->n_rows, n_outputs = step->n_logits + step->n_hidden;
 
-    be->embed(self, f->x, &m->token_embd, step);
-    be->rope_angles(self, f->angles, &f->rope, step, false);
-    if (step->sink_query)
-        be->rope_angles(self, f->sink_angles, &f->rope, step, true);
+    be->embed(self, f->x, &f->weights->token_embd, step);
+    turn(f, step);
     for (uint32_t i = 0; i < m->n_layers; i++) {
-        const struct model_layer *l = &m->layers[i];
-        const struct layer_vectors *v = &f->layers[i];
+        const struct layer_spec *s = &m->layers[i];
+        const struct layer_weights *l = &f->weights->layers[i];
 
-        be->rms_norm(self, f->h, f->x, v->attn_norm, n, m->n_embd, m->norm_eps);
-        const struct product qkv[] = {
-            {f->q, &l->wq, v->bq}, {f->k, &l->wk, v->bk}, {f->v, &l->wv, v->bv}};
+        be->rms_norm(self, f->h, f->x, weight_vector(&l->attn_norm), n, m->n_embd, m->norm_eps);
+        const struct product qkv[] = {{f->q, &l->wq, weight_vector(&l->bq)},
+                                      {f->k, &l->wk, weight_vector(&l->bk)},
+                                      {f->v, &l->wv, weight_vector(&l->bv)}};
         be->products(self, qkv, 3, f->h, n);
-        if (v->q_norm) {
-            be->rms_norm(self, f->q, f->q, v->q_norm, n * m->n_heads, m->head_dim, m->norm_eps);
-            be->rms_norm(self, f->k, f->k, v->k_norm, n * m->n_kv_heads, m->head_dim, m->norm_eps);
+        if (l->q_norm.prepared) {
+            be->rms_norm(self, f->q, f->q, weight_vector(&l->q_norm), n * s->n_heads, s->key_size,
+                         m->norm_eps);
+            be->rms_norm(self, f->k, f->k, weight_vector(&l->k_norm), n * s->n_kv_heads,
+                         s->key_size, m->norm_eps);
         }
-        if (step->sink_query) {
-            be->copy(self, f->q_sink, f->q, (size_t)n * n_q);
-            be->rope(self, f->q_sink, f->sink_angles, n, m->n_heads, m->head_dim, m->rope_dim,
-                     m->rope_neox);
+        if (step->sink_query)
+            be->copy(self, f->q_sink, f->q, (size_t)n * s->n_heads * s->key_size);
+        if (s->rope != ROPE_NONE) {
+            const struct rope_set *rope = &m->rope_sets[s->rope];
+            const struct rotation *r = &f->rotations[s->rope];
+            if (step->sink_query)
+                be->rope(self, f->q_sink, r->sink_angles, n, s->n_heads, s->key_size, rope->dim,
+                         rope->neox);
+            be->rope(self, f->q, r->angles, n, s->n_heads, s->key_size, rope->dim, rope->neox);
+            be->rope(self, f->k, r->angles, n, s->n_kv_heads, s->key_size, rope->dim, rope->neox);
         }
-        be->rope(self, f->q, f->angles, n, m->n_heads, m->head_dim, m->rope_dim, m->rope_neox);
-        be->rope(self, f->k, f->angles, n, m->n_kv_heads, m->head_dim, m->rope_dim, m->rope_neox);
         if (f->observe) {
-            if (!be->download(self, f->observed, f->q, (size_t)n * n_q, e))
+            if (!be->download(self, f->observed, f->q, (size_t)n * s->n_heads * s->key_size, e))
                 return false;
             f->observe(f->observe_context, i, f->observed, n);
         }
-        const struct kv_rows kv = {f->k, f->v, m->n_kv_heads, m->head_dim};
+        const struct kv_rows kv = {f->k, f->v, s->n_kv_heads, s->key_size};
         const struct attention attention = {.q = f->q,
                                             .q_sink = step->sink_query ? f->q_sink : NULL,
                                             .out = f->out,
-                                            .n_heads = m->n_heads,
-                                            .n_kv_heads = m->n_kv_heads,
-                                            .head_dim = m->head_dim};
+                                            .n_heads = s->n_heads,
+                                            .n_kv_heads = s->n_kv_heads,
+                                            .head_dim = s->key_size};
         for (uint32_t wave = 0; wave < step->n_waves; wave++) {
             be->write(self, step, i, wave, &kv);
             be->attend(self, step, i, wave, &attention);
             if (!batch_drop(b, be, i, wave, e))
                 return false;
         }
-        be->matmul(self, f->h, &l->wo, f->out, n, v->bo);
+        be->matmul(self, f->h, &l->wo, f->out, n, weight_vector(&l->bo));
         be->add(self, f->x, f->h, (size_t)n * m->n_embd);
 
-        be->rms_norm(self, f->h, f->x, v->ffn_norm, n, m->n_embd, m->norm_eps);
+        be->rms_norm(self, f->h, f->x, weight_vector(&l->ffn_norm), n, m->n_embd, m->norm_eps);
         const struct product gate_up[] = {{f->gate, &l->w_gate, NULL}, {f->up, &l->w_up, NULL}};
         be->products(self, gate_up, 2, f->h, n);
-        be->swiglu(self, f->gate, f->gate, f->up, (size_t)n * m->n_ff);
+        be->swiglu(self, f->gate, f->gate, f->up, (size_t)n * s->n_ff);
         be->matmul(self, f->h, &l->w_down, f->gate, n, NULL);
         be->add(self, f->x, f->h, (size_t)n * m->n_embd);
     }
     if (n_outputs == 0)
         return true;
     be->gather(self, f->logit_x, f->x, step, m->n_embd);
-    be->rms_norm(self, f->logit_x, f->logit_x, f->output_norm, n_outputs, m->n_embd, m->norm_eps);
+    be->rms_norm(self, f->logit_x, f->logit_x, weight_vector(&f->weights->output_norm), n_outputs,
+                 m->n_embd, m->norm_eps);
     if (step->n_logits > 0)
-        be->matmul(self, f->logits, &m->output, f->logit_x, step->n_logits, NULL);
+        be->matmul(self, f->logits, &f->weights->output, f->logit_x, step->n_logits, NULL);
     return true;
 }
 

@@ -41,9 +41,10 @@ bool batch_add_outputs(struct batch *b, struct cache_sequence *s, const int32_t 
                        struct error *e);
 
 struct forward;
-/* Prepares the weights and all activation buffers for max_rows rows. NULL: "out_of_memory". */
-struct forward *forward_new(const struct backend *backend, struct model *model, uint32_t max_rows,
-                            uint32_t max_logits, struct error *e);
+/* Brings the weights into the backend's form and allocates all activation buffers for max_rows rows.
+ * The model and the backend outlive it. NULL: "out_of_memory". */
+struct forward *forward_new(const struct backend *backend, const struct model *model,
+                            uint32_t max_rows, uint32_t max_logits, struct error *e);
 void forward_free(struct forward *f);
 
 /* For calibration and evaluation: called after the rotation of every layer with its queries

@@ -118,7 +118,7 @@ static void visit_quota(const char *folder, void *context)
         lower_to(context, (double)quota / (double)period);
 }
 
-/* Cores are told apart by their list of hardware threads, which all threads of a core share. */
+/* A core is recognised by its list of hardware threads, which all threads of the core share. */
 static uint32_t physical_cores(const char *root)
 {
     enum { MAX_CPUS = 4096 };

@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/base/random.h"
+
 struct candidate {
     float key; /* what the stage at hand selects by: larger is better, lower id on ties */
     float p;   /* not normalised */
@@ -40,18 +42,11 @@ struct sampler {
 /* Beyond this a logit is as good as infinite, and differences still fit a float. */
 static const float logit_limit = 1e30F;
 
-static uint64_t mix(uint64_t x)
-{
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-    return x ^ (x >> 31);
-}
-
 double sampler_uniform(uint64_t seed, uint32_t choice, uint64_t index)
 {
-    uint64_t x = mix(seed + 0x9E3779B97F4A7C15u);
-    x = mix(x + (choice + 1) * 0xD1342543DE82EF95u);
-    x = mix(x + (index + 1) * 0x9E3779B97F4A7C15u);
+    uint64_t x = random_mix(seed + RANDOM_STEP);
+    x = random_mix(x + (choice + 1) * 0xD1342543DE82EF95u);
+    x = random_mix(x + (index + 1) * RANDOM_STEP);
     return (double)(x >> 11) * 0x1p-53;
 }
 
@@ -193,8 +188,7 @@ static inline void swap(struct candidate *a, struct candidate *b)
 /* Moves everything better than one random element before it; returns its place in [from, to). */
 static uint32_t partition(struct candidate *c, uint32_t from, uint32_t to, uint64_t *random)
 {
-    *random += 0x9E3779B97F4A7C15u;
-    swap(&c[from + mix(*random) % (to - from)], &c[to - 1]);
+    swap(&c[from + random_next(random) % (to - from)], &c[to - 1]);
     uint32_t place = from;
     for (uint32_t i = from; i + 1 < to; i++)
         if (better(&c[i], &c[to - 1]))

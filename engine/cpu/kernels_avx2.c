@@ -6,8 +6,8 @@
 
 #include <string.h>
 
-#include "engine/cpu/bytes_x86.h"
-#include "engine/cpu/floats_256.h"
+#define LANES 8
+#include "engine/cpu/kernels_x86.h"
 
 #define KERNELS      cpu_kernels_avx2
 #define KERNELS_ISA  "avx2"
@@ -17,8 +17,6 @@
 #define TILE_ROWS    3
 #define TILE_QUERIES 3
 #define TILE_SUMS    12
-
-typedef __m256i vi;
 
 static inline vi first_lanes(size_t n)
 {
@@ -34,26 +32,6 @@ static inline vf v_load_n(const float *p, size_t n)
 static inline void v_store_n(float *p, vf a, size_t n)
 {
     _mm256_maskstore_ps(p, first_lanes(n), a);
-}
-
-static inline vf v_sub(vf a, vf b)
-{
-    return _mm256_sub_ps(a, b);
-}
-
-static inline vf v_div(vf a, vf b)
-{
-    return _mm256_div_ps(a, b);
-}
-
-static inline vf v_max(vf a, vf b)
-{
-    return _mm256_max_ps(a, b);
-}
-
-static inline vf v_min(vf a, vf b)
-{
-    return _mm256_min_ps(a, b);
 }
 
 static inline vf v_select(uint32_t bits, vf yes, vf no)
@@ -91,72 +69,11 @@ static inline float v_largest(vf a)
     return _mm_cvtss_f32(_mm_max_ss(q, _mm_movehdup_ps(q)));
 }
 
-static inline vi v_bits(vf a)
-{
-    return _mm256_castps_si256(a);
-}
-
-static inline vf vi_float(vi a)
-{
-    return _mm256_castsi256_ps(a);
-}
-
-static inline vi vi_set1(uint32_t x)
-{
-    return _mm256_set1_epi32((int)x);
-}
-
-static inline vi vi_load(const int32_t *p)
-{
-    return _mm256_loadu_si256((const vi *)p);
-}
-
-static inline vi vi_add(vi a, vi b)
-{
-    return _mm256_add_epi32(a, b);
-}
-
-static inline vi vi_sub(vi a, vi b)
-{
-    return _mm256_sub_epi32(a, b);
-}
-
-static inline vi vi_half(vi a)
-{
-    return _mm256_srli_epi32(a, 1);
-}
-
-static inline vi vi_to_exponent(vi a)
-{
-    return _mm256_slli_epi32(a, 23);
-}
-
 static inline uint32_t vi_below(vi a, vi b)
 {
     const vi top = _mm256_set1_epi32(INT32_MIN); /* makes the signed comparison unsigned */
     vi below = _mm256_cmpgt_epi32(_mm256_xor_si256(b, top), _mm256_xor_si256(a, top));
     return (uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(below));
-}
-
-static inline float f_half(uint16_t h)
-{
-    return _cvtsh_ss(h);
-}
-
-static inline vf v_from_half(const uint16_t *p)
-{
-    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
-}
-
-static inline void v_to_half(uint16_t *p, vf a)
-{
-    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
-}
-
-static inline vf v_from_bfloat(const uint16_t *p)
-{
-    vi wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
-    return vi_float(_mm256_slli_epi32(wide, 16));
 }
 
 static inline vf eight(__m128i b)
@@ -171,16 +88,6 @@ static inline void v_from_bytes(bytes b, vf *w)
     w[1] = eight(_mm_srli_si128(b.low, 8));
     w[2] = eight(b.high);
     w[3] = eight(_mm_srli_si128(b.high, 8));
-}
-
-static inline vf v_set1_half(const uint16_t *p)
-{
-    return _mm256_cvtph_ps(_mm_set1_epi16((short)*p));
-}
-
-static inline vf v_from_int8(const int8_t *p)
-{
-    return eight(_mm_loadl_epi64((const __m128i *)p));
 }
 
 /* LANES nibbles, the low half of a byte first. */

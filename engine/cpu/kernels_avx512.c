@@ -6,8 +6,8 @@
 
 #include <string.h>
 
-#include "engine/cpu/bytes_x86.h"
-#include "engine/cpu/floats_512.h"
+#define LANES 16
+#include "engine/cpu/kernels_x86.h"
 
 #define KERNELS      cpu_kernels_avx512
 #define KERNELS_ISA  "avx512"
@@ -18,8 +18,6 @@
 #define TILE_ROWS    6
 #define TILE_QUERIES 6
 #define TILE_SUMS    24
-
-typedef __m512i vi;
 
 static inline __mmask16 first_lanes(size_t n)
 {
@@ -34,26 +32,6 @@ static inline vf v_load_n(const float *p, size_t n)
 static inline void v_store_n(float *p, vf a, size_t n)
 {
     _mm512_mask_storeu_ps(p, first_lanes(n), a);
-}
-
-static inline vf v_sub(vf a, vf b)
-{
-    return _mm512_sub_ps(a, b);
-}
-
-static inline vf v_div(vf a, vf b)
-{
-    return _mm512_div_ps(a, b);
-}
-
-static inline vf v_max(vf a, vf b)
-{
-    return _mm512_max_ps(a, b);
-}
-
-static inline vf v_min(vf a, vf b)
-{
-    return _mm512_min_ps(a, b);
 }
 
 static inline vf v_select(uint32_t bits, vf yes, vf no)
@@ -91,71 +69,9 @@ static inline float v_largest(vf a)
     return _mm512_reduce_max_ps(a);
 }
 
-static inline vi v_bits(vf a)
-{
-    return _mm512_castps_si512(a);
-}
-
-static inline vf vi_float(vi a)
-{
-    return _mm512_castsi512_ps(a);
-}
-
-static inline vi vi_set1(uint32_t x)
-{
-    return _mm512_set1_epi32((int)x);
-}
-
-static inline vi vi_load(const int32_t *p)
-{
-    return _mm512_loadu_si512(p);
-}
-
-static inline vi vi_add(vi a, vi b)
-{
-    return _mm512_add_epi32(a, b);
-}
-
-static inline vi vi_sub(vi a, vi b)
-{
-    return _mm512_sub_epi32(a, b);
-}
-
-static inline vi vi_half(vi a)
-{
-    return _mm512_srli_epi32(a, 1);
-}
-
-static inline vi vi_to_exponent(vi a)
-{
-    return _mm512_slli_epi32(a, 23);
-}
-
 static inline uint32_t vi_below(vi a, vi b)
 {
     return _mm512_cmplt_epu32_mask(a, b);
-}
-
-static inline float f_half(uint16_t h)
-{
-    return _cvtsh_ss(h);
-}
-
-static inline vf v_from_half(const uint16_t *p)
-{
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
-}
-
-static inline void v_to_half(uint16_t *p, vf a)
-{
-    _mm256_storeu_si256((__m256i *)p,
-                        _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-}
-
-static inline vf v_from_bfloat(const uint16_t *p)
-{
-    vi wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
-    return vi_float(_mm512_slli_epi32(wide, 16));
 }
 
 /* w[2] = the 32 signed bytes as floats. */
@@ -163,16 +79,6 @@ static inline void v_from_bytes(bytes b, vf *w)
 {
     w[0] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(b.low));
     w[1] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(b.high));
-}
-
-static inline vf v_set1_half(const uint16_t *p)
-{
-    return _mm512_cvtph_ps(_mm256_set1_epi16((short)*p));
-}
-
-static inline vf v_from_int8(const int8_t *p)
-{
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }
 
 /* LANES nibbles, the low half of a byte first. */

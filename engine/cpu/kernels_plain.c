@@ -3,8 +3,9 @@
  * run it agree. */
 #include "engine/cpu/kernels.h"
 
-#include "engine/cpu/floats_plain.h"
-#include "engine/cpu/half.h"
+#define LANES 4
+#include "config/base/half.h"
+#include "engine/cpu/floats.h"
 
 #define KERNELS      cpu_kernels_plain
 #define KERNELS_ISA  "plain"
@@ -29,16 +30,6 @@ static inline void v_store_n(float *p, vf a, size_t n)
 {
     for (size_t i = 0; i < LANES && i < n; i++)
         p[i] = a[i];
-}
-
-static inline vf v_sub(vf a, vf b)
-{
-    return a - b;
-}
-
-static inline vf v_div(vf a, vf b)
-{
-    return a / b;
 }
 
 static inline vi v_bits(vf a)

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "engine/model/weight_block.h"
+
 bool packed_format_of(enum tensor_type type, struct packed_format *f)
 {
     switch (type) {
@@ -53,108 +55,6 @@ struct packed packed_shape(const struct packed_format *f, uint32_t rows, uint32_
     return p;
 }
 
-/* One block of one row: its integers, and its scales as packed.h lists them. */
-struct row_block {
-    uint8_t q[PACKED_COLS];
-    uint16_t d, m;           /* f16: SCALES_ONE and _MIN */
-    uint8_t small[2];        /* SCALES_K and _6 */
-    uint16_t super, super_m; /* f16 */
-};
-
-static uint16_t half_bits(const uint8_t *p)
-{
-    uint16_t h;
-    memcpy(&h, p, sizeof h);
-    return h;
-}
-
-static void take_nibbles(uint8_t *q, const uint8_t *p)
-{
-    for (int i = 0; i < 16; i++) {
-        q[i] = p[i] & 15;
-        q[i + 16] = p[i] >> 4;
-    }
-}
-
-static void take_fifths(uint8_t *q, const uint8_t *p)
-{
-    uint32_t bits;
-    memcpy(&bits, p, sizeof bits);
-    for (int i = 0; i < 32; i++)
-        q[i] |= (uint8_t)((bits >> i & 1) << 4);
-}
-
-/* Part `part` of 8 of a Q4_K or Q5_K block: its 6-bit scale and minimum, its nibbles at `at`. */
-static void take_k(struct row_block *b, const uint8_t *block, uint32_t part, const uint8_t *at)
-{
-    const uint8_t *p = block + 4;
-    b->super = half_bits(block);
-    b->super_m = half_bits(block + 2);
-    if (part < 4) {
-        b->small[0] = p[part] & 63;
-        b->small[1] = p[part + 4] & 63;
-    } else {
-        b->small[0] = (uint8_t)((p[part + 4] & 15) | p[part - 4] >> 6 << 4);
-        b->small[1] = (uint8_t)(p[part + 4] >> 4 | p[part] >> 6 << 4);
-    }
-    for (int i = 0; i < 32; i++)
-        b->q[i] = at[part / 2 * 32 + i] >> part % 2 * 4 & 15;
-}
-
-static void take_q6_k(struct row_block *b, const uint8_t *block, uint32_t part8)
-{
-    const uint32_t half = part8 / 4, part = part8 % 4;
-    b->super = half_bits(block + 208);
-    memcpy(b->small, block + 192 + part8 * 2, 2);
-    for (int i = 0; i < 32; i++) {
-        uint8_t low = block[half * 64 + part % 2 * 32 + i] >> part / 2 * 4 & 15;
-        b->q[i] = (uint8_t)(low | (block[128 + half * 32 + i] >> part * 2 & 3) << 4);
-    }
-}
-
-static void take_block(struct row_block *b, enum tensor_type type, const uint8_t *row,
-                       uint32_t block)
-{
-    const struct tensor_type_info *info = tensor_type_info(type);
-    const uint32_t part = block % PACKED_SUPER;
-    const uint8_t *p =
-        row + (size_t)(info->block_values == 32 ? block : block / PACKED_SUPER) * info->block_bytes;
-    b->d = half_bits(p);
-    b->m = half_bits(p + 2);
-    switch (type) {
-    case TENSOR_Q8_0:
-        memcpy(b->q, p + 2, 32);
-        break;
-    case TENSOR_Q4_0:
-        take_nibbles(b->q, p + 2);
-        break;
-    case TENSOR_Q4_1:
-        take_nibbles(b->q, p + 4);
-        break;
-    case TENSOR_Q5_0:
-        take_nibbles(b->q, p + 6);
-        take_fifths(b->q, p + 2);
-        break;
-    case TENSOR_Q5_1:
-        take_nibbles(b->q, p + 8);
-        take_fifths(b->q, p + 4);
-        break;
-    case TENSOR_Q4_K:
-        take_k(b, p, part, p + 16);
-        break;
-    case TENSOR_Q5_K:
-        take_k(b, p, part, p + 48);
-        for (int i = 0; i < 32; i++)
-            b->q[i] |= (uint8_t)((p[16 + i] >> part & 1) << 4);
-        break;
-    case TENSOR_Q6_K:
-        take_q6_k(b, p, part);
-        break;
-    default:
-        break;
-    }
-}
-
 /* Four bits of each of 8 columns: the even ones in the lower 16 bits, the odd ones above. */
 static uint32_t four_pairs(const uint8_t *q)
 {
@@ -197,7 +97,7 @@ static void put_half(uint8_t *at, uint32_t r, uint16_t h)
 }
 
 static void put_scales(uint8_t *scales, enum packed_scales kind, uint32_t block, uint32_t r,
-                       const struct row_block *b)
+                       const struct weight_block *b)
 {
     const uint32_t super = block / PACKED_SUPER, part = block % PACKED_SUPER;
     uint8_t *at;
@@ -211,15 +111,15 @@ static void put_scales(uint8_t *scales, enum packed_scales kind, uint32_t block,
         break;
     case SCALES_K:
         at = scales + super * (64 + PACKED_SUPER * 32);
-        put_half(at, r, b->super);
-        put_half(at + 32, r, b->super_m);
+        put_half(at, r, b->d);
+        put_half(at + 32, r, b->m);
         at += 64 + part * 32;
         at[r] = b->small[0];
         at[16 + r] = b->small[1];
         break;
     case SCALES_6:
         at = scales + super * (32 + PACKED_SUPER * 32);
-        put_half(at, r, b->super);
+        put_half(at, r, b->d);
         at += 32 + part * 32;
         at[r] = b->small[0];
         at[16 + r] = b->small[1];
@@ -236,8 +136,8 @@ void packed_write(const struct packed *p, uint8_t *to, enum tensor_type type, co
         for (uint32_t r = 0; r < PACKED_ROWS && g * PACKED_ROWS + r < p->rows; r++) {
             const uint8_t *row = rows + (size_t)(g * PACKED_ROWS + r) * row_bytes;
             for (uint32_t i = 0; i < p->n_blocks; i++) {
-                struct row_block b;
-                take_block(&b, type, row, i);
+                struct weight_block b;
+                weight_block_read(&b, type, row, i);
                 put_values(values + i * block_bytes, &p->format, r, b.q);
                 put_scales(scales, p->format.scales, i, r, &b);
             }

@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "engine/cpu/half.h"
+#include "config/base/half.h"
 
 static bool has_scales(enum plan_storage storage)
 {

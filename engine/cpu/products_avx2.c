@@ -8,7 +8,9 @@
 #define PRODUCTS_ISA  "avx2"
 #define PRODUCTS_NAME ""
 
-#include "engine/cpu/products_256.h"
+#define LANES  8
+#define TILE_X 4
+#include "engine/cpu/products_x86.h"
 
 /* The sum stays a chain: the compiler would turn integer additions into a tree, whose leaves do not
  * fit into the registers. */

@@ -1,13 +1,13 @@
 /* Integer products in plain C, for every machine: vectors of 4 rows, as the compiler's own. */
 #include "engine/cpu/products.h"
 
-#include <string.h>
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #endif
 
-#include "engine/cpu/floats_plain.h"
-#include "engine/cpu/half.h"
+#define LANES 4
+#include "config/base/half.h"
+#include "engine/cpu/floats.h"
 
 #define PRODUCTS      cpu_products_plain
 #define PRODUCTS_ISA  "plain"
@@ -37,7 +37,7 @@ static inline vf v_from_u8(const uint8_t *p)
     return (vf){p[0], p[1], p[2], p[3]};
 }
 
-static inline vf v_from_i8(const uint8_t *p)
+static inline vf v_from_int8(const uint8_t *p)
 {
     return (vf){(int8_t)p[0], (int8_t)p[1], (int8_t)p[2], (int8_t)p[3]};
 }

@@ -6,6 +6,8 @@
  * those with an offset at most 22, so there is one rounding at most and every instruction set
  * decodes to the same bits. */
 
+#include "engine/model/weight_block.h"
+
 typedef void decode_step(const uint8_t *row, size_t step, vf *w);
 
 ALWAYS float half_at(const uint8_t *p)
@@ -97,25 +99,11 @@ ALWAYS void decode_q5_1(const uint8_t *row, size_t step, vf *w)
     scaled_offset(five_bits(block + 4), half_at(block), half_at(block + 2), w);
 }
 
-/* The 12 bytes that hold 8 scales and 8 minima of 6 bits: the first four of each in the low bits of
- * bytes 0..3 and 4..7; of the last four, the low nibbles in bytes 8..11 and the upper two bits on
- * top of bytes 0..7. */
-ALWAYS void six_bit_pair(const uint8_t *p, size_t i, uint32_t *scale, uint32_t *minimum)
-{
-    if (i < 4) {
-        *scale = p[i] & 63;
-        *minimum = p[i + 4] & 63;
-    } else {
-        *scale = (p[i + 4] & 15) | (p[i - 4] >> 6) << 4;
-        *minimum = (p[i + 4] >> 4) | (p[i] >> 6) << 4;
-    }
-}
-
 /* { f16 d, dmin; scales[12]; .. }: d scale q - dmin minimum */
 ALWAYS void scaled_pair(const uint8_t *block, size_t part, bytes q, vf *w)
 {
     uint32_t scale, minimum;
-    six_bit_pair(block + 4, part, &scale, &minimum);
+    weight_block_six_bits(block + 4, part, &scale, &minimum);
     scaled_offset(q, half_at(block) * (float)scale, -(half_at(block + 2) * (float)minimum), w);
 }
 

@@ -27,6 +27,29 @@
 #define UNROLL_4 _Pragma("GCC unroll 4") /* of a long loop: fewer steps to count */
 #endif
 
+/* Calls f(.., n) with n, 1 to 6, as a constant: the rows or queries of a register tile. */
+#define FOR_TILE(n, f, ...)                                                                        \
+    switch (n) {                                                                                   \
+    case 1:                                                                                        \
+        f(__VA_ARGS__, 1);                                                                         \
+        break;                                                                                     \
+    case 2:                                                                                        \
+        f(__VA_ARGS__, 2);                                                                         \
+        break;                                                                                     \
+    case 3:                                                                                        \
+        f(__VA_ARGS__, 3);                                                                         \
+        break;                                                                                     \
+    case 4:                                                                                        \
+        f(__VA_ARGS__, 4);                                                                         \
+        break;                                                                                     \
+    case 5:                                                                                        \
+        f(__VA_ARGS__, 5);                                                                         \
+        break;                                                                                     \
+    case 6:                                                                                        \
+        f(__VA_ARGS__, 6);                                                                         \
+        break;                                                                                     \
+    }
+
 #include "engine/cpu/template_decode.h"
 #include "engine/cpu/template_matmul.h"
 #include "engine/cpu/template_rows.h"

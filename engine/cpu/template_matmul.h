@@ -103,6 +103,8 @@ ALWAYS void tile(const float *panel, size_t panel_stride, const float *x, size_t
 ALWAYS void tile_column(const float *panel, size_t panel_stride, uint32_t panel_rows,
                         const float *x, size_t cols, float *out, size_t out_stride, int n_x)
 {
+    if (n_x > TILE_ROWS)
+        return; /* never: it spares the compiler what no registers hold */
     uint32_t j = 0;
     for (; j + 4 <= panel_rows; j += 4)
         tile(panel + j * panel_stride, panel_stride, x, cols, out + j, out_stride, 4, n_x);
@@ -118,30 +120,7 @@ static void matmul_panel(const struct matmul_job *job, const float *panel, size_
         const float *x = job->x + i * cols;
         float *to = out + i * rows;
         uint32_t n = job->n - i < TILE_ROWS ? job->n - i : TILE_ROWS;
-        switch (n) {
-        case 1:
-            tile_column(panel, panel_stride, panel_rows, x, cols, to, rows, 1);
-            break;
-        case 2:
-            tile_column(panel, panel_stride, panel_rows, x, cols, to, rows, 2);
-            break;
-#if TILE_ROWS > 2
-        case 3:
-            tile_column(panel, panel_stride, panel_rows, x, cols, to, rows, 3);
-            break;
-#endif
-#if TILE_ROWS > 3
-        case 4:
-            tile_column(panel, panel_stride, panel_rows, x, cols, to, rows, 4);
-            break;
-        case 5:
-            tile_column(panel, panel_stride, panel_rows, x, cols, to, rows, 5);
-            break;
-        case 6:
-            tile_column(panel, panel_stride, panel_rows, x, cols, to, rows, 6);
-            break;
-#endif
-        }
+        FOR_TILE(n, tile_column, panel, panel_stride, panel_rows, x, cols, to, rows)
         i += n;
     }
 }

@@ -74,8 +74,8 @@ ALWAYS void load_scales(const enum packed_scales kind, const uint8_t *scales, ui
     case SCALES_6:
         at = scales + super * (32 + PACKED_SUPER * 32);
         small = at + 32 + part * 32 + row;
-        s->scale[0] = v_mul(v_from_half(at + row * 2), v_from_i8(small));
-        s->scale[1] = v_mul(v_from_half(at + row * 2), v_from_i8(small + 16));
+        s->scale[0] = v_mul(v_from_half(at + row * 2), v_from_int8(small));
+        s->scale[1] = v_mul(v_from_half(at + row * 2), v_from_int8(small + 16));
         break;
     }
 }

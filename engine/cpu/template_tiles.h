@@ -6,29 +6,6 @@
  *   value   over the slots that are seen, in order
  */
 
-/* Calls f(.., n) with n as a constant. */
-#define FOR_TILE(n, f, ...)                                                                        \
-    switch (n) {                                                                                   \
-    case 1:                                                                                        \
-        f(__VA_ARGS__, 1);                                                                         \
-        break;                                                                                     \
-    case 2:                                                                                        \
-        f(__VA_ARGS__, 2);                                                                         \
-        break;                                                                                     \
-    case 3:                                                                                        \
-        f(__VA_ARGS__, 3);                                                                         \
-        break;                                                                                     \
-    case 4:                                                                                        \
-        f(__VA_ARGS__, 4);                                                                         \
-        break;                                                                                     \
-    case 5:                                                                                        \
-        f(__VA_ARGS__, 5);                                                                         \
-        break;                                                                                     \
-    case 6:                                                                                        \
-        f(__VA_ARGS__, 6);                                                                         \
-        break;                                                                                     \
-    }
-
 /* ---- widened pages */
 
 /* out[which[j]] [PAGE_SLOTS] = q[which[j]] . k * scale, rows of out `stride` apart; k

@@ -164,8 +164,7 @@ bool value_item(struct runtime *r, const struct value *v, const struct value *ke
     return value_attribute(r, v, &key->text, out);
 }
 
-/* -- slices --------------------------------------------------------------------------------------
- */
+/* ---- slices */
 
 static bool slice_part(struct runtime *r, const struct value *v, bool *given, int64_t *out)
 {
@@ -264,8 +263,7 @@ bool value_slice(struct runtime *r, const struct value *v, const struct value *s
     return list != NULL;
 }
 
-/* -- paths ---------------------------------------------------------------------------------------
- */
+/* ---- paths */
 
 bool value_path(struct runtime *r, const struct value *v, const struct value *path,
                 const struct value *fallback, struct value *out)

@@ -68,7 +68,7 @@ static bool bind(struct runtime *r, const struct native *native, const struct ar
 bool native_call(struct runtime *r, const struct native *native, const struct value *self,
                  const struct arguments *arguments, struct value *out)
 {
-    struct call call = {.self = *self, .raw = arguments};
+    struct call call = {.self = *self, .raw = arguments, .which = native->which};
     if (native->parameters && !bind(r, native, arguments, &call))
         return false;
     /* map('map', 'map', ...) comes back here. */
@@ -80,8 +80,7 @@ bool native_call(struct runtime *r, const struct native *native, const struct va
     return ok;
 }
 
-/* -- macros --------------------------------------------------------------------------------------
- */
+/* ---- macros */
 
 static const struct value *keyword_named(const struct arguments *arguments, const struct text *name)
 {
@@ -159,8 +158,7 @@ bool value_call(struct runtime *r, const struct value *callee, const struct argu
     }
 }
 
-/* -- argument readers ----------------------------------------------------------------------------
- */
+/* ---- argument readers */
 
 bool argument_int(struct runtime *r, const struct call *c, unsigned i, int64_t fallback,
                   int64_t *out)

@@ -1,34 +1,19 @@
 /* UTF-8 walking, white space and letter case: see character.h. */
 #include "engine/jinja/character.h"
 
-static bool continues(char c)
-{
-    return ((unsigned char)c & 0xC0) == 0x80;
-}
+#include "config/base/utf8.h"
 
 size_t character_read(const char *text, size_t length, uint32_t *code)
 {
-    unsigned char first = (unsigned char)text[0];
-    uint32_t value = 0xFFFD;
-    size_t n = 1;
-    if (first < 0x80) {
-        value = first;
-    } else if (first >= 0xC2 && first < 0xE0 && length >= 2 && continues(text[1])) {
-        value = (first & 0x1Fu) << 6 | (text[1] & 0x3Fu);
-        n = 2;
-    } else if (first >= 0xE0 && first < 0xF0 && length >= 3 && continues(text[1]) &&
-               continues(text[2])) {
-        value = (first & 0x0Fu) << 12 | (text[1] & 0x3Fu) << 6 | (text[2] & 0x3Fu);
-        n = 3;
-    } else if (first >= 0xF0 && first < 0xF5 && length >= 4 && continues(text[1]) &&
-               continues(text[2]) && continues(text[3])) {
-        value = (first & 0x07u) << 18 | (text[1] & 0x3Fu) << 12 | (text[2] & 0x3Fu) << 6 |
-                (text[3] & 0x3Fu);
-        n = 4;
-    }
+    size_t n = (unsigned char)text[0] < 0x80 ? 1 : utf8_length(text, length);
     if (code)
-        *code = value;
-    return n;
+        *code = n == 0 ? 0xFFFD : n == 1 ? (unsigned char)text[0] : utf8_code(text, n);
+    return n > 0 ? n : 1;
+}
+
+static bool continues(char c)
+{
+    return ((unsigned char)c & 0xC0) == 0x80;
 }
 
 size_t character_read_back(const char *text, size_t length, uint32_t *code)
@@ -77,20 +62,6 @@ size_t character_offset(const char *text, size_t length, size_t index)
     for (; index > 0 && i < length; index--)
         i += (unsigned char)text[i] < 0x80 ? 1 : character_read(text + i, length - i, NULL);
     return i;
-}
-
-bool character_valid(const char *text, size_t length)
-{
-    for (size_t i = 0; i < length;) {
-        uint32_t code;
-        size_t n = character_read(text + i, length - i, &code);
-        bool overlong = (n == 3 && code < 0x800) || (n == 4 && code < 0x10000);
-        if ((n == 1 && (unsigned char)text[i] >= 0x80) || overlong || code > 0x10FFFF ||
-            (code >= 0xD800 && code < 0xE000))
-            return false;
-        i += n;
-    }
-    return true;
 }
 
 bool character_is_space(uint32_t c)

@@ -20,7 +20,6 @@ size_t character_write(char out[4], uint32_t code);
  * fewer). */
 size_t character_count(const char *text, size_t length);
 size_t character_offset(const char *text, size_t length, size_t index);
-bool character_valid(const char *text, size_t length);
 
 /* str.isspace(), str.upper() and str.lower() of one character. Case: Latin, Greek, Cyrillic and
  * Armenian letters whose other case is one character. */

@@ -67,8 +67,7 @@ static enum flow execute_if(struct runtime *r, const struct node *n)
     return n->c ? execute(r, n->c) : FLOW_NEXT;
 }
 
-/* -- loops ---------------------------------------------------------------------------------------
- */
+/* ---- loops */
 
 /* The items that the loop's own `if` lets pass; it sees the loop variables but no `loop`. */
 static bool filter_items(struct runtime *r, const struct node *n, struct list **items)
@@ -132,8 +131,7 @@ static enum flow execute_for(struct runtime *r, const struct node *n)
     return execute_rounds(r, n, items);
 }
 
-/* -- blocks that capture -------------------------------------------------------------------------
- */
+/* ---- blocks that capture */
 
 static enum flow in_scope(struct runtime *r, const struct node *body)
 {

@@ -18,25 +18,16 @@ static bool nothing(struct value *out)
     return true;
 }
 
-static bool filter_first(struct runtime *r, const struct call *c, struct value *out)
-{
-    struct list *items;
-    if (!value_iterate(r, &c->self, &items))
-        return false;
-    if (items->count == 0)
-        return nothing(out);
-    *out = items->items[0];
-    return true;
-}
+enum { FIRST, LAST };
 
-static bool filter_last(struct runtime *r, const struct call *c, struct value *out)
+static bool filter_end(struct runtime *r, const struct call *c, struct value *out)
 {
     struct list *items;
     if (!value_iterate(r, &c->self, &items))
         return false;
     if (items->count == 0)
         return nothing(out);
-    *out = items->items[items->count - 1];
+    *out = items->items[c->which == LAST ? items->count - 1 : 0];
     return true;
 }
 
@@ -93,8 +84,7 @@ static bool filter_join(struct runtime *r, const struct call *c, struct value *o
     return true;
 }
 
-/* -- sorting -------------------------------------------------------------------------------------
- */
+/* ---- sorting */
 
 /* What to sort by: the item or its attribute, strings without case unless asked. */
 static bool sort_key(struct runtime *r, const struct value *item, const struct value *path,
@@ -232,8 +222,11 @@ static bool filter_unique(struct runtime *r, const struct call *c, struct value 
     return give_list(list, out);
 }
 
-static bool extreme(struct runtime *r, const struct call *c, int wanted, struct value *out)
+enum { LEAST, GREATEST };
+
+static bool filter_extreme(struct runtime *r, const struct call *c, struct value *out)
 {
+    const int wanted = c->which == LEAST ? -1 : 1;
     bool case_sensitive;
     struct list *items;
     struct value best_key, key;
@@ -257,14 +250,6 @@ static bool extreme(struct runtime *r, const struct call *c, int wanted, struct 
     }
     return true;
 }
-static bool filter_min(struct runtime *r, const struct call *c, struct value *out)
-{
-    return extreme(r, c, -1, out);
-}
-static bool filter_max(struct runtime *r, const struct call *c, struct value *out)
-{
-    return extreme(r, c, 1, out);
-}
 
 static bool filter_sum(struct runtime *r, const struct call *c, struct value *out)
 {
@@ -283,8 +268,7 @@ static bool filter_sum(struct runtime *r, const struct call *c, struct value *ou
     return true;
 }
 
-/* -- map, select, reject -------------------------------------------------------------------------
- */
+/* ---- map, select, reject */
 
 /* The name that is the first of the arguments, which loses it. */
 static bool take_name(struct runtime *r, struct arguments *rest, const char *what,
@@ -360,11 +344,13 @@ static bool filter_map(struct runtime *r, const struct call *c, struct value *ou
     return give_list(list, out);
 }
 
-/* Keeps the items whose test, or plain truth, is `wanted`; of the item itself or of one attribute
- * of it. */
-static bool choose(struct runtime *r, const struct call *c, bool wanted, bool by_attribute,
-                   struct value *out)
+/* Keeps the items whose test, or plain truth, is what the name wants; of the item itself or of one
+ * attribute of it. */
+enum { KEEP_TRUE = 1, BY_ATTRIBUTE = 2 };
+
+static bool filter_choose(struct runtime *r, const struct call *c, struct value *out)
 {
+    const bool wanted = c->which & KEEP_TRUE, by_attribute = c->which & BY_ATTRIBUTE;
     struct list *items, *list = list_new(r, 0);
     struct arguments rest = *c->raw;
     struct value path = value_none();
@@ -394,40 +380,24 @@ static bool choose(struct runtime *r, const struct call *c, bool wanted, bool by
     }
     return give_list(list, out);
 }
-static bool filter_select(struct runtime *r, const struct call *c, struct value *out)
-{
-    return choose(r, c, true, false, out);
-}
-static bool filter_reject(struct runtime *r, const struct call *c, struct value *out)
-{
-    return choose(r, c, false, false, out);
-}
-static bool filter_selectattr(struct runtime *r, const struct call *c, struct value *out)
-{
-    return choose(r, c, true, true, out);
-}
-static bool filter_rejectattr(struct runtime *r, const struct call *c, struct value *out)
-{
-    return choose(r, c, false, true, out);
-}
 
 const struct native native_list_filters[] = {
-    {"first", "", 0, filter_first},
-    {"last", "", 0, filter_last},
-    {"list", "", 0, filter_list},
-    {"reverse", "", 0, filter_reverse},
-    {"join", "d attribute", 0, filter_join},
-    {"sort", "reverse case_sensitive attribute", 0, filter_sort},
-    {"items", "", 0, filter_items},
-    {"dictsort", "case_sensitive by reverse", 0, filter_dictsort},
-    {"unique", "case_sensitive attribute", 0, filter_unique},
-    {"min", "case_sensitive attribute", 0, filter_min},
-    {"max", "case_sensitive attribute", 0, filter_max},
-    {"sum", "attribute start", 0, filter_sum},
-    {"map", NULL, 0, filter_map},
-    {"select", NULL, 0, filter_select},
-    {"reject", NULL, 0, filter_reject},
-    {"selectattr", NULL, 0, filter_selectattr},
-    {"rejectattr", NULL, 0, filter_rejectattr},
+    {"first", "", 0, filter_end, FIRST},
+    {"last", "", 0, filter_end, LAST},
+    {"list", "", 0, filter_list, 0},
+    {"reverse", "", 0, filter_reverse, 0},
+    {"join", "d attribute", 0, filter_join, 0},
+    {"sort", "reverse case_sensitive attribute", 0, filter_sort, 0},
+    {"items", "", 0, filter_items, 0},
+    {"dictsort", "case_sensitive by reverse", 0, filter_dictsort, 0},
+    {"unique", "case_sensitive attribute", 0, filter_unique, 0},
+    {"min", "case_sensitive attribute", 0, filter_extreme, LEAST},
+    {"max", "case_sensitive attribute", 0, filter_extreme, GREATEST},
+    {"sum", "attribute start", 0, filter_sum, 0},
+    {"map", NULL, 0, filter_map, 0},
+    {"select", NULL, 0, filter_choose, KEEP_TRUE},
+    {"reject", NULL, 0, filter_choose, 0},
+    {"selectattr", NULL, 0, filter_choose, KEEP_TRUE | BY_ATTRIBUTE},
+    {"rejectattr", NULL, 0, filter_choose, BY_ATTRIBUTE},
     {0},
 };

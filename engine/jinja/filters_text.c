@@ -20,28 +20,11 @@ static bool filter_trim(struct runtime *r, const struct call *c, struct value *o
     return text_strip_paid(r, &t, given ? &characters : NULL, STRIP_BOTH, &t) && give(out, t);
 }
 
-static bool change_case(struct runtime *r, const struct call *c, enum text_case to,
-                        struct value *out)
+static bool filter_case(struct runtime *r, const struct call *c, struct value *out)
 {
     struct text t, changed;
-    return value_string(r, &c->self, &t) && text_change_case(r, &t, to, &changed) &&
+    return value_string(r, &c->self, &t) && text_change_case(r, &t, c->which, &changed) &&
            give(out, changed);
-}
-static bool filter_upper(struct runtime *r, const struct call *c, struct value *out)
-{
-    return change_case(r, c, CASE_UPPER, out);
-}
-static bool filter_lower(struct runtime *r, const struct call *c, struct value *out)
-{
-    return change_case(r, c, CASE_LOWER, out);
-}
-static bool filter_capitalize(struct runtime *r, const struct call *c, struct value *out)
-{
-    return change_case(r, c, CASE_CAPITALIZE, out);
-}
-static bool filter_title(struct runtime *r, const struct call *c, struct value *out)
-{
-    return change_case(r, c, CASE_TITLE_WORDS, out);
 }
 
 static bool filter_string(struct runtime *r, const struct call *c, struct value *out)
@@ -180,8 +163,7 @@ static bool filter_format(struct runtime *r, const struct call *c, struct value 
     return builder_add(r, &b, &rest) && give(out, builder_text(&b));
 }
 
-/* -- tojson --------------------------------------------------------------------------------------
- */
+/* ---- tojson */
 
 static bool read_separators(struct runtime *r, const struct value *v, struct json_style *style)
 {
@@ -227,19 +209,19 @@ static bool filter_tojson(struct runtime *r, const struct call *c, struct value 
 }
 
 const struct native native_text_filters[] = {
-    {"trim", "chars", 0, filter_trim},
-    {"upper", "", 0, filter_upper},
-    {"lower", "", 0, filter_lower},
-    {"capitalize", "", 0, filter_capitalize},
-    {"title", "", 0, filter_title},
-    {"string", "", 0, filter_string},
-    {"safe", "", 0, filter_string},
-    {"replace", "old new count", 2, filter_replace},
-    {"escape", "", 0, filter_escape},
-    {"e", "", 0, filter_escape},
-    {"indent", "width first blank", 0, filter_indent},
-    {"wordcount", "", 0, filter_wordcount},
-    {"format", NULL, 0, filter_format},
-    {"tojson", "ensure_ascii indent separators sort_keys", 0, filter_tojson},
+    {"trim", "chars", 0, filter_trim, 0},
+    {"upper", "", 0, filter_case, CASE_UPPER},
+    {"lower", "", 0, filter_case, CASE_LOWER},
+    {"capitalize", "", 0, filter_case, CASE_CAPITALIZE},
+    {"title", "", 0, filter_case, CASE_TITLE_WORDS},
+    {"string", "", 0, filter_string, 0},
+    {"safe", "", 0, filter_string, 0},
+    {"replace", "old new count", 2, filter_replace, 0},
+    {"escape", "", 0, filter_escape, 0},
+    {"e", "", 0, filter_escape, 0},
+    {"indent", "width first blank", 0, filter_indent, 0},
+    {"wordcount", "", 0, filter_wordcount, 0},
+    {"format", NULL, 0, filter_format, 0},
+    {"tojson", "ensure_ascii indent separators sort_keys", 0, filter_tojson, 0},
     {0},
 };

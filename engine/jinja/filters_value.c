@@ -175,14 +175,14 @@ static bool filter_attr(struct runtime *r, const struct call *c, struct value *o
 }
 
 const struct native native_value_filters[] = {
-    {"default", "default_value boolean", 0, filter_default},
-    {"d", "default_value boolean", 0, filter_default},
-    {"length", "", 0, filter_length},
-    {"count", "", 0, filter_length},
-    {"int", "default base", 0, filter_int},
-    {"float", "default", 0, filter_float},
-    {"abs", "", 0, filter_abs},
-    {"round", "precision method", 0, filter_round},
-    {"attr", "name", 1, filter_attr},
+    {"default", "default_value boolean", 0, filter_default, 0},
+    {"d", "default_value boolean", 0, filter_default, 0},
+    {"length", "", 0, filter_length, 0},
+    {"count", "", 0, filter_length, 0},
+    {"int", "default base", 0, filter_int, 0},
+    {"float", "default", 0, filter_float, 0},
+    {"abs", "", 0, filter_abs, 0},
+    {"round", "precision method", 0, filter_round, 0},
+    {"attr", "name", 1, filter_attr, 0},
     {0},
 };

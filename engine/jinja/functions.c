@@ -143,12 +143,12 @@ static bool function_strftime_now(struct runtime *r, const struct call *c, struc
 }
 
 const struct native native_functions[] = {
-    {"range", "start stop step", 1, function_range},
-    {"dict", NULL, 0, function_dict},
-    {"namespace", NULL, 0, function_namespace},
-    {"cycler", NULL, 0, function_cycler},
-    {"joiner", "sep", 0, function_joiner},
-    {"raise_exception", "message", 1, function_raise_exception},
-    {"strftime_now", "format", 1, function_strftime_now},
+    {"range", "start stop step", 1, function_range, 0},
+    {"dict", NULL, 0, function_dict, 0},
+    {"namespace", NULL, 0, function_namespace, 0},
+    {"cycler", NULL, 0, function_cycler, 0},
+    {"joiner", "sep", 0, function_joiner, 0},
+    {"raise_exception", "message", 1, function_raise_exception, 0},
+    {"strftime_now", "format", 1, function_strftime_now, 0},
     {0},
 };

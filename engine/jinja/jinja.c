@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/base/utf8.h"
 #include "engine/jinja/character.h"
 #include "engine/jinja/parser.h"
 #include "engine/jinja/runtime.h"
@@ -34,7 +35,7 @@ struct jinja_program *jinja_compile(const char *source, size_t length, struct er
                   length, JINJA_MAX_SOURCE_BYTES);
         return NULL;
     }
-    if (!character_valid(source, length)) {
+    if (!utf8_valid(source, length)) {
         error_set(e, "template_error", "", "the template is not valid UTF-8");
         return NULL;
     }
@@ -65,8 +66,7 @@ void jinja_free(struct jinja_program *p)
     free(p);
 }
 
-/* -- rendering -----------------------------------------------------------------------------------
- */
+/* ---- rendering */
 
 /* About the bytes of the JSON text, which the limits grow with. Nesting is bounded as in
  * value_from_json. */

@@ -8,8 +8,7 @@
 #include "engine/jinja/literal.h"
 #include "engine/jinja/text.h"
 
-/* -- reading -------------------------------------------------------------------------------------
- */
+/* ---- reading */
 
 struct reader {
     struct runtime *r;
@@ -100,8 +99,7 @@ bool value_from_json(struct runtime *r, const char *variable, const json_t *json
     return read_value(&reader, json, NULL, NULL, 0, out);
 }
 
-/* -- writing -------------------------------------------------------------------------------------
- */
+/* ---- writing */
 
 struct writer {
     struct runtime *r;

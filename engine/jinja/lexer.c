@@ -4,7 +4,7 @@
  *   - the first newline behind a block or a comment belongs to it;
  *   - blanks between the start of a line and a block or comment belong to it;
  *   - a minus sign inside of a tag eats all white space on that side, a plus sign switches the two
- * rules off. */
+ *     rules off. */
 #include "engine/jinja/lexer.h"
 
 #include <stdarg.h>

@@ -20,8 +20,7 @@ static int digit_value(char c)
     return 99;
 }
 
-/* -- strings -------------------------------------------------------------------------------------
- */
+/* ---- strings */
 
 /* `\x41`, `\u0041`, `\U00000041`: `*at` is behind the letter and moves behind the digits. */
 static bool read_hex(const char *text, size_t length, size_t *at, size_t n_digits, uint32_t *code)
@@ -95,8 +94,7 @@ bool literal_string(const char *text, size_t length, char *out, size_t *out_leng
     return true;
 }
 
-/* -- reading numbers -----------------------------------------------------------------------------
- */
+/* ---- reading numbers */
 
 /* Digits with single underscores between them: the offset behind them, `at` itself when there is
  * none. */
@@ -251,8 +249,7 @@ bool literal_parse_float(const char *text, size_t length, double *out)
     return end == digits + used && used > 0;
 }
 
-/* -- writing floats ------------------------------------------------------------------------------
- */
+/* ---- writing floats */
 
 size_t literal_write_float(char out[LITERAL_FLOAT_BYTES], double d)
 {

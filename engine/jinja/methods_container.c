@@ -4,8 +4,7 @@
 #include "engine/jinja/native.h"
 #include "engine/jinja/text.h"
 
-/* -- lists ---------------------------------------------------------------------------------------
- */
+/* ---- lists */
 
 static bool method_append(struct runtime *r, const struct call *c, struct value *out)
 {
@@ -88,8 +87,7 @@ static bool method_count(struct runtime *r, const struct call *c, struct value *
     return true;
 }
 
-/* -- dicts ---------------------------------------------------------------------------------------
- */
+/* ---- dicts */
 
 static bool method_get(struct runtime *r, const struct call *c, struct value *out)
 {
@@ -129,8 +127,7 @@ static bool method_items(struct runtime *r, const struct call *c, struct value *
     return native_call(r, filter_find("items", 5), &c->self, c->raw, out);
 }
 
-/* -- loops and cyclers ---------------------------------------------------------------------------
- */
+/* ---- loops and cyclers */
 
 static bool method_cycle(struct runtime *r, const struct call *c, struct value *out)
 {
@@ -186,36 +183,36 @@ static bool method_reset(struct runtime *r, const struct call *c, struct value *
 }
 
 const struct native native_list_methods[] = {
-    {"append", "object", 1, method_append},
-    {"extend", "iterable", 1, method_extend},
-    {"insert", "index object", 2, method_insert},
-    {"pop", "index", 0, method_pop},
-    {"index", "value", 1, method_index},
-    {"count", "value", 1, method_count},
+    {"append", "object", 1, method_append, 0},
+    {"extend", "iterable", 1, method_extend, 0},
+    {"insert", "index object", 2, method_insert, 0},
+    {"pop", "index", 0, method_pop, 0},
+    {"index", "value", 1, method_index, 0},
+    {"count", "value", 1, method_count, 0},
     {0},
 };
 const struct native native_tuple_methods[] = {
-    {"index", "value", 1, method_index},
-    {"count", "value", 1, method_count},
+    {"index", "value", 1, method_index, 0},
+    {"count", "value", 1, method_count, 0},
     {0},
 };
 const struct native native_dict_methods[] = {
-    {"get", "key default", 1, method_get},
-    {"keys", "", 0, method_keys},
-    {"values", "", 0, method_values},
-    {"items", "", 0, method_items},
+    {"get", "key default", 1, method_get, 0},
+    {"keys", "", 0, method_keys, 0},
+    {"values", "", 0, method_values, 0},
+    {"items", "", 0, method_items, 0},
     {0},
 };
 const struct native native_loop_methods[] = {
-    {"cycle", NULL, 0, method_cycle},
-    {"changed", NULL, 0, method_changed},
+    {"cycle", NULL, 0, method_cycle, 0},
+    {"changed", NULL, 0, method_changed, 0},
     {0},
 };
 /* The first two are what calling a cycler and a joiner does; a template sees those behind them. */
 const struct native native_cycler_methods[] = {
-    {"cycler", "", 0, method_next},
-    {"joiner", "", 0, method_joined},
-    {"next", "", 0, method_next},
-    {"reset", "", 0, method_reset},
+    {"cycler", "", 0, method_next, 0},
+    {"joiner", "", 0, method_joined, 0},
+    {"next", "", 0, method_next, 0},
+    {"reset", "", 0, method_reset, 0},
     {0},
 };

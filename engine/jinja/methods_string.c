@@ -5,6 +5,9 @@
 #include "engine/jinja/native.h"
 #include "engine/jinja/text.h"
 
+/* Which end a method begins at. */
+enum { FROM_LEFT, FROM_RIGHT };
+
 static bool give(struct value *out, struct text t)
 {
     *out = value_text(t);
@@ -16,42 +19,24 @@ static bool answer(struct value *out, bool yes)
     return true;
 }
 
-static bool strip(struct runtime *r, const struct call *c, int sides, struct value *out)
+static bool method_strip(struct runtime *r, const struct call *c, struct value *out)
 {
     struct text characters;
     bool given = c->argument[0].kind != VALUE_ABSENT && c->argument[0].kind != VALUE_NONE;
     if (given && !argument_text(r, c, 0, "", &characters))
         return false;
     struct text t;
-    return text_strip_paid(r, &c->self.text, given ? &characters : NULL, sides, &t) && give(out, t);
-}
-static bool method_strip(struct runtime *r, const struct call *c, struct value *out)
-{
-    return strip(r, c, STRIP_BOTH, out);
-}
-static bool method_lstrip(struct runtime *r, const struct call *c, struct value *out)
-{
-    return strip(r, c, STRIP_LEFT, out);
-}
-static bool method_rstrip(struct runtime *r, const struct call *c, struct value *out)
-{
-    return strip(r, c, STRIP_RIGHT, out);
+    return text_strip_paid(r, &c->self.text, given ? &characters : NULL, (int)c->which, &t) &&
+           give(out, t);
 }
 
-#define CASE_METHOD(name, to)                                                                      \
-    static bool name(struct runtime *r, const struct call *c, struct value *out)                   \
-    {                                                                                              \
-        struct text t;                                                                             \
-        return text_change_case(r, &c->self.text, to, &t) && give(out, t);                         \
-    }
-CASE_METHOD(method_upper, CASE_UPPER)
-CASE_METHOD(method_lower, CASE_LOWER)
-CASE_METHOD(method_title, CASE_TITLE)
-CASE_METHOD(method_capitalize, CASE_CAPITALIZE)
-CASE_METHOD(method_swapcase, CASE_SWAP)
+static bool method_case(struct runtime *r, const struct call *c, struct value *out)
+{
+    struct text t;
+    return text_change_case(r, &c->self.text, c->which, &t) && give(out, t);
+}
 
-/* -- splitting -----------------------------------------------------------------------------------
- */
+/* ---- splitting */
 
 static bool push_cut(struct runtime *r, struct list *list, const struct text *t, size_t start,
                      size_t end)
@@ -145,8 +130,9 @@ static void reverse(struct list *list)
     }
 }
 
-static bool split(struct runtime *r, const struct call *c, bool last, struct value *out)
+static bool method_split(struct runtime *r, const struct call *c, struct value *out)
 {
+    const bool last = c->which == FROM_RIGHT;
     struct text separator;
     int64_t max;
     struct list *list = list_new(r, 0);
@@ -164,14 +150,6 @@ static bool split(struct runtime *r, const struct call *c, bool last, struct val
         reverse(list);
     *out = value_list(list);
     return ok;
-}
-static bool method_split(struct runtime *r, const struct call *c, struct value *out)
-{
-    return split(r, c, false, out);
-}
-static bool method_rsplit(struct runtime *r, const struct call *c, struct value *out)
-{
-    return split(r, c, true, out);
 }
 
 static bool ends_line(uint32_t code)
@@ -206,8 +184,9 @@ static bool method_splitlines(struct runtime *r, const struct call *c, struct va
     return true;
 }
 
-static bool partition(struct runtime *r, const struct call *c, bool last, struct value *out)
+static bool method_partition(struct runtime *r, const struct call *c, struct value *out)
 {
+    const bool last = c->which == FROM_RIGHT;
     struct text separator;
     const struct text *t = &c->self.text;
     struct list *list = list_new(r, 3);
@@ -228,17 +207,8 @@ static bool partition(struct runtime *r, const struct call *c, bool last, struct
     return push_cut(r, list, t, cut[0], cut[1]) && push_cut(r, list, t, cut[1], cut[2]) &&
            push_cut(r, list, t, cut[2], cut[3]);
 }
-static bool method_partition(struct runtime *r, const struct call *c, struct value *out)
-{
-    return partition(r, c, false, out);
-}
-static bool method_rpartition(struct runtime *r, const struct call *c, struct value *out)
-{
-    return partition(r, c, true, out);
-}
 
-/* -- looking -------------------------------------------------------------------------------------
- */
+/* ---- looking */
 
 static bool has_affix(const struct text *t, const struct text *affix, bool end)
 {
@@ -246,8 +216,9 @@ static bool has_affix(const struct text *t, const struct text *affix, bool end)
                                                 affix->bytes, affix->length) == 0;
 }
 
-static bool affixed(struct runtime *r, const struct call *c, bool end, struct value *out)
+static bool method_has_affix(struct runtime *r, const struct call *c, struct value *out)
 {
+    const bool end = c->which == FROM_RIGHT;
     const struct value *v = &c->argument[0];
     if (v->kind == VALUE_STRING)
         return runtime_charge_bytes(r, v->text.length) &&
@@ -265,30 +236,16 @@ static bool affixed(struct runtime *r, const struct call *c, bool end, struct va
     }
     return answer(out, any);
 }
-static bool method_startswith(struct runtime *r, const struct call *c, struct value *out)
-{
-    return affixed(r, c, false, out);
-}
-static bool method_endswith(struct runtime *r, const struct call *c, struct value *out)
-{
-    return affixed(r, c, true, out);
-}
 
-static bool method_removeprefix(struct runtime *r, const struct call *c, struct value *out)
+static bool method_remove_affix(struct runtime *r, const struct call *c, struct value *out)
 {
     struct text affix;
     const struct text *t = &c->self.text;
+    const bool end = c->which == FROM_RIGHT;
     if (!argument_text(r, c, 0, "", &affix) || !runtime_charge_bytes(r, affix.length))
         return false;
-    return give(out, text_cut(t, has_affix(t, &affix, false) ? affix.length : 0, t->length));
-}
-static bool method_removesuffix(struct runtime *r, const struct call *c, struct value *out)
-{
-    struct text affix;
-    const struct text *t = &c->self.text;
-    if (!argument_text(r, c, 0, "", &affix) || !runtime_charge_bytes(r, affix.length))
-        return false;
-    return give(out, text_cut(t, 0, t->length - (has_affix(t, &affix, true) ? affix.length : 0)));
+    size_t n = has_affix(t, &affix, end) ? affix.length : 0;
+    return give(out, text_cut(t, end ? 0 : n, end ? t->length - n : t->length));
 }
 
 /* The byte range of the arguments start and end, which count characters. False in `*valid` when it
@@ -318,8 +275,12 @@ static bool search_range(struct runtime *r, const struct call *c, size_t *start,
     return true;
 }
 
-static bool find(struct runtime *r, const struct call *c, bool last, bool must, struct value *out)
+/* What find and index do under their names. */
+enum { FIND_LAST = 1, FIND_MUST = 2 };
+
+static bool method_find(struct runtime *r, const struct call *c, struct value *out)
 {
+    const bool last = c->which & FIND_LAST, must = c->which & FIND_MUST;
     struct text needle;
     const struct text *t = &c->self.text;
     size_t start, end, at = SIZE_MAX;
@@ -333,22 +294,6 @@ static bool find(struct runtime *r, const struct call *c, bool last, bool must, 
     int64_t place = at == SIZE_MAX ? -1 : (int64_t)character_count(t->bytes, at);
     *out = value_int(place, JINJA_MARK_USER);
     return true;
-}
-static bool method_find(struct runtime *r, const struct call *c, struct value *out)
-{
-    return find(r, c, false, false, out);
-}
-static bool method_rfind(struct runtime *r, const struct call *c, struct value *out)
-{
-    return find(r, c, true, false, out);
-}
-static bool method_index(struct runtime *r, const struct call *c, struct value *out)
-{
-    return find(r, c, false, true, out);
-}
-static bool method_rindex(struct runtime *r, const struct call *c, struct value *out)
-{
-    return find(r, c, true, true, out);
 }
 
 static bool method_count(struct runtime *r, const struct call *c, struct value *out)
@@ -370,8 +315,7 @@ static bool method_count(struct runtime *r, const struct call *c, struct value *
     return !r->failed;
 }
 
-/* -- kinds of characters -------------------------------------------------------------------------
- */
+/* ---- kinds of characters */
 
 static bool is_digit(uint32_t c)
 {
@@ -382,9 +326,13 @@ static bool is_alnum(uint32_t c)
     return is_digit(c) || character_is_alpha(c);
 }
 
-static bool all_are(struct runtime *r, const struct call *c, bool (*is)(uint32_t),
-                    struct value *out)
+enum { ARE_DIGITS, ARE_LETTERS, ARE_EITHER, ARE_SPACES };
+
+static bool method_all_are(struct runtime *r, const struct call *c, struct value *out)
 {
+    static bool (*const kinds[])(uint32_t) = {is_digit, character_is_alpha, is_alnum,
+                                              character_is_space};
+    bool (*is)(uint32_t) = kinds[c->which];
     const struct text *t = &c->self.text;
     bool all = t->length > 0;
     for (size_t i = 0; all && i < t->length;) {
@@ -394,45 +342,14 @@ static bool all_are(struct runtime *r, const struct call *c, bool (*is)(uint32_t
     }
     return runtime_charge_bytes(r, t->length) && answer(out, all);
 }
-static bool method_isdigit(struct runtime *r, const struct call *c, struct value *out)
+
+static bool method_has_case(struct runtime *r, const struct call *c, struct value *out)
 {
-    return all_are(r, c, is_digit, out);
-}
-static bool method_isalpha(struct runtime *r, const struct call *c, struct value *out)
-{
-    return all_are(r, c, character_is_alpha, out);
-}
-static bool method_isalnum(struct runtime *r, const struct call *c, struct value *out)
-{
-    return all_are(r, c, is_alnum, out);
-}
-static bool method_isspace(struct runtime *r, const struct call *c, struct value *out)
-{
-    return all_are(r, c, character_is_space, out);
+    bool has;
+    return text_has_case(r, &c->self.text, c->which, &has) && answer(out, has);
 }
 
-static bool has_case(struct runtime *r, const struct call *c, enum text_case wanted,
-                     struct value *out)
-{
-    struct text same, other;
-    const struct text *t = &c->self.text;
-    if (!text_change_case(r, t, wanted, &same) ||
-        !text_change_case(r, t, wanted == CASE_UPPER ? CASE_LOWER : CASE_UPPER, &other))
-        return false;
-    return answer(out,
-                  text_is(t, same.bytes, same.length) && !text_is(t, other.bytes, other.length));
-}
-static bool method_isupper(struct runtime *r, const struct call *c, struct value *out)
-{
-    return has_case(r, c, CASE_UPPER, out);
-}
-static bool method_islower(struct runtime *r, const struct call *c, struct value *out)
-{
-    return has_case(r, c, CASE_LOWER, out);
-}
-
-/* -- building ------------------------------------------------------------------------------------
- */
+/* ---- building */
 
 static bool method_replace(struct runtime *r, const struct call *c, struct value *out)
 {
@@ -524,38 +441,38 @@ static bool method_format(struct runtime *r, const struct call *c, struct value 
 }
 
 const struct native native_string_methods[] = {
-    {"strip", "chars", 0, method_strip},
-    {"lstrip", "chars", 0, method_lstrip},
-    {"rstrip", "chars", 0, method_rstrip},
-    {"upper", "", 0, method_upper},
-    {"lower", "", 0, method_lower},
-    {"title", "", 0, method_title},
-    {"capitalize", "", 0, method_capitalize},
-    {"swapcase", "", 0, method_swapcase},
-    {"split", "sep maxsplit", 0, method_split},
-    {"rsplit", "sep maxsplit", 0, method_rsplit},
-    {"splitlines", "keepends", 0, method_splitlines},
-    {"partition", "sep", 1, method_partition},
-    {"rpartition", "sep", 1, method_rpartition},
-    {"startswith", "prefix", 1, method_startswith},
-    {"endswith", "suffix", 1, method_endswith},
-    {"removeprefix", "prefix", 1, method_removeprefix},
-    {"removesuffix", "suffix", 1, method_removesuffix},
-    {"find", "sub start end", 1, method_find},
-    {"rfind", "sub start end", 1, method_rfind},
-    {"index", "sub start end", 1, method_index},
-    {"rindex", "sub start end", 1, method_rindex},
-    {"count", "sub start end", 1, method_count},
-    {"isdigit", "", 0, method_isdigit},
-    {"isdecimal", "", 0, method_isdigit},
-    {"isnumeric", "", 0, method_isdigit},
-    {"isalpha", "", 0, method_isalpha},
-    {"isalnum", "", 0, method_isalnum},
-    {"isspace", "", 0, method_isspace},
-    {"isupper", "", 0, method_isupper},
-    {"islower", "", 0, method_islower},
-    {"replace", "old new count", 2, method_replace},
-    {"join", "iterable", 1, method_join},
-    {"format", NULL, 0, method_format},
+    {"strip", "chars", 0, method_strip, STRIP_BOTH},
+    {"lstrip", "chars", 0, method_strip, STRIP_LEFT},
+    {"rstrip", "chars", 0, method_strip, STRIP_RIGHT},
+    {"upper", "", 0, method_case, CASE_UPPER},
+    {"lower", "", 0, method_case, CASE_LOWER},
+    {"title", "", 0, method_case, CASE_TITLE},
+    {"capitalize", "", 0, method_case, CASE_CAPITALIZE},
+    {"swapcase", "", 0, method_case, CASE_SWAP},
+    {"split", "sep maxsplit", 0, method_split, FROM_LEFT},
+    {"rsplit", "sep maxsplit", 0, method_split, FROM_RIGHT},
+    {"splitlines", "keepends", 0, method_splitlines, 0},
+    {"partition", "sep", 1, method_partition, FROM_LEFT},
+    {"rpartition", "sep", 1, method_partition, FROM_RIGHT},
+    {"startswith", "prefix", 1, method_has_affix, FROM_LEFT},
+    {"endswith", "suffix", 1, method_has_affix, FROM_RIGHT},
+    {"removeprefix", "prefix", 1, method_remove_affix, FROM_LEFT},
+    {"removesuffix", "suffix", 1, method_remove_affix, FROM_RIGHT},
+    {"find", "sub start end", 1, method_find, 0},
+    {"rfind", "sub start end", 1, method_find, FIND_LAST},
+    {"index", "sub start end", 1, method_find, FIND_MUST},
+    {"rindex", "sub start end", 1, method_find, FIND_LAST | FIND_MUST},
+    {"count", "sub start end", 1, method_count, 0},
+    {"isdigit", "", 0, method_all_are, ARE_DIGITS},
+    {"isdecimal", "", 0, method_all_are, ARE_DIGITS},
+    {"isnumeric", "", 0, method_all_are, ARE_DIGITS},
+    {"isalpha", "", 0, method_all_are, ARE_LETTERS},
+    {"isalnum", "", 0, method_all_are, ARE_EITHER},
+    {"isspace", "", 0, method_all_are, ARE_SPACES},
+    {"isupper", "", 0, method_has_case, CASE_UPPER},
+    {"islower", "", 0, method_has_case, CASE_LOWER},
+    {"replace", "old new count", 2, method_replace, 0},
+    {"join", "iterable", 1, method_join, 0},
+    {"format", NULL, 0, method_format, 0},
     {0},
 };

@@ -21,6 +21,7 @@ struct call {
     struct value self; /* the filtered or tested value, the object of a method */
     struct value argument[NATIVE_MAX_PARAMETERS]; /* VALUE_ABSENT when not given */
     const struct arguments *raw;
+    uint32_t which; /* of struct native */
 };
 
 typedef bool native_function(struct runtime *r, const struct call *call, struct value *out);
@@ -29,6 +30,7 @@ struct native {
     const char *parameters; /* "first second": their names; NULL: takes anything, reads `raw` */
     unsigned n_required;
     native_function *function;
+    uint32_t which; /* what the function does under this name, where it serves several; else 0 */
 };
 
 /* Tables end with a NULL name. */
@@ -52,7 +54,7 @@ extern const struct native native_list_filters[];
 extern const struct native native_value_filters[];
 const struct native *filter_find(const char *name, size_t length);
 
-/* -- argument readers: `fallback` when absent, an error for another type -- */
+/* ---- argument readers: `fallback` when absent, an error for another type */
 bool argument_int(struct runtime *r, const struct call *c, unsigned i, int64_t fallback,
                   int64_t *out);
 bool argument_bool(struct runtime *r, const struct call *c, unsigned i, bool fallback, bool *out);

@@ -1,8 +1,7 @@
 /* Expressions, by recursive descent in Jinja's precedence:
  *
- *      a if c else b  <  or  <  and  <  not  <  == in is-less-than ...  <  + -  <  ~  <  * / // %
- * <  **  <  - + <  . [] ()  <  | is
- */
+ *      a if c else b  <  or  <  and  <  not  <  == in is-less-than ...  <  + -  <  ~
+ *                     <  * / // %  <  **  <  - +  <  . [] ()  <  | is */
 #include <string.h>
 
 #include "engine/jinja/parser.h"
@@ -11,8 +10,7 @@
 static struct node *parse_or(struct parser *p);
 static struct node *parse_unary(struct parser *p, bool with_filters);
 
-/* -- tokens --------------------------------------------------------------------------------------
- */
+/* ---- tokens */
 
 bool parser_is(const struct parser *p, unsigned op)
 {
@@ -59,8 +57,7 @@ bool parser_enter(struct parser *p)
     return true;
 }
 
-/* -- nodes ---------------------------------------------------------------------------------------
- */
+/* ---- nodes */
 
 struct node *node_new(struct parser *p, enum node_kind kind, const struct token *at)
 {
@@ -151,8 +148,7 @@ static struct node *constant(struct parser *p, struct value v, const struct toke
     return node_finish(p, n);
 }
 
-/* -- calls ---------------------------------------------------------------------------------------
- */
+/* ---- calls */
 
 static bool add_keyword(struct parser *p, struct node *n, const struct token *name)
 {
@@ -205,19 +201,30 @@ static bool parse_arguments(struct parser *p, struct node *n)
     return parser_expect(p, ')', "expected ')'");
 }
 
-struct node *parse_filter_name(struct parser *p, struct node *input)
+/* A filter or test of `input`, whose name comes next. */
+static struct node *new_named(struct parser *p, enum node_kind kind, const char *missing,
+                              struct node *input)
 {
     const struct token *name = parser_now(p);
     if (name->kind != TOKEN_NAME) {
-        parser_fail(p, "expected the name of a filter");
+        parser_fail(p, missing);
         return NULL;
     }
     p->at++;
-    struct node *n = node_new(p, NODE_FILTER, name);
+    struct node *n = node_new(p, kind, name);
     if (!n)
         return NULL;
     n->a = input;
     n->constant = value_text(text_of(name->bytes, name->length, JINJA_MARK_TEMPLATE));
+    return n;
+}
+
+struct node *parse_filter_name(struct parser *p, struct node *input)
+{
+    const struct token *name = parser_now(p);
+    struct node *n = new_named(p, NODE_FILTER, "expected the name of a filter", input);
+    if (!n)
+        return NULL;
     n->native = filter_find(name->bytes, name->length);
     if (parser_is(p, '(') && !parse_arguments(p, n))
         return NULL;
@@ -228,16 +235,9 @@ static struct node *parse_test(struct parser *p, struct node *input)
 {
     bool negated = parser_skip_word(p, "not");
     const struct token *name = parser_now(p);
-    if (name->kind != TOKEN_NAME) {
-        parser_fail(p, "expected the name of a test");
-        return NULL;
-    }
-    p->at++;
-    struct node *n = node_new(p, NODE_TEST, name);
+    struct node *n = new_named(p, NODE_TEST, "expected the name of a test", input);
     if (!n)
         return NULL;
-    n->a = input;
-    n->constant = value_text(text_of(name->bytes, name->length, JINJA_MARK_TEMPLATE));
     n->native = native_find(native_tests, name->bytes, name->length);
     const struct token *t = parser_now(p);
     bool word = t->kind == TOKEN_NAME && !parser_is_word(p, "else") && !parser_is_word(p, "or") &&
@@ -287,8 +287,7 @@ struct node *parse_filters(struct parser *p, struct node *input)
     return input;
 }
 
-/* -- subscripts ----------------------------------------------------------------------------------
- */
+/* ---- subscripts */
 
 static struct node *parse_slice(struct parser *p, struct node *object, struct node *start)
 {
@@ -363,8 +362,7 @@ static struct node *parse_postfix(struct parser *p, struct node *n)
     return n;
 }
 
-/* -- primaries -----------------------------------------------------------------------------------
- */
+/* ---- primaries */
 
 static struct node *parse_name(struct parser *p)
 {
@@ -489,8 +487,7 @@ static struct node *parse_primary(struct parser *p)
     return NULL;
 }
 
-/* -- operators -----------------------------------------------------------------------------------
- */
+/* ---- operators */
 
 static struct node *parse_unary(struct parser *p, bool with_filters)
 {

@@ -5,8 +5,7 @@
 
 static struct node *parse_body(struct parser *p, const char *const *ends);
 
-/* -- names ---------------------------------------------------------------------------------------
- */
+/* ---- names */
 
 static uint32_t name_hash(const char *bytes, size_t length)
 {
@@ -75,8 +74,7 @@ bool parser_name(struct parser *p, const struct token *t, uint32_t *name)
            parser_fail(p, "the template is too large to compile");
 }
 
-/* -- pieces --------------------------------------------------------------------------------------
- */
+/* ---- pieces */
 
 static bool expect_close(struct parser *p)
 {
@@ -103,8 +101,7 @@ static struct node *new_filtered(struct parser *p)
     return n ? node_finish(p, n) : NULL;
 }
 
-/* -- the statements; `at` is the keyword, already skipped ----------------------------------------
- */
+/* ---- the statements; `at` is the keyword, already skipped */
 
 static struct node *parse_if(struct parser *p, const struct token *at)
 {

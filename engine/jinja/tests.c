@@ -8,60 +8,32 @@ static bool answer(struct value *out, bool yes)
     return true;
 }
 
-/* Tests that look at the kind only: `mask` has a bit for each kind that passes. */
+/* Of the kind of value only: `which` has a bit for each kind that passes. */
 #define BIT(kind) (1u << (kind))
-#define KIND_TEST(name, mask)                                                                      \
-    static bool name(struct runtime *r, const struct call *c, struct value *out)                   \
-    {                                                                                              \
-        (void)r;                                                                                   \
-        return answer(out, ((mask) >> c->self.kind) & 1);                                          \
-    }
 enum {
     SEQUENCES = BIT(VALUE_STRING) | BIT(VALUE_LIST) | BIT(VALUE_TUPLE) | BIT(VALUE_DICT) |
                 BIT(VALUE_UNDEFINED),
+    CALLABLES = BIT(VALUE_UNDEFINED) | BIT(VALUE_MACRO) | BIT(VALUE_FUNCTION) | BIT(VALUE_METHOD) |
+                BIT(VALUE_JOINER) | BIT(VALUE_LOOP),
 };
-KIND_TEST(test_defined, ~BIT(VALUE_UNDEFINED))
-KIND_TEST(test_undefined, BIT(VALUE_UNDEFINED))
-KIND_TEST(test_none, BIT(VALUE_NONE))
-KIND_TEST(test_string, BIT(VALUE_STRING))
-KIND_TEST(test_number, BIT(VALUE_BOOL) | BIT(VALUE_INT) | BIT(VALUE_FLOAT))
-KIND_TEST(test_integer, BIT(VALUE_INT))
-KIND_TEST(test_float, BIT(VALUE_FLOAT))
-KIND_TEST(test_boolean, BIT(VALUE_BOOL))
-KIND_TEST(test_mapping, BIT(VALUE_DICT))
-KIND_TEST(test_sequence, SEQUENCES)
-KIND_TEST(test_iterable, SEQUENCES | BIT(VALUE_LOOP))
-KIND_TEST(test_callable, BIT(VALUE_UNDEFINED) | BIT(VALUE_MACRO) | BIT(VALUE_FUNCTION) |
-                             BIT(VALUE_METHOD) | BIT(VALUE_JOINER) | BIT(VALUE_LOOP))
-
-static bool test_true(struct runtime *r, const struct call *c, struct value *out)
+static bool test_kind(struct runtime *r, const struct call *c, struct value *out)
 {
     (void)r;
-    return answer(out, c->self.kind == VALUE_BOOL && c->self.boolean);
-}
-static bool test_false(struct runtime *r, const struct call *c, struct value *out)
-{
-    (void)r;
-    return answer(out, c->self.kind == VALUE_BOOL && !c->self.boolean);
+    return answer(out, c->which >> c->self.kind & 1);
 }
 
-static bool compared(struct runtime *r, const struct call *c, unsigned op, struct value *out)
+static bool test_truth(struct runtime *r, const struct call *c, struct value *out)
+{
+    (void)r;
+    return answer(out, c->self.kind == VALUE_BOOL && c->self.boolean == (c->which == 1));
+}
+
+/* `which` is the operator. */
+static bool test_compare(struct runtime *r, const struct call *c, struct value *out)
 {
     bool result;
-    return compare(r, op, &c->self, &c->argument[0], &result) && answer(out, result);
+    return compare(r, c->which, &c->self, &c->argument[0], &result) && answer(out, result);
 }
-#define COMPARE_TEST(name, op)                                                                     \
-    static bool name(struct runtime *r, const struct call *c, struct value *out)                   \
-    {                                                                                              \
-        return compared(r, c, op, out);                                                            \
-    }
-COMPARE_TEST(test_eq, OPERATOR('=', '='))
-COMPARE_TEST(test_ne, OPERATOR('!', '='))
-COMPARE_TEST(test_lt, '<')
-COMPARE_TEST(test_gt, '>')
-COMPARE_TEST(test_le, OPERATOR('<', '='))
-COMPARE_TEST(test_ge, OPERATOR('>', '='))
-COMPARE_TEST(test_in, OPERATOR_IN)
 
 /* Identity: of objects for what is shared, of type and value for the rest. */
 static bool test_sameas(struct runtime *r, const struct call *c, struct value *out)
@@ -84,13 +56,9 @@ static bool divides(struct runtime *r, const struct value *v, int64_t by, int64_
     return operate(r, '%', v, &divisor, &remainder) &&
            answer(out, value_double(&remainder) == (double)rest);
 }
-static bool test_odd(struct runtime *r, const struct call *c, struct value *out)
+static bool test_parity(struct runtime *r, const struct call *c, struct value *out)
 {
-    return divides(r, &c->self, 2, 1, out);
-}
-static bool test_even(struct runtime *r, const struct call *c, struct value *out)
-{
-    return divides(r, &c->self, 2, 0, out);
+    return divides(r, &c->self, 2, c->which, out);
 }
 static bool test_divisibleby(struct runtime *r, const struct call *c, struct value *out)
 {
@@ -98,62 +66,51 @@ static bool test_divisibleby(struct runtime *r, const struct call *c, struct val
     return argument_int(r, c, 0, 1, &by) && divides(r, &c->self, by, 0, out);
 }
 
-static bool has_case(struct runtime *r, const struct call *c, enum text_case wanted,
-                     struct value *out)
+static bool test_case(struct runtime *r, const struct call *c, struct value *out)
 {
-    struct text t, same, other;
-    if (!value_string(r, &c->self, &t) || !text_change_case(r, &t, wanted, &same) ||
-        !text_change_case(r, &t, wanted == CASE_UPPER ? CASE_LOWER : CASE_UPPER, &other))
-        return false;
-    return answer(out,
-                  text_is(&t, same.bytes, same.length) && !text_is(&t, other.bytes, other.length));
-}
-static bool test_upper(struct runtime *r, const struct call *c, struct value *out)
-{
-    return has_case(r, c, CASE_UPPER, out);
-}
-static bool test_lower(struct runtime *r, const struct call *c, struct value *out)
-{
-    return has_case(r, c, CASE_LOWER, out);
+    struct text t;
+    bool has;
+    return value_string(r, &c->self, &t) && text_has_case(r, &t, c->which, &has) &&
+           answer(out, has);
 }
 
 const struct native native_tests[] = {
-    {"defined", "", 0, test_defined},
-    {"undefined", "", 0, test_undefined},
-    {"none", "", 0, test_none},
-    {"string", "", 0, test_string},
-    {"number", "", 0, test_number},
-    {"integer", "", 0, test_integer},
-    {"float", "", 0, test_float},
-    {"boolean", "", 0, test_boolean},
-    {"true", "", 0, test_true},
-    {"false", "", 0, test_false},
-    {"mapping", "", 0, test_mapping},
-    {"sequence", "", 0, test_sequence},
-    {"iterable", "", 0, test_iterable},
-    {"callable", "", 0, test_callable},
-    {"sameas", "other", 1, test_sameas},
-    {"eq", "other", 1, test_eq},
-    {"equalto", "other", 1, test_eq},
-    {"ne", "other", 1, test_ne},
-    {"lt", "other", 1, test_lt},
-    {"lessthan", "other", 1, test_lt},
-    {"gt", "other", 1, test_gt},
-    {"greaterthan", "other", 1, test_gt},
-    {"le", "other", 1, test_le},
-    {"ge", "other", 1, test_ge},
+    {"defined", "", 0, test_kind, ~BIT(VALUE_UNDEFINED)},
+    {"undefined", "", 0, test_kind, BIT(VALUE_UNDEFINED)},
+    {"none", "", 0, test_kind, BIT(VALUE_NONE)},
+    {"string", "", 0, test_kind, BIT(VALUE_STRING)},
+    {"number", "", 0, test_kind, BIT(VALUE_BOOL) | BIT(VALUE_INT) | BIT(VALUE_FLOAT)},
+    {"integer", "", 0, test_kind, BIT(VALUE_INT)},
+    {"float", "", 0, test_kind, BIT(VALUE_FLOAT)},
+    {"boolean", "", 0, test_kind, BIT(VALUE_BOOL)},
+    {"true", "", 0, test_truth, 1},
+    {"false", "", 0, test_truth, 0},
+    {"mapping", "", 0, test_kind, BIT(VALUE_DICT)},
+    {"sequence", "", 0, test_kind, SEQUENCES},
+    {"iterable", "", 0, test_kind, SEQUENCES | BIT(VALUE_LOOP)},
+    {"callable", "", 0, test_kind, CALLABLES},
+    {"sameas", "other", 1, test_sameas, 0},
+    {"eq", "other", 1, test_compare, OPERATOR('=', '=')},
+    {"equalto", "other", 1, test_compare, OPERATOR('=', '=')},
+    {"ne", "other", 1, test_compare, OPERATOR('!', '=')},
+    {"lt", "other", 1, test_compare, '<'},
+    {"lessthan", "other", 1, test_compare, '<'},
+    {"gt", "other", 1, test_compare, '>'},
+    {"greaterthan", "other", 1, test_compare, '>'},
+    {"le", "other", 1, test_compare, OPERATOR('<', '=')},
+    {"ge", "other", 1, test_compare, OPERATOR('>', '=')},
     /* `select('==', x)` names them by their signs. */
-    {"==", "other", 1, test_eq},
-    {"!=", "other", 1, test_ne},
-    {"<", "other", 1, test_lt},
-    {">", "other", 1, test_gt},
-    {"<=", "other", 1, test_le},
-    {">=", "other", 1, test_ge},
-    {"in", "seq", 1, test_in},
-    {"odd", "", 0, test_odd},
-    {"even", "", 0, test_even},
-    {"divisibleby", "num", 1, test_divisibleby},
-    {"upper", "", 0, test_upper},
-    {"lower", "", 0, test_lower},
+    {"==", "other", 1, test_compare, OPERATOR('=', '=')},
+    {"!=", "other", 1, test_compare, OPERATOR('!', '=')},
+    {"<", "other", 1, test_compare, '<'},
+    {">", "other", 1, test_compare, '>'},
+    {"<=", "other", 1, test_compare, OPERATOR('<', '=')},
+    {">=", "other", 1, test_compare, OPERATOR('>', '=')},
+    {"in", "seq", 1, test_compare, OPERATOR_IN},
+    {"odd", "", 0, test_parity, 1},
+    {"even", "", 0, test_parity, 0},
+    {"divisibleby", "num", 1, test_divisibleby, 0},
+    {"upper", "", 0, test_case, CASE_UPPER},
+    {"lower", "", 0, test_case, CASE_LOWER},
     {0},
 };

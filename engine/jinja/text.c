@@ -25,8 +25,7 @@ uint8_t text_common_mark(const struct text *t)
     return JINJA_MARK_TEMPLATE;
 }
 
-/* -- building ------------------------------------------------------------------------------------
- */
+/* ---- building */
 
 static bool make_marks(struct runtime *r, struct text_buffer *buffer)
 {
@@ -77,6 +76,7 @@ bool builder_add(struct runtime *r, struct builder *b, const struct text *t)
     if ((!b->buffer || b->buffer->capacity - b->buffer->used < t->length) && !grow(r, b, t->length))
         return false;
     struct text_buffer *buffer = b->buffer;
+    /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference) grow has made one */
     if (buffer->used == 0 && !buffer->marks)
         buffer->mark = t->mark;
     if (!buffer->marks && (t->marks || t->mark != buffer->mark) && !make_marks(r, buffer))
@@ -153,8 +153,7 @@ bool text_repeat(struct runtime *r, const struct text *t, int64_t times, struct 
     return true;
 }
 
-/* -- searching -----------------------------------------------------------------------------------
- */
+/* ---- searching */
 
 size_t text_find(const struct text *t, const struct text *needle, size_t start, size_t end)
 {
@@ -189,8 +188,7 @@ size_t text_find_last(struct runtime *r, const struct text *t, const struct text
     return SIZE_MAX;
 }
 
-/* -- stripping -----------------------------------------------------------------------------------
- */
+/* ---- stripping */
 
 static bool strippable(uint32_t code, const char *bytes, size_t length,
                        const struct text *characters)
@@ -236,8 +234,7 @@ bool text_strip_paid(struct runtime *r, const struct text *t, const struct text 
     return runtime_charge_bytes(r, 4 * (t->length - out->length));
 }
 
-/* -- changing ------------------------------------------------------------------------------------
- */
+/* ---- changing */
 
 static bool starts_word(uint32_t code)
 {
@@ -290,6 +287,16 @@ bool text_change_case(struct runtime *r, const struct text *t, enum text_case to
         }
     }
     *out = builder_text(&b);
+    return true;
+}
+
+bool text_has_case(struct runtime *r, const struct text *t, enum text_case wanted, bool *has)
+{
+    struct text same, other;
+    if (!text_change_case(r, t, wanted, &same) ||
+        !text_change_case(r, t, wanted == CASE_UPPER ? CASE_LOWER : CASE_UPPER, &other))
+        return false;
+    *has = text_is(t, same.bytes, same.length) && !text_is(t, other.bytes, other.length);
     return true;
 }
 

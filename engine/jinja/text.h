@@ -35,6 +35,8 @@ enum text_case { CASE_UPPER, CASE_LOWER, CASE_CAPITALIZE, CASE_TITLE, CASE_TITLE
 /* CASE_TITLE is Python's (every run of letters), CASE_TITLE_WORDS Jinja's filter (after spaces and
  * brackets). */
 bool text_change_case(struct runtime *r, const struct text *t, enum text_case to, struct text *out);
+/* str.isupper() or islower(): some letter has a case, and all those that do have the wanted one. */
+bool text_has_case(struct runtime *r, const struct text *t, enum text_case wanted, bool *has);
 bool text_replace(struct runtime *r, const struct text *t, const struct text *old,
                   const struct text *new, int64_t max, struct text *out);
 

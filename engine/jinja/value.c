@@ -57,8 +57,7 @@ bool value_true(const struct value *v)
     }
 }
 
-/* -- lists and dicts -----------------------------------------------------------------------------
- */
+/* ---- lists and dicts */
 
 struct list *list_new(struct runtime *r, size_t capacity)
 {
@@ -178,8 +177,7 @@ bool dict_set(struct runtime *r, struct dict *dict, const struct value *key, con
     return dict_append(r, dict, key, v);
 }
 
-/* -- equality and order --------------------------------------------------------------------------
- */
+/* ---- equality and order */
 
 static bool equal_at(struct runtime *r, const struct value *a, const struct value *b,
                      unsigned depth, bool *equal);
@@ -301,8 +299,7 @@ bool value_order(struct runtime *r, const struct value *a, const struct value *b
     return order_at(r, a, b, operator_name, 0, order);
 }
 
-/* -- iteration -----------------------------------------------------------------------------------
- */
+/* ---- iteration */
 
 static bool characters_of(struct runtime *r, const struct text *t, struct list *list)
 {

@@ -4,17 +4,18 @@
 #ifndef WINNOW_ENGINE_MEASURE_BENCH_H
 #define WINNOW_ENGINE_MEASURE_BENCH_H
 
+#include "engine/compute/device.h"
 #include "engine/compute/forward.h"
 
 struct bench;
 
 struct bench_options {
     const char *model_path;
-    const char *device;       /* NULL or "auto", "cpu", "cuda" */
+    const struct device_kind *device;
     const char *isa;          /* NULL = best */
     const char *head_profile; /* NULL = none */
     uint32_t n_threads;       /* >= 1 */
-    uint32_t max_rows;        /* of a step; 0 = the server's: 256, on a GPU 2048 */
+    uint32_t max_rows;        /* of a step; 0 = the device's usual rows, as the server's */
     uint32_t max_sequences;   /* that decode together, >= 1 */
 };
 

@@ -12,9 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "config/base/clock.h"
 #include "engine/compute/machine.h"
 
 #define LEAST_BYTES (UINT64_C(256) << 20)
@@ -111,16 +111,9 @@ struct worker {
     struct measurement *of;
     uint32_t number;
     pthread_t thread;
-    volatile float result;                 /* wanted by nobody, so that nothing is left out */
+    volatile float result;                 /* not used; kept so that no work is left out */
     double read_seconds, multiply_seconds; /* of the best pass; thread 0's alone count */
 };
-
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
 
 /* Walks side by side, as the matrix products walk over weights: a core fetches ahead on each of
  * them. A single one does not show what memory can do. */
@@ -147,6 +140,7 @@ static void *work(void *argument)
 {
     struct worker *w = argument;
     struct measurement *m = w->of;
+    /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference) there is at least one worker, and all are filled */
     uint8_t *part = m->buffer + w->number * m->part_bytes;
     float result = 0;
     pthread_mutex_lock(&m->gate);
@@ -155,15 +149,15 @@ static void *work(void *argument)
     if (is_off)
         return NULL;
     w->read_seconds = w->multiply_seconds = 1e9;
-    memset(part, 1, m->part_bytes); /* by its reader: memory lies near who touches it first */
+    memset(part, 1, m->part_bytes); /* memory is near the core that touches it first */
     for (int pass = 0; pass < READ_PASSES + MULTIPLY_PASSES; pass++) {
         bool reads = pass < READ_PASSES;
         double *best = reads ? &w->read_seconds : &w->multiply_seconds;
         pthread_barrier_wait(&m->barrier);
-        double start = seconds();
+        double start = clock_seconds();
         result += reads ? read_part(part, m->part_bytes) : m->multiplier->run(MULTIPLY_ROUNDS);
         pthread_barrier_wait(&m->barrier);
-        double took = seconds() - start;
+        double took = clock_seconds() - start;
         *best = took < *best ? took : *best;
     }
     w->result = result;

@@ -12,12 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cache/pages/cache.h"
+#include "config/base/random.h"
 #include "engine/cpu/threads.h"
-#include "engine/compute/forward.h"
-#include "engine/compute/machine.h"
+#include "engine/measure/runtime.h"
 #include "engine/model/model_hash.h"
-#include "engine/text/tokenizer.h"
 
 enum {
     STEP_ROWS = 512, /* keys are read back once a step: more rows, fewer reads */
@@ -59,11 +57,7 @@ struct sums {
 
 struct calibrator {
     const struct calibration_settings *settings;
-    struct model *model;
-    struct backend backend;
-    struct cache *cache;
-    struct batch *batch;
-    struct forward *forward;
+    struct runtime runtime;
     struct cache_sequence *sequence;
     struct threads *threads;
     const int32_t *tokens; /* [n_tokens], the outcome's */
@@ -165,7 +159,7 @@ static void add_query(struct sums *to, const struct calibrator *c, float *scores
 /* One query head, up to JOB_ROWS rows of the step. */
 static void run_job(struct calibrator *c, uint32_t job, float *scores)
 {
-    const struct model *m = c->model;
+    const struct model *m = c->runtime.model;
     uint32_t n_blocks = (c->n_rows + JOB_ROWS - 1) / JOB_ROWS;
     uint32_t head = job / n_blocks, kv_head = head / (m->n_heads / m->n_kv_heads);
     uint32_t row = job % n_blocks * JOB_ROWS;
@@ -196,7 +190,7 @@ static void run_job(struct calibrator *c, uint32_t job, float *scores)
 static void score_thread(void *context, uint32_t thread)
 {
     struct calibrator *c = context;
-    uint32_t n_jobs = c->model->n_heads * ((c->n_rows + JOB_ROWS - 1) / JOB_ROWS), job;
+    uint32_t n_jobs = c->runtime.model->n_heads * ((c->n_rows + JOB_ROWS - 1) / JOB_ROWS), job;
     float *scores = c->scores + (size_t)thread * QUERIES * c->n_tiles * LANES;
     while ((job = atomic_fetch_add_explicit(&c->next_job, 1, memory_order_relaxed)) < n_jobs)
         run_job(c, job, scores);
@@ -206,14 +200,14 @@ static void score_thread(void *context, uint32_t thread)
 
 static void read_keys(struct calibrator *c, uint32_t layer)
 {
-    const struct model *m = c->model;
+    const struct model *m = c->runtime.model;
     for (uint32_t h = 0; h < m->n_kv_heads; h++) {
         struct head_view view = cache_view(c->sequence, layer, h);
         float *keys = c->keys + (size_t)h * c->n_tiles * m->head_dim * LANES;
         for (uint32_t slot = 0; slot < view.n_slots; slot++) {
             uint32_t page = view.pages[slot / PAGE_SLOTS];
-            int32_t position = c->backend.kv_read(c->backend.self, page, slot % PAGE_SLOTS,
-                                                  m->head_dim, c->key, NULL);
+            int32_t position = c->runtime.backend.kv_read(
+                c->runtime.backend.self, page, slot % PAGE_SLOTS, m->head_dim, c->key, NULL);
             if (position < 0 || (uint32_t)position >= c->n_tokens) {
                 c->slots_are_wrong = true;
                 continue;
@@ -227,7 +221,7 @@ static void read_keys(struct calibrator *c, uint32_t layer)
 
 static void score_layer(struct calibrator *c, uint32_t layer)
 {
-    const struct model *m = c->model;
+    const struct model *m = c->runtime.model;
     bool any = false;
     for (uint32_t i = 0; i < c->n_rows; i++)
         any |= c->previous[c->first_row + i] >= 0;
@@ -247,7 +241,7 @@ static void score_layer(struct calibrator *c, uint32_t layer)
 static void observe(void *context, uint32_t layer, const float *q, uint32_t n_rows)
 {
     struct calibrator *c = context;
-    const struct model *m = c->model;
+    const struct model *m = c->runtime.model;
     if (layer > 0)
         score_layer(c, layer - 1);
     float scale = 1 / sqrtf((float)m->head_dim);
@@ -257,15 +251,6 @@ static void observe(void *context, uint32_t layer, const float *q, uint32_t n_ro
 }
 
 /* ---- the tokens */
-
-/* splitmix64 */
-static uint64_t next_random(uint64_t *state)
-{
-    uint64_t z = *state += 0x9E3779B97F4A7C15ull;
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBull;
-    return z ^ z >> 31;
-}
 
 /* [*n] the tokens that ordinary text is made of; malloc'ed. */
 static int32_t *list_ordinary(const struct tokenizer *t, uint32_t *n, struct error *e)
@@ -307,7 +292,7 @@ static bool fit(struct calibration *r, uint32_t asked, uint32_t n_ctx, struct er
 static bool draw(struct calibrator *c, struct calibration *r, const struct tokenizer *t,
                  struct error *e)
 {
-    uint32_t n_ordinary, n_vocab = c->model->n_vocab;
+    uint32_t n_ordinary, n_vocab = c->runtime.model->n_vocab;
     int32_t *ordinary = list_ordinary(t, &n_ordinary, e);
     if (!ordinary)
         return false;
@@ -323,7 +308,7 @@ static bool draw(struct calibrator *c, struct calibration *r, const struct token
             r->tokens[i] = tokenizer_bos(t);
         else if (i < r->bos + r->length)
             r->tokens[i] =
-                ordinary[(uint64_t)((unsigned __int128)next_random(&state) * n_ordinary >> 64)];
+                ordinary[(uint64_t)((unsigned __int128)random_next(&state) * n_ordinary >> 64)];
         else
             r->tokens[i] = r->tokens[i - r->length];
     }
@@ -341,21 +326,15 @@ static bool draw(struct calibrator *c, struct calibration *r, const struct token
 
 static bool choose_tokens(struct calibrator *c, struct calibration *r, struct error *e)
 {
-    const struct model *m = c->model;
-    struct tokenizer *t = tokenizer_new(m->file, e);
-    if (!t)
-        return false;
-    bool ok = (uint32_t)tokenizer_n_vocab(t) == m->n_vocab ||
-              error_set(e, "invalid_model", "",
-                        "the vocabulary has %d tokens and the model's matrices have %u rows",
-                        tokenizer_n_vocab(t), m->n_vocab);
+    const struct model *m = c->runtime.model;
+    const struct tokenizer *t = c->runtime.tokenizer;
     r->bos = tokenizer_bos(t) >= 0;
-    ok = ok && fit(r, c->settings->length, m->n_ctx_train, e) && draw(c, r, t, e);
-    tokenizer_free(t);
+    if (!fit(r, c->settings->length, m->n_ctx_train, e) || !draw(c, r, t, e))
+        return false;
     c->tokens = r->tokens;
     c->n_tokens = r->n_tokens;
     c->n_tiles = (r->n_tokens + LANES - 1) / LANES;
-    return ok;
+    return true;
 }
 
 /* ---- the run */
@@ -372,47 +351,25 @@ static float *allocate(size_t n, const char *what, struct error *e)
     return buffer;
 }
 
-static bool open_pool(struct calibrator *c, uint32_t *n_pages, struct error *e)
+static bool open_runtime(struct calibrator *c, struct error *e)
 {
-    const struct model *m = c->model;
-    uint64_t pages = (uint64_t)((c->n_tokens + PAGE_SLOTS - 1) / PAGE_SLOTS) * m->n_layers *
-                     m->n_kv_heads,
-             bytes = pages * c->backend.page_bytes(c->backend.self, m->head_dim),
-             available = machine_available_bytes("");
-    if (pages > UINT32_MAX / 2 || (available > 0 && bytes > available))
-        return error_set(e, "out_of_memory", "--length",
-                         "the KV cache of %u tokens needs %" PRIu64 " bytes and %" PRIu64
-                         " are free; a smaller --length needs less",
-                         c->n_tokens, bytes, available);
-    *n_pages = (uint32_t)pages;
-    return c->backend.kv_alloc(c->backend.self, *n_pages, m->head_dim, e);
-}
-
-static bool open_machine(struct calibrator *c, struct error *e)
-{
-    const struct model *m = c->model;
-    const struct calibration_settings *s = c->settings;
-    uint32_t n_pages = 0;
     struct plan plan;
-    struct plan_limits limits = {.n_ctx_train = m->n_ctx_train, .storage = STORAGE_F16};
-    if (!backend_cpu_open(&c->backend, s->n_threads, s->isa, e)) {
-        c->backend.close = NULL;
+    struct runtime *r = &c->runtime;
+    struct plan_limits limits = runtime_limits(r);
+    uint64_t n_pages = runtime_pages(r, c->n_tokens);
+    if (!plan_parse_text("full", 4, "", &plan, e) || !plan_resolve(&plan, c->n_tokens, &limits, e))
         return false;
-    }
-    if (!open_pool(c, &n_pages, e) || !plan_parse_text("full", 4, "", &plan, e) ||
-        !plan_resolve(&plan, c->n_tokens, &limits, e))
-        return false;
-    return (c->threads = threads_new(s->n_threads, e)) &&
-           (c->cache = cache_new(m->n_layers, m->n_kv_heads, m->head_dim, n_pages, e)) &&
-           (c->batch = batch_new(c->cache, m, STEP_ROWS, 1, e)) &&
-           (c->forward = forward_new(&c->backend, c->model, STEP_ROWS, 1, e)) &&
-           forward_set_observer(c->forward, observe, c, e) &&
-           (c->sequence = cache_sequence_new(c->cache, &plan, e));
+    return runtime_start(r, e) &&
+           runtime_has_room(r, n_pages, "--length", "a smaller --length needs less", e) &&
+           runtime_set_pool(r, n_pages, e) &&
+           (c->threads = threads_new(c->settings->n_threads, e)) &&
+           forward_set_observer(r->forward, observe, c, e) &&
+           (c->sequence = cache_sequence_new(r->cache, &plan, e));
 }
 
 static bool open_buffers(struct calibrator *c, struct error *e)
 {
-    const struct model *m = c->model;
+    const struct model *m = c->runtime.model;
     size_t n_heads = m->n_heads, width = (size_t)c->n_tiles * LANES;
     c->queries = allocate(STEP_ROWS * n_heads * m->head_dim, "queries", e);
     c->keys = allocate(m->n_kv_heads * width * m->head_dim, "keys", e);
@@ -429,15 +386,8 @@ static bool open_buffers(struct calibrator *c, struct error *e)
 static void close_all(struct calibrator *c)
 {
     cache_sequence_free(c->sequence);
-    forward_free(c->forward);
-    batch_free(c->batch);
-    if (c->cache)
-        cache_free(c->cache);
     threads_free(c->threads);
-    if (c->backend.close) {
-        c->backend.kv_free(c->backend.self);
-        c->backend.close(c->backend.self);
-    }
+    runtime_close(&c->runtime);
     free(c->previous);
     free(c->queries);
     free(c->keys);
@@ -453,11 +403,11 @@ static bool read_tokens(struct calibrator *c, struct error *e)
     for (uint32_t done = 0; done < c->n_tokens; done += c->n_rows) {
         c->first_row = done;
         c->n_rows = c->n_tokens - done < STEP_ROWS ? c->n_tokens - done : STEP_ROWS;
-        batch_clear(c->batch);
-        if (!batch_add(c->batch, c->sequence, c->tokens + done, c->n_rows, 0, NULL, e) ||
-            !forward_run(c->forward, c->batch, e))
+        batch_clear(c->runtime.batch);
+        if (!batch_add(c->runtime.batch, c->sequence, c->tokens + done, c->n_rows, 0, NULL, e) ||
+            !forward_run(c->runtime.forward, c->runtime.batch, e))
             return false;
-        score_layer(c, c->model->n_layers - 1);
+        score_layer(c, c->runtime.model->n_layers - 1);
         if (c->slots_are_wrong)
             return error_set(e, "internal_error", "", "a slot of the cache has no valid position");
         if (s->progress && !s->progress(s->progress_context, done + c->n_rows, c->n_tokens))
@@ -469,7 +419,7 @@ static bool read_tokens(struct calibrator *c, struct error *e)
 /* Means over the queries, and of a group the largest. */
 static bool collect(const struct calibrator *c, struct calibration *r, struct error *e)
 {
-    uint32_t n_heads = c->model->n_heads, group = n_heads / r->n_kv_heads;
+    uint32_t n_heads = c->runtime.model->n_heads, group = n_heads / r->n_kv_heads;
     for (uint32_t l = 0; l < r->n_layers; l++)
         for (uint32_t h = 0; h < n_heads; h++) {
             const struct sums *s = &c->heads[(size_t)l * n_heads + h];
@@ -484,40 +434,23 @@ static bool collect(const struct calibrator *c, struct calibration *r, struct er
     return true;
 }
 
-static struct calibration *calibration_new(const struct model *m,
-                                           const struct calibration_settings *s, struct error *e)
-{
-    size_t n = (size_t)m->n_layers * m->n_kv_heads;
-    struct calibration *r = calloc(1, sizeof *r);
-    if (!r) {
-        error_set_memory(e, "the calibration", sizeof *r);
-        return NULL;
-    }
-    snprintf(r->model_name, sizeof r->model_name, "%s", m->name);
-    r->n_layers = m->n_layers;
-    r->n_kv_heads = m->n_kv_heads;
-    r->seed = s->seed;
-    r->induction_percent = s->induction_percent;
-    r->echo_percent = s->echo_percent;
-    r->induction = calloc(n, sizeof *r->induction);
-    r->echo = calloc(n, sizeof *r->echo);
-    r->whole = calloc(n, sizeof *r->whole);
-    if ((r->induction && r->echo && r->whole) ||
-        error_set_memory(e, "scores of the heads", n * sizeof *r->echo))
-        return r;
-    calibration_free(r);
-    return NULL;
-}
-
 struct calibration *calibrate(struct model *model, const struct calibration_settings *settings,
                               struct error *e)
 {
-    struct calibrator c = {.settings = settings, .model = model};
+    struct calibrator c = {.settings = settings};
+    const struct runtime_options runtime = {.model = model,
+                                            .needs_tokenizer = true,
+                                            .device = settings->device,
+                                            .n_threads = settings->n_threads,
+                                            .isa = settings->isa,
+                                            .max_rows = STEP_ROWS,
+                                            .max_logits = 1};
     struct calibration *r = calibration_new(model, settings, e);
     if (!r)
         return NULL;
-    bool ok = model_hash(model, r->model_hash, e) && choose_tokens(&c, r, e) &&
-              open_machine(&c, e) && open_buffers(&c, e) && read_tokens(&c, e) && collect(&c, r, e);
+    model_hash(model, r->model_hash);
+    bool ok = runtime_load(&c.runtime, &runtime, e) && choose_tokens(&c, r, e) &&
+              open_runtime(&c, e) && open_buffers(&c, e) && read_tokens(&c, e) && collect(&c, r, e);
     if (ok)
         calibration_choose(r);
     close_all(&c);
@@ -525,82 +458,4 @@ struct calibration *calibrate(struct model *model, const struct calibration_sett
         return r;
     calibration_free(r);
     return NULL;
-}
-
-void calibration_free(struct calibration *c)
-{
-    if (!c)
-        return;
-    free(c->tokens);
-    free(c->induction);
-    free(c->echo);
-    free(c->whole);
-    free(c);
-}
-
-/* ---- the outcome */
-
-/* Adds the `percent` of all heads with the highest scores, rounded up. */
-static void choose_top(struct calibration *c, const double *score, uint32_t percent)
-{
-    uint32_t n = c->n_layers * c->n_kv_heads;
-    uint32_t n_chosen = (uint32_t)(((uint64_t)n * percent + 99) / 100);
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t n_before = 0;
-        for (uint32_t k = 0; k < n; k++)
-            n_before += score[k] > score[i] || (k < i && score[k] == score[i]);
-        c->whole[i] |= n_before < n_chosen;
-    }
-}
-
-void calibration_choose(struct calibration *c)
-{
-    memset(c->whole, 0, (size_t)c->n_layers * c->n_kv_heads * sizeof *c->whole);
-    choose_top(c, c->induction, c->induction_percent);
-    choose_top(c, c->echo, c->echo_percent);
-}
-
-static void write_scores(const struct calibration *c, const char *key, const double *score,
-                         FILE *file)
-{
-    fprintf(file, "  \"%s\": [\n", key);
-    for (uint32_t l = 0; l < c->n_layers; l++) {
-        fputs("    [", file);
-        for (uint32_t h = 0; h < c->n_kv_heads; h++)
-            fprintf(file, "%s%.6f", h ? ", " : "", score[(size_t)l * c->n_kv_heads + h]);
-        fputs(l + 1 < c->n_layers ? "],\n" : "]\n", file);
-    }
-    fputs("  ],\n", file);
-}
-
-/* By hand, a layer a line: people read these files and compare them with diff. */
-bool calibration_write(const struct calibration *c, FILE *file, struct error *e)
-{
-    json_t *name = json_string(c->model_name);
-    char *quoted = json_dumps(name ? name : json_null(), JSON_ENCODE_ANY);
-    json_decref(name);
-    if (!quoted)
-        return error_set_memory(e, "the model's name", sizeof c->model_name);
-    fprintf(file,
-            "{\n  \"format\": \"winnow-head-profile\",\n  \"version\": 1,\n"
-            "  \"model\": %s,\n  \"model_hash\": \"%s\",\n"
-            "  \"n_layers\": %u,\n  \"n_kv_heads\": %u,\n",
-            quoted, c->model_hash, c->n_layers, c->n_kv_heads);
-    free(quoted);
-    fprintf(file,
-            "  \"settings\": {\"length\": %u, \"repeats\": %u, \"bos\": %s, \"seed\": %" PRIu64
-            ", \"n_queries\": %u, \"induction_percent\": %u, \"echo_percent\": %u},\n",
-            c->length, c->repeats, c->bos ? "true" : "false", c->seed, c->n_queries,
-            c->induction_percent, c->echo_percent);
-    write_scores(c, "induction", c->induction, file);
-    write_scores(c, "echo", c->echo, file);
-    fputs("  \"retrieval_heads\": [", file);
-    const char *separator = "";
-    for (uint32_t i = 0; i < c->n_layers * c->n_kv_heads; i++)
-        if (c->whole[i]) {
-            fprintf(file, "%s[%u, %u]", separator, i / c->n_kv_heads, i % c->n_kv_heads);
-            separator = ", ";
-        }
-    fputs("]\n}\n", file);
-    return true;
 }

@@ -15,6 +15,7 @@
 
 #include <stdio.h>
 
+#include "engine/compute/device.h"
 #include "engine/model/model.h"
 
 enum {
@@ -25,8 +26,9 @@ enum {
 };
 
 struct calibration_settings {
-    uint32_t n_threads; /* >= 1 */
-    const char *isa;    /* as backend_cpu_open */
+    const struct device_kind *device; /* of the forward pass; scores are made on the CPU */
+    uint32_t n_threads;               /* >= 1 */
+    const char *isa;                  /* as backend_cpu_open */
     /* Random tokens, read n times. 0: the paper's, or what the trained context takes: fewer
      * repeats, at least 2, then fewer tokens. */
     uint32_t length;
@@ -56,13 +58,16 @@ struct calibration {
  * (a length that does not fit the context twice), "invalid_model", "out_of_memory", "cancelled". */
 struct calibration *calibrate(struct model *model, const struct calibration_settings *settings,
                               struct error *e);
+/* An outcome without tokens and scores. NULL: "out_of_memory". */
+struct calibration *calibration_new(const struct model *m, const struct calibration_settings *s,
+                                    struct error *e);
 void calibration_free(struct calibration *c); /* NULL is allowed */
 
 /* Fills `whole` from the scores: the top induction_percent of the KV heads by induction and the top
  * echo_percent by echo, each rounded up, the earlier head first among equals. */
 void calibration_choose(struct calibration *c);
-/* Writes the profile (cache/policy/head_profile.h). False: "out_of_memory"; errors of the file are the
- * caller's to see with ferror. */
+/* Writes the profile (cache/policy/head_profile.h). False: "out_of_memory"; errors of the file are
+ * the caller's to see with ferror. */
 bool calibration_write(const struct calibration *c, FILE *file, struct error *e);
 
 #endif

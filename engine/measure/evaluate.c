@@ -1,99 +1,49 @@
 /* Runs of one sequence under a plan: see evaluate.h. What several runs have in common at the
  * beginning of their text is computed once, where that changes no bit:
  *
- *   full pages   for plans that need not see every query (cache/pages/prefix.h), whatever their scorer
+ *   full pages   for plans of any scorer that need not see every query (cache/pages/prefix.h)
  *   a state      for the others: the sequence as it was shortly before the end of the prompt, which
  *                goes on under another budget, or with another question at its end
  */
 #include "engine/measure/evaluate.h"
-#include "engine/compute/device.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cache/pages/prefix.h"
-#include "engine/model/model_hash.h"
+#include "engine/measure/runtime.h"
 
-/* QUESTION: a state lies at least that many tokens before the end, so that prompts that differ in
- * their question share it. It lies between chunks, where a run of its own would have paused too. */
+/* QUESTION: a state ends at least that many tokens before the prompt does, so that prompts that
+ * differ in their question share it. It ends between chunks, where a run of its own ends a step
+ * too. */
 enum { CHUNK = 256, QUESTION = 64 };
 
 struct evaluator {
-    struct model *model;
-    struct tokenizer *tokenizer;
-    struct chat_template *chat_template;
-    struct head_profile *profile;
-    struct backend backend;
-    enum plan_storage storage;
-    uint32_t page_bytes;
-    struct cache *cache;
-    struct batch *batch;
-    struct forward *forward;
+    struct runtime runtime;
+    struct chat_template *chat_template; /* NULL: the model has none */
     bool no_sharing;
     struct cache_sequence *state; /* in the midst of a prompt; NULL: none */
     int32_t *state_tokens;        /* those it has seen */
 };
 
-static int32_t position_of(void *context, uint32_t page, uint32_t index)
-{
-    const struct evaluator *v = context;
-    return v->backend.kv_read(v->backend.self, page, index, v->model->head_dim, NULL, NULL);
-}
-
-static bool load_profile(struct evaluator *v, const char *path, struct error *e)
-{
-    char hash[65];
-    const struct model *m = v->model;
-    if (!path)
-        return true;
-    v->profile = head_profile_load(path, e);
-    return v->profile && model_hash(m, hash, e) &&
-           head_profile_check(v->profile, m->n_layers, m->n_kv_heads, hash, e);
-}
-
 static bool load_template(struct evaluator *v, struct error *e)
 {
-    struct gguf_string text;
-    struct error absent;
-    if (!gguf_get_string(v->model->file, "tokenizer.chat_template", &text, &absent))
+    const struct source_text text = v->runtime.model->chat_template;
+    if (!text.data)
         return true;
     v->chat_template = chat_template_new(text.data, text.length, e);
     return v->chat_template != NULL;
 }
 
-static bool open_machine(struct evaluator *v, const struct evaluator_options *o, struct error *e)
+/* Pages for three sequences: see evaluate.h. */
+static bool set_pool(struct evaluator *v, const struct evaluator_options *o, struct error *e)
 {
-    const struct model *m = v->model;
-    uint64_t tokens = o->max_tokens ? o->max_tokens : m->n_ctx_train,
-             n_pages = (tokens / PAGE_SLOTS + 2) * m->n_layers * m->n_kv_heads * 3;
-    const char *no_gpu;
-    struct device_options device = {.n_threads = o->n_threads,
-                                    .isa = o->isa,
-                                    .max_rows = CHUNK,
-                                    .max_logits = CHUNK,
-                                    .max_slots = m->n_ctx_train};
-    if (!device_pick(o->device, &device.kind, &no_gpu, e) ||
-        !device_open(&v->backend, &device, m, e))
-        return false;
-    if (n_pages > UINT32_MAX / 2)
-        return error_set(e, "out_of_memory", "--contexts", "%llu tokens need too many pages",
-                         (unsigned long long)tokens);
-    v->backend.kv_set_storage(v->backend.self, o->storage);
-    v->page_bytes = (uint32_t)v->backend.page_bytes(v->backend.self, m->head_dim);
-    v->storage = o->storage;
-    v->no_sharing = o->no_sharing;
-    if (!v->backend.kv_alloc(v->backend.self, (uint32_t)n_pages, m->head_dim, e))
-        return false;
-    v->cache = cache_new(m->n_layers, m->n_kv_heads, m->head_dim, (uint32_t)n_pages, e);
-    if (!v->cache)
-        return false;
-    cache_set_memory(v->cache, v->backend.state_memory);
-    cache_set_profile(v->cache, v->profile);
-    cache_set_reader(v->cache, position_of, v);
-    v->batch = batch_new(v->cache, m, CHUNK, CHUNK, e);
-    v->forward = v->batch ? forward_new(&v->backend, v->model, CHUNK, CHUNK, e) : NULL;
-    return v->forward != NULL;
+    const struct model *m = v->runtime.model;
+    uint64_t tokens = o->max_tokens ? o->max_tokens : m->n_ctx_train;
+    runtime_set_storage(&v->runtime, o->storage);
+    return runtime_set_pool(&v->runtime,
+                            (tokens / PAGE_SLOTS + 2) * m->n_layers * m->n_kv_heads * 3, e);
 }
 
 struct evaluator *evaluator_open(const struct evaluator_options *o, struct error *e)
@@ -103,10 +53,17 @@ struct evaluator *evaluator_open(const struct evaluator_options *o, struct error
         error_set_memory(e, "the evaluation", sizeof *v);
         return NULL;
     }
-    v->model = model_open(o->model_path, NULL, NULL, e);
-    v->tokenizer = v->model ? tokenizer_new(v->model->file, e) : NULL;
-    if (v->tokenizer && load_template(v, e) && load_profile(v, o->head_profile, e) &&
-        open_machine(v, o, e))
+    const struct runtime_options runtime = {.model_path = o->model_path,
+                                            .head_profile = o->head_profile,
+                                            .needs_tokenizer = true,
+                                            .device = o->device,
+                                            .n_threads = o->n_threads,
+                                            .isa = o->isa,
+                                            .max_rows = CHUNK,
+                                            .max_logits = CHUNK};
+    v->no_sharing = o->no_sharing;
+    if (runtime_load(&v->runtime, &runtime, e) && load_template(v, e) &&
+        runtime_start(&v->runtime, e) && set_pool(v, o, e))
         return v;
     evaluator_close(v);
     return NULL;
@@ -125,28 +82,19 @@ void evaluator_close(struct evaluator *v)
     if (!v)
         return;
     forget_state(v);
-    forward_free(v->forward);
-    batch_free(v->batch);
-    cache_free(v->cache);
-    if (v->backend.close) {
-        v->backend.kv_free(v->backend.self);
-        v->backend.close(v->backend.self);
-    }
-    head_profile_free(v->profile);
     chat_template_free(v->chat_template);
-    tokenizer_free(v->tokenizer);
-    model_close(v->model);
+    runtime_close(&v->runtime);
     free(v);
 }
 
 const struct model *evaluator_model(const struct evaluator *v)
 {
-    return v->model;
+    return v->runtime.model;
 }
 
 const struct tokenizer *evaluator_tokenizer(const struct evaluator *v)
 {
-    return v->tokenizer;
+    return v->runtime.tokenizer;
 }
 
 const struct chat_template *evaluator_chat_template(const struct evaluator *v)
@@ -156,8 +104,7 @@ const struct chat_template *evaluator_chat_template(const struct evaluator *v)
 
 struct plan_limits evaluator_limits(const struct evaluator *v)
 {
-    return (struct plan_limits){
-        .n_ctx_train = v->model->n_ctx_train, .profile = v->profile, .storage = v->storage};
+    return runtime_limits(&v->runtime);
 }
 
 /* ---- one sequence */
@@ -166,13 +113,13 @@ struct plan_limits evaluator_limits(const struct evaluator *v)
 static const float *feed_all(struct evaluator *v, struct cache_sequence *s, const int32_t *tokens,
                              uint32_t n, uint32_t n_logits, struct error *e)
 {
-    uint64_t need = cache_pages_to_place(s, n), n_free = cache_counts(v->cache).free;
+    uint64_t need = cache_pages_to_place(s, n), n_free = cache_counts(v->runtime.cache).free;
     if (need > n_free)
-        prefix_give_up(v->cache, (uint32_t)(need - n_free));
-    batch_clear(v->batch);
-    if (!batch_add(v->batch, s, tokens, n, n_logits, NULL, e))
+        prefix_give_up(v->runtime.cache, (uint32_t)(need - n_free));
+    batch_clear(v->runtime.batch);
+    if (!batch_add(v->runtime.batch, s, tokens, n, n_logits, NULL, e))
         return NULL;
-    const float *logits = forward_run(v->forward, v->batch, e);
+    const float *logits = forward_run(v->runtime.forward, v->runtime.batch, e);
     if (logits && cache_is_starved(s)) {
         error_set(e, "kv_pool_empty", "", "the cache has no page left for a compression");
         return NULL;
@@ -212,9 +159,9 @@ static struct cache_sequence *begin(struct evaluator *v, const struct plan *plan
         return cache_sequence_fork_under(v->state, plan, e);
     if (!same_text || prefix_is_read_alike(plan, plan)) /* no use any more, or soon replaced */
         forget_state(v);
-    struct cache_sequence *s = cache_sequence_new(v->cache, plan, e);
+    struct cache_sequence *s = cache_sequence_new(v->runtime.cache, plan, e);
     uint32_t most = s && !v->no_sharing ? prefix_usable(plan, n) : 0,
-             known = most ? prefix_match(v->cache, &root, tokens, most) : 0;
+             known = most ? prefix_match(v->runtime.cache, &root, tokens, most) : 0;
     if (!known || prefix_adopt(s, &root, tokens, known, e))
         return s;
     cache_sequence_free(s);
@@ -251,8 +198,9 @@ static struct evaluate_memory memory_of(const struct evaluator *v, const struct 
     struct cache_sequence_counts c = cache_sequence_counts(s);
     return (struct evaluate_memory){.slots_kept = c.slots_kept,
                                     .tokens_seen = c.tokens_seen,
-                                    .bytes = (double)c.pages * v->page_bytes,
-                                    .bytes_full = (double)c.pages_full * v->page_bytes};
+                                    .bytes = (double)c.pages * (double)v->runtime.page_bytes,
+                                    .bytes_full =
+                                        (double)c.pages_full * (double)v->runtime.page_bytes};
 }
 
 static int32_t likeliest(const float *logits, uint32_t n)
@@ -298,7 +246,7 @@ static bool run_text(struct evaluator *v, struct cache_sequence *s, const int32_
                      uint32_t n_prompt, uint32_t n_steps, struct evaluate_reference *reference,
                      bool is_reference, struct evaluate_text_result *out, struct error *e)
 {
-    const uint32_t n_vocab = v->model->n_vocab;
+    const uint32_t n_vocab = v->runtime.model->n_vocab;
     const float *logits = prefill(v, s, tokens, n_prompt, e);
     *out = (struct evaluate_text_result){.n_steps = n_steps};
     for (uint32_t done = 0, rows = 1; logits && done < n_steps;) {
@@ -322,7 +270,7 @@ bool evaluate_text(struct evaluator *v, const struct plan *plan, const int32_t *
                    struct evaluate_text_result *out, struct error *e)
 {
     bool is_reference = reference->logits == NULL;
-    size_t n = (size_t)n_steps * v->model->n_vocab;
+    size_t n = (size_t)n_steps * v->runtime.model->n_vocab;
     if (is_reference && !(reference->logits = malloc(n * sizeof *reference->logits)))
         return error_set_memory(e, "logits of full attention", n * sizeof *reference->logits);
     struct cache_sequence *s = begin(v, plan, tokens, n_prompt, e);
@@ -350,7 +298,8 @@ static void look_into(void *context, int32_t first, int32_t last)
 static double share_that_holds(const struct evaluator *v, const struct cache_sequence *s,
                                const struct evaluate_question *q)
 {
-    uint32_t n_layers = v->model->n_layers, n_kv_heads = v->model->n_kv_heads, n = 0;
+    uint32_t n_layers = v->runtime.model->n_layers, n_kv_heads = v->runtime.model->n_kv_heads,
+             n = 0;
     for (uint32_t i = 0; i < n_layers * n_kv_heads; i++) {
         struct search search = {(int32_t)q->fact_first, (int32_t)q->fact_end - 1, false};
         cache_kept_ranges(s, i / n_kv_heads, i % n_kv_heads, look_into, &search);
@@ -370,8 +319,8 @@ bool evaluate_answer(struct evaluator *v, const struct plan *plan,
     if (logits && q->n_lead > 0)
         logits = feed(v, s, q->tokens + q->n_prompt, q->n_lead, e);
     while (logits && out->n < EVALUATE_ANSWER_TOKENS) {
-        int32_t next = likeliest(logits, v->model->n_vocab);
-        if (tokenizer_is_end(v->tokenizer, next))
+        int32_t next = likeliest(logits, v->runtime.model->n_vocab);
+        if (tokenizer_is_end(v->runtime.tokenizer, next))
             break;
         out->tokens[out->n++] = next;
         if (out->n < EVALUATE_ANSWER_TOKENS)
@@ -387,7 +336,7 @@ static bool run_stream(struct evaluator *v, struct cache_sequence *s, const int3
                        uint64_t n_tokens, uint64_t interval, evaluate_report *report, void *context,
                        struct error *e)
 {
-    const uint32_t n_vocab = v->model->n_vocab;
+    const uint32_t n_vocab = v->runtime.model->n_vocab;
     double nll = 0;
     uint64_t since = 0;
     for (uint64_t done = 0; done + 1 < n_tokens;) {
@@ -417,7 +366,7 @@ bool evaluate_stream(struct evaluator *v, const struct plan *plan, const int32_t
                      uint64_t n_tokens, uint64_t interval, evaluate_report *report, void *context,
                      struct error *e)
 {
-    struct cache_sequence *s = cache_sequence_new(v->cache, plan, e);
+    struct cache_sequence *s = cache_sequence_new(v->runtime.cache, plan, e);
     bool done = s && run_stream(v, s, tokens, n_tokens, interval, report, context, e);
     cache_sequence_free(s);
     return done;

@@ -5,6 +5,7 @@
 #define WINNOW_ENGINE_MEASURE_EVALUATE_H
 
 #include "engine/text/chat.h"
+#include "engine/compute/device.h"
 #include "engine/compute/forward.h"
 #include "engine/text/tokenizer.h"
 
@@ -12,7 +13,7 @@ struct evaluator;
 
 struct evaluator_options {
     const char *model_path;
-    const char *device;        /* NULL or "auto", "cpu", "cuda" */
+    const struct device_kind *device;
     const char *isa;           /* NULL = best */
     const char *head_profile;  /* NULL = none */
     uint32_t n_threads;        /* >= 1 */

@@ -2,9 +2,10 @@
  * gguf_open, on the opening thread. Nothing is allocated by a claimed count before the bytes that
  * are left could hold that many entries.
  *
- *   magic, version, n_tensors, n_keys | key, type, value ... | name, n_dims, shape, type, offset
- * ... | pad | data
- */
+ *   magic, version, n_tensors, n_keys
+ *   key, type, value                      of each key
+ *   name, n_dims, shape, type, offset     of each tensor
+ *   padding, data */
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,7 +53,7 @@ static bool take(struct cursor *c, void *out, size_t n, const char *what)
     return true;
 }
 
-static bool take_string(struct cursor *c, struct gguf_string *out, const char *what)
+static bool take_string(struct cursor *c, struct source_text *out, const char *what)
 {
     uint64_t length = 0;
     if (!take(c, &length, 8, what))
@@ -65,22 +66,13 @@ static bool take_string(struct cursor *c, struct gguf_string *out, const char *w
     return true;
 }
 
-static bool take_name(struct cursor *c, struct gguf_string *out, const char *what)
+static bool take_name(struct cursor *c, struct source_text *out, const char *what)
 {
     if (!take_string(c, out, what))
         return false;
     if (out->length == 0 || out->length > LONGEST_NAME)
         return broken(c, "the length of a name", out->length, "names have 1 to 65535 bytes");
     return true;
-}
-
-uint32_t gguf_type_bytes(uint32_t type)
-{
-    static const uint8_t bytes[] = {
-        [GGUF_UINT8] = 1,  [GGUF_INT8] = 1,  [GGUF_UINT16] = 2,  [GGUF_INT16] = 2,
-        [GGUF_UINT32] = 4, [GGUF_INT32] = 4, [GGUF_FLOAT32] = 4, [GGUF_BOOL] = 1,
-        [GGUF_UINT64] = 8, [GGUF_INT64] = 8, [GGUF_FLOAT64] = 8};
-    return type < sizeof bytes ? bytes[type] : 0;
 }
 
 static bool check_bools(struct cursor *c, const uint8_t *data, uint64_t count)
@@ -91,14 +83,14 @@ static bool check_bools(struct cursor *c, const uint8_t *data, uint64_t count)
     return true;
 }
 
-static bool read_array(struct cursor *c, struct gguf_value *v)
+static bool read_array(struct cursor *c, struct source_value *v)
 {
     uint32_t element;
     if (!take(c, &element, 4, "an array") || !take(c, &v->count, 8, "an array"))
         return false;
-    v->element = (enum gguf_type)element;
-    uint32_t bytes = gguf_type_bytes(element);
-    if (bytes == 0 && element != GGUF_STRING)
+    v->element = (enum source_type)element;
+    uint32_t bytes = source_type_bytes(element);
+    if (bytes == 0 && element != SOURCE_STRING)
         return broken(c, "the element type of an array", element,
                       "it must be a number type, a boolean or a string");
     uint64_t smallest = bytes ? bytes : 8; /* a string has at least its length */
@@ -108,38 +100,39 @@ static bool read_array(struct cursor *c, struct gguf_value *v)
     if (bytes) {
         v->data = c->bytes + c->at;
         c->at += (size_t)(v->count * bytes);
-        return element != GGUF_BOOL || check_bools(c, v->data, v->count);
+        return element != SOURCE_BOOL || check_bools(c, v->data, v->count);
     }
-    v->strings = calloc(v->count ? (size_t)v->count : 1, sizeof *v->strings);
-    if (!v->strings)
-        return error_set_memory(c->e, "an array of strings", v->count * sizeof *v->strings);
+    struct source_text *texts = calloc(v->count ? (size_t)v->count : 1, sizeof *texts);
+    if (!texts)
+        return error_set_memory(c->e, "an array of strings", v->count * sizeof *texts);
+    v->texts = texts;
     for (uint64_t i = 0; i < v->count; i++)
-        if (!take_string(c, &v->strings[i], "an array of strings"))
+        if (!take_string(c, &texts[i], "an array of strings"))
             return false;
     return true;
 }
 
-static bool read_value(struct cursor *c, struct gguf_value *v)
+static bool read_value(struct cursor *c, struct source_value *v)
 {
     uint32_t type;
     if (!take_name(c, &v->key, "a metadata key") || !take(c, &type, 4, "a metadata type"))
         return false;
-    v->type = (enum gguf_type)type;
-    if (type == GGUF_STRING)
-        return take_string(c, &v->string, "a metadata string");
-    if (type == GGUF_ARRAY)
+    v->type = (enum source_type)type;
+    if (type == SOURCE_STRING)
+        return take_string(c, &v->text, "a metadata string");
+    if (type == SOURCE_ARRAY)
         return read_array(c, v);
-    uint32_t bytes = gguf_type_bytes(type);
+    uint32_t bytes = source_type_bytes(type);
     if (bytes == 0)
         return broken(c, "a metadata type", type, "known types are 0 to 12");
     if (c->end - c->at < bytes)
         return ends_early(c, "a metadata value");
     v->data = c->bytes + c->at;
     c->at += bytes;
-    return type != GGUF_BOOL || check_bools(c, v->data, 1);
+    return type != SOURCE_BOOL || check_bools(c, v->data, 1);
 }
 
-static bool read_tensor(struct cursor *c, struct gguf_tensor *t, uint64_t *offset)
+static bool read_tensor(struct cursor *c, struct source_tensor *t, uint64_t *offset)
 {
     uint32_t type;
     if (!take_name(c, &t->name, "a tensor's name") ||
@@ -176,7 +169,7 @@ static bool read_tensor(struct cursor *c, struct gguf_tensor *t, uint64_t *offse
     return true;
 }
 
-int gguf_string_compare(const struct gguf_string *a, const struct gguf_string *b)
+int gguf_text_compare(const struct source_text *a, const struct source_text *b)
 {
     size_t shorter = a->length < b->length ? a->length : b->length;
     int order = memcmp(a->data, b->data, shorter);
@@ -185,21 +178,20 @@ int gguf_string_compare(const struct gguf_string *a, const struct gguf_string *b
 
 static int by_key(const void *a, const void *b, void *context)
 {
-    const struct gguf_value *values = context;
-    return gguf_string_compare(&values[*(const uint32_t *)a].key,
-                               &values[*(const uint32_t *)b].key);
+    const struct source_value *values = context;
+    return gguf_text_compare(&values[*(const uint32_t *)a].key, &values[*(const uint32_t *)b].key);
 }
 
 static int by_name(const void *a, const void *b, void *context)
 {
-    const struct gguf_tensor *tensors = context;
-    return gguf_string_compare(&tensors[*(const uint32_t *)a].name,
-                               &tensors[*(const uint32_t *)b].name);
+    const struct source_tensor *tensors = context;
+    return gguf_text_compare(&tensors[*(const uint32_t *)a].name,
+                             &tensors[*(const uint32_t *)b].name);
 }
 
 static int by_offset(const void *a, const void *b, void *context)
 {
-    const struct gguf_tensor *tensors = context;
+    const struct source_tensor *tensors = context;
     const uint8_t *x = tensors[*(const uint32_t *)a].data, *y = tensors[*(const uint32_t *)b].data;
     return (x > y) - (x < y);
 }
@@ -218,7 +210,7 @@ static uint32_t *sorted(uint64_t n, int (*compare)(const void *, const void *, v
     return index;
 }
 
-static bool twice(struct error *e, const char *what, const struct gguf_string *name)
+static bool twice(struct error *e, const char *what, const struct source_text *name)
 {
     char shown[80];
     return error_set(e, "invalid_model", "", "the %s '%s' occurs twice", what,
@@ -234,21 +226,29 @@ static bool read_values(struct gguf *g, struct cursor *c)
     if (!g->values_by_key)
         return false;
     for (uint64_t i = 1; i < g->n_values; i++) {
-        const struct gguf_string *key = &g->values[g->values_by_key[i]].key;
-        if (!gguf_string_compare(&g->values[g->values_by_key[i - 1]].key, key))
+        const struct source_text *key = &g->values[g->values_by_key[i]].key;
+        if (!gguf_text_compare(&g->values[g->values_by_key[i - 1]].key, key))
             return twice(c->e, "metadata key", key);
     }
+    const struct source_value *architecture = gguf_find(g, "general.architecture");
+    if (architecture && architecture->type == SOURCE_STRING)
+        g->architecture = architecture->text;
     return true;
 }
 
 static bool read_alignment(struct gguf *g, struct cursor *c, uint64_t *alignment)
 {
+    static const char key[] = "general.alignment";
+    const struct source_value *given = gguf_find(g, key);
     int64_t value = DEFAULT_ALIGNMENT;
-    if (gguf_has(g, "general.alignment") &&
-        !gguf_get_int(g, "general.alignment", SMALLEST_ALIGNMENT, LARGEST_ALIGNMENT, &value, c->e))
-        return false;
+    if (given && !source_value_int(given, &value))
+        return error_set(c->e, "invalid_model", key,
+                         "the metadata key '%s' does not hold a whole number", key);
+    if (value < SMALLEST_ALIGNMENT || value > LARGEST_ALIGNMENT)
+        return error_set(c->e, "invalid_model", key, "%s is %lld; it must be %d to %d", key,
+                         (long long)value, SMALLEST_ALIGNMENT, LARGEST_ALIGNMENT);
     if (value & (value - 1))
-        return broken(c, "general.alignment", (uint64_t)value, "it must be a power of two");
+        return broken(c, key, (uint64_t)value, "it must be a power of two");
     *alignment = (uint64_t)value;
     return true;
 }
@@ -261,7 +261,7 @@ static bool place_tensors(struct gguf *g, struct cursor *c, const uint64_t *offs
     uint64_t start = (c->at + alignment - 1) / alignment * alignment;
     uint64_t room = start <= c->end ? c->end - start : 0;
     for (uint64_t i = 0; i < g->n_tensors; i++) {
-        struct gguf_tensor *t = &g->tensors[i];
+        struct source_tensor *t = &g->tensors[i];
         char shown[80];
         error_excerpt(shown, t->name.data, t->name.length);
         if (offsets[i] % alignment)
@@ -288,7 +288,7 @@ static bool check_overlap(struct gguf *g, struct error *e)
         return false;
     bool ok = true;
     for (uint64_t i = 1; ok && i < g->n_tensors; i++) {
-        const struct gguf_tensor *a = &g->tensors[order[i - 1]], *b = &g->tensors[order[i]];
+        const struct source_tensor *a = &g->tensors[order[i - 1]], *b = &g->tensors[order[i]];
         char first[80], second[80];
         if ((const uint8_t *)a->data + a->size_bytes > (const uint8_t *)b->data)
             ok = error_set(e, "invalid_model", "", "the tensors '%s' and '%s' overlap",
@@ -316,8 +316,8 @@ static bool read_tensors(struct gguf *g, struct cursor *c)
     if (!g->tensors_by_name)
         return false;
     for (uint64_t i = 1; i < g->n_tensors; i++) {
-        const struct gguf_string *name = &g->tensors[g->tensors_by_name[i]].name;
-        if (!gguf_string_compare(&g->tensors[g->tensors_by_name[i - 1]].name, name))
+        const struct source_text *name = &g->tensors[g->tensors_by_name[i]].name;
+        if (!gguf_text_compare(&g->tensors[g->tensors_by_name[i - 1]].name, name))
             return twice(c->e, "tensor", name);
     }
     return check_overlap(g, c->e);

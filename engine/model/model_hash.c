@@ -2,7 +2,7 @@
  * and length, so that no two files feed the hash the same bytes. */
 #include "engine/model/model_hash.h"
 
-#include <stdlib.h>
+#include <math.h>
 #include <string.h>
 
 #include "config/base/sha256.h"
@@ -10,7 +10,7 @@
 /* Changes when what is hashed changes. */
 static const char domain[] = "winnow model 1";
 
-static void add_string(struct sha256 *s, struct gguf_string text)
+static void add_string(struct sha256 *s, struct source_text text)
 {
     sha256_add_u64(s, text.length);
     sha256_add(s, text.data, text.length);
@@ -24,75 +24,61 @@ static void add_double(struct sha256 *s, double value)
     sha256_add_u64(s, bits);
 }
 
-static void add_array(struct sha256 *s, const struct gguf *g, const char *key,
-                      enum gguf_type element, uint64_t count)
+static void add_array(struct sha256 *s, const struct source_value *v)
 {
-    for (uint64_t i = 0; i < count; i++) {
+    for (uint64_t i = 0; i < v->count; i++) {
         int64_t whole = 0;
         double number = 0;
-        struct gguf_string text = {"", 0};
-        if (element == GGUF_STRING) {
-            gguf_array_string(g, key, i, &text);
+        struct source_text text = {"", 0};
+        if (v->element == SOURCE_STRING) {
+            source_element_text(v, i, &text);
             add_string(s, text);
-        } else if (element == GGUF_FLOAT32 || element == GGUF_FLOAT64) {
-            gguf_array_double(g, key, i, &number);
+        } else if (v->element == SOURCE_FLOAT32 || v->element == SOURCE_FLOAT64) {
+            source_element_double(v, i, &number);
             add_double(s, number);
         } else {
-            gguf_array_int(g, key, i, &whole);
+            source_element_int(v, i, &whole);
             sha256_add_u64(s, (uint64_t)whole);
         }
     }
 }
 
-static void add_value(struct sha256 *s, const struct gguf *g, const char *key)
+static void add_value(struct sha256 *s, const struct source_value *v)
 {
-    enum gguf_type type = GGUF_UINT8, element = GGUF_UINT8;
-    uint64_t count = 0;
     int64_t whole = 0;
     double number = 0;
-    bool flag = false;
-    struct gguf_string text = {"", 0};
-    if (!gguf_type_of(g, key, &type, &element, &count))
-        return;
-    sha256_add_u64(s, type);
-    if (type == GGUF_ARRAY) {
-        sha256_add_u64(s, element);
-        sha256_add_u64(s, count);
-        add_array(s, g, key, element, count);
-    } else if (type == GGUF_STRING) {
-        gguf_get_string(g, key, &text, NULL);
-        add_string(s, text);
-    } else if (type == GGUF_BOOL) {
-        gguf_get_bool(g, key, &flag, NULL);
-        sha256_add_u64(s, flag);
-    } else if (type == GGUF_FLOAT32 || type == GGUF_FLOAT64) {
-        gguf_get_double(g, key, &number, NULL);
-        add_double(s, number);
+    sha256_add_u64(s, v->type);
+    if (v->type == SOURCE_ARRAY) {
+        sha256_add_u64(s, v->element);
+        sha256_add_u64(s, v->count);
+        add_array(s, v);
+    } else if (v->type == SOURCE_STRING) {
+        add_string(s, v->text);
+    } else if (v->type == SOURCE_BOOL) {
+        sha256_add_u64(s, v->data[0] != 0);
+    } else if (source_value_double(v, &number)) {
+        add_double(s, isfinite(number) ? number : 0);
     } else {
-        gguf_get_int(g, key, INT64_MIN, INT64_MAX, &whole, NULL);
+        source_value_int(v, &whole);
         sha256_add_u64(s, (uint64_t)whole);
     }
 }
 
-bool model_hash(const struct model *m, char out[65], struct error *e)
+const char *model_hash(const struct model *m, char out[65])
 {
-    const struct gguf *g = m->file;
+    const struct model_source *source = m->source;
     struct sha256 s;
     sha256_init(&s);
     sha256_add(&s, domain, sizeof domain);
-    sha256_add_u64(&s, gguf_n_keys(g));
-    for (uint64_t i = 0; i < gguf_n_keys(g); i++) {
-        struct gguf_string key = gguf_key_at(g, i);
-        char *name = strndup(key.data, key.length);
-        if (!name)
-            return error_set_memory(e, "a key", key.length);
-        add_string(&s, key);
-        add_value(&s, g, name);
-        free(name);
+    sha256_add_u64(&s, source_n_keys(source));
+    for (uint64_t i = 0; i < source_n_keys(source); i++) {
+        struct source_value v = source_value_at(source, i);
+        add_string(&s, v.key);
+        add_value(&s, &v);
     }
-    sha256_add_u64(&s, gguf_n_tensors(g));
-    for (uint64_t i = 0; i < gguf_n_tensors(g); i++) {
-        const struct gguf_tensor *t = gguf_tensor_at(g, i);
+    sha256_add_u64(&s, source_n_tensors(source));
+    for (uint64_t i = 0; i < source_n_tensors(source); i++) {
+        const struct source_tensor *t = source_tensor_at(source, i);
         add_string(&s, t->name);
         sha256_add_u64(&s, t->type);
         sha256_add_u64(&s, t->n_dims);
@@ -102,5 +88,5 @@ bool model_hash(const struct model *m, char out[65], struct error *e)
     uint8_t digest[32];
     sha256_finish(&s, digest);
     sha256_hex(digest, out);
-    return true;
+    return out;
 }

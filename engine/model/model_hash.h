@@ -6,7 +6,7 @@
 
 /* Hex SHA-256 over all metadata (keys, types, values) and every tensor's name, type and shape, in
  * file order; not over the weights' bytes, so that it takes milliseconds. A copy or a rename keeps
- * it; another quantisation or an edited chat template does not. False: "out_of_memory". */
-bool model_hash(const struct model *m, char out[65], struct error *e);
+ * it; another quantisation or an edited chat template does not. Returns `out`. */
+const char *model_hash(const struct model *m, char out[65]);
 
 #endif

@@ -1,4 +1,4 @@
-/* Choices: see sequence.h. */
+/* Choices: see choice.h. */
 #include "engine/serve/choice.h"
 
 #include <stdlib.h>

@@ -4,9 +4,9 @@
  * Text comes out of the detokenizer in whole characters, passes the stop strings, and waits here
  * while it may still be the beginning of one:
  *
- *   already told | text[0 .. n_text)  <- may leave ... held ->
+ *   already sent | text[0 .. n_text)  <- may leave ... held ->
  *
- * Each token is told with the event that completes its text: `ends[i]` is the number of text bytes,
+ * Each token is sent with the event that completes its text: `ends[i]` is the number of text bytes,
  * from the beginning, at which token i is complete; UNKNOWN_END while its last character is. */
 #ifndef WINNOW_ENGINE_SERVE_CHOICE_H
 #define WINNOW_ENGINE_SERVE_CHOICE_H
@@ -38,14 +38,15 @@ struct choice {
     int32_t hit;        /* stop string that was completed, -1 = none */
     uint32_t hit_cut;   /* then: bytes of `text` that may leave */
 
-    /* Tokens not yet told. */
+    /* Tokens not yet sent. */
     struct event_token *waiting;      /* [waiting_room] */
     uint64_t *ends;                   /* [waiting_room] */
     struct top_logprob *waiting_tops; /* [waiting_room][LOGPROBS_MAX_TOP + 1], NULL without */
     uint32_t n_waiting, waiting_room;
 };
 
-/* max_token_bytes: of the longest token's text. False: "out_of_memory"; clear it all the same. */
+/* max_token_bytes: of the longest token's text. False: "out_of_memory"; choice_clear is still
+ * needed. */
 bool choice_init(struct choice *s, struct request *owner, uint32_t index, uint32_t n_vocab,
                  size_t max_token_bytes, struct error *e);
 void choice_clear(struct choice *s);
@@ -61,8 +62,8 @@ void choice_add_token(struct choice *s, const struct tokenizer *tokenizer,
                       const struct event_token *token);
 /* No more tokens come: an unfinished character becomes U+FFFD. */
 void choice_add_end(struct choice *s);
-/* Tells the owner what may leave: all of it, or all but what a stop string may still claim. False
- * when memory is short. */
+/* Emits what may leave: all of it, or all but what a stop string may still claim. False when memory
+ * is short. */
 bool choice_emit(struct choice *s, bool all);
 
 #endif

@@ -7,12 +7,15 @@
 #ifndef WINNOW_ENGINE_SERVE_ENGINE_H
 #define WINNOW_ENGINE_SERVE_ENGINE_H
 
+#include <sys/queue.h>
+
 #include "cache/policy/plan.h"
 #include "cache/pages/prefix.h"
 #include "engine/text/chat.h"
 #include "engine/serve/metrics.h"
 #include "engine/model/model.h"
 #include "engine/serve/history.h"
+#include "engine/compute/device.h"
 #include "engine/compute/sampler.h"
 #include "engine/serve/session.h"
 #include "engine/text/stop.h"
@@ -22,14 +25,15 @@ struct engine;
 
 struct engine_options {
     const char *model_path;
-    const char *device;          /* NULL or "auto", "cpu", "cuda" */
-    double gpu_memory_share;     /* of the GPU's memory that may be used; 0 = 0.9 */
-    const char *isa;             /* NULL = best */
-    uint32_t n_threads;          /* 0 = physical cores, respecting affinity and cgroup quota */
-    uint32_t n_ctx;              /* 0 = trained context; more than trained is refused */
-    uint32_t max_num_seqs;       /* 64 */
-    uint32_t max_batched_tokens; /* 0 = 256, on a GPU 2048, or max_num_seqs where that is more */
-    uint32_t max_queue;          /* 256 waiting requests */
+    struct device device;    /* as device_pick found it */
+    double gpu_memory_share; /* of the GPU's memory that may be used; 0 = 0.9 */
+    const char *isa;         /* NULL = best */
+    uint32_t n_threads;      /* 0 = physical cores, respecting affinity and cgroup quota */
+    uint32_t n_ctx;          /* 0 = trained context; more than trained is refused */
+    uint32_t max_num_seqs;   /* 64 */
+    uint32_t
+        max_batched_tokens;   /* 0 = the device's usual rows, or max_num_seqs where that is more */
+    uint32_t max_queue;       /* 256 waiting requests */
     uint32_t max_generate;    /* 16384: length of unbounded plans when the request says nothing */
     uint64_t kv_memory_bytes; /* 0 = use kv_memory_share */
     double kv_memory_share;   /* of the memory that is free after loading, 0..1; 0 and 0 bytes = a
@@ -69,8 +73,7 @@ struct engine_metrics *engine_metrics(struct engine *e); /* atomics, any thread 
 /* False once the device has failed: nothing is taken any more ("engine_fault"). Any thread. */
 bool engine_alive(const struct engine *e);
 
-/* ---- one request
- * ------------------------------------------------------------------------------------- */
+/* ---- one request */
 
 struct request_options {
     char id[64];     /* for logs and /v1/kv/stats */
@@ -193,8 +196,7 @@ void request_release(struct request *g);
 /* Where it is: "queued", "prefill", "decode", "paused", "done". Any thread. */
 const char *request_phase(const struct request *g);
 
-/* ---- a consistent picture for /v1/kv/stats, taken between two steps
- * ------------------------------------- */
+/* ---- a consistent picture for /v1/kv/stats, taken between two steps */
 
 struct engine_sequence_info {
     char id[64];
@@ -236,12 +238,12 @@ struct engine_query {
     bool found;           /* REQUEST, and all below */
     char state[12];       /* "queued", "prefill", "decode", "paused", "done" */
     struct request_record record;
-    struct cache_head_counts *heads; /* [n_layers][n_kv_heads] the asker's memory */
+    struct cache_head_counts *heads; /* [n_layers][n_kv_heads] the caller's memory */
     double age_ms, ended_ms_ago;     /* ended: below 0 while it has not */
 
-    struct engine_query *next; /* the engine's */
+    TAILQ_ENTRY(engine_query) link; /* the engine's */
 };
-/* Loop thread. The ask stays the caller's; it must live until `done` or engine_forget. */
+/* Loop thread. The query stays the caller's; it must live until `done` or engine_forget. */
 void engine_query(struct engine *e, struct engine_query *query);
 /* Loop thread: once this has returned, `done` has been called or will not be. */
 void engine_forget(struct engine *e, struct engine_query *query);

@@ -1,13 +1,12 @@
-/* Opening an engine: model, tokenizer, template, backend, pool, forward pass. Main thread. */
-#include <errno.h>
+/* Opening an engine: a runtime (engine/measure/runtime.h) whose pool fits the memory, the chat
+ * template, the scheduler. The thread that opens. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/base/file.h"
 #include "config/base/log.h"
 #include "engine/serve/engine_private.h"
-#include "engine/model/model_hash.h"
-#include "engine/compute/machine.h"
 
 enum { LOGITS_PER_STEP = 64, MAX_TEMPLATE_BYTES = 1024 * 1024 };
 
@@ -33,14 +32,6 @@ static bool check_options(const struct engine_options *o, struct error *e)
     return true;
 }
 
-static void set_step_size(struct engine *e)
-{
-    struct engine_options *o = &e->options;
-    uint32_t usual = e->device == DEVICE_CUDA ? 2048 : 256;
-    if (o->max_batched_tokens == 0)
-        o->max_batched_tokens = o->max_num_seqs > usual ? o->max_num_seqs : usual;
-}
-
 static void report_model(void *context, double share)
 {
     const struct engine_options *o = context;
@@ -56,7 +47,7 @@ static void report(const struct engine_options *o, const char *what)
 
 static bool resolve_context(struct engine *e, uint32_t asked, struct error *error)
 {
-    uint32_t trained = e->model->n_ctx_train;
+    uint32_t trained = e->runtime.model->n_ctx_train;
     e->n_ctx = asked ? asked : trained;
     return asked <= trained ||
            error_set(error, "invalid_value", "--ctx-size",
@@ -69,31 +60,11 @@ static bool resolve_context(struct engine *e, uint32_t asked, struct error *erro
 
 static char *read_template(const char *path, size_t *length, struct error *e)
 {
-    FILE *file = fopen(path, "re");
-    if (!file) {
-        error_set(e, errno == ENOENT ? "file_not_found" : "file_error", "--chat-template",
-                  "\"%s\" is neither a built-in template nor a file that can be read: %s", path,
-                  strerror(errno));
-        return NULL;
-    }
-    char *text = malloc(MAX_TEMPLATE_BYTES + 1);
-    if (!text) {
-        error_set_memory(e, "the chat template", MAX_TEMPLATE_BYTES + 1);
-        fclose(file);
-        return NULL;
-    }
-    *length = fread(text, 1, MAX_TEMPLATE_BYTES + 1, file);
-    bool broken = ferror(file);
-    fclose(file);
-    if (!broken && *length <= MAX_TEMPLATE_BYTES)
-        return text;
-    free(text);
-    if (broken)
-        error_set(e, "file_error", "--chat-template", "\"%s\" cannot be read", path);
-    else
-        error_set(e, "invalid_value", "--chat-template", "\"%s\" is longer than %d bytes", path,
-                  MAX_TEMPLATE_BYTES);
-    return NULL;
+    char what[240];
+    snprintf(what, sizeof what, "\"%.190s\", which is no built-in template,", path);
+    struct file_wanted w = {
+        .path = path, .what = what, .where = "--chat-template", .most = MAX_TEMPLATE_BYTES};
+    return file_read(&w, length, e);
 }
 
 static bool has_token(const void *context, const char *text)
@@ -117,9 +88,9 @@ static bool load_template(struct engine *e, const char *asked, struct error *err
         free(text);
         return e->chat_template != NULL;
     }
-    const char *guess = chat_template_guess(has_token, e->tokenizer);
-    struct gguf_string own;
-    if (gguf_get_string(e->model->file, "tokenizer.chat_template", &own, &ignored)) {
+    const char *guess = chat_template_guess(has_token, e->runtime.tokenizer);
+    const struct source_text own = e->runtime.model->chat_template;
+    if (own.data) {
         e->chat_template = chat_template_new(own.data, own.length, &ignored);
         if (e->chat_template)
             return true;
@@ -132,44 +103,37 @@ static bool load_template(struct engine *e, const char *asked, struct error *err
 
 /* ---- the pool */
 
-static uint64_t tokens_to_pages(const struct model *m, uint64_t n_tokens)
-{
-    return (n_tokens + PAGE_SLOTS - 1) / PAGE_SLOTS * m->n_layers * m->n_kv_heads;
-}
-
 /* Asked for in bytes, or as a share of what is free now; by default room for four full contexts,
  * but not more than half of what is free. */
 static bool size_pool(struct engine *e, struct error *error)
 {
     const struct engine_options *o = &e->options;
-    e->backend.kv_set_storage(e->backend.self, o->kv_storage);
-    e->page_bytes = e->backend.page_bytes(e->backend.self, e->model->head_dim);
-    uint64_t available = e->backend.memory_free(e->backend.self), bytes = o->kv_memory_bytes;
+    struct runtime *r = &e->runtime;
+    runtime_set_storage(r, o->kv_storage);
+    uint64_t available = r->backend.memory_free(r->backend.self), bytes = o->kv_memory_bytes;
     if (bytes == 0 && o->kv_memory_share > 0 && available == 0)
         return error_set(error, "invalid_value", "--kv-memory",
-                         "this machine does not tell how much memory is free; give a size such as "
-                         "4G instead of a share");
+                         "the free memory of this machine is not known; write a size such as 4G "
+                         "instead of a share");
     if (bytes == 0 && o->kv_memory_share > 0)
         bytes = (uint64_t)((double)available * o->kv_memory_share);
-    /* A GPU's memory is for nothing else. */
-    if (bytes == 0 && e->device == DEVICE_CUDA)
+    if (bytes == 0 && o->device.kind->has_own_memory)
         bytes = available;
     if (bytes == 0) {
-        bytes = 4 * tokens_to_pages(e->model, e->n_ctx) * e->page_bytes;
+        bytes = 4 * runtime_pages(r, e->n_ctx) * r->page_bytes;
         if (available > 0 && bytes > available / 2)
             bytes = available / 2;
     }
     uint32_t chunk = o->max_batched_tokens < e->n_ctx ? o->max_batched_tokens : e->n_ctx;
-    uint64_t n_pages = bytes / e->page_bytes, least = tokens_to_pages(e->model, chunk);
+    uint64_t n_pages = bytes / r->page_bytes, least = runtime_pages(r, chunk);
     if (n_pages < least)
         return error_set(error, "out_of_memory", "--kv-memory",
                          "%llu bytes of KV memory hold %llu pages of %llu bytes; one step of "
                          "prefill (%u tokens) needs %llu pages, %llu bytes",
                          (unsigned long long)bytes, (unsigned long long)n_pages,
-                         (unsigned long long)e->page_bytes, chunk, (unsigned long long)least,
-                         (unsigned long long)(least * e->page_bytes));
-    e->n_pages = n_pages < UINT32_MAX / 2 ? (uint32_t)n_pages : UINT32_MAX / 2;
-    return e->backend.kv_alloc(e->backend.self, e->n_pages, e->model->head_dim, error);
+                         (unsigned long long)r->page_bytes, chunk, (unsigned long long)least,
+                         (unsigned long long)(least * r->page_bytes));
+    return runtime_set_pool(r, n_pages < UINT32_MAX / 2 ? n_pages : UINT32_MAX / 2, error);
 }
 
 /* ---- all of it */
@@ -179,120 +143,86 @@ static uint32_t logits_per_step(const struct engine_options *o)
     return o->max_num_seqs > LOGITS_PER_STEP ? o->max_num_seqs : LOGITS_PER_STEP;
 }
 
-/* The backend and the model on it: what is free afterwards is the pool's. */
-static bool open_backend(struct engine *e, struct error *error)
+static bool load_runtime(struct engine *e, struct error *error)
 {
-    const struct engine_options *o = &e->options;
-    e->n_threads = o->n_threads ? o->n_threads : machine_cores("");
-    const struct device_options device = {.kind = e->device,
-                                          .n_threads = e->n_threads,
-                                          .isa = o->isa,
-                                          .memory_share = o->gpu_memory_share,
-                                          .max_rows = o->max_batched_tokens,
-                                          .max_logits = logits_per_step(o),
-                                          .max_slots = e->model->n_ctx_train};
-    if (!device_open(&e->backend, &device, e->model, error))
-        return false;
-    snprintf(e->description, sizeof e->description, "%s: %s%s%s%s", e->backend.name,
-             e->backend.description, *e->no_gpu ? " (" : "", e->no_gpu, *e->no_gpu ? ")" : "");
-    e->scheduler.forward =
-        forward_new(&e->backend, e->model, o->max_batched_tokens, logits_per_step(o), error);
-    return e->scheduler.forward != NULL;
+    struct engine_options *o = &e->options;
+    const struct runtime_options runtime = {.model_path = o->model_path,
+                                            .head_profile = o->head_profile,
+                                            .needs_tokenizer = true,
+                                            .device = o->device.kind,
+                                            .n_threads = o->n_threads,
+                                            .isa = o->isa,
+                                            .memory_share = o->gpu_memory_share,
+                                            .max_rows = o->max_batched_tokens,
+                                            .max_logits = logits_per_step(o),
+                                            .progress = o->progress ? report_model : NULL,
+                                            .progress_context = o};
+    return runtime_load(&e->runtime, &runtime, error);
 }
 
-static bool open_scheduler(struct engine *e, struct error *error)
+static bool start_runtime(struct engine *e, struct error *error)
 {
-    const struct engine_options *o = &e->options;
-    struct scheduler *s = &e->scheduler;
-    s->backend = &e->backend;
-    s->model = e->model;
-    s->tokenizer = e->tokenizer;
-    s->metrics = &e->metrics;
-    s->max_num_seqs = o->max_num_seqs;
-    s->max_batched_tokens = o->max_batched_tokens;
-    s->session_ttl_ns = o->session_ttl_ms * 1000000u;
-    s->queue_timeout_ns = o->queue_timeout_ms * 1000000u;
-    s->page_bytes = e->page_bytes;
-    s->audit = o->audit;
-    s->cache =
-        cache_new(e->model->n_layers, e->model->n_kv_heads, e->model->head_dim, e->n_pages, error);
-    if (!s->cache)
+    const char *why = e->options.device.why;
+    const struct backend *b = &e->runtime.backend;
+    if (!runtime_start(&e->runtime, error))
         return false;
-    cache_set_memory(s->cache, e->backend.state_memory);
-    cache_set_profile(s->cache, e->profile);
-    s->batch = batch_new(s->cache, e->model, o->max_batched_tokens, logits_per_step(o), error);
-    return s->batch && scheduler_init(s, error);
+    snprintf(e->description, sizeof e->description, "%s: %s%s%s%s", b->name, b->description,
+             *why ? " (" : "", why, *why ? ")" : "");
+    return true;
 }
 
-static bool load_profile(struct engine *e, const char *path, struct error *error)
+static bool make_scheduler(struct engine *e, struct error *error)
 {
-    char hash[65];
-    const struct model *m = e->model;
-    if (!path || !*path)
-        return true;
-    e->profile = head_profile_load(path, error);
-    return e->profile && model_hash(m, hash, error) &&
-           head_profile_check(e->profile, m->n_layers, m->n_kv_heads, hash, error);
+    const struct engine_options *o = &e->options;
+    const struct scheduler_options options = {.metrics = &e->metrics,
+                                              .max_num_seqs = o->max_num_seqs,
+                                              .queue_timeout_ns = o->queue_timeout_ms * 1000000u,
+                                              .session_ttl_ns = o->session_ttl_ms * 1000000u,
+                                              .audit = o->audit};
+    e->scheduler = scheduler_new(&e->runtime, &options, error);
+    return e->scheduler != NULL;
 }
 
 static bool list_end_tokens(struct engine *e, struct error *error)
 {
-    uint32_t n = 0, n_vocab = e->model->n_vocab;
+    uint32_t n = 0, n_vocab = e->runtime.model->n_vocab;
     for (uint32_t i = 0; i < n_vocab; i++)
-        n += tokenizer_is_end(e->tokenizer, (int32_t)i);
+        n += tokenizer_is_end(e->runtime.tokenizer, (int32_t)i);
     e->end_tokens = malloc((n ? n : 1) * sizeof *e->end_tokens);
     if (!e->end_tokens)
         return error_set_memory(error, "end tokens", (uint64_t)n * sizeof *e->end_tokens);
     for (uint32_t i = 0; i < n_vocab; i++)
-        if (tokenizer_is_end(e->tokenizer, (int32_t)i))
+        if (tokenizer_is_end(e->runtime.tokenizer, (int32_t)i))
             e->end_tokens[e->n_end_tokens++] = (int32_t)i;
     return true;
 }
 
 bool engine_load(struct engine *e, const struct engine_options *options, struct error *error)
 {
-    e->options = *options;
-    if (!device_pick(options->device, &e->device, &e->no_gpu, error))
+    struct engine_options *o = &e->options;
+    *o = *options;
+    if (o->max_batched_tokens == 0) {
+        uint32_t usual = o->device.kind->usual_rows;
+        o->max_batched_tokens = o->max_num_seqs > usual ? o->max_num_seqs : usual;
+    }
+    if (!check_options(o, error) || !load_runtime(e, error) || !resolve_context(e, o->n_ctx, error))
         return false;
-    set_step_size(e);
-    if (!check_options(&e->options, error))
+    report(o, "tokenizer");
+    if (!list_end_tokens(e, error) || !load_template(e, o->chat_template, error) ||
+        !start_runtime(e, error) || !size_pool(e, error) || !make_scheduler(e, error))
         return false;
-    e->model = model_open(options->model_path, report_model, &e->options, error);
-    if (!e->model || !resolve_context(e, options->n_ctx, error))
-        return false;
-    e->tokenizer = tokenizer_new(e->model->file, error);
-    if (!e->tokenizer)
-        return false;
-    if ((uint32_t)tokenizer_n_vocab(e->tokenizer) != e->model->n_vocab)
-        return error_set(error, "invalid_model", "",
-                         "the vocabulary has %d tokens and the model's matrices have %u rows",
-                         tokenizer_n_vocab(e->tokenizer), e->model->n_vocab);
-    report(options, "tokenizer");
-    if (!list_end_tokens(e, error) || !load_template(e, options->chat_template, error) ||
-        !load_profile(e, options->head_profile, error) || !open_backend(e, error) ||
-        !size_pool(e, error) || !open_scheduler(e, error))
-        return false;
-    report(options, "memory");
-    atomic_store(&e->metrics.kv_pages, e->n_pages);
-    atomic_store(&e->metrics.page_bytes, e->page_bytes);
+    report(o, "memory");
+    atomic_store(&e->metrics.kv_pages, e->runtime.n_pages);
+    atomic_store(&e->metrics.page_bytes, e->runtime.page_bytes);
     return true;
 }
 
 /* After the thread has stopped, or of what engine_load had opened when it failed. */
 void engine_unload(struct engine *e)
 {
-    struct scheduler *s = &e->scheduler;
-    scheduler_clear(s, "engine_stopped", "the server stopped before the request was done");
-    forward_free(s->forward);
-    batch_free(s->batch);
-    cache_free(s->cache);
-    if (e->backend.close) {
-        e->backend.kv_free(e->backend.self);
-        e->backend.close(e->backend.self);
-    }
+    scheduler_free(e->scheduler, "engine_stopped",
+                   "the server stopped before the request was done");
     chat_template_free(e->chat_template);
-    tokenizer_free(e->tokenizer);
     free(e->end_tokens);
-    head_profile_free(e->profile);
-    model_close(e->model);
+    runtime_close(&e->runtime);
 }

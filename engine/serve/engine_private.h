@@ -2,41 +2,36 @@
 #ifndef WINNOW_ENGINE_SERVE_ENGINE_PRIVATE_H
 #define WINNOW_ENGINE_SERVE_ENGINE_PRIVATE_H
 
-#include "engine/compute/device.h"
 #include "engine/serve/scheduler.h"
 
 #define SNAPSHOT_MAX_SEQUENCES 1024
 
+TAILQ_HEAD(query_list, engine_query);
+
 struct engine {
     /* Fixed after engine_open. */
     struct engine_options options; /* its pointers are the caller's: used while opening only */
-    struct model *model;
-    struct tokenizer *tokenizer;
+    struct runtime runtime;
     struct chat_template *chat_template;
-    struct head_profile *profile; /* NULL = none */
-    enum device_kind device;
-    const char *no_gpu; /* why the CPU was taken, "" otherwise */
-    struct backend backend;
     char description[200];
-    uint32_t n_ctx, n_threads, n_pages;
-    uint64_t page_bytes;
+    uint32_t n_ctx;
     int32_t *end_tokens; /* [n_end_tokens] of the model */
     uint32_t n_end_tokens;
     struct engine_metrics metrics;
 
-    struct scheduler scheduler; /* the engine thread's */
+    struct scheduler *scheduler; /* the engine thread's */
     pthread_t thread;
 
     /* From the loop to the engine. */
     pthread_mutex_t inbox_lock;
     pthread_cond_t inbox_filled;
-    struct request *inbox_first, *inbox_last;
+    struct request_list inbox;
     uint64_t next_order;
     bool woken, stopping;
 
     /* What the loop wants between two steps, in its order; held while that is done. */
     pthread_mutex_t queries_lock;
-    struct engine_query *queries;
+    struct query_list queries;
 
     /* What /v1/kv/stats sees, written by the engine after each step. */
     pthread_mutex_t snapshot_lock;

@@ -1,19 +1,15 @@
-/* What the loop asks of the engine's thread because only that thread may touch the cache: dropping
- * cached prefixes, and what one request holds head by head. Answered between two steps; see
- * engine.h. */
+/* Queries of the loop to the engine's thread, which alone may touch the cache: dropping cached
+ * prefixes, and what one request holds head by head. Answered between two steps; see engine.h. */
 #include <stdio.h>
 #include <string.h>
 
+#include "config/base/clock.h"
 #include "engine/serve/engine_private.h"
 
 void engine_query(struct engine *e, struct engine_query *query)
 {
     pthread_mutex_lock(&e->queries_lock);
-    struct engine_query **at = &e->queries;
-    while (*at)
-        at = &(*at)->next;
-    query->next = NULL;
-    *at = query;
+    TAILQ_INSERT_TAIL(&e->queries, query, link);
     pthread_mutex_unlock(&e->queries_lock);
     engine_wake(e);
 }
@@ -21,9 +17,10 @@ void engine_query(struct engine *e, struct engine_query *query)
 void engine_forget(struct engine *e, struct engine_query *query)
 {
     pthread_mutex_lock(&e->queries_lock);
-    for (struct engine_query **at = &e->queries; *at; at = &(*at)->next)
-        if (*at == query) {
-            *at = query->next;
+    struct engine_query *waiting;
+    TAILQ_FOREACH(waiting, &e->queries, link)
+        if (waiting == query) {
+            TAILQ_REMOVE(&e->queries, query, link);
             break;
         }
     pthread_mutex_unlock(&e->queries_lock);
@@ -33,7 +30,8 @@ void engine_forget(struct engine *e, struct engine_query *query)
 
 static const struct request *find(const struct request_list *list, const struct engine_query *query)
 {
-    for (const struct request *g = list->first; g; g = g->next)
+    const struct request *g;
+    TAILQ_FOREACH(g, list, link)
         if (!strcmp(g->options.id, query->id) &&
             (query->all || g->options.owner_key == query->owner_key))
             return g;
@@ -42,20 +40,22 @@ static const struct request *find(const struct request_list *list, const struct 
 
 static void describe(struct engine *e, struct engine_query *query)
 {
-    struct scheduler *s = &e->scheduler;
+    struct scheduler *s = e->scheduler;
+    struct request_history *history = scheduler_history(s);
     uint64_t now = clock_ns();
-    const struct request *g = find(&s->running, query);
-    g = g ? g : find(&s->queue, query);
+    const struct request *g = find(scheduler_running(s), query);
+    g = g ? g : find(scheduler_queue(s), query);
     const struct request_record *ended =
-        g ? history_of(&s->history, g->order)
-          : history_find(&s->history, query->id, query->owner_key, query->all, now);
+        g ? history_of(history, g->order)
+          : history_find(history, query->id, query->owner_key, query->all, now);
     query->found = g || ended;
     if (!query->found)
         return;
     snprintf(query->state, sizeof query->state, "%s", g ? request_phase(g) : "done");
     if (ended) {
         query->record = *ended;
-        memcpy(query->heads, history_heads(&s->history, ended), s->n_heads * sizeof *query->heads);
+        memcpy(query->heads, history_heads(history, ended),
+               scheduler_n_heads(s) * sizeof *query->heads);
     } else {
         scheduler_describe(s, g, &query->record, query->heads);
     }
@@ -66,14 +66,14 @@ static void describe(struct engine *e, struct engine_query *query)
 void engine_answer(struct engine *e)
 {
     pthread_mutex_lock(&e->queries_lock);
-    for (struct engine_query *query; (query = e->queries);) {
-        e->queries = query->next;
+    for (struct engine_query *query; (query = TAILQ_FIRST(&e->queries));) {
+        TAILQ_REMOVE(&e->queries, query, link);
         if (query->kind == ENGINE_QUERY_REQUEST) {
             describe(e, query);
         } else {
-            cache_set_time(e->scheduler.cache, clock_ns());
-            query->pages_freed = prefix_give_up(e->scheduler.cache, UINT32_MAX);
-            engine_publish(e); /* whoever is told finds it in the next snapshot */
+            cache_set_time(e->runtime.cache, clock_ns());
+            query->pages_freed = prefix_give_up(e->runtime.cache, UINT32_MAX);
+            engine_publish(e); /* a snapshot taken after `done` shows it */
         }
         query->done(query);
     }

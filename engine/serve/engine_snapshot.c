@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/base/clock.h"
 #include "engine/serve/engine_private.h"
 
 static void describe(const struct request *g, uint64_t now, struct engine_sequence_info *info)
@@ -33,53 +34,57 @@ static void describe(const struct request *g, uint64_t now, struct engine_sequen
 static void list(struct engine *e, const struct request_list *requests, uint64_t now)
 {
     struct engine_snapshot *s = &e->snapshot;
-    for (const struct request *g = requests->first; g; g = g->next)
+    const struct request *g;
+    TAILQ_FOREACH(g, requests, link)
         if (s->n_sequences < SNAPSHOT_MAX_SEQUENCES)
             describe(g, now, &s->sequences[s->n_sequences++]);
 }
 
 static void count_running(struct engine *e)
 {
-    uint32_t n_paused = 0, n_preempted = 0;
-    struct scheduler *s = &e->scheduler;
-    for (const struct request *g = s->running.first; g; g = g->next) {
+    uint32_t n_running = 0, n_paused = 0, n_preempted = 0;
+    struct scheduler *s = e->scheduler;
+    const struct request *g;
+    TAILQ_FOREACH(g, scheduler_running(s), link) {
+        n_running++;
         n_paused += atomic_load(&g->place) == PLACE_PAUSED;
         for (uint32_t i = 0; i < g->options.n_choices; i++)
             if (g->choices[i].cache)
                 scheduler_count(s, &g->choices[i]);
     }
-    for (const struct request *g = s->queue.first; g; g = g->next)
+    TAILQ_FOREACH(g, scheduler_queue(s), link)
         n_preempted += g->admitted;
     struct engine_metrics *m = &e->metrics;
-    atomic_store(&m->requests_running, s->running.count);
-    atomic_store(&m->requests_waiting, atomic_load(&s->n_waiting) + n_preempted);
+    struct cache_counts counts = cache_counts(e->runtime.cache);
+    atomic_store(&m->requests_running, n_running);
+    atomic_store(&m->requests_waiting, scheduler_n_waiting(s) + n_preempted);
     atomic_store(&m->requests_paused, n_paused);
-    atomic_store(&m->kv_pages_used, cache_counts(s->cache).used);
-    atomic_store(&m->sessions, s->sessions.count);
-    atomic_store(&m->session_pages, s->sessions.pages);
-    atomic_store(&m->kv_pages_cached, cache_counts(s->cache).cached);
+    atomic_store(&m->kv_pages_used, counts.used);
+    atomic_store(&m->kv_pages_cached, counts.cached);
+    atomic_store(&m->sessions, scheduler_sessions(s)->count);
+    atomic_store(&m->session_pages, scheduler_sessions(s)->pages);
 }
 
 void engine_publish(struct engine *e)
 {
     count_running(e);
-    struct cache_counts counts = cache_counts(e->scheduler.cache);
+    struct cache_counts counts = cache_counts(e->runtime.cache);
     uint64_t now = clock_ns();
     pthread_mutex_lock(&e->snapshot_lock);
     struct engine_snapshot *s = &e->snapshot;
-    s->page_bytes = e->page_bytes;
+    s->page_bytes = e->runtime.page_bytes;
     s->pages_total = counts.n_pages;
     s->pages_used = counts.used;
-    s->n_sessions = e->scheduler.sessions.count;
-    s->session_pages = e->scheduler.sessions.pages;
+    s->n_sessions = scheduler_sessions(e->scheduler)->count;
+    s->session_pages = scheduler_sessions(e->scheduler)->pages;
     s->pages_cached = counts.cached;
     s->pages_free = counts.free;
     s->evicted_slots = counts.evicted_slots_total;
     s->pages_returned = counts.pages_returned_total;
     s->preemptions = atomic_load(&e->metrics.preemptions);
     s->n_sequences = 0;
-    list(e, &e->scheduler.running, now);
-    list(e, &e->scheduler.queue, now);
+    list(e, scheduler_running(e->scheduler), now);
+    list(e, scheduler_queue(e->scheduler), now);
     pthread_mutex_unlock(&e->snapshot_lock);
 }
 
@@ -90,7 +95,7 @@ bool engine_snapshot(struct engine *e, struct engine_snapshot *out, struct error
     if (!sequences)
         return error_set_memory(error, "a snapshot", SNAPSHOT_MAX_SEQUENCES * sizeof *sequences);
     /* Those that the engine has not seen yet are queued as well. The inbox lock is held first, so
-     * that nobody is in both places or in none. */
+     * that no request is in both places or in none. */
     pthread_mutex_lock(&e->inbox_lock);
     pthread_mutex_lock(&e->snapshot_lock);
     *out = e->snapshot;
@@ -98,7 +103,8 @@ bool engine_snapshot(struct engine *e, struct engine_snapshot *out, struct error
     pthread_mutex_unlock(&e->snapshot_lock);
     out->sequences = sequences;
     uint64_t now = clock_ns();
-    for (const struct request *g = e->inbox_first; g; g = g->next)
+    const struct request *g;
+    TAILQ_FOREACH(g, &e->inbox, link)
         if (out->n_sequences < SNAPSHOT_MAX_SEQUENCES)
             describe(g, now, &sequences[out->n_sequences++]);
     pthread_mutex_unlock(&e->inbox_lock);

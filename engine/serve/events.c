@@ -1,4 +1,4 @@
-/* Events from the engine to a reader: see event_buffer.h. */
+/* Events from the engine to a reader: see events.h. */
 #include "engine/serve/events.h"
 
 #include <stdlib.h>

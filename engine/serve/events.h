@@ -2,7 +2,8 @@
  *
  * Events are serialised into one of two byte buffers: the engine appends to the back, the reader
  * walks the front and swaps when it has come to its end, so what the reader was handed stays in
- * place until it asks again. The mutex is held for an append or a swap, never while anybody waits.
+ * place until it asks again. The mutex is held for an append or a swap, never while a thread
+ * sleeps.
  *
  *   front: [record][record]...   reader's          back: [record][record]...   engine's
  *   record: struct header, tokens [n], tops [sum of n_top], text; each 8-byte aligned
@@ -34,7 +35,7 @@ bool event_buffer_init(struct event_buffer *b, struct error *e);
 void event_buffer_clear(struct event_buffer *b);
 
 /* Engine thread. Copies the event with its tokens, tops and text; `usage`, `error` and `kv_trace`
- * are kept as pointers. *was_empty tells that nothing was waiting before. False: out of memory,
+ * are kept as pointers. *was_empty: nothing was waiting before. False: out of memory,
  * nothing was added. */
 bool event_buffer_push(struct event_buffer *b, const struct request_event *event, bool *was_empty);
 

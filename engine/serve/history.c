@@ -1,4 +1,4 @@
-/* The ring of ended requests: see request_history.h. */
+/* The ring of ended requests: see history.h. */
 #include "engine/serve/history.h"
 
 #include <stdlib.h>

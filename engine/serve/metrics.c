@@ -2,8 +2,6 @@
  * made for it compute the same quantiles. */
 #include "engine/serve/metrics.h"
 
-#include <time.h>
-
 #include <string.h>
 
 #define N_EDGES(edges) ((uint32_t)(sizeof(edges) / sizeof((edges)[0])))
@@ -30,13 +28,6 @@ static const double lifetime_edges[] = {0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0
                                         30,    60,    120,   300,  600,  1200, 1800};
 
 _Static_assert(N_EDGES(first_token_edges) < METRICS_MAX_BUCKETS, "room for the +Inf bucket");
-
-uint64_t clock_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 void histogram_observe(struct histogram *h, double value)
 {

@@ -16,8 +16,6 @@ struct histogram {
     atomic_uint_fast64_t buckets[METRICS_MAX_BUCKETS];
     atomic_uint_fast64_t sum_micro; /* sum of observations times 1e6 */
 };
-/* Nanoseconds of the monotonic clock. Any thread. */
-uint64_t clock_ns(void);
 void histogram_observe(struct histogram *h, double value);
 
 enum metrics_finish {

@@ -1,4 +1,4 @@
-/* Generations: see request.h, and engine.h for the owner's side. */
+/* Requests: see request.h, and engine.h for the owner's side. */
 #include "engine/serve/request.h"
 
 #include <stdlib.h>
@@ -52,9 +52,7 @@ void request_drop(struct request *g)
 {
     if (atomic_fetch_sub(&g->holders, 1) != 1)
         return;
-    for (uint32_t i = 0; g->choices && i < g->options.n_choices; i++)
-        choice_clear(&g->choices[i]);
-    free(g->choices);
+    request_free_choices(g);
     event_buffer_clear(&g->events);
     pthread_mutex_destroy(&g->lock);
     stop_set_free(g->stops);
@@ -118,6 +116,34 @@ uint32_t request_n_living(const struct request *g)
     for (uint32_t i = 0; g->choices && i < g->options.n_choices; i++)
         n += !g->choices[i].done;
     return g->choices ? n : g->options.n_choices;
+}
+
+struct choice *request_first_living(const struct request *g)
+{
+    for (uint32_t i = 0; i < g->options.n_choices; i++)
+        if (!g->choices[i].done)
+            return &g->choices[i];
+    return NULL;
+}
+
+bool request_decodes(const struct request *g)
+{
+    if (!g->measured || !g->forked)
+        return false;
+    for (uint32_t i = 0; i < g->options.n_choices; i++) {
+        const struct choice *q = &g->choices[i];
+        if (!q->done && choice_n_tokens(q) - cache_tokens_seen(q->cache) != 1)
+            return false;
+    }
+    return true;
+}
+
+void request_free_choices(struct request *g)
+{
+    for (uint32_t i = 0; g->choices && i < g->options.n_choices; i++)
+        choice_clear(&g->choices[i]);
+    free(g->choices);
+    g->choices = NULL;
 }
 
 bool request_is_growing(const struct request *g)

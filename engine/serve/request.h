@@ -1,12 +1,13 @@
-/* One request inside the engine: its choices, and what it tells its owner.
+/* One request inside the engine: its choices, and the events for its owner.
  *
  * Two parties hold a request, the owner (loop thread) and the engine; the last to let go frees
- * it. Fields are marked by who may touch them. */
+ * it. Fields are marked with who may touch them. */
 #ifndef WINNOW_ENGINE_SERVE_REQUEST_H
 #define WINNOW_ENGINE_SERVE_REQUEST_H
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/queue.h>
 
 #include "engine/serve/events.h"
 #include "engine/serve/choice.h"
@@ -42,18 +43,18 @@ struct request {
     bool last_taken;
 
     /* The engine's, from submission to `ended`. */
-    struct request *next, *previous;
-    struct choice *choices;   /* [n_choices] made at the first admission, else NULL */
-    bool admitted;            /* at least once */
-    bool forked;              /* every living choice has its own cache sequence */
-    bool in_batch;            /* has rows in the step being made */
-    uint64_t reserved_pages;  /* set aside while running */
-    struct prefix_name chain; /* of the tokens that are listed for reuse ... */
-    uint32_t n_chained;       /* ... and how many those are */
-    uint64_t held_pages;      /* taken from the pool */
-    uint32_t prompt_reported; /* prompt tokens told with log probabilities */
-    uint32_t prompt_done;     /* prompt tokens told by EVENT_PROGRESS */
-    bool measured;            /* the first token was sampled */
+    TAILQ_ENTRY(request) link; /* in the inbox, queue, running or ended, one at a time */
+    struct choice *choices;    /* [n_choices] made at the first admission, else NULL */
+    bool admitted;             /* at least once */
+    bool forked;               /* every living choice has its own cache sequence */
+    bool in_batch;             /* has rows in the step being made */
+    uint64_t reserved_pages;   /* set aside while running */
+    struct prefix_name chain;  /* of the tokens that are listed for reuse ... */
+    uint32_t n_chained;        /* ... and how many those are */
+    uint64_t held_pages;       /* taken from the pool */
+    uint32_t prompt_reported;  /* prompt tokens emitted with log probabilities */
+    uint32_t prompt_done;      /* prompt tokens that EVENT_PROGRESS has counted */
+    bool measured;             /* the first token was sampled */
     uint64_t admitted_ns, first_token_ns;
     struct request_usage usage;
     enum finish_reason finish; /* of choice 0 */
@@ -61,6 +62,8 @@ struct request {
     char *trace; /* JSON text of what choice 0 kept, or NULL */
     bool trace_truncated;
 };
+
+TAILQ_HEAD(request_list, request);
 
 /* Loop thread. Takes the request over. The caller fills what is fixed. NULL: "out_of_memory", the
  * request is cleared. */
@@ -77,6 +80,22 @@ void request_end(struct request *g, enum event_kind kind);
 bool request_is_full(const struct request *g);  /* the reader must catch up first */
 bool request_has_room(const struct request *g); /* ... and has done so */
 uint32_t request_n_living(const struct request *g);
+/* NULL: none. Its choices were made. */
+struct choice *request_first_living(const struct request *g);
+/* Every living choice has one token to go through the model: the one that it sampled last. */
+bool request_decodes(const struct request *g);
+/* Frees the choices with their caches. */
+void request_free_choices(struct request *g);
 bool request_is_growing(const struct request *g); /* no bound but the context */
+
+static inline void request_set_place(struct request *g, enum request_place place)
+{
+    atomic_store(&g->place, place);
+}
+
+static inline bool request_is_done(const struct request *g)
+{
+    return atomic_load(&g->place) == PLACE_DONE;
+}
 
 #endif

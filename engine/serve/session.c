@@ -8,6 +8,8 @@ bool session_store_init(struct session_store *s, uint64_t ttl_ns, struct error *
 {
     memset(s, 0, sizeof *s);
     s->ttl_ns = ttl_ns;
+    TAILQ_INIT(&s->waiting);
+    TAILQ_INIT(&s->deleted);
     return pthread_mutex_init(&s->lock, NULL) == 0 ||
            error_set(e, "out_of_memory", "", "cannot make the sessions' lock");
 }
@@ -21,18 +23,18 @@ void session_free(struct session *session)
     free(session);
 }
 
-static void free_list(struct session *first)
+static void free_all(struct session_list *list)
 {
-    for (struct session *next; first; first = next) {
-        next = first->next;
-        session_free(first);
+    for (struct session *x; (x = TAILQ_FIRST(list));) {
+        TAILQ_REMOVE(list, x, link);
+        session_free(x);
     }
 }
 
 void session_store_clear(struct session_store *s)
 {
-    free_list(s->first);
-    free_list(s->deleted);
+    free_all(&s->waiting);
+    free_all(&s->deleted);
     pthread_mutex_destroy(&s->lock);
     memset(s, 0, sizeof *s);
 }
@@ -42,29 +44,33 @@ static bool is_named(const struct session *x, const char *id, uint32_t owner_key
     return (all || x->owner_key == owner_key) && !strcmp(x->id, id);
 }
 
-/* Unlinks *at; the lock is held. */
-static struct session *unlink_at(struct session_store *s, struct session **at)
+/* Out of the list of those that wait, into `into` unless that is NULL; the lock is held. */
+static void move(struct session_store *s, struct session *x, struct session_list *into)
 {
-    struct session *x = *at;
-    *at = x->next;
-    x->next = NULL;
+    TAILQ_REMOVE(&s->waiting, x, link);
     s->count--;
     s->pages -= x->pages;
-    return x;
+    if (into)
+        TAILQ_INSERT_TAIL(into, x, link);
 }
 
-static struct session **find(struct session_store *s, const char *id, uint32_t owner_key, bool all)
+/* NULL: there is none. The lock is held. */
+static struct session *find(const struct session_store *s, const char *id, uint32_t owner_key,
+                            bool all)
 {
-    struct session **at = &s->first;
-    while (*at && !is_named(*at, id, owner_key, all))
-        at = &(*at)->next;
-    return at;
+    struct session *x;
+    TAILQ_FOREACH(x, &s->waiting, link)
+        if (is_named(x, id, owner_key, all))
+            return x;
+    return NULL;
 }
 
 struct session *session_take(struct session_store *s, const char *id, uint32_t owner_key)
 {
     pthread_mutex_lock(&s->lock);
-    struct session **at = find(s, id, owner_key, false), *x = *at ? unlink_at(s, at) : NULL;
+    struct session *x = find(s, id, owner_key, false);
+    if (x)
+        move(s, x, NULL);
     pthread_mutex_unlock(&s->lock);
     return x;
 }
@@ -77,8 +83,7 @@ void session_put(struct session_store *s, struct session *session, uint64_t now_
     session->used_ns = now_ns;
     session->made_ns = session->made_ns ? session->made_ns : now_ns;
     pthread_mutex_lock(&s->lock);
-    session->next = s->first;
-    s->first = session;
+    TAILQ_INSERT_HEAD(&s->waiting, session, link);
     s->count++;
     s->pages += session->pages;
     pthread_mutex_unlock(&s->lock);
@@ -86,37 +91,33 @@ void session_put(struct session_store *s, struct session *session, uint64_t now_
 
 uint64_t session_expire(struct session_store *s, uint64_t now_ns)
 {
-    uint64_t next = 0;
+    uint64_t first_end = 0;
+    struct session_list gone;
+    TAILQ_INIT(&gone);
     pthread_mutex_lock(&s->lock);
-    struct session *gone = s->deleted;
-    s->deleted = NULL;
-    for (struct session **at = &s->first; *at;) {
-        uint64_t end = (*at)->used_ns + s->ttl_ns;
-        if (end <= now_ns) {
-            struct session *x = unlink_at(s, at);
-            x->next = gone;
-            gone = x;
-            continue;
-        }
-        next = next == 0 || end < next ? end : next;
-        at = &(*at)->next;
+    TAILQ_CONCAT(&gone, &s->deleted, link);
+    for (struct session *x = TAILQ_FIRST(&s->waiting), *next; x; x = next) {
+        next = TAILQ_NEXT(x, link);
+        uint64_t end = x->used_ns + s->ttl_ns;
+        if (end <= now_ns)
+            move(s, x, &gone);
+        else
+            first_end = first_end == 0 || end < first_end ? end : first_end;
     }
     pthread_mutex_unlock(&s->lock);
-    free_list(gone);
-    return next;
+    free_all(&gone);
+    return first_end;
 }
 
 bool session_give_up(struct session_store *s)
 {
     pthread_mutex_lock(&s->lock);
-    struct session **at = &s->first, *x = NULL;
-    while (*at && (*at)->next)
-        at = &(*at)->next;
-    if (*at)
-        x = unlink_at(s, at);
+    struct session *oldest = TAILQ_LAST(&s->waiting, session_list);
+    if (oldest)
+        move(s, oldest, NULL);
     pthread_mutex_unlock(&s->lock);
-    session_free(x);
-    return x != NULL;
+    session_free(oldest);
+    return oldest != NULL;
 }
 
 bool session_plan_agrees(const struct plan *a, const struct plan *b)
@@ -137,7 +138,10 @@ uint32_t session_list(struct session_store *s, const char *id, uint32_t owner_ke
 {
     uint32_t n = 0;
     pthread_mutex_lock(&s->lock);
-    for (const struct session *x = s->first; x && n < most; x = x->next) {
+    const struct session *x;
+    TAILQ_FOREACH(x, &s->waiting, link) {
+        if (n == most)
+            break;
         if (!(all || x->owner_key == owner_key) || (id && strcmp(x->id, id) != 0))
             continue;
         struct session_info *i = &out[n++];
@@ -158,7 +162,7 @@ uint32_t session_list(struct session_store *s, const char *id, uint32_t owner_ke
 bool session_plan(struct session_store *s, const char *id, uint32_t owner_key, struct plan *out)
 {
     pthread_mutex_lock(&s->lock);
-    const struct session *x = *find(s, id, owner_key, false);
+    const struct session *x = find(s, id, owner_key, false);
     if (x)
         *out = x->plan;
     pthread_mutex_unlock(&s->lock);
@@ -169,11 +173,10 @@ bool session_delete(struct session_store *s, const char *id, uint32_t owner_key,
                     uint32_t *pages)
 {
     pthread_mutex_lock(&s->lock);
-    struct session **at = find(s, id, owner_key, all), *x = *at ? unlink_at(s, at) : NULL;
+    struct session *x = find(s, id, owner_key, all);
     if (x) {
         *pages = x->pages;
-        x->next = s->deleted;
-        s->deleted = x;
+        move(s, x, &s->deleted);
     }
     pthread_mutex_unlock(&s->lock);
     return x != NULL;

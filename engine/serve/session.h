@@ -9,6 +9,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/queue.h>
 
 #include "cache/pages/cache.h"
 
@@ -24,15 +25,17 @@ struct session {
     double slots_kept;
     uint32_t pages;
     uint64_t made_ns, used_ns;
-    struct session *next;
+    TAILQ_ENTRY(session) link;
 };
+
+TAILQ_HEAD(session_list, session);
 
 struct session_store {
     pthread_mutex_t lock;
-    struct session *first;   /* the last used first */
-    struct session *deleted; /* by the loop; the engine frees them */
+    struct session_list waiting; /* the last used first */
+    struct session_list deleted; /* by the loop; the engine frees them */
     uint64_t ttl_ns;
-    _Atomic uint32_t count, pages; /* of `first`; written under the lock, read by anybody */
+    _Atomic uint32_t count, pages; /* of `waiting`; written under the lock, read by any thread */
 };
 
 bool session_store_init(struct session_store *s, uint64_t ttl_ns, struct error *e);

@@ -1,4 +1,4 @@
-/* kv_trace: see engine_trace.h. */
+/* kv_trace: see trace.h. */
 #include "engine/serve/trace.h"
 
 #include <stdio.h>

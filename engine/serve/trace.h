@@ -8,7 +8,7 @@
 
 /* "[[[[0,3],[10,20]], ...], ...]": [layer][kv head] -> inclusive ranges. malloc'ed; NULL when
  * memory is short. Beyond TRACE_MAX_BYTES the remaining ranges are left out and *truncated is set;
- * the text is JSON all the same. */
+ * the text is still valid JSON. */
 char *trace_text(const struct cache *cache, const struct cache_sequence *sequence, bool *truncated);
 
 #endif

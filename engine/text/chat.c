@@ -105,8 +105,7 @@ bool chat_text_starts_with(const struct chat_text *t, const char *token)
     return true;
 }
 
-/* -- strings on their way into the template ------------------------------------------------------
- */
+/* ---- strings on their way into the template */
 
 struct message_strings {
     const json_t *last; /* the message to continue, or NULL */
@@ -151,8 +150,7 @@ static void adapt_string(void *context, struct jinja_string *s)
     }
 }
 
-/* -- the message that is to be continued ---------------------------------------------------------
- */
+/* ---- the message that is to be continued */
 
 static bool is_blank(const char *text, size_t length)
 {

@@ -3,33 +3,19 @@
  * into one U+FFFD, which is Unicode's rule of maximal subparts and what browsers and Python do. */
 #include <string.h>
 
+#include "config/base/utf8.h"
 #include "engine/text/tokenizer_vocab.h"
 
 static size_t put_replacement(char *out)
 {
-    memcpy(out, "\xEF\xBF\xBD", 3);
+    memcpy(out, UTF8_REPLACEMENT, 3);
     return 3;
 }
 
-/* The number of bytes of the character that `lead` begins, or 0 when it begins none. */
-static size_t length_by_lead(uint8_t lead)
-{
-    if (lead < 0x80)
-        return 1;
-    if (lead < 0xC2 || lead > 0xF4)
-        return 0;
-    return lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
-}
-
-/* Whether `byte` can stand after the pending ones. The second byte's range depends on the first. */
+/* Whether `byte` can stand after the pending ones. */
 static bool continues(const struct detokenizer *d, uint8_t byte)
 {
-    uint8_t lead = d->pending[0], low = 0x80, high = 0xBF;
-    if (d->n_pending == 1) {
-        low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
-        high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
-    }
-    return byte >= low && byte <= high;
+    return d->n_pending == 1 ? utf8_may_follow(d->pending[0], byte) : (byte & 0xC0) == 0x80;
 }
 
 static size_t push_byte(struct detokenizer *d, uint8_t byte, char *out)
@@ -39,10 +25,10 @@ static size_t push_byte(struct detokenizer *d, uint8_t byte, char *out)
         written = put_replacement(out);
         d->n_pending = 0;
     }
-    if (d->n_pending == 0 && length_by_lead(byte) == 0)
+    if (d->n_pending == 0 && utf8_length_by_first(byte) == 0)
         return written + put_replacement(out + written);
     d->pending[d->n_pending++] = byte;
-    if (d->n_pending < length_by_lead(d->pending[0]))
+    if (d->n_pending < utf8_length_by_first(d->pending[0]))
         return written;
     memcpy(out + written, d->pending, d->n_pending);
     written += d->n_pending;

@@ -32,16 +32,16 @@ bool tokens_push(struct tokens *list, int32_t token)
     return true;
 }
 
-struct tokenizer *tokenizer_new(const struct gguf *file, struct error *e)
+struct tokenizer *tokenizer_new(const struct model_source *source, struct error *e)
 {
     struct tokenizer *t = calloc(1, sizeof *t);
     if (!t) {
         error_set_memory(e, "the tokenizer", sizeof *t);
         return NULL;
     }
-    if (!vocab_read(&t->vocab, file, e))
+    if (!vocab_read(&t->vocab, source, e))
         goto fail;
-    if (t->vocab.is_spm ? !spm_build(t, file, e) : !bpe_build(t, file, e))
+    if (t->vocab.is_spm ? !spm_build(t, source, e) : !bpe_build(t, source, e))
         goto fail;
     if (!special_build(&t->specials, &t->vocab)) {
         error_set_memory(e, "special tokens", t->specials.capacity * sizeof *t->specials.nodes * 2);

@@ -1,4 +1,4 @@
-/* Text to tokens and back, from the vocabulary in a GGUF file.
+/* Text to tokens and back, from the vocabulary of a model source.
  *
  * Two families: SentencePiece-style (`tokenizer.ggml.model` = "llama": merges by score, byte
  * fallback, space as U+2581) and byte-level BPE ("gpt2": merges by rank, with a pre-tokenizer
@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 #include "config/base/error.h"
-#include "engine/model/gguf.h"
+#include "engine/model/source.h"
 
 struct tokenizer;
 
@@ -32,10 +32,10 @@ struct tokens {
 void tokens_free(struct tokens *list);
 bool tokens_push(struct tokens *list, int32_t token); /* false: out of memory */
 
-/* Copies what it needs, so the file may be closed afterwards. NULL with "invalid_model" when the
+/* Copies what it needs, so the source may be closed afterwards. NULL with "invalid_model" when the
  * vocabulary is absent, broken, or of a kind we do not have (the message names it and lists what we
  * have). */
-struct tokenizer *tokenizer_new(const struct gguf *file, struct error *e);
+struct tokenizer *tokenizer_new(const struct model_source *source, struct error *e);
 void tokenizer_free(struct tokenizer *t);
 
 /* Appends the tokens of `text` (any bytes; invalid UTF-8 becomes byte tokens) to `out`.

@@ -11,7 +11,7 @@
 #define MAX_WHOLE_WORD 512
 #define MAX_MERGES     (1u << 25)
 
-static bool add_merge(struct tokenizer *t, struct gguf_string text, uint32_t rank, struct error *e)
+static bool add_merge(struct tokenizer *t, struct source_text text, uint32_t rank, struct error *e)
 {
     char excerpt[80];
     const char *key = "tokenizer.ggml.merges";
@@ -38,10 +38,10 @@ static bool add_merge(struct tokenizer *t, struct gguf_string text, uint32_t ran
            error_set_memory(e, "token merges", t->merges.count * 2 * sizeof(struct merge));
 }
 
-bool bpe_build(struct tokenizer *t, const struct gguf *file, struct error *e)
+bool bpe_build(struct tokenizer *t, const struct model_source *source, struct error *e)
 {
-    struct gguf_array merges;
-    if (!gguf_get_array(file, "tokenizer.ggml.merges", GGUF_STRING, &merges, e))
+    struct source_value merges;
+    if (!source_get_array(source, "tokenizer.ggml.merges", SOURCE_STRING, &merges, e))
         return false;
     if (merges.count > MAX_MERGES)
         return error_set(e, "invalid_model", "tokenizer.ggml.merges",
@@ -50,7 +50,7 @@ bool bpe_build(struct tokenizer *t, const struct gguf *file, struct error *e)
     if (!merge_table_init(&t->merges, merges.count))
         return error_set_memory(e, "token merges", merges.count * 2 * sizeof(struct merge));
     for (uint64_t i = 0; i < merges.count; i++)
-        if (!add_merge(t, merges.strings[i], (uint32_t)i, e))
+        if (!add_merge(t, merges.texts[i], (uint32_t)i, e))
             return false;
     t->pretokenizer = pretokenizer_new(t->vocab.pre_name, e);
     return t->pretokenizer != NULL;

@@ -18,8 +18,8 @@ struct tokenizer {
 };
 
 /* Fill `merges` and the family's own fields from the file; the vocabulary is already read. */
-bool spm_build(struct tokenizer *t, const struct gguf *file, struct error *e);
-bool bpe_build(struct tokenizer *t, const struct gguf *file, struct error *e);
+bool spm_build(struct tokenizer *t, const struct model_source *source, struct error *e);
+bool bpe_build(struct tokenizer *t, const struct model_source *source, struct error *e);
 
 /* Append the tokens of a text without special tokens. The scratch may be used for many calls.
  * False: out of memory. */

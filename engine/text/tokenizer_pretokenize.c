@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/base/utf8.h"
 #include "engine/text/tokenizer_vocab.h"
 
 #define MAX_STAGES 6
@@ -235,10 +236,10 @@ bool pretokenizer_split(const struct pretokenizer *p, const char *text, size_t l
     size_t at = 0;
     while (ok && at < length) {
         size_t end = at, step;
-        while (end < length && (step = vocab_character_length(text + end, length - end)) > 0)
+        while (end < length && (step = utf8_length(text + end, length - end)) > 0)
             end += step;
         ok = cut(&s, 0, text + at, end - at);
-        for (; ok && end < length && vocab_character_length(text + end, length - end) == 0; end++)
+        for (; ok && end < length && utf8_length(text + end, length - end) == 0; end++)
             ok = take(context, text + end, 1);
         at = end;
     }

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/base/utf8.h"
 #include "engine/text/tokenizer_family.h"
 
 /* Longer tokens (none are known) never come out of a merge. */
@@ -30,15 +31,14 @@ static int by_falling_score(const void *left, const void *right)
 }
 
 /* All tokens by falling score: malloc'ed [n], or NULL. */
-static struct scored *read_scores(const struct tokenizer *t, const struct gguf *file,
+static struct scored *read_scores(const struct tokenizer *t, const struct model_source *source,
                                   struct error *e)
 {
     const char *key = "tokenizer.ggml.scores";
     int32_t n = t->vocab.n;
-    enum gguf_type type, element;
-    uint64_t count;
-    if (!gguf_type_of(file, key, &type, &element, &count) || type != GGUF_ARRAY ||
-        count != (uint64_t)n) {
+    struct source_value scores;
+    if (!source_value(source, key, &scores) || scores.type != SOURCE_ARRAY ||
+        scores.count != (uint64_t)n) {
         error_set(e, "invalid_model", key, "one score for each of the %d tokens is expected", n);
         return NULL;
     }
@@ -49,7 +49,7 @@ static struct scored *read_scores(const struct tokenizer *t, const struct gguf *
     }
     for (int32_t i = 0; i < n; i++) {
         double score;
-        if (!gguf_array_double(file, key, (uint64_t)i, &score) || !(score - score == 0)) {
+        if (!source_element_double(&scores, (uint64_t)i, &score) || !(score - score == 0)) {
             error_set(e, "invalid_model", key, "the score of token %d is not a finite number", i);
             free(list);
             return NULL;
@@ -68,7 +68,7 @@ static bool add_cuts(struct tokenizer *t, int32_t token, uint32_t rank, struct e
     if (length > MAX_MERGED_BYTES)
         return true;
     for (size_t at = 0; at < length;) {
-        size_t step = vocab_character_length(text + at, length - at);
+        size_t step = utf8_length(text + at, length - at);
         at += step ? step : 1;
         int32_t left = vocab_find_normal(&t->vocab, text, at);
         int32_t right = at < length ? vocab_find_normal(&t->vocab, text + at, length - at) : -1;
@@ -104,9 +104,9 @@ static void index_characters(struct tokenizer *t)
     t->character_token[' '] = vocab_find_normal(&t->vocab, VOCAB_SPACE, VOCAB_SPACE_BYTES);
 }
 
-bool spm_build(struct tokenizer *t, const struct gguf *file, struct error *e)
+bool spm_build(struct tokenizer *t, const struct model_source *source, struct error *e)
 {
-    struct scored *list = read_scores(t, file, e);
+    struct scored *list = read_scores(t, source, e);
     if (!list)
         return false;
     bool ok = merge_table_init(&t->merges, (uint64_t)t->vocab.n * 4) ||
@@ -188,7 +188,7 @@ bool spm_encode(const struct tokenizer *t, struct merge_scratch *scratch, const 
     if (after_space && !merge_scratch_push(scratch, t->character_token[' '], 0))
         return false;
     for (size_t at = 0; at < length;) {
-        size_t step = vocab_character_length(text + at, length - at);
+        size_t step = utf8_length(text + at, length - at);
         bool is_space = text[at] == ' ' || (step == VOCAB_SPACE_BYTES &&
                                             memcmp(text + at, VOCAB_SPACE, VOCAB_SPACE_BYTES) == 0);
         if (is_space && !after_space && !t->merges_cross_words && !put_word(&c, at))

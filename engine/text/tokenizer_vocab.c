@@ -5,15 +5,17 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <time.h>
+
+#include "config/base/clock.h"
+#include "config/base/utf8.h"
+
+#include "engine/model/arch.h"
 
 uint64_t vocab_random_seed(void)
 {
     uint64_t seed;
     if (getrandom(&seed, sizeof seed, GRND_NONBLOCK) != (ssize_t)sizeof seed) {
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        seed = vocab_mix((uint64_t)now.tv_nsec ^ (uint64_t)(uintptr_t)&seed);
+        seed = vocab_mix(clock_ns() ^ (uint64_t)(uintptr_t)&seed);
     }
     return seed;
 }
@@ -95,11 +97,8 @@ static size_t bytes_of_bpe(const char *text, size_t length, char *out)
 {
     size_t n = 0;
     for (size_t i = 0; i < length;) {
-        const unsigned char *s = (const unsigned char *)text + i;
-        size_t step = vocab_character_length(text + i, length - i);
-        uint32_t c = step == 1   ? s[0]
-                     : step == 2 ? ((s[0] & 0x1Fu) << 6 | (s[1] & 0x3Fu))
-                                 : UINT32_MAX;
+        size_t step = utf8_length(text + i, length - i);
+        uint32_t c = step > 0 ? utf8_code(text + i, step) : UINT32_MAX;
         int byte = vocab_character_to_byte(c);
         if (byte < 0) {
             memcpy(out, text, length);
@@ -127,13 +126,13 @@ static size_t bytes_of_token(const struct vocab *v, enum token_kind kind, const 
     return length;
 }
 
-static bool read_family(struct vocab *v, const struct gguf *file, struct error *e)
+static bool read_family(struct vocab *v, const struct model_source *source, struct error *e)
 {
-    struct gguf_string model;
-    if (!gguf_get_string(file, "tokenizer.ggml.model", &model, e))
+    struct source_text model;
+    if (!source_get_text(source, "tokenizer.ggml.model", &model, e))
         return false;
-    v->is_spm = model.length == 5 && memcmp(model.data, "llama", 5) == 0;
-    if (!v->is_spm && !(model.length == 4 && memcmp(model.data, "gpt2", 4) == 0)) {
+    v->is_spm = source_text_is(model, "llama");
+    if (!v->is_spm && !source_text_is(model, "gpt2")) {
         char excerpt[80];
         return error_set(e, "invalid_model", "tokenizer.ggml.model",
                          "the tokenizer \"%s\" is not supported; winnow has \"llama\" "
@@ -142,10 +141,10 @@ static bool read_family(struct vocab *v, const struct gguf *file, struct error *
                          error_excerpt(excerpt, model.data, model.length));
     }
     snprintf(v->pre_name, sizeof v->pre_name, "default");
-    if (!gguf_has(file, "tokenizer.ggml.pre"))
+    if (!source_has(source, "tokenizer.ggml.pre"))
         return true;
-    struct gguf_string pre;
-    if (!gguf_get_string(file, "tokenizer.ggml.pre", &pre, e))
+    struct source_text pre;
+    if (!source_get_text(source, "tokenizer.ggml.pre", &pre, e))
         return false;
     if (pre.length >= sizeof v->pre_name || memchr(pre.data, 0, pre.length))
         return error_set(e, "invalid_model", "tokenizer.ggml.pre",
@@ -159,10 +158,10 @@ static bool read_family(struct vocab *v, const struct gguf *file, struct error *
 }
 
 /* Counts the tokens, allocates all arrays, and copies texts. */
-static bool read_texts(struct vocab *v, const struct gguf *file, struct error *e)
+static bool read_texts(struct vocab *v, const struct model_source *source, struct error *e)
 {
-    struct gguf_array texts;
-    if (!gguf_get_array(file, "tokenizer.ggml.tokens", GGUF_STRING, &texts, e))
+    struct source_value texts;
+    if (!source_get_array(source, "tokenizer.ggml.tokens", SOURCE_STRING, &texts, e))
         return false;
     if (texts.count == 0 || texts.count > VOCAB_MAX_TOKENS)
         return error_set(e, "invalid_model", "tokenizer.ggml.tokens",
@@ -170,12 +169,12 @@ static bool read_texts(struct vocab *v, const struct gguf *file, struct error *e
                          (unsigned long long)texts.count, VOCAB_MAX_TOKENS);
     uint64_t total = 0;
     for (uint64_t i = 0; i < texts.count; i++) {
-        if (texts.strings[i].length > VOCAB_MAX_TEXT_BYTES)
+        if (texts.texts[i].length > VOCAB_MAX_TEXT_BYTES)
             return error_set(e, "invalid_model", "tokenizer.ggml.tokens",
                              "token %llu has a text of %llu bytes; at most %d are allowed",
-                             (unsigned long long)i, (unsigned long long)texts.strings[i].length,
+                             (unsigned long long)i, (unsigned long long)texts.texts[i].length,
                              VOCAB_MAX_TEXT_BYTES);
-        total += texts.strings[i].length;
+        total += texts.texts[i].length;
     }
     if (total > VOCAB_MAX_BYTES)
         return error_set(e, "invalid_model", "tokenizer.ggml.tokens",
@@ -197,19 +196,19 @@ static bool read_texts(struct vocab *v, const struct gguf *file, struct error *e
     uint32_t used = 0;
     for (int32_t i = 0; i < v->n; i++) {
         v->tokens[i].text = used;
-        v->tokens[i].text_bytes = (uint16_t)texts.strings[i].length;
-        if (texts.strings[i].length > 0)
-            memcpy(v->blob + used, texts.strings[i].data, texts.strings[i].length);
-        used += (uint32_t)texts.strings[i].length;
+        v->tokens[i].text_bytes = (uint16_t)texts.texts[i].length;
+        if (texts.texts[i].length > 0)
+            memcpy(v->blob + used, texts.texts[i].data, texts.texts[i].length);
+        used += (uint32_t)texts.texts[i].length;
     }
     return true;
 }
 
 /* Which kind every token is. Old files do not say: then all are normal but SPM's byte tokens. */
-static bool read_kinds(struct vocab *v, const struct gguf *file, struct error *e)
+static bool read_kinds(struct vocab *v, const struct model_source *source, struct error *e)
 {
     const char *key = "tokenizer.ggml.token_type";
-    if (!gguf_has(file, key)) {
+    if (!source_has(source, key)) {
         for (int32_t i = 0; i < v->n; i++) {
             const struct vocab_token *token = &v->tokens[i];
             bool is_byte =
@@ -218,15 +217,14 @@ static bool read_kinds(struct vocab *v, const struct gguf *file, struct error *e
         }
         return true;
     }
-    enum gguf_type type, element;
-    uint64_t count;
-    if (!gguf_type_of(file, key, &type, &element, &count) || type != GGUF_ARRAY ||
-        count != (uint64_t)v->n)
+    struct source_value kinds;
+    if (!source_value(source, key, &kinds) || kinds.type != SOURCE_ARRAY ||
+        kinds.count != (uint64_t)v->n)
         return error_set(e, "invalid_model", key, "one kind for each of the %d tokens is expected",
                          v->n);
     for (int32_t i = 0; i < v->n; i++) {
         int64_t kind;
-        if (!gguf_array_int(file, key, (uint64_t)i, &kind) || kind < 0 || kind > TOKEN_BYTE)
+        if (!source_element_int(&kinds, (uint64_t)i, &kind) || kind < 0 || kind > TOKEN_BYTE)
             return error_set(e, "invalid_model", key, "token %d has no kind from %d to %d", i,
                              TOKEN_NORMAL, TOKEN_BYTE);
         v->tokens[i].kind = (uint8_t)(kind == 0 ? TOKEN_NORMAL : kind);
@@ -271,14 +269,14 @@ static void index_bytes(struct vocab *v)
 }
 
 /* An id key; when the file has none, the token named `fallback` (which may be NULL); else -1. */
-static bool read_id(const struct vocab *v, const struct gguf *file, const char *key,
+static bool read_id(const struct vocab *v, const struct model_source *source, const char *key,
                     const char *fallback, int32_t *out, struct error *e)
 {
     *out = fallback ? vocab_find(v, fallback, strlen(fallback)) : -1;
-    if (!gguf_has(file, key))
+    if (!source_has(source, key))
         return true;
     int64_t id;
-    if (!gguf_get_int(file, key, INT32_MIN, UINT32_MAX, &id, e))
+    if (!source_get_int(source, key, INT32_MIN, UINT32_MAX, &id, e))
         return false;
     *out = -1;
     if (id == -1 || id == UINT32_MAX) /* how converters write "none" */
@@ -291,11 +289,11 @@ static bool read_id(const struct vocab *v, const struct gguf *file, const char *
     return true;
 }
 
-static bool read_flag(const struct gguf *file, const char *key, bool when_absent, bool *out,
-                      struct error *e)
+static bool read_flag(const struct model_source *source, const char *key, bool when_absent,
+                      bool *out, struct error *e)
 {
     *out = when_absent;
-    return !gguf_has(file, key) || gguf_get_bool(file, key, out, e);
+    return source_optional_bool(source, key, out, e);
 }
 
 /* Names under which chat models end a turn or a text. */
@@ -318,7 +316,7 @@ static const char *const end_names[] = {
     "end" VOCAB_SPACE "of" VOCAB_SPACE "sentence\xEF\xBD\x9C>",
 };
 
-static bool mark_ends(struct vocab *v, const struct gguf *file, struct error *e)
+static bool mark_ends(struct vocab *v, const struct model_source *source, struct error *e)
 {
     if (v->eos >= 0)
         v->tokens[v->eos].is_end = true;
@@ -326,7 +324,7 @@ static bool mark_ends(struct vocab *v, const struct gguf *file, struct error *e)
                                        "tokenizer.ggml.eom_token_id"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         int32_t id;
-        if (!read_id(v, file, keys[i], NULL, &id, e))
+        if (!read_id(v, source, keys[i], NULL, &id, e))
             return false;
         if (id >= 0)
             v->tokens[id].is_end = true;
@@ -339,39 +337,38 @@ static bool mark_ends(struct vocab *v, const struct gguf *file, struct error *e)
     return true;
 }
 
-static bool read_roles(struct vocab *v, const struct gguf *file, struct error *e)
+static bool read_roles(struct vocab *v, const struct model_source *source, struct error *e)
 {
     bool bos_by_default = v->is_spm || strcmp(v->pre_name, "llama-bpe") == 0 ||
                           strcmp(v->pre_name, "llama3") == 0 ||
                           strcmp(v->pre_name, "llama-v3") == 0;
     bool space_prefix = false;
-    if (!read_id(v, file, "tokenizer.ggml.bos_token_id", v->is_spm ? "<s>" : NULL, &v->bos, e) ||
-        !read_id(v, file, "tokenizer.ggml.eos_token_id", v->is_spm ? "</s>" : NULL, &v->eos, e) ||
-        !read_id(v, file, "tokenizer.ggml.padding_token_id", NULL, &v->pad, e) ||
-        !read_id(v, file, "tokenizer.ggml.unknown_token_id", v->is_spm ? "<unk>" : NULL,
+    if (!read_id(v, source, "tokenizer.ggml.bos_token_id", v->is_spm ? "<s>" : NULL, &v->bos, e) ||
+        !read_id(v, source, "tokenizer.ggml.eos_token_id", v->is_spm ? "</s>" : NULL, &v->eos, e) ||
+        !read_id(v, source, "tokenizer.ggml.padding_token_id", NULL, &v->pad, e) ||
+        !read_id(v, source, "tokenizer.ggml.unknown_token_id", v->is_spm ? "<unk>" : NULL,
                  &v->unknown, e) ||
-        !read_flag(file, "tokenizer.ggml.add_bos_token", bos_by_default, &v->adds_bos, e) ||
-        !read_flag(file, "tokenizer.ggml.add_eos_token", false, &v->adds_eos, e) ||
-        !read_flag(file, "tokenizer.ggml.add_space_prefix", true, &space_prefix, e))
+        !read_flag(source, "tokenizer.ggml.add_bos_token", bos_by_default, &v->adds_bos, e) ||
+        !read_flag(source, "tokenizer.ggml.add_eos_token", false, &v->adds_eos, e) ||
+        !read_flag(source, "tokenizer.ggml.add_space_prefix", true, &space_prefix, e))
         return false;
     v->adds_space_prefix = v->is_spm && space_prefix;
     /* A file without kinds must not let plain text spell its control tokens. */
-    if (!gguf_has(file, "tokenizer.ggml.token_type")) {
+    if (!source_has(source, "tokenizer.ggml.token_type")) {
         const int32_t controls[] = {v->bos, v->eos, v->unknown};
         for (size_t i = 0; i < sizeof controls / sizeof *controls; i++)
             if (controls[i] >= 0)
                 v->tokens[controls[i]].kind = TOKEN_CONTROL;
     }
-    return mark_ends(v, file, e);
+    return mark_ends(v, source, e);
 }
 
-/* Phi-3's own tokenizer gives the white space after a special token to that token, which GGUF
- * cannot say: all of them but the three that Llama's vocabulary already had. */
-static void mark_right_strippers(struct vocab *v, const struct gguf *file)
+/* Some tokenizers (Phi-3's) give the white space after a special token to that token: after all of
+ * them but the three that Llama's vocabulary already had. */
+static void mark_right_strippers(struct vocab *v, const struct model_source *source)
 {
-    struct gguf_string architecture;
-    if (!v->is_spm || !gguf_get_string(file, "general.architecture", &architecture, NULL) ||
-        architecture.length != 4 || memcmp(architecture.data, "phi3", 4) != 0)
+    const struct arch *arch = arch_find(source);
+    if (!v->is_spm || !arch || !arch->special_takes_space)
         return;
     for (int32_t i = 0; i < v->n; i++) {
         struct vocab_token *token = &v->tokens[i];
@@ -385,17 +382,17 @@ static void mark_right_strippers(struct vocab *v, const struct gguf *file)
     }
 }
 
-bool vocab_read(struct vocab *v, const struct gguf *file, struct error *e)
+bool vocab_read(struct vocab *v, const struct model_source *source, struct error *e)
 {
     memset(v, 0, sizeof *v);
     v->seed = vocab_random_seed();
-    if (!read_family(v, file, e) || !read_texts(v, file, e) || !read_kinds(v, file, e))
+    if (!read_family(v, source, e) || !read_texts(v, source, e) || !read_kinds(v, source, e))
         goto fail;
     index_tokens(v);
     index_bytes(v);
-    if (!read_roles(v, file, e))
+    if (!read_roles(v, source, e))
         goto fail;
-    mark_right_strippers(v, file);
+    mark_right_strippers(v, source);
     return true;
 fail:
     vocab_clear(v);

@@ -1,4 +1,4 @@
-/* The vocabulary of a GGUF file, checked and copied: what every token is called, what bytes it
+/* The vocabulary of a model source, checked and copied: what every token is called, what bytes it
  * stands for, and which ids have a role. Private to engine/tokenizer*.c and engine/text/detokenizer.c;
  * read-only once read, so any thread may use it.
  *
@@ -45,7 +45,7 @@ struct vocab {
 };
 
 /* Reads all of it. False leaves nothing to free. */
-bool vocab_read(struct vocab *v, const struct gguf *file, struct error *e);
+bool vocab_read(struct vocab *v, const struct model_source *source, struct error *e);
 void vocab_clear(struct vocab *v);
 
 static inline const char *vocab_text(const struct vocab *v, int32_t token, size_t *length)
@@ -75,9 +75,5 @@ uint64_t vocab_random_seed(void);
 /* GPT-2's alphabet: every byte has a printable character; code points below 0x144. */
 uint32_t vocab_byte_to_character(uint8_t byte);
 int vocab_character_to_byte(uint32_t code_point); /* -1 when it stands for none */
-
-/* Length of the valid UTF-8 character at `s` (1..4), or 0 when the bytes there are not one. `left`
- * > 0. */
-size_t vocab_character_length(const char *s, size_t left);
 
 #endif

@@ -4,24 +4,23 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/base/clock.h"
 #include "config/base/size.h"
-#include "server/api/api_private.h"
-
-bool sees_all(const struct http_request *x, const struct api *a)
-{
-    return http_request_is_admin(x) || a->config->n_api_keys == 0;
-}
+#include "server/api/admission.h"
+#include "server/api/handlers.h"
+#include "server/api/request.h"
+#include "server/api/service.h"
 
 void handle_stats(struct http_request *x, void *context)
 {
-    struct api *a = context;
+    const struct service *service = context;
     struct engine_snapshot s;
     struct error e;
-    if (!engine_snapshot(a->engine, &s, &e)) {
+    if (!engine_snapshot(service->engine, &s, &e)) {
         http_request_reply_error(x, &e);
         return;
     }
-    bool all = sees_all(x, a);
+    bool all = service_shows_all(service, x);
     json_t *rows = json_array();
     for (uint32_t i = 0; i < s.n_sequences; i++) {
         const struct engine_sequence_info *q = &s.sequences[i];
@@ -34,7 +33,7 @@ void handle_stats(struct http_request *x, void *context)
                       q->slots_kept, "slots_kept_max", (json_int_t)q->slots_kept_max, "pages",
                       (json_int_t)q->pages, "share_kept", q->share_kept, "age_ms", q->age_ms));
     }
-    const struct model *m = engine_model(a->engine);
+    const struct model *m = engine_model(service->engine);
     json_int_t page = (json_int_t)s.page_bytes;
     http_request_reply_json(
         x, 200,
@@ -45,7 +44,7 @@ void handle_stats(struct http_request *x, void *context)
                   (json_int_t)s.pages_cached, "pages_free", (json_int_t)s.pages_free, "bytes_total",
                   page * s.pages_total, "bytes_used", page * s.pages_used, "layers",
                   (json_int_t)m->n_layers, "kv_heads", (json_int_t)m->n_kv_heads, "storage",
-                  plan_storage_name(engine_plan_limits(a->engine).storage), "sequences", rows,
+                  plan_storage_name(engine_plan_limits(service->engine).storage), "sequences", rows,
                   "sessions", "count", (json_int_t)s.n_sessions, "pages",
                   (json_int_t)s.session_pages, "totals", "evicted_slots",
                   (json_int_t)s.evicted_slots, "pages_returned", (json_int_t)s.pages_returned,
@@ -54,48 +53,42 @@ void handle_stats(struct http_request *x, void *context)
 }
 
 /* The plan as it would run for a prompt, and the most memory it would take. */
-static void reply_resolved(struct http_request *x, struct api *a, struct plan plan,
+static void reply_resolved(struct http_request *x, const struct service *s, struct plan plan,
                            uint32_t n_prompt, uint64_t n_total)
 {
     struct error e;
-    if (!api_resolve_plan(a, &plan, n_prompt, &e)) {
+    if (!admission_resolve_plan(s, &plan, n_prompt, &e)) {
         http_request_reply_error(x, &e);
         return;
     }
-    uint64_t pages = engine_bound_pages(a->engine, &plan, n_prompt, n_total);
+    uint64_t pages = engine_bound_pages(s->engine, &plan, n_prompt, n_total);
     http_request_reply_json(x, 200,
                             json_pack("{s:o, s:I, s:I, s:{s:I, s:I, s:I}}", "plan",
                                       plan_to_json(&plan), "prompt_tokens", (json_int_t)n_prompt,
                                       "total_tokens", (json_int_t)n_total, "bound", "pages",
                                       (json_int_t)pages, "bytes",
-                                      (json_int_t)(pages * engine_page_bytes(a->engine)),
-                                      "pool_pages", (json_int_t)engine_n_pages(a->engine)));
-}
-
-bool policy_is_available(const struct api *a, const struct preset *preset)
-{
-    return preset->defaults.allocation != ALLOCATION_PROFILE ||
-           engine_plan_limits(a->engine).profile;
+                                      (json_int_t)(pages * engine_page_bytes(s->engine)),
+                                      "pool_pages", (json_int_t)engine_n_pages(s->engine)));
 }
 
 /* Why a request that names the policy would be refused. */
-static json_t *refusal_reason(const struct api *a, const struct preset *p)
+static json_t *refusal_reason(const struct service *s, const struct preset *p)
 {
     struct plan plan;
     struct error e;
     plan_default(&plan, p);
     plan.source = SOURCE_REQUEST;
-    return api_resolve_plan(a, &plan, 1024, &e) ? json_null() : json_string(e.message);
+    return admission_resolve_plan(s, &plan, 1024, &e) ? json_null() : json_string(e.message);
 }
 
-static json_t *policy_row(const struct api *a, const struct preset *p)
+static json_t *policy_row(const struct service *s, const struct preset *p)
 {
     struct plan plan;
     plan_default(&plan, p);
-    bool available = policy_is_available(a, p) && api_may_query(a, p);
+    bool available = admission_can_run(s, p) && admission_offers(s, p);
     return json_pack("{s:s, s:s, s:s, s:b, s:o, s:b, s:o}", "name", p->name, "help", p->help,
                      "source", p->source, "available", available, "reason",
-                     available ? json_null() : refusal_reason(a, p), "multi_turn_safe",
+                     available ? json_null() : refusal_reason(s, p), "multi_turn_safe",
                      p->multi_turn_safe, "defaults", plan_to_json(&plan));
 }
 
@@ -113,7 +106,7 @@ static bool query_number(const struct http_request *x, const char *name, uint64_
 
 void handle_policies(struct http_request *x, void *context)
 {
-    struct api *a = context;
+    const struct service *s = context;
     struct plan plan;
     struct error e;
     const char *dry_run = http_request_query(x, "dry_run");
@@ -126,15 +119,15 @@ void handle_policies(struct http_request *x, void *context)
             return;
         }
         plan.source = SOURCE_REQUEST;
-        reply_resolved(x, a, plan, (uint32_t)prompt, total < prompt ? prompt : total);
+        reply_resolved(x, s, plan, (uint32_t)prompt, total < prompt ? prompt : total);
         return;
     }
     json_t *rows = json_array();
     for (uint32_t i = 0; i < preset_count(); i++)
-        json_array_append_new(rows, policy_row(a, preset_at(i)));
+        json_array_append_new(rows, policy_row(s, preset_at(i)));
     http_request_reply_json(x, 200,
                             json_pack("{s:s, s:o, s:s, s:o}", "object", "list", "data", rows,
-                                      "default", a->default_plan.preset->name, "schema",
+                                      "default", s->default_plan.preset->name, "schema",
                                       plan_schema()));
 }
 
@@ -156,7 +149,7 @@ static bool body_number(const json_t *body, const char *name, uint64_t otherwise
 
 void handle_resolve(struct http_request *x, void *context)
 {
-    struct api *a = context;
+    const struct service *s = context;
     struct plan plan;
     struct error e;
     size_t length;
@@ -176,7 +169,7 @@ void handle_resolve(struct http_request *x, void *context)
         return;
     }
     plan.source = SOURCE_REQUEST;
-    reply_resolved(x, a, plan, (uint32_t)prompt, total < prompt ? prompt : total);
+    reply_resolved(x, s, plan, (uint32_t)prompt, total < prompt ? prompt : total);
 }
 
 /* ---- sessions */
@@ -202,7 +195,7 @@ static void reply_no_session(struct http_request *x)
 
 void handle_sessions(struct http_request *x, void *context)
 {
-    struct api *a = context;
+    const struct service *s = context;
     struct error e;
     struct session_info *sessions = calloc(MOST_SESSIONS, sizeof *sessions);
     if (!sessions) {
@@ -211,8 +204,8 @@ void handle_sessions(struct http_request *x, void *context)
         return;
     }
     json_t *rows = json_array();
-    uint32_t n = session_list(engine_sessions(a->engine), NULL, http_request_key(x), sees_all(x, a),
-                              clock_ns(), sessions, MOST_SESSIONS);
+    uint32_t n = session_list(engine_sessions(s->engine), NULL, http_request_key(x),
+                              service_shows_all(s, x), clock_ns(), sessions, MOST_SESSIONS);
     for (uint32_t i = 0; i < n; i++)
         json_array_append_new(rows, session_row(&sessions[i]));
     free(sessions);
@@ -221,10 +214,10 @@ void handle_sessions(struct http_request *x, void *context)
 
 void handle_session(struct http_request *x, void *context)
 {
-    struct api *a = context;
+    const struct service *s = context;
     struct session_info session;
-    if (session_list(engine_sessions(a->engine), http_request_path_tail(x), http_request_key(x),
-                     sees_all(x, a), clock_ns(), &session, 1))
+    if (session_list(engine_sessions(s->engine), http_request_path_tail(x), http_request_key(x),
+                     service_shows_all(s, x), clock_ns(), &session, 1))
         http_request_reply_json(x, 200, session_row(&session));
     else
         reply_no_session(x);
@@ -232,10 +225,10 @@ void handle_session(struct http_request *x, void *context)
 
 void handle_session_delete(struct http_request *x, void *context)
 {
-    struct api *a = context;
+    const struct service *s = context;
     uint32_t pages;
     const char *id = http_request_path_tail(x);
-    if (engine_session_delete(a->engine, id, http_request_key(x), sees_all(x, a), &pages))
+    if (engine_session_delete(s->engine, id, http_request_key(x), service_shows_all(s, x), &pages))
         http_request_reply_json(x, 200,
                                 json_pack("{s:s, s:b, s:I}", "id", id, "deleted", 1,
                                           "pages_returned", (json_int_t)pages));

@@ -3,12 +3,17 @@
  * loop thread's. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
-#include "server/api/api_private.h"
+#include "engine/text/chat_request.h"
+#include "server/api/handlers.h"
+#include "server/api/json_text.h"
+#include "server/api/request.h"
+#include "server/api/service.h"
 
 /* One such request. */
 struct chore {
-    struct api *api;
+    const struct service *service;
     struct http_request *http_request; /* NULL when it has ended */
     char *body;
     size_t length;
@@ -54,21 +59,16 @@ static void chore_end(void *context, enum http_request_end end)
     c->http_request = NULL;
 }
 
-static void chore_start(struct http_request *x, struct api *a,
+static void chore_start(struct http_request *x, const struct service *service,
                         bool (*work)(struct chore *, const json_t *, struct error *))
 {
-    size_t length;
-    const char *body = http_request_body(x, &length);
     struct error e;
     struct chore *c = calloc(1, sizeof *c);
-    char *copy = c ? malloc(length + 1) : NULL;
-    if (copy) {
-        memcpy(copy, body, length);
-        copy[length] = 0;
-        *c = (struct chore){
-            .api = a, .http_request = x, .body = copy, .length = length, .work = work};
+    if (c) {
+        *c = (struct chore){.service = service, .http_request = x, .work = work};
+        c->body = http_request_take_body(x, &c->length);
         http_request_set_context(x, c, chore_end);
-        if (http_request_work(x, chore_work, chore_done, c))
+        if (c->body && http_request_work(x, chore_work, chore_done, c))
             return;
         http_request_set_context(x, NULL, NULL);
     }
@@ -78,8 +78,7 @@ static void chore_start(struct http_request *x, struct api *a,
     http_request_reply_error(x, &e);
 }
 
-/* ---- reading fields
- * --------------------------------------------------------------------------------------------- */
+/* ---- reading fields */
 
 static bool read_bool(const json_t *body, const char *name, bool otherwise, bool *out,
                       struct error *e)
@@ -117,9 +116,9 @@ static json_t *piece_json(const struct tokenizer *t, int32_t token)
     return piece;
 }
 
-static json_t *pieces_json(const struct api *a, const struct tokens *list, bool with_ids)
+static json_t *pieces_json(const struct service *s, const struct tokens *list, bool with_ids)
 {
-    const struct tokenizer *t = engine_tokenizer(a->engine);
+    const struct tokenizer *t = engine_tokenizer(s->engine);
     json_t *pieces = json_array();
     for (size_t i = 0; i < list->count; i++) {
         json_t *piece = piece_json(t, list->data[i]);
@@ -130,40 +129,34 @@ static json_t *pieces_json(const struct api *a, const struct tokens *list, bool 
     return pieces;
 }
 
-static json_t *vocabulary_texts_json(const struct api *a, const struct tokens *list)
+static json_t *vocabulary_texts_json(const struct service *s, const struct tokens *list)
 {
     json_t *texts = json_array();
     for (size_t i = 0; i < list->count; i++) {
         size_t n;
-        const char *text = tokenizer_text(engine_tokenizer(a->engine), list->data[i], &n);
+        const char *text = tokenizer_text(engine_tokenizer(s->engine), list->data[i], &n);
         json_array_append_new(texts, json_text(text, n));
     }
     return texts;
 }
 
-/* ---- the work (pool)
- * --------------------------------------------------------------------------------------------- */
+/* ---- the work (pool) */
 
 static bool encode_body_chat(struct chore *c, const json_t *body, struct tokens *list,
                              struct chat_text *text, struct error *e)
 {
-    bool add, go_on;
+    struct chat_request chat;
+    bool ignored;
     const json_t *kwargs = json_object_get(body, "chat_template_kwargs");
     if (kwargs && !json_is_null(kwargs) && !json_is_object(kwargs))
         return error_set(e, "invalid_type", "chat_template_kwargs",
                          "chat_template_kwargs must be an object");
-    if (!read_bool(body, "continue_final_message", false, &go_on, e) ||
-        !read_bool(body, "add_generation_prompt", !go_on, &add, e))
+    if (!read_bool(body, "continue_final_message", false, &ignored, e) ||
+        !read_bool(body, "add_generation_prompt", true, &ignored, e) || !chat_parse(body, &chat, e))
         return false;
-    if (add && go_on)
-        return error_set(e, "invalid_value", "continue_final_message",
-                         "add_generation_prompt and continue_final_message cannot both be true");
-    json_t *messages = messages_parse(json_object_get(body, "messages"), e);
-    if (!messages)
-        return false;
-    bool ok = api_encode_chat(c->api, messages, json_is_object(kwargs) ? kwargs : NULL, add, go_on,
-                              list, text, e);
-    json_decref(messages);
+    bool ok = chat_request_encode(&chat, engine_chat_template(c->service->engine),
+                                  engine_tokenizer(c->service->engine), list, text, e);
+    chat_request_clear(&chat);
     return ok;
 }
 
@@ -176,13 +169,13 @@ static bool tokenize_content(struct chore *c, const json_t *body, const json_t *
     if (!read_bool(body, "add_special", false, &add, e) ||
         !read_bool(body, "parse_special", true, &parse, e) ||
         !read_bool(body, "with_pieces", false, &pieces, e) ||
-        !tokenizer_encode_text(engine_tokenizer(c->api->engine), json_string_value(content),
+        !tokenizer_encode_text(engine_tokenizer(c->service->engine), json_string_value(content),
                                json_string_length(content), parse, add, &list, e)) {
         tokens_free(&list);
         return false;
     }
-    c->answer =
-        json_pack("{s:o}", "tokens", pieces ? pieces_json(c->api, &list, true) : ids_json(&list));
+    c->answer = json_pack("{s:o}", "tokens",
+                          pieces ? pieces_json(c->service, &list, true) : ids_json(&list));
     tokens_free(&list);
     return true;
 }
@@ -194,20 +187,21 @@ static bool tokenize_prompt(struct chore *c, const json_t *body, const json_t *p
 {
     bool add, strings, pieces;
     struct tokens list = {0};
-    bool ok =
-        read_bool(body, "add_special_tokens", true, &add, e) &&
-        read_bool(body, "return_token_strs", false, &strings, e) &&
-        read_bool(body, "with_pieces", false, &pieces, e) &&
-        (prompt ? tokenizer_encode_text(engine_tokenizer(c->api->engine), json_string_value(prompt),
-                                        json_string_length(prompt), true, add, &list, e)
-                : encode_body_chat(c, body, &list, NULL, e));
+    bool ok = read_bool(body, "add_special_tokens", true, &add, e) &&
+              read_bool(body, "return_token_strs", false, &strings, e) &&
+              read_bool(body, "with_pieces", false, &pieces, e) &&
+              (prompt ? tokenizer_encode_text(engine_tokenizer(c->service->engine),
+                                              json_string_value(prompt), json_string_length(prompt),
+                                              true, add, &list, e)
+                      : encode_body_chat(c, body, &list, NULL, e));
     if (ok) {
-        c->answer = json_pack("{s:I, s:I, s:o}", "count", (json_int_t)list.count, "max_model_len",
-                              (json_int_t)engine_n_ctx(c->api->engine), "tokens", ids_json(&list));
+        c->answer =
+            json_pack("{s:I, s:I, s:o}", "count", (json_int_t)list.count, "max_model_len",
+                      (json_int_t)engine_n_ctx(c->service->engine), "tokens", ids_json(&list));
         json_object_set_new(c->answer, "token_strs",
-                            strings ? vocabulary_texts_json(c->api, &list) : json_null());
+                            strings ? vocabulary_texts_json(c->service, &list) : json_null());
         if (pieces)
-            json_object_set_new(c->answer, "pieces", pieces_json(c->api, &list, false));
+            json_object_set_new(c->answer, "pieces", pieces_json(c->service, &list, false));
     }
     tokens_free(&list);
     return ok;
@@ -233,7 +227,7 @@ static bool tokenize(struct chore *c, const json_t *body, struct error *e)
 
 static bool detokenize(struct chore *c, const json_t *body, struct error *e)
 {
-    const struct tokenizer *t = engine_tokenizer(c->api->engine);
+    const struct tokenizer *t = engine_tokenizer(c->service->engine);
     const json_t *tokens = json_object_get(body, "tokens");
     struct tokens list = {0};
     size_t i, length;
@@ -287,32 +281,31 @@ static bool input_tokens(struct chore *c, const json_t *body, struct error *e)
     if (ok)
         c->answer = json_pack("{s:s, s:I, s:I}", "object", "response.input_tokens", "input_tokens",
                               (json_int_t)list.count, "max_context",
-                              (json_int_t)engine_n_ctx(c->api->engine));
+                              (json_int_t)engine_n_ctx(c->service->engine));
     tokens_free(&list);
     return ok;
 }
 
-/* ---- handlers
- * --------------------------------------------------------------------------------------------- */
+/* ---- handlers */
 
-void handle_tokenize(struct http_request *x, void *api)
+void handle_tokenize(struct http_request *x, void *service)
 {
-    chore_start(x, api, tokenize);
+    chore_start(x, service, tokenize);
 }
 
-void handle_detokenize(struct http_request *x, void *api)
+void handle_detokenize(struct http_request *x, void *service)
 {
-    chore_start(x, api, detokenize);
+    chore_start(x, service, detokenize);
 }
 
-void handle_apply_template(struct http_request *x, void *api)
+void handle_apply_template(struct http_request *x, void *service)
 {
-    chore_start(x, api, apply_template);
+    chore_start(x, service, apply_template);
 }
 
-void handle_input_tokens(struct http_request *x, void *api)
+void handle_input_tokens(struct http_request *x, void *service)
 {
-    chore_start(x, api, input_tokens);
+    chore_start(x, service, input_tokens);
 }
 
 static json_t *token_json(const struct tokenizer *t, int32_t token)
@@ -326,9 +319,9 @@ static json_t *token_json(const struct tokenizer *t, int32_t token)
 
 void handle_tokenizer_info(struct http_request *x, void *context)
 {
-    const struct api *a = context;
-    const struct tokenizer *t = engine_tokenizer(a->engine);
-    const char *template = chat_template_source(engine_chat_template(a->engine));
+    const struct service *s = context;
+    const struct tokenizer *t = engine_tokenizer(s->engine);
+    const char *template = chat_template_source(engine_chat_template(s->engine));
     http_request_reply_json(
         x, 200,
         json_pack("{s:o, s:o, s:o, s:o, s:s}", "bos_token", token_json(t, tokenizer_bos(t)),

@@ -1,6 +1,7 @@
-/* /health, /livez, /readyz: what load balancers and kubelets ask. Loop thread; never waits for the
- * engine. */
-#include "server/server_state.h"
+/* See health.h. */
+#include "server/api/health.h"
+
+#include "server/http/error_reply.h"
 
 static void not_ready(struct http_request *x, const char *code, const char *message,
                       const char *status, double progress)
@@ -18,15 +19,15 @@ static void not_ready(struct http_request *x, const char *code, const char *mess
 
 void handle_ready(struct http_request *x, void *context)
 {
-    const struct server *s = context;
-    if (s->engine && !engine_alive(s->engine))
+    const struct health *h = context;
+    if (h->engine && !engine_alive(h->engine))
         not_ready(x, "engine_fault", "the device has failed; the server is about to end", "failed",
                   -1);
-    else if (s->draining)
+    else if (transport_is_draining(h->transport))
         not_ready(x, "draining", "the server is shutting down", "draining", -1);
-    else if (!s->transport->ready)
+    else if (!transport_is_ready(h->transport))
         not_ready(x, "model_loading", "the model is still loading", "loading",
-                  s->transport->loading);
+                  transport_loading(h->transport));
     else
         http_request_reply_json(x, 200, json_pack("{s:s}", "status", "ok"));
 }
@@ -38,8 +39,8 @@ void handle_health(struct http_request *x, void *context)
 
 void handle_live(struct http_request *x, void *context)
 {
-    const struct server *s = context;
-    if (s->engine && !engine_alive(s->engine))
+    const struct health *h = context;
+    if (h->engine && !engine_alive(h->engine))
         not_ready(x, "engine_fault", "the device has failed; the server is about to end", "failed",
                   -1);
     else

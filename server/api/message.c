@@ -1,4 +1,5 @@
-/* The messages of a chat, checked and brought to the shape that templates expect. Pure. */
+/* The chat of a body: see chat_parse in request.h. Messages are checked and brought to the shape
+ * that templates expect. Pure. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -184,7 +185,7 @@ fail:
     return NULL;
 }
 
-json_t *messages_parse(const json_t *messages, struct error *e)
+static json_t *messages_parse(const json_t *messages, struct error *e)
 {
     size_t i;
     json_t *message;
@@ -213,4 +214,53 @@ json_t *messages_parse(const json_t *messages, struct error *e)
         }
     }
     return out;
+}
+
+static json_t *field(const json_t *body, const char *name)
+{
+    json_t *value = json_object_get(body, name);
+    return json_is_null(value) ? NULL : value;
+}
+
+static bool flag(const json_t *body, const char *name, bool otherwise)
+{
+    const json_t *value = field(body, name);
+    return value ? json_is_true(value) : otherwise;
+}
+
+/* chat_template_kwargs and the fields that stand for a variable. New reference. */
+static json_t *template_variables(const json_t *body)
+{
+    static const char *const passed[] = {"reasoning_effort", "verbosity"};
+    json_t *given = field(body, "chat_template_kwargs");
+    json_t *all = given ? json_copy(given) : json_object();
+    for (size_t i = 0; all && i < sizeof passed / sizeof *passed; i++)
+        if (field(body, passed[i]) && json_object_set(all, passed[i], field(body, passed[i]))) {
+            json_decref(all);
+            return NULL;
+        }
+    return all;
+}
+
+bool chat_parse(const json_t *body, struct chat_request *out, struct error *e)
+{
+    bool go_on = flag(body, "continue_final_message", false);
+    *out =
+        (struct chat_request){.continue_final_message = go_on,
+                              .add_generation_prompt = flag(body, "add_generation_prompt", !go_on)};
+    out->messages = messages_parse(field(body, "messages"), e);
+    if (!out->messages)
+        return false;
+    if (go_on && out->add_generation_prompt) {
+        error_set(e, "invalid_value", "continue_final_message",
+                  "add_generation_prompt and continue_final_message cannot both be true");
+        goto fail;
+    }
+    out->kwargs = template_variables(body);
+    if (out->kwargs)
+        return true;
+    error_set_memory(e, "chat_template_kwargs", 0);
+fail:
+    chat_request_clear(out);
+    return false;
 }

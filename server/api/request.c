@@ -12,8 +12,7 @@
 
 enum { MAX_STOP_BYTES = 256, MAX_BIAS = 1024 };
 
-/* ---- plain fields, known to be of their type
- * --------------------------------------------------------------- */
+/* ---- plain fields, known to be of their type */
 
 static const json_t *field(const struct api_request *r, const char *name)
 {
@@ -55,8 +54,7 @@ static bool integer(const struct api_request *r, const char *name, int64_t *out)
     return value != NULL;
 }
 
-/* ---- tokens
- * --------------------------------------------------------------------------------------------- */
+/* ---- tokens */
 
 static bool is_whole(const json_t *value)
 {
@@ -89,8 +87,7 @@ static bool check_tokens(const json_t *list, const char *where, int32_t n_vocab,
     return true;
 }
 
-/* ---- prompts
- * --------------------------------------------------------------------------------------------- */
+/* ---- prompts */
 
 static bool add_prompt(struct api_request *r, const json_t *value, const char *where,
                        int32_t n_vocab, struct error *e)
@@ -139,8 +136,7 @@ static bool take_prompts(struct api_request *r, int32_t n_vocab, struct error *e
     return true;
 }
 
-/* ---- stops, bias
- * --------------------------------------------------------------------------------------------- */
+/* ---- stops, bias */
 
 static bool add_stop(struct api_request *r, const json_t *value, const char *where, struct error *e)
 {
@@ -223,8 +219,7 @@ static bool take_bias(struct api_request *r, int32_t n_vocab, struct error *e)
     return true;
 }
 
-/* ---- sampling and length
- * --------------------------------------------------------------------------------------------- */
+/* ---- sampling and length */
 
 static bool take_lengths(struct api_request *r, struct error *e)
 {
@@ -297,8 +292,7 @@ static bool take_logprobs(struct api_request *r, struct error *e)
     return true;
 }
 
-/* ---- delivery
- * --------------------------------------------------------------------------------------------- */
+/* ---- delivery */
 
 static bool option(const json_t *options, const char *name, bool *out, struct error *e)
 {
@@ -381,28 +375,6 @@ static bool take_format(const struct api_request *r, struct error *e)
                      error_excerpt(shown, name, strlen(name)));
 }
 
-static bool take_chat(struct api_request *r, struct error *e)
-{
-    static const char *const passed[] = {"reasoning_effort", "verbosity"};
-    const json_t *kwargs = field(r, "chat_template_kwargs");
-    r->messages = messages_parse(field(r, "messages"), e);
-    if (!r->messages)
-        return false;
-    r->continue_final_message = flag(r, "continue_final_message", false);
-    r->add_generation_prompt = flag(r, "add_generation_prompt", !r->continue_final_message);
-    if (r->add_generation_prompt && r->continue_final_message)
-        return error_set(e, "invalid_value", "continue_final_message",
-                         "add_generation_prompt and continue_final_message cannot both be true");
-    r->kwargs = kwargs ? json_copy((json_t *)(uintptr_t)kwargs) : json_object();
-    if (!r->kwargs)
-        return error_set_memory(e, "chat_template_kwargs", 0);
-    for (size_t i = 0; i < sizeof passed / sizeof *passed; i++)
-        if (field(r, passed[i]))
-            json_object_set(r->kwargs, passed[i], (json_t *)(uintptr_t)field(r, passed[i]));
-    r->chat_template_kwargs = r->kwargs;
-    return true;
-}
-
 bool api_request_parse(struct api_request *r, enum api_request_kind kind, const char *text,
                        size_t length, int32_t n_vocab, struct error *e)
 {
@@ -420,7 +392,8 @@ bool api_request_parse(struct api_request *r, enum api_request_kind kind, const 
     r->ignore_eos = flag(r, "ignore_eos", false);
     r->skip_special_tokens = flag(r, "skip_special_tokens", true);
     r->return_token_ids = flag(r, "return_token_ids", false);
-    if (!(kind == API_REQUEST_CHAT ? take_chat(r, e) : take_prompts(r, n_vocab, e)) ||
+    if (!(kind == API_REQUEST_CHAT ? chat_parse(r->body, &r->chat, e)
+                                   : take_prompts(r, n_vocab, e)) ||
         !take_lengths(r, e) || !take_stops(r, n_vocab, e) || !take_bias(r, n_vocab, e) ||
         !take_logprobs(r, e) || !take_delivery(r, e) || !take_format(r, e) || !take_policy(r, e))
         goto fail;
@@ -433,8 +406,7 @@ fail:
 void api_request_clear(struct api_request *r)
 {
     json_decref(r->body);
-    json_decref(r->messages);
-    json_decref(r->kwargs);
+    chat_request_clear(&r->chat);
     free(r->stop_tokens);
     free(r->sampling.bias);
     *r = (struct api_request){.kind = r->kind, .model = ""};

@@ -9,7 +9,7 @@
 
 #include "cache/policy/plan.h"
 #include "engine/compute/sampler.h"
-#include "engine/text/tokenizer.h"
+#include "engine/text/chat_request.h"
 
 enum api_request_kind { API_REQUEST_CHAT, API_REQUEST_COMPLETION };
 
@@ -30,12 +30,7 @@ struct api_request {
     const char *model;         /* as sent, "" when absent */
     const char *policy_suffix; /* after the last '@' of the model, or NULL */
 
-    /* chat */
-    json_t
-        *messages; /* owned: checked, content joined to a string or null, ready for the template */
-    const json_t *chat_template_kwargs; /* object or NULL; owned through `kwargs` */
-    json_t *kwargs; /* owned: chat_template_kwargs plus reasoning_effort and verbosity; or NULL */
-    bool add_generation_prompt, continue_final_message;
+    struct chat_request chat; /* of chats; owned */
 
     /* completions */
     struct api_prompt prompts[MAX_PROMPTS];
@@ -81,9 +76,10 @@ bool api_request_parse(struct api_request *r, enum api_request_kind kind, const 
                        size_t length, int32_t n_vocab, struct error *e);
 void api_request_clear(struct api_request *r);
 
-/* The messages array of a body, checked and joined (for /apply-template and /tokenize). New
- * reference or NULL. */
-json_t *messages_parse(const json_t *messages, struct error *e);
+/* The chat of a body: messages checked and their content joined, chat_template_kwargs together with
+ * reasoning_effort and verbosity, the flags. Types of fields other than messages were checked. False:
+ * *out is cleared. */
+bool chat_parse(const json_t *body, struct chat_request *out, struct error *e);
 
 /* JSON text to an object with our rules: a byte-order mark is skipped, depth <= 64, duplicate keys:
  * last wins, NUL in strings is allowed. NULL with "invalid_json" (line, column, what was expected).

@@ -1,13 +1,15 @@
-/* `winnow bench`: see command_bench.h. For every storage, policy and length: the prompt, as often
+/* `winnow bench MODEL`: speed of prompts and decode steps over contexts, batches and cache policies,
+ * held against what the machine can do. For every storage, policy and length: the prompt, as often
  * as asked, then decode steps behind the last of these prompts, for every batch. Main thread. */
-#include "server/cli/command_bench.h"
-
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/compute/machine.h"
+#include "server/cli/command.h"
+#include "server/cli/command_line.h"
+#include "server/devices.h"
 #include "server/report/bench_points.h"
 
 /* A spare prompt and this many tokens bring weights, threads and clock speed to where they stay. */
@@ -53,7 +55,7 @@ static struct bench_point *add_point(struct run *r, enum bench_test test,
         p->storage = storage;
         p->context = context;
         p->batch = batch;
-        p->n_steps = test == BENCH_DECODE ? (uint32_t)r->arguments.n_tokens : 0;
+        p->n_steps = test == BENCH_DECODE ? r->arguments.said.n_tokens : 0;
     }
     return p;
 }
@@ -63,8 +65,8 @@ static bool wants_another(const struct run *r, const struct bench_point *p)
     double took = 0;
     for (uint32_t i = 0; i < p->n_runs; i++)
         took += p->runs[i];
-    return !interrupted && p->n_runs < r->arguments.n_repeats &&
-           (p->n_runs == 0 || took < r->arguments.max_seconds);
+    return !interrupted && p->n_runs < r->arguments.said.n_repeats &&
+           (p->n_runs == 0 || took < (double)r->arguments.said.max_ms / 1e3);
 }
 
 /* A point that was interrupted before its first run is none. */
@@ -186,7 +188,7 @@ static bool warm_up(struct run *r, uint32_t most, struct error *e)
 static bool measure_all(struct run *r, struct error *e)
 {
     const struct bench_arguments *a = &r->arguments;
-    uint32_t context = largest(a->contexts, a->n_contexts) + (uint32_t)a->n_tokens,
+    uint32_t context = largest(a->contexts, a->n_contexts) + a->said.n_tokens,
              prompt = largest(a->prompts, a->n_prompts), most = context > prompt ? context : prompt;
     for (uint32_t s = 0; s < a->n_storages && !interrupted; s++) {
         if (!bench_set_pool(r->bench, a->storages[s], most, e) || (s == 0 && !warm_up(r, most, e)))
@@ -200,8 +202,8 @@ static bool measure_all(struct run *r, struct error *e)
 
 static bool measure_machine(const struct run *r, struct bench_machine *out, struct error *e)
 {
-    uint32_t cores = machine_cores(""), asked = (uint32_t)r->arguments.n_threads;
-    return bench_machine_measure(asked > cores ? asked : cores, r->arguments.isa, out, e);
+    uint32_t cores = machine_cores(""), asked = r->arguments.said.n_threads;
+    return bench_machine_measure(asked > cores ? asked : cores, r->arguments.said.isa, out, e);
 }
 
 /* A file that cannot be written should not be found out after an hour. */
@@ -217,16 +219,19 @@ static bool is_writable(const char *flag, const char *path, struct error *e)
 static bool open_run(struct run *r, struct error *e)
 {
     struct bench_arguments *a = &r->arguments;
-    a->n_threads = a->n_threads ? a->n_threads : machine_cores("");
-    struct bench_options o = {.model_path = a->model_path,
-                              .device = a->device,
-                              .isa = a->isa,
-                              .head_profile = a->head_profile,
-                              .n_threads = (uint32_t)a->n_threads,
-                              .max_rows = (uint32_t)a->max_rows,
-                              .max_sequences = largest(a->batches, a->n_batches)};
-    if (!is_writable("--json", a->json_path, e) || !is_writable("--svg", a->svg_path, e))
+    a->said.n_threads = a->said.n_threads ? a->said.n_threads : machine_cores("");
+    struct device device;
+    if (!is_writable("--json", a->said.json_path, e) ||
+        !is_writable("--svg", a->said.svg_path, e) ||
+        !device_pick(&server_devices, a->said.device, &device, e))
         return false;
+    struct bench_options o = {.model_path = a->said.model_path,
+                              .device = device.kind,
+                              .isa = a->said.isa,
+                              .head_profile = a->said.head_profile,
+                              .n_threads = a->said.n_threads,
+                              .max_rows = a->said.max_rows,
+                              .max_sequences = largest(a->batches, a->n_batches)};
     r->bench = bench_open(&o, e);
     if (!r->bench || !bench_arguments_fit(a, bench_model(r->bench)->n_ctx_train, e))
         return false;
@@ -260,8 +265,9 @@ static bool run_all(struct run *r, struct error *e)
     const struct bench_arguments *a = &r->arguments;
     bench_print_head(&r->setting, stdout);
     return measure_all(r, e) && close_setting(r, e) &&
-           (!a->json_path || bench_write_json(&r->setting, &r->points, a->json_path, e)) &&
-           (!a->svg_path || bench_write_picture(&r->setting, &r->points, a->svg_path, e));
+           (!a->said.json_path ||
+            bench_write_json(&r->setting, &r->points, a->said.json_path, e)) &&
+           (!a->said.svg_path || bench_write_picture(&r->setting, &r->points, a->said.svg_path, e));
 }
 
 int command_bench(int argc, char **argv)
@@ -269,21 +275,18 @@ int command_bench(int argc, char **argv)
     struct error e = {.message = ""};
     struct run r = {0};
     struct sigaction action = {.sa_handler = on_interrupt};
-    if (!bench_arguments_parse(&r.arguments, argc, argv, &e)) {
-        fprintf(stderr, "winnow bench: %s%s%s\n\n%s", e.where, e.where[0] ? ": " : "", e.message,
-                bench_usage);
+    int status;
+    if (!command_line_parse(OPTION_BENCH, &r.arguments.said, argc, argv, &status))
+        return status;
+    if (!bench_arguments_read(&r.arguments, &e)) {
         bench_arguments_clear(&r.arguments);
-        return 2;
-    }
-    if (r.arguments.help) {
-        fputs(bench_usage, stdout);
-        return 0;
+        return command_line_refuse(OPTION_BENCH, &e);
     }
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     bool done = open_run(&r, &e) && run_all(&r, &e);
     if (!done)
-        fprintf(stderr, "winnow bench: %s%s%s\n", e.where, e.where[0] ? ": " : "", e.message);
+        command_line_print_error(OPTION_BENCH, &e);
     bench_close(r.bench);
     free(r.points.at);
     bench_arguments_clear(&r.arguments);

@@ -1,121 +1,21 @@
-/* `winnow calibrate`: see command_calibrate.h. The profile is written beside its place and renamed
+/* `winnow calibrate MODEL -o PROFILE.json`: finds the model's retrieval heads and writes the profile
+ * that --head-profile takes. No engine; the threads are the calibration's own. The profile is written beside its place and renamed
  * when it is whole, so that an interrupt never leaves half of one. What is there already and is no
  * plain file (a device, a pipe, a link) is written to and never replaced. */
-#include "server/cli/command_calibrate.h"
-
 #include <errno.h>
-#include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "config/base/clock.h"
 #include "engine/measure/calibrate.h"
 #include "engine/compute/machine.h"
+#include "server/cli/command.h"
 #include "server/cli/command_line.h"
-
-struct arguments {
-    const char *model_path, *profile_path;
-    struct calibration_settings settings;
-    bool help;
-};
-
-static const char usage[] =
-    "usage: winnow calibrate MODEL -o PROFILE.json [options]\n"
-    "\n"
-    "Finds the attention heads that look things up, by reading random tokens several times over,\n"
-    "and writes the profile for --head-profile.\n"
-    "\n"
-    "  -m, --model FILE        the model (or as the first argument)\n"
-    "  -o, --output FILE       where the profile goes\n"
-    "      --length N          random tokens, read 4 times or as often as the trained context\n"
-    "                          takes, at least twice (default 2500, or half the context)\n"
-    "      --seed N            of the random tokens (default 0)\n"
-    "      --induction-percent N, --echo-percent N\n"
-    "                          how many of all KV heads each score chooses, rounded up (default\n"
-    "                          14 and 1, RazorAttention's)\n"
-    "  -t, --threads N         threads (default: physical cores)\n"
-    "      --isa NAME          plain, avx2 or avx512 (default: the best there is)\n";
-
-/* ---- the command line */
-
-enum flag { FLAG_LENGTH = 256, FLAG_SEED, FLAG_ISA, FLAG_INDUCTION, FLAG_ECHO };
-
-static const struct option long_options[] = {
-    {"model", required_argument, NULL, 'm'},
-    {"model-path", required_argument, NULL, 'm'},
-    {"output", required_argument, NULL, 'o'},
-    {"length", required_argument, NULL, FLAG_LENGTH},
-    {"seed", required_argument, NULL, FLAG_SEED},
-    {"induction-percent", required_argument, NULL, FLAG_INDUCTION},
-    {"echo-percent", required_argument, NULL, FLAG_ECHO},
-    {"threads", required_argument, NULL, 't'},
-    {"isa", required_argument, NULL, FLAG_ISA},
-    {"help", no_argument, NULL, 'h'},
-    {NULL, 0, NULL, 0}};
-
-static bool parse_flag(struct arguments *a, int flag, const char *text, struct error *e)
-{
-    uint64_t number = 0;
-    bool good = true;
-    switch (flag) {
-    case 'm':
-        a->model_path = text;
-        break;
-    case 'o':
-        a->profile_path = text;
-        break;
-    case 'h':
-        a->help = true;
-        break;
-    case FLAG_ISA:
-        a->settings.isa = text;
-        break;
-    case FLAG_LENGTH:
-        good = flag_whole_number("--length", text, 8, INT32_MAX, &number, e);
-        a->settings.length = (uint32_t)number;
-        break;
-    case FLAG_SEED:
-        return flag_whole_number("--seed", text, 0, INT64_MAX, &a->settings.seed, e);
-    case FLAG_INDUCTION:
-        good = flag_whole_number("--induction-percent", text, 0, 100, &number, e);
-        a->settings.induction_percent = (uint32_t)number;
-        break;
-    case FLAG_ECHO:
-        good = flag_whole_number("--echo-percent", text, 0, 100, &number, e);
-        a->settings.echo_percent = (uint32_t)number;
-        break;
-    case 't':
-        good = flag_whole_number("--threads", text, 1, 1024, &number, e);
-        a->settings.n_threads = (uint32_t)number;
-        break;
-    default:
-        return error_set(e, "invalid_value", "", "unknown option or missing value");
-    }
-    return good;
-}
-
-static bool parse_arguments(struct arguments *a, int argc, char **argv, struct error *e)
-{
-    int flag;
-    optind = 1;
-    while ((flag = getopt_long(argc, argv, "m:o:t:h", long_options, NULL)) != -1)
-        if (!parse_flag(a, flag, optarg, e))
-            return false;
-    if (!command_line_model(argc, argv, a->help, &a->model_path, e))
-        return false;
-    if (a->help)
-        return true;
-    if (!a->settings.induction_percent && !a->settings.echo_percent)
-        return error_set(e, "invalid_value", "--induction-percent",
-                         "0 with --echo-percent 0 chooses no head");
-    if (!a->profile_path)
-        return error_set(e, "invalid_value", "-o", "no file for the profile was named");
-    return true;
-}
+#include "server/devices.h"
 
 /* ---- progress on stderr */
 
@@ -132,18 +32,11 @@ struct progress {
     bool terminal;
 };
 
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
 /* A line that overwrites itself on a terminal; elsewhere one every ten seconds. */
 static bool show_progress(void *context, uint32_t n_done, uint32_t n_total)
 {
     struct progress *p = context;
-    double now = seconds();
+    double now = clock_seconds();
     if (n_done < n_total && now - p->shown >= (p->terminal ? 0 : 10)) {
         fprintf(stderr,
                 p->terminal ? "\rcalibrating: %u of %u tokens, %.0f s"
@@ -174,7 +67,7 @@ static void print_heads(const struct calibration *c, const char *path, double to
 
 static int fail(const struct error *e)
 {
-    fprintf(stderr, "winnow calibrate: %s%s%s\n", e->where, e->where[0] ? ": " : "", e->message);
+    command_line_print_error(OPTION_CALIBRATE, e);
     return strcmp(e->code, "cancelled") ? 1 : 130;
 }
 
@@ -222,12 +115,24 @@ static void output_close(struct output *o, bool done)
     free(o->partial);
 }
 
-static struct calibration *make_profile(const struct arguments *a, struct progress *progress,
-                                        struct output *output, struct error *e)
+static struct calibration *make_profile(const struct calibrate_arguments *a,
+                                        struct progress *progress, struct output *output,
+                                        struct error *e)
 {
-    struct calibration_settings settings = a->settings;
-    settings.progress = show_progress;
-    settings.progress_context = progress;
+    struct device device;
+    /* Keys are read back slot by slot, which only the host's memory does quickly. */
+    if (!device_pick(&server_devices, "cpu", &device, e))
+        return NULL;
+    struct calibration_settings settings = {.device = device.kind,
+                                            .length = a->length,
+                                            .seed = (uint64_t)a->seed,
+                                            .induction_percent = a->induction_percent,
+                                            .echo_percent = a->echo_percent,
+                                            .n_threads =
+                                                a->n_threads ? a->n_threads : machine_cores(""),
+                                            .isa = a->isa,
+                                            .progress = show_progress,
+                                            .progress_context = progress};
     struct model *model = model_open(a->model_path, NULL, NULL, e);
     struct calibration *c = model ? calibrate(model, &settings, e) : NULL;
     model_close(model);
@@ -238,41 +143,49 @@ static struct calibration *make_profile(const struct arguments *a, struct progre
 }
 
 /* The output is opened first: a place where it cannot go shows before minutes of work. */
-static int run(const struct arguments *a)
+static int run(const struct calibrate_arguments *a)
 {
     struct error e;
     struct output output;
-    struct progress progress = {.started = seconds(), .terminal = isatty(STDERR_FILENO) == 1};
+    struct progress progress = {.started = clock_seconds(), .terminal = isatty(STDERR_FILENO) == 1};
     if (!output_open(&output, a->profile_path, &e))
         return fail(&e);
     struct calibration *c = make_profile(a, &progress, &output, &e);
     output_close(&output, c != NULL);
     if (!c)
         return fail(&e);
-    print_heads(c, a->profile_path, seconds() - progress.started);
+    print_heads(c, a->profile_path, clock_seconds() - progress.started);
     calibration_free(c);
     return fflush(stdout) ? 1 : 0;
 }
 
+static bool fits(const struct calibrate_arguments *a, struct error *e)
+{
+    if (a->length && a->length < 8)
+        return error_set(e, "invalid_value", "--length", "%u are fewer than 8 tokens", a->length);
+    if (!a->induction_percent && !a->echo_percent)
+        return error_set(e, "invalid_value", "--induction-percent",
+                         "0 with --echo-percent 0 chooses no head");
+    return a->profile_path ||
+           error_set(e, "invalid_value", "-o", "no file for the profile was named");
+}
+
 int command_calibrate(int argc, char **argv)
 {
-    struct arguments a = {.settings = {.induction_percent = CALIBRATE_INDUCTION_PERCENT,
-                                       .echo_percent = CALIBRATE_ECHO_PERCENT}};
+    struct calibrate_arguments a = {0};
     struct error e;
-    if (!parse_arguments(&a, argc, argv, &e)) {
-        fprintf(stderr, "winnow calibrate: %s%s%s\n%s", e.where, e.where[0] ? ": " : "", e.message,
-                usage);
-        return 2;
-    }
-    if (a.help) {
-        fputs(usage, stdout);
-        return 0;
-    }
-    if (!a.settings.n_threads)
-        a.settings.n_threads = machine_cores("");
+    int status;
+    if (!command_line_parse(OPTION_CALIBRATE, &a, argc, argv, &status))
+        return status;
     /* A second signal ends the program at once. */
     struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-    return run(&a);
+    if (fits(&a, &e)) {
+        sigaction(SIGINT, &action, NULL);
+        sigaction(SIGTERM, &action, NULL);
+        status = run(&a);
+    } else {
+        status = command_line_refuse(OPTION_CALIBRATE, &e);
+    }
+    options_clear(OPTION_CALIBRATE, &a);
+    return status;
 }

@@ -1,95 +1,96 @@
-/* The `completions` command: see command_completions.h. Each shell gets a script that is complete
- * in itself: it does not run winnow while the user types. */
-#include "server/cli/command_completions.h"
-
+/* `winnow completions bash|zsh|fish|man`: what shells and the manual page know of the flags, from
+ * the table of options. Each shell gets a script that is complete in itself: it does not run winnow
+ * while the user types. Main thread. */
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "config/options.h"
-#include "server/cli/flag_list.h"
+#include "cache/policy/plan.h"
+#include "server/cli/command.h"
+#include "server/cli/command_line.h"
 
-static const char usage[] =
-    "usage: winnow completions bash|zsh|fish|man\n"
-    "  bash, zsh, fish  a script that completes commands, flags and policies:\n"
-    "                     source <(winnow completions bash)\n"
-    "                     winnow completions fish | source\n"
-    "                   `make install` puts it where the shell looks\n"
-    "  man              the flags as sections of the manual page, in man(7) macros\n";
 static const char targets[] = "bash zsh fish man";
 
-static bool is_this_command(const struct command *c)
+/* ---- flags */
+
+/* Calls `each` for every name of every flag of a command, with the row; --help, which every command
+ * takes, comes last with the row `help_row`. */
+static const struct option_row help_row = {.name = "help", .aliases = "", .help = "print the help"};
+
+static bool is_offered(enum option_command command, const struct option_row *row)
 {
-    return c->run == command_completions;
+    return row->group && row->at[command];
+}
+
+static void each_name(const struct option_row *row, enum option_command command,
+                      void (*each)(enum option_command command, const struct option_row *row,
+                                   const char *name))
+{
+    char name[64];
+    snprintf(name, sizeof name, "--%s", row->name);
+    each(command, row, name);
+    for (const char *a = row->aliases; *a; a += strspn(a, " ")) {
+        size_t n = strcspn(a, " ");
+        snprintf(name, sizeof name, "%.*s", (int)n, a);
+        each(command, row, name);
+        a += n;
+    }
+}
+
+static void each_flag(enum option_command command,
+                      void (*each)(enum option_command command, const struct option_row *row,
+                                   const char *name))
+{
+    for (unsigned i = 0; i < n_option_rows; i++)
+        if (is_offered(command, &option_rows[i]))
+            each_name(&option_rows[i], command, each);
+    each_name(&help_row, command, each);
+}
+
+/* The words that a value may be, separated by spaces. */
+static void print_words(const struct option_row *row)
+{
+    if (row->words == WORDS_CHOICES)
+        for (const char *c = row->value; *c; c++)
+            putchar(*c == '|' ? ' ' : *c);
+    else if (row->words == WORDS_STORAGES)
+        fputs("f16 bf16 q8 q4", stdout);
+    else
+        for (uint32_t i = 0; i < preset_count(); i++)
+            printf("%s%s", i ? " " : "", preset_at(i)->name);
+}
+
+static bool has_words(const struct option_row *row)
+{
+    return row->words == WORDS_CHOICES || row->words == WORDS_POLICIES ||
+           row->words == WORDS_STORAGES;
 }
 
 /* ---- bash */
 
-static void bash_names(const struct command *c, const struct flag_list *list, enum flag_value value)
+static void bash_value(enum option_command command, const struct option_row *row, const char *name)
 {
-    const char *between = "";
-    for (size_t i = 0; i < list->count; i++)
-        if (list->items[i].value == value) {
-            printf("%s%s:%s", between, c->name, list->items[i].name);
-            between = " | ";
-        }
-}
-
-static bool has_value(const struct flag_list *list, enum flag_value value)
-{
-    for (size_t i = 0; i < list->count; i++)
-        if (list->items[i].value == value)
-            return true;
-    return false;
-}
-
-static bool bash_values(struct error *e)
-{
-    for (unsigned k = 0; k < n_commands; k++) {
-        struct flag_list list;
-        if (!flag_list_of(&list, &commands[k], e)) {
-            flag_list_clear(&list);
-            return false;
-        }
-        for (size_t i = 0; i < list.count; i++)
-            if (list.items[i].value == FLAG_WORDS)
-                printf("    %s:%s) _winnow_words \"%s\"; return ;;\n", commands[k].name,
-                       list.items[i].name, list.items[i].words);
-        if (has_value(&list, FLAG_FILE)) {
-            printf("    ");
-            bash_names(&commands[k], &list, FLAG_FILE);
-            printf(") _winnow_files; return ;;\n");
-        }
-        if (has_value(&list, FLAG_ANY)) {
-            printf("    ");
-            bash_names(&commands[k], &list, FLAG_ANY);
-            printf(") return ;;\n");
-        }
-        flag_list_clear(&list);
+    if (!row->value)
+        return;
+    printf("    %s:%s) ", option_commands[command].name, name);
+    if (has_words(row)) {
+        printf("_winnow_words \"");
+        print_words(row);
+        printf("\"; ");
+    } else if (row->words == WORDS_FILES) {
+        printf("_winnow_files; ");
     }
-    return true;
+    printf("return ;;\n");
 }
 
-static bool bash_flags(struct error *e)
+static void print_name(enum option_command command, const struct option_row *row, const char *name)
 {
-    for (unsigned k = 0; k < n_commands; k++) {
-        struct flag_list list;
-        bool ok = flag_list_of(&list, &commands[k], e);
-        printf("    %s:-*) _winnow_words \"", commands[k].name);
-        for (size_t i = 0; ok && i < list.count; i++)
-            printf("%s%s", i ? " " : "", list.items[i].name);
-        printf("\" ;;\n");
-        if (is_this_command(&commands[k]))
-            printf("    %s:*) _winnow_words \"%s\" ;;\n", commands[k].name, targets);
-        flag_list_clear(&list);
-        if (!ok)
-            return false;
-    }
-    return true;
+    (void)command;
+    (void)row;
+    printf("%s ", name);
 }
 
-static bool print_bash(struct error *e)
+static void print_bash(void)
 {
     printf("# bash completion for winnow, made by `winnow completions bash`\n"
            "_winnow_words() { # behind commas too: sink,h2<TAB>\n"
@@ -110,23 +111,27 @@ static bool print_bash(struct error *e)
            "    elif [[ $prev == = ]]; then prev=${COMP_WORDS[COMP_CWORD - 2]}; fi\n"
            "    if [[ $COMP_CWORD == 1 ]]; then\n"
            "        _winnow_words \"");
-    for (unsigned k = 0; k < n_commands; k++)
-        printf("%s ", commands[k].name);
+    for (int k = 0; k < N_OPTION_COMMANDS; k++)
+        printf("%s ", option_commands[k].name);
     printf("--help --version\"\n"
            "        return\n"
            "    fi\n"
            "    case $command:$prev in\n");
-    if (!bash_values(e))
-        return false;
+    for (int k = 0; k < N_OPTION_COMMANDS; k++)
+        each_flag(k, bash_value);
     printf("    esac\n"
            "    case $command:$cur in\n");
-    if (!bash_flags(e))
-        return false;
-    printf("    *) _winnow_files ;;\n"
+    for (int k = 0; k < N_OPTION_COMMANDS; k++) {
+        printf("    %s:-*) _winnow_words \"", option_commands[k].name);
+        each_flag(k, print_name);
+        printf("\" ;;\n");
+    }
+    printf("    %s:*) _winnow_words \"%s\" ;;\n"
+           "    *) _winnow_files ;;\n"
            "    esac\n"
            "}\n"
-           "complete -F _winnow winnow\n");
-    return true;
+           "complete -F _winnow winnow\n",
+           option_commands[OPTION_COMPLETIONS].name, targets);
 }
 
 /* ---- zsh and fish */
@@ -145,23 +150,26 @@ static void quoted(const char *text, const char *special, const char *quote)
     }
 }
 
-static void zsh_flag(const struct flag *flag)
+static void zsh_flag(enum option_command command, const struct option_row *row, const char *name)
 {
-    bool behind_equals = flag->value != FLAG_SWITCH && !strncmp(flag->name, "--", 2);
-    printf("            '%s%s[", flag->name, behind_equals ? "=" : "");
-    quoted(flag->help, "[]\\", "'\\''");
+    (void)command;
+    printf("            '%s%s[", name, row->value && !strncmp(name, "--", 2) ? "=" : "");
+    quoted(row->help, "[]\\", "'\\''");
     printf("]");
-    if (flag->value != FLAG_SWITCH) {
-        printf(":%s:", flag->shown);
-        if (flag->value == FLAG_FILE)
+    if (row->value) {
+        printf(":%s:", row->value);
+        if (row->words == WORDS_FILES)
             printf("_files");
-        else if (flag->value == FLAG_WORDS)
-            printf("(%s)", flag->words);
+        if (has_words(row)) {
+            printf("(");
+            print_words(row);
+            printf(")");
+        }
     }
     printf("' \\\n");
 }
 
-static bool print_zsh(struct error *e)
+static void print_zsh(void)
 {
     printf("#compdef winnow\n"
            "# made by `winnow completions zsh`\n"
@@ -170,9 +178,9 @@ static bool print_zsh(struct error *e)
            "    typeset -A opt_args\n"
            "    local -a commands\n"
            "    commands=(\n");
-    for (unsigned k = 0; k < n_commands; k++) {
-        printf("        '%s:", commands[k].name);
-        quoted(commands[k].help, "\\", "'\\''");
+    for (int k = 0; k < N_OPTION_COMMANDS; k++) {
+        printf("        '%s:", option_commands[k].name);
+        quoted(option_commands[k].help, "\\", "'\\''");
         printf("'\n");
     }
     printf("    )\n"
@@ -183,71 +191,61 @@ static bool print_zsh(struct error *e)
            "    command) _describe command commands ;;\n"
            "    argument)\n"
            "        case $words[1] in\n");
-    for (unsigned k = 0; k < n_commands; k++) {
-        struct flag_list list;
-        bool ok = flag_list_of(&list, &commands[k], e);
-        printf("        %s) _arguments \\\n", commands[k].name);
-        for (size_t i = 0; ok && i < list.count; i++)
-            zsh_flag(&list.items[i]);
-        if (is_this_command(&commands[k]))
+    for (int k = 0; k < N_OPTION_COMMANDS; k++) {
+        printf("        %s) _arguments \\\n", option_commands[k].name);
+        each_flag(k, zsh_flag);
+        if (k == OPTION_COMPLETIONS)
             printf("            '1:shell:(%s)' ;;\n", targets);
         else
             printf("            '1:model:_files' ;;\n");
-        flag_list_clear(&list);
-        if (!ok)
-            return false;
     }
     printf("        esac ;;\n"
            "    esac\n"
            "}\n"
            "if [[ $funcstack[1] == _winnow ]]; then _winnow \"$@\"; else compdef _winnow winnow; "
            "fi\n");
-    return true;
 }
 
-static void fish_flag(const struct command *c, const struct flag *flag)
+static void fish_flag(enum option_command command, const struct option_row *row, const char *name)
 {
-    const char *name = flag->name;
-    printf("complete -c winnow -n '__fish_seen_subcommand_from %s' ", c->name);
+    printf("complete -c winnow -n '__fish_seen_subcommand_from %s' ",
+           option_commands[command].name);
     if (!strncmp(name, "--", 2))
         printf("-l %s", name + 2);
     else
         printf("-%c %s", name[2] ? 'o' : 's', name + 1);
-    if (flag->value == FLAG_FILE)
+    if (row->words == WORDS_FILES) {
         printf(" -r -F");
-    else if (flag->value == FLAG_WORDS)
-        printf(" -x -a '%s'", flag->words);
-    else if (flag->value == FLAG_ANY)
+    } else if (has_words(row)) {
+        printf(" -x -a '");
+        print_words(row);
+        printf("'");
+    } else if (row->value) {
         printf(" -x");
+    }
     printf(" -d '");
-    quoted(flag->help, "\\", "\\'");
+    quoted(row->help, "\\", "\\'");
     printf("'\n");
 }
 
-static bool print_fish(struct error *e)
+static void print_fish(void)
 {
     printf("# fish completion for winnow, made by `winnow completions fish`\n"
            "complete -c winnow -f\n"
            "complete -c winnow -n __fish_use_subcommand -l help -d 'print the commands'\n"
            "complete -c winnow -n __fish_use_subcommand -l version -d 'print the version'\n");
-    for (unsigned k = 0; k < n_commands; k++) {
-        struct flag_list list;
-        bool ok = flag_list_of(&list, &commands[k], e);
-        printf("complete -c winnow -n __fish_use_subcommand -a %s -d '", commands[k].name);
-        quoted(commands[k].help, "\\", "\\'");
+    for (int k = 0; k < N_OPTION_COMMANDS; k++) {
+        const struct option_command_row *c = &option_commands[k];
+        printf("complete -c winnow -n __fish_use_subcommand -a %s -d '", c->name);
+        quoted(c->help, "\\", "\\'");
         printf("'\n");
-        for (size_t i = 0; ok && i < list.count; i++)
-            fish_flag(&commands[k], &list.items[i]);
-        printf("complete -c winnow -n '__fish_seen_subcommand_from %s' ", commands[k].name);
-        if (is_this_command(&commands[k]))
+        each_flag(k, fish_flag);
+        printf("complete -c winnow -n '__fish_seen_subcommand_from %s' ", c->name);
+        if (k == OPTION_COMPLETIONS)
             printf("-x -a '%s'\n", targets);
         else
             printf("-F\n");
-        flag_list_clear(&list);
-        if (!ok)
-            return false;
     }
-    return true;
 }
 
 /* ---- the manual page */
@@ -293,57 +291,55 @@ static void roff_setting(const struct option_row *row)
     }
 }
 
-static bool print_man(struct error *e)
+static void print_man(void)
 {
-    const char *group = "";
-    printf(".SH FLAGS OF WINNOW SERVE\n");
-    for (unsigned i = 0; i < n_option_rows; i++) {
-        const struct option_row *row = &option_rows[i];
-        if (!row->group)
-            continue;
-        if (strcmp(group, row->group)) {
+    for (int k = 0; k < N_OPTION_COMMANDS; k++) {
+        const struct option_command_row *c = &option_commands[k];
+        const char *group = "";
+        printf(".SH WINNOW ");
+        for (const char *letter = c->name; *letter; letter++)
+            putchar(*letter - 'a' + 'A');
+        printf("\n.nf\n");
+        roff("winnow ", false);
+        roff(c->name, false);
+        putchar(' ');
+        roff(c->usage, false);
+        printf("\n.sp\n");
+        roff(c->about, true);
+        printf(".fi\n");
+        for (unsigned i = 0; i < n_option_rows; i++) {
+            const struct option_row *row = &option_rows[i];
+            if (!is_offered(k, row))
+                continue;
+            if (strcmp(group, row->group))
+                printf(".SS %s\n", row->group);
             group = row->group;
-            printf(".SS %s\n", group);
+            roff_setting(row);
         }
-        roff_setting(row);
     }
-    printf(".SH THE OTHER COMMANDS\n");
-    for (unsigned k = 0; k < n_commands; k++) {
-        if (!strcmp(commands[k].name, "serve"))
-            continue;
-        char *text = command_help_text(&commands[k], e);
-        if (!text)
-            return false;
-        printf(".SS winnow %s\n.EX\n", commands[k].name);
-        roff(text, true);
-        printf(".EE\n");
-        free(text);
-    }
-    return true;
 }
 
 int command_completions(int argc, char **argv)
 {
     static const struct {
         const char *name;
-        bool (*print)(struct error *e);
+        void (*print)(void);
     } kinds[] = {
         {"bash", print_bash}, {"zsh", print_zsh}, {"fish", print_fish}, {"man", print_man}};
-    struct error e = {0};
+    struct error e;
     if (argc == 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
-        fputs(usage, stdout);
+        options_print_help(OPTION_COMPLETIONS);
         return 0;
     }
     for (size_t i = 0; argc == 2 && i < sizeof kinds / sizeof *kinds; i++) {
         if (strcmp(argv[1], kinds[i].name))
             continue;
-        bool ok = kinds[i].print(&e);
-        if (ok && (fflush(stdout) != 0 || ferror(stdout)))
-            ok = error_set(&e, "file_error", "stdout", "cannot write: %s", strerror(errno));
-        if (!ok)
-            fprintf(stderr, "winnow: %s\n", e.message);
-        return ok ? 0 : 1;
+        kinds[i].print();
+        if (fflush(stdout) == 0 && !ferror(stdout))
+            return 0;
+        fprintf(stderr, "winnow: cannot write: %s\n", strerror(errno));
+        return 1;
     }
-    fputs(usage, stderr);
-    return 2;
+    error_set(&e, "invalid_value", "", "name one of %s", targets);
+    return command_line_refuse(OPTION_COMPLETIONS, &e);
 }

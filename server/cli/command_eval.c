@@ -1,4 +1,5 @@
-/* `winnow eval`: see command_eval.h. Questions to every policy and budget:
+/* `winnow eval MODEL --text FILE`: quality against memory, for policies and budgets side by side.
+ * Questions to every policy and budget:
  *
  *   text       how probable a real text is, and how far the next-token distribution is from full
  *              attention's (perplexity, agreement, KL), token by token behind a compressed prompt
@@ -8,15 +9,17 @@
  *              the end
  *
  * Every finished run is a line of results.jsonl; a rerun goes on behind the last. Main thread. */
-#include "server/cli/command_eval.h"
-
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "config/base/clock.h"
+#include "config/base/file.h"
 #include "engine/compute/machine.h"
+#include "server/cli/command.h"
+#include "server/cli/command_line.h"
+#include "server/devices.h"
 #include "server/report/eval_private.h"
 
 /* Policies between commas that lie outside of braces. */
@@ -67,23 +70,15 @@ static bool all_policies(struct eval *v, struct error *e)
 
 static bool read_text(struct eval *v, struct error *e)
 {
-    FILE *file = fopen(v->a.text_path, "re");
-    char *text = NULL;
-    size_t n = 0;
-    if (!file)
-        return error_set(e, "file_error", v->a.text_path, "the text cannot be read: %s",
-                         strerror(errno));
-    if (fseek(file, 0, SEEK_END) == 0 && ftell(file) > 0) {
-        n = (size_t)ftell(file);
-        rewind(file);
-        text = malloc(n + 1);
-        n = text ? fread(text, 1, n, file) : 0;
-    }
-    fclose(file);
+    struct file_wanted w = {
+        .path = v->a.text_path, .what = "the text", .where = v->a.text_path, .most = SIZE_MAX};
+    size_t n;
+    char *text = file_read(&w, &n, e);
+    if (!text)
+        return false;
     bool done =
-        text && n > 0
-            ? tokenizer_encode(evaluator_tokenizer(v->evaluator), text, n, NULL, &v->text, e)
-            : error_set(e, "file_error", v->a.text_path, "the text is empty or unreadable");
+        n > 0 ? tokenizer_encode(evaluator_tokenizer(v->evaluator), text, n, NULL, &v->text, e)
+              : error_set(e, "file_error", v->a.text_path, "the text is empty");
     free(text);
     uint32_t longest = 0;
     for (uint32_t i = 0; i < v->n_contexts; i++)
@@ -119,22 +114,22 @@ static bool open_eval(struct eval *v, struct error *e)
     struct eval_arguments *a = &v->a;
     double contexts[EVAL_MOST];
     uint32_t n_contexts, longest = 0;
+    struct device device;
+    if (!device_pick(&server_devices, a->device, &device, e))
+        return false;
     struct evaluator_options o = {.model_path = a->model_path,
-                                  .device = a->device,
+                                  .device = device.kind,
                                   .isa = a->isa,
                                   .head_profile = a->head_profile,
                                   .no_sharing = a->no_sharing,
                                   .n_threads =
                                       a->n_threads ? (uint32_t)a->n_threads : machine_cores("")};
-    if (a->storage && !plan_storage_parse(a->storage, &o.storage))
-        return error_set(e, "invalid_value", "--kv-storage",
-                         "\"%.40s\" is not one of f16, bf16, q8, q4", a->storage);
-    if (!eval_arguments_numbers("--contexts", a->contexts ? a->contexts : "1024,2048", 32, 1 << 24,
-                                contexts, &n_contexts, e) ||
-        !eval_arguments_numbers("--budgets", a->budgets ? a->budgets : "0.05,0.1,0.2,0.5", 1e-6,
-                                1 << 24, v->budgets, &v->n_budgets, e) ||
-        !eval_arguments_numbers("--depths", a->depths ? a->depths : "0.1,0.5,0.9", 0, 1, v->depths,
-                                &v->n_depths, e) ||
+    plan_storage_parse(a->storage, &o.storage); /* the option table knows the names */
+    if (!options_numbers("--contexts", a->contexts ? a->contexts : "1024,2048", 32, 1 << 24,
+                         EVAL_MOST, contexts, &n_contexts, e) ||
+        !options_numbers("--budgets", a->budgets, 1e-6, 1 << 24, EVAL_MOST, v->budgets,
+                         &v->n_budgets, e) ||
+        !options_numbers("--depths", a->depths, 0, 1, EVAL_MOST, v->depths, &v->n_depths, e) ||
         !(a->policies ? split_policies(v, a->policies, e) : all_policies(v, e)))
         return false;
     put_full_first(v);
@@ -169,8 +164,7 @@ static bool open_eval(struct eval *v, struct error *e)
 
 static bool has_task(const struct eval *v, const char *task)
 {
-    const char *tasks = v->a.tasks ? v->a.tasks : "text,retrieval";
-    return strstr(tasks, task) != NULL;
+    return strstr(v->a.tasks, task) != NULL;
 }
 
 static void close_eval(struct eval *v)
@@ -180,6 +174,7 @@ static void close_eval(struct eval *v)
     tokens_free(&v->text);
     for (uint32_t i = 0; i < v->n_policies; i++)
         free(v->policies[i]);
+    options_clear(OPTION_EVAL, &v->a);
 }
 
 static bool run_all(struct eval *v, struct error *e)
@@ -208,22 +203,21 @@ static void on_interrupt(int signal_number)
 int command_eval(int argc, char **argv)
 {
     struct error e = {.message = ""};
-    struct eval v = {.terminal = isatty(STDERR_FILENO) == 1, .started = eval_seconds()};
+    int status;
+    struct eval v = {.terminal = isatty(STDERR_FILENO) == 1, .started = clock_seconds()};
     struct sigaction action = {.sa_handler = on_interrupt};
-    if (!eval_arguments_parse(&v.a, argc, argv, &e)) {
-        fprintf(stderr, "winnow eval: %s%s%s\n\n%s", e.where, e.where[0] ? ": " : "", e.message,
-                eval_usage);
-        return 2;
-    }
-    if (v.a.help) {
-        fputs(eval_usage, stdout);
-        return 0;
+    if (!command_line_parse(OPTION_EVAL, &v.a, argc, argv, &status))
+        return status;
+    if (!v.a.text_path) {
+        error_set(&e, "invalid_value", "--text", "no text was named");
+        options_clear(OPTION_EVAL, &v.a);
+        return command_line_refuse(OPTION_EVAL, &e);
     }
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     bool done = open_eval(&v, &e) && run_all(&v, &e) && eval_results_report(&v.results, stdout, &e);
     if (!done)
-        fprintf(stderr, "winnow eval: %s%s%s\n", e.where, e.where[0] ? ": " : "", e.message);
+        command_line_print_error(OPTION_EVAL, &e);
     else if (eval_interrupted)
         fprintf(stderr, "winnow eval: interrupted; the same command goes on from here\n");
     close_eval(&v);

@@ -1,29 +1,36 @@
 /* See command_line.h. */
 #include "server/cli/command_line.h"
 
+#include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "config/base/size.h"
-
-bool flag_whole_number(const char *flag, const char *text, uint64_t min, uint64_t max,
-                       uint64_t *out, struct error *e)
+void command_line_print_error(enum option_command command, const struct error *e)
 {
-    char shown[80];
-    return whole_number_parse(text, min, max, out) ||
-           error_set(e, "invalid_value", flag, "\"%s\" is not an integer in %llu to %llu",
-                     error_excerpt(shown, text, strlen(text)), (unsigned long long)min,
-                     (unsigned long long)max);
+    bool named = !e->where[0] || strstr(e->message, e->where);
+    fprintf(stderr, "winnow %s: %s%s%s\n", option_commands[command].name, named ? "" : e->where,
+            named ? "" : ": ", e->message);
 }
 
-bool command_line_model(int argc, char **argv, bool help, const char **model_path, struct error *e)
+int command_line_refuse(enum option_command command, const struct error *e)
 {
-    if (optind < argc && !*model_path)
-        *model_path = argv[optind++];
+    const struct option_command_row *c = &option_commands[command];
+    command_line_print_error(command, e);
+    fprintf(stderr, "usage: winnow %s %s; winnow %s --help lists the flags\n", c->name, c->usage,
+            c->name);
+    return 2;
+}
+
+bool command_line_parse(enum option_command command, void *settings, int argc, char **argv,
+                        int *status)
+{
+    bool help;
+    struct error e;
+    *status = 0;
+    if (!options_parse(command, settings, argc, argv, &help, &e)) {
+        *status = command_line_refuse(command, &e);
+        return false;
+    }
     if (help)
-        return true;
-    if (optind < argc)
-        return error_set(e, "invalid_value", "", "\"%.80s\" is one argument too many",
-                         argv[optind]);
-    return *model_path || error_set(e, "invalid_value", "", "no model file was named");
+        options_print_help(command);
+    return !help;
 }

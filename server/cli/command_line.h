@@ -1,20 +1,17 @@
-/* What the command lines of `winnow bench`, `calibrate`, `eval` and `run` have in common. Main
- * thread. */
+/* What the commands do alike with their command line. Main thread. */
 #ifndef WINNOW_SERVER_CLI_COMMAND_LINE_H
 #define WINNOW_SERVER_CLI_COMMAND_LINE_H
 
-#include <stdbool.h>
-#include <stdint.h>
+#include "config/options.h"
 
-#include "config/base/error.h"
+/* Fills `settings`, which is all zero. False: the help or an error was printed, and the command
+ * ends with *status. */
+bool command_line_parse(enum option_command command, void *settings, int argc, char **argv,
+                        int *status);
 
-/* An integer within [min, max]. False: "invalid_value" with the flag. */
-bool flag_whole_number(const char *flag, const char *text, uint64_t min, uint64_t max,
-                       uint64_t *out, struct error *e);
-
-/* What stands behind the flags, from optind on: the model, unless a flag named it already, and
- * nothing else. With `help` anything goes. *model_path is borrowed from argv. False:
- * "invalid_value". */
-bool command_line_model(int argc, char **argv, bool help, const char **model_path, struct error *e);
+/* Prints an error with its place, unless the message names it. */
+void command_line_print_error(enum option_command command, const struct error *e);
+/* The same for what options say together; returns the exit status of a wrong command line. */
+int command_line_refuse(enum option_command command, const struct error *e);
 
 #endif

@@ -1,8 +1,7 @@
-/* `winnow run`: see command_run.h. */
-#include "server/cli/command_run.h"
-
+/* `winnow run MODEL [-p PROMPT | -f FILE] ...`: one prompt on the terminal. The answer streams to
+ * stdout, everything else goes to stderr; Ctrl-C ends it with status 130. Main thread, over an engine
+ * of its own. */
 #include <errno.h>
-#include <getopt.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -13,285 +12,28 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "config/base/size.h"
+#include "config/base/clock.h"
+#include "config/base/file.h"
 #include "engine/serve/engine.h"
+#include "engine/text/chat_request.h"
+#include "server/cli/command.h"
 #include "server/cli/command_line.h"
+#include "server/devices.h"
 
 enum { MAX_PROMPT_BYTES = 64 * 1024 * 1024 };
 
-struct arguments {
-    struct engine_options engine;
-    struct sampling sampling;
-    const char *prompt, *prompt_file, *system;
-    const char *kv_policy;
-    int64_t n_tokens;
-    bool chat, help, ignore_eos;
-};
-
-static const char usage[] =
-    "usage: winnow run MODEL [-p PROMPT | -f FILE] [options]\n"
-    "\n"
-    "  -m, --model FILE        the model (or as the first argument)\n"
-    "  -p, --prompt TEXT       the prompt; \"-\", or no prompt at all: read from stdin\n"
-    "  -f, --file FILE         the prompt from a file\n"
-    "      --chat              the prompt is a chat message: use the model's template\n"
-    "      --system TEXT       the system message before it (with --chat)\n"
-    "  -n, --predict N         most tokens to generate (default: rest of the context, or 16384)\n"
-    "      --ignore-eos        go on after the end of the text\n"
-    "      --temp T            temperature, 0 to 2 (default 1; 0: always the likeliest)\n"
-    "      --top-p P, --top-k K, --min-p P, --repeat-penalty R, --seed N\n"
-    "      --kv-policy NAME|JSON  how the KV cache is compressed (default full)\n"
-    "      --head-profile FILE which heads look things up, for razor, duo and compresskv\n"
-    "      --kv-storage TYPE   f16, bf16, q8 or q4 (default f16)\n"
-    "      --kv-memory SIZE    memory of the KV cache (default: what the context needs)\n"
-    "  -c, --ctx-size N        context (default: as trained)\n"
-    "      --device NAME       auto, cpu or cuda (default auto: a GPU where one can be used)\n"
-    "  -t, --threads N         threads (default: physical cores)\n"
-    "      --isa NAME          plain, avx2 or avx512 (default: the best there is)\n"
-    "      --chat-template NAME|FILE\n";
-
-/* ---- the command line */
-
-static bool parse_number(const char *flag, const char *text, double min, double max, double *out,
-                         struct error *e)
-{
-    char shown[80];
-    double value;
-    if (!number_parse(text, &value) || !(value >= min && value <= max))
-        return error_set(e, "invalid_value", flag, "\"%s\" is not a number in %g to %g",
-                         error_excerpt(shown, text, strlen(text)), min, max);
-    *out = value;
-    return true;
-}
-
-static bool parse_integer(const char *flag, const char *text, int64_t min, int64_t max,
-                          int64_t *out, struct error *e)
-{
-    char *end, shown[80];
-    errno = 0;
-    long long value = strtoll(text, &end, 10);
-    if (end == text || *end || errno || value < min || value > max)
-        return error_set(e, "invalid_value", flag, "\"%s\" is not an integer in %lld to %lld",
-                         error_excerpt(shown, text, strlen(text)), (long long)min, (long long)max);
-    *out = value;
-    return true;
-}
-
-enum flag {
-    FLAG_CHAT = 256,
-    FLAG_SYSTEM,
-    FLAG_IGNORE_EOS,
-    FLAG_TEMP,
-    FLAG_TOP_P,
-    FLAG_TOP_K,
-    FLAG_MIN_P,
-    FLAG_REPEAT,
-    FLAG_SEED,
-    FLAG_KV_POLICY,
-    FLAG_KV_MEMORY,
-    FLAG_DEVICE,
-    FLAG_ISA,
-    FLAG_TEMPLATE,
-    FLAG_HEAD_PROFILE,
-    FLAG_KV_STORAGE
-};
-
-static const struct option long_options[] = {
-    {"model", required_argument, NULL, 'm'},
-    {"model-path", required_argument, NULL, 'm'},
-    {"prompt", required_argument, NULL, 'p'},
-    {"file", required_argument, NULL, 'f'},
-    {"predict", required_argument, NULL, 'n'},
-    {"n-predict", required_argument, NULL, 'n'},
-    {"max-tokens", required_argument, NULL, 'n'},
-    {"ctx-size", required_argument, NULL, 'c'},
-    {"max-model-len", required_argument, NULL, 'c'},
-    {"threads", required_argument, NULL, 't'},
-    {"help", no_argument, NULL, 'h'},
-    {"chat", no_argument, NULL, FLAG_CHAT},
-    {"system", required_argument, NULL, FLAG_SYSTEM},
-    {"ignore-eos", no_argument, NULL, FLAG_IGNORE_EOS},
-    {"temp", required_argument, NULL, FLAG_TEMP},
-    {"temperature", required_argument, NULL, FLAG_TEMP},
-    {"top-p", required_argument, NULL, FLAG_TOP_P},
-    {"top-k", required_argument, NULL, FLAG_TOP_K},
-    {"min-p", required_argument, NULL, FLAG_MIN_P},
-    {"repeat-penalty", required_argument, NULL, FLAG_REPEAT},
-    {"seed", required_argument, NULL, FLAG_SEED},
-    {"kv-policy", required_argument, NULL, FLAG_KV_POLICY},
-    {"kv-memory", required_argument, NULL, FLAG_KV_MEMORY},
-    {"device", required_argument, NULL, FLAG_DEVICE},
-    {"isa", required_argument, NULL, FLAG_ISA},
-    {"chat-template", required_argument, NULL, FLAG_TEMPLATE},
-    {"head-profile", required_argument, NULL, FLAG_HEAD_PROFILE},
-    {"kv-storage", required_argument, NULL, FLAG_KV_STORAGE},
-    {NULL, 0, NULL, 0}};
-
-static bool parse_memory(struct arguments *a, const char *text, struct error *e)
-{
-    double share;
-    if (number_parse(text, &share) && share > 0 && share < 1) {
-        a->engine.kv_memory_share = share;
-        return true;
-    }
-    return size_parse(text, &a->engine.kv_memory_bytes) ||
-           error_set(e, "invalid_value", "--kv-memory",
-                     "neither a size such as 512M nor a share between 0 and 1");
-}
-
-static bool parse_flag(struct arguments *a, int flag, const char *text, struct error *e)
-{
-    int64_t integer = 0;
-    bool good = true;
-    switch (flag) {
-    case 'm':
-        a->engine.model_path = text;
-        break;
-    case 'p':
-        a->prompt = text;
-        break;
-    case 'f':
-        a->prompt_file = text;
-        break;
-    case 'h':
-        a->help = true;
-        break;
-    case FLAG_CHAT:
-        a->chat = true;
-        break;
-    case FLAG_SYSTEM:
-        a->system = text;
-        break;
-    case FLAG_IGNORE_EOS:
-        a->ignore_eos = true;
-        break;
-    case FLAG_KV_POLICY:
-        a->kv_policy = text;
-        break;
-    case FLAG_DEVICE:
-        a->engine.device = text;
-        break;
-    case FLAG_ISA:
-        a->engine.isa = text;
-        break;
-    case FLAG_TEMPLATE:
-        a->engine.chat_template = text;
-        break;
-    case FLAG_HEAD_PROFILE:
-        a->engine.head_profile = text;
-        break;
-    case FLAG_KV_STORAGE:
-        if (plan_storage_parse(text, &a->engine.kv_storage))
-            break;
-        return error_set(e, "invalid_value", "--kv-storage",
-                         "--kv-storage: '%.40s' is not one of f16, bf16, q8, q4", text);
-    case FLAG_KV_MEMORY:
-        return parse_memory(a, text, e);
-    case FLAG_TEMP:
-        return parse_number("--temp", text, 0, 2, &a->sampling.temperature, e);
-    case FLAG_TOP_P:
-        return parse_number("--top-p", text, 0, 1, &a->sampling.top_p, e);
-    case FLAG_MIN_P:
-        return parse_number("--min-p", text, 0, 1, &a->sampling.min_p, e);
-    case FLAG_REPEAT:
-        return parse_number("--repeat-penalty", text, 1e-3, 10, &a->sampling.repetition_penalty, e);
-    case 'n':
-        return parse_integer("-n", text, -1, INT32_MAX, &a->n_tokens, e);
-    case 'c':
-        good = parse_integer("--ctx-size", text, 0, INT32_MAX, &integer, e);
-        a->engine.n_ctx = (uint32_t)integer;
-        break;
-    case 't':
-        good = parse_integer("--threads", text, 1, 1024, &integer, e);
-        a->engine.n_threads = (uint32_t)integer;
-        break;
-    case FLAG_TOP_K:
-        good = parse_integer("--top-k", text, -1, INT32_MAX, &integer, e);
-        a->sampling.top_k = (int32_t)integer;
-        break;
-    case FLAG_SEED:
-        good = parse_integer("--seed", text, INT64_MIN, INT64_MAX, &integer, e);
-        a->sampling.seed = (uint64_t)integer;
-        break;
-    default:
-        return error_set(e, "invalid_value", "", "unknown option or missing value");
-    }
-    return good;
-}
-
-static bool parse_arguments(struct arguments *a, int argc, char **argv, struct error *e)
-{
-    *a = (struct arguments){
-        .engine = {.max_num_seqs = 1, .max_queue = 1, .max_generate = 16384},
-        .sampling = {.temperature = 1, .top_p = 1, .typical_p = 1, .repetition_penalty = 1},
-        .n_tokens = -1,
-        .kv_policy = "full"};
-    if (getrandom(&a->sampling.seed, sizeof a->sampling.seed, 0) < 0)
-        a->sampling.seed = (uint64_t)time(NULL);
-    optind = 1;
-    int flag;
-    while ((flag = getopt_long(argc, argv, "m:p:f:n:c:t:h", long_options, NULL)) != -1)
-        if (!parse_flag(a, flag, optarg, e))
-            return false;
-    if (!command_line_model(argc, argv, a->help, &a->engine.model_path, e))
-        return false;
-    if (a->help)
-        return true;
-    if (a->prompt && a->prompt_file)
-        return error_set(e, "invalid_value", "", "-p and -f cannot both be given");
-    return true;
-}
-
 /* ---- the prompt */
 
-static char *read_all(FILE *file, size_t *length, struct error *e)
-{
-    size_t room = 65536;
-    char *text = NULL;
-    *length = 0;
-    for (;;) {
-        char *bigger = realloc(text, room);
-        if (!bigger) {
-            free(text);
-            error_set_memory(e, "the prompt", room);
-            return NULL;
-        }
-        text = bigger;
-        size_t n = fread(text + *length, 1, room - *length, file);
-        *length += n;
-        if (*length < room)
-            break;
-        if (room >= MAX_PROMPT_BYTES) {
-            free(text);
-            error_set(e, "invalid_value", "prompt", "the prompt is longer than %d bytes",
-                      MAX_PROMPT_BYTES);
-            return NULL;
-        }
-        room *= 2;
-    }
-    if (!ferror(file))
-        return text;
-    free(text);
-    error_set(e, "file_error", "prompt", "the prompt cannot be read: %s", strerror(errno));
-    return NULL;
-}
-
 /* malloc'ed */
-static char *read_prompt(const struct arguments *a, size_t *length, struct error *e)
+static char *read_prompt(const struct run_arguments *a, size_t *length, struct error *e)
 {
+    struct file_wanted w = {.what = "the prompt", .where = "prompt", .most = MAX_PROMPT_BYTES};
     if (a->prompt_file && strcmp(a->prompt_file, "-") != 0) {
-        FILE *file = fopen(a->prompt_file, "re");
-        if (!file) {
-            error_set(e, "file_not_found", "-f", "\"%.200s\" cannot be read: %s", a->prompt_file,
-                      strerror(errno));
-            return NULL;
-        }
-        char *text = read_all(file, length, e);
-        fclose(file);
-        return text;
+        w.path = w.what = a->prompt_file;
+        w.where = "-f";
     }
-    if (!a->prompt || strcmp(a->prompt, "-") == 0)
-        return read_all(stdin, length, e);
+    if (w.path || !a->prompt || strcmp(a->prompt, "-") == 0)
+        return file_read(&w, length, e);
     char *text = strdup(a->prompt);
     *length = strlen(a->prompt);
     if (!text)
@@ -299,51 +41,26 @@ static char *read_prompt(const struct arguments *a, size_t *length, struct error
     return text;
 }
 
-static const char *token_text(const struct tokenizer *t, int32_t token, char *out, size_t size)
-{
-    size_t length;
-    if (token < 0)
-        return NULL;
-    const char *text = tokenizer_text(t, token, &length);
-    snprintf(out, size, "%.*s", (int)(length < size ? length : size - 1), text);
-    return out;
-}
-
 /* One user message through the model's chat template. */
-static bool encode_chat(const struct arguments *a, const struct engine *engine, const char *text,
-                        size_t length, struct tokens *out, struct error *e)
+static bool encode_chat(const struct run_arguments *a, const struct engine *engine,
+                        const char *text, size_t length, struct tokens *out, struct error *e)
 {
-    const struct tokenizer *t = engine_tokenizer(engine);
     json_t *messages = json_array();
     if (a->system)
         json_array_append_new(messages,
                               json_pack("{s:s, s:s}", "role", "system", "content", a->system));
     json_array_append_new(messages,
                           json_pack("{s:s, s:s%}", "role", "user", "content", text, length));
-    if (!messages || json_array_size(messages) != (a->system ? 2u : 1u)) {
-        json_decref(messages);
-        return error_set(e, "invalid_value", "prompt", "a chat message must be valid UTF-8 text");
-    }
-    char bos[256], eos[256];
-    struct chat_render_input input = {.messages = messages,
-                                      .add_generation_prompt = true,
-                                      .bos_token = token_text(t, tokenizer_bos(t), bos, sizeof bos),
-                                      .eos_token = token_text(t, tokenizer_eos(t), eos, sizeof eos),
-                                      .now_unix = (int64_t)time(NULL)};
-    struct chat_text rendered = {0};
-    bool done = chat_render(engine_chat_template(engine), &input, &rendered, e);
-    json_decref(messages);
-    if (!done)
-        return false;
-    bool has_bos = input.bos_token && chat_text_starts_with(&rendered, input.bos_token);
-    if (!has_bos && tokenizer_adds_bos(t) && tokenizer_bos(t) >= 0)
-        done = tokens_push(out, tokenizer_bos(t)) || error_set_memory(e, "the prompt", 4);
-    done = done && tokenizer_encode(t, rendered.text, rendered.length, rendered.marks, out, e);
-    chat_text_free(&rendered);
-    return done;
+    struct chat_request chat = {.messages = messages, .add_generation_prompt = true};
+    bool ok = json_array_size(messages) == (a->system ? 2u : 1u) ||
+              error_set(e, "invalid_value", "prompt", "a chat message must be valid UTF-8 text");
+    ok = ok && chat_request_encode(&chat, engine_chat_template(engine), engine_tokenizer(engine),
+                                   out, NULL, e);
+    chat_request_clear(&chat);
+    return ok;
 }
 
-static bool encode_prompt(const struct arguments *a, const struct engine *engine,
+static bool encode_prompt(const struct run_arguments *a, const struct engine *engine,
                           struct tokens *out, struct error *e)
 {
     size_t length = 0;
@@ -364,17 +81,10 @@ struct progress {
     bool terminal, shown;
 };
 
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
 /* A line that overwrites itself on a terminal; elsewhere it appears once a wait is felt. */
 static bool is_due(struct progress *p, double every)
 {
-    double now = seconds();
+    double now = clock_seconds();
     if (now - p->started < (p->terminal && !p->shown ? 0.2 : every))
         return false;
     p->started = now;
@@ -499,12 +209,26 @@ static int stream(struct request *g, struct waiter *w, struct progress *progress
     }
 }
 
-static bool make_request(const struct arguments *a, const struct engine *engine,
+static struct sampling sampling_of(const struct run_arguments *a)
+{
+    struct sampling s = {.temperature = a->temperature,
+                         .top_p = a->top_p,
+                         .min_p = a->min_p,
+                         .typical_p = 1,
+                         .repetition_penalty = a->repetition_penalty,
+                         .top_k = (int32_t)a->top_k,
+                         .seed = (uint64_t)a->seed};
+    if (a->seed == -1 && getrandom(&s.seed, sizeof s.seed, 0) < 0)
+        s.seed = (uint64_t)time(NULL);
+    return s;
+}
+
+static bool make_request(const struct run_arguments *a, const struct engine *engine,
                          struct waiter *waiter, struct request_options *r, struct error *e)
 {
     struct tokens tokens = {0};
     *r = (struct request_options){.id = "run",
-                                  .sampling = a->sampling,
+                                  .sampling = sampling_of(a),
                                   .ignore_eos = a->ignore_eos,
                                   .max_tokens = a->n_tokens,
                                   .n_choices = 1,
@@ -531,7 +255,7 @@ static bool make_request(const struct arguments *a, const struct engine *engine,
     return false;
 }
 
-static int run(const struct arguments *a, struct engine *engine, struct progress *progress)
+static int run(const struct run_arguments *a, struct engine *engine, struct progress *progress)
 {
     struct waiter waiter = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false};
     struct request_options request;
@@ -540,40 +264,61 @@ static int run(const struct arguments *a, struct engine *engine, struct progress
     if (make_request(a, engine, &waiter, &request, &e))
         g = engine_submit(engine, &request, &e);
     if (!g) {
-        fprintf(stderr, "winnow run: %s%s%s\n", e.where, e.where[0] ? ": " : "", e.message);
+        command_line_print_error(OPTION_RUN, &e);
         return 1;
     }
-    progress->started = seconds();
+    progress->started = clock_seconds();
     int status = stream(g, &waiter, progress);
     request_release(g);
     return status;
 }
 
+static struct engine *open_engine(const struct run_arguments *a, struct progress *progress,
+                                  struct error *e)
+{
+    struct engine_options o = {.model_path = a->model_path,
+                               .isa = a->isa,
+                               .n_threads = a->n_threads,
+                               .n_ctx = a->n_ctx,
+                               .chat_template = a->chat_template,
+                               .head_profile = a->head_profile,
+                               .kv_memory_bytes = a->kv_memory.bytes,
+                               .kv_memory_share = a->kv_memory.share,
+                               .max_num_seqs = 1,
+                               .max_queue = 1,
+                               .max_generate = 16384,
+                               .progress = show_loading,
+                               .progress_context = progress};
+    plan_storage_parse(a->kv_storage, &o.kv_storage); /* the option table knows the names */
+    struct engine *engine =
+        device_pick(&server_devices, a->device, &o.device, e) ? engine_open(&o, e) : NULL;
+    end_line(progress);
+    return engine;
+}
+
 int command_run(int argc, char **argv)
 {
-    struct arguments a;
+    struct run_arguments a = {0};
     struct error e;
-    if (!parse_arguments(&a, argc, argv, &e)) {
-        fprintf(stderr, "winnow run: %s%s%s\n%s", e.where, e.where[0] ? ": " : "", e.message,
-                usage);
-        return 2;
-    }
-    if (a.help) {
-        fputs(usage, stdout);
-        return 0;
+    int status;
+    if (!command_line_parse(OPTION_RUN, &a, argc, argv, &status))
+        return status;
+    if (a.prompt && a.prompt_file) {
+        error_set(&e, "invalid_value", "", "-p and -f cannot both be given");
+        options_clear(OPTION_RUN, &a);
+        return command_line_refuse(OPTION_RUN, &e);
     }
     struct sigaction action = {.sa_handler = on_interrupt};
     sigaction(SIGINT, &action, NULL);
-    struct progress progress = {.started = seconds(), .terminal = isatty(STDERR_FILENO) == 1};
-    a.engine.progress = show_loading;
-    a.engine.progress_context = &progress;
-    struct engine *engine = engine_open(&a.engine, &e);
-    end_line(&progress);
-    if (!engine) {
-        fprintf(stderr, "winnow run: %s%s%s\n", e.where, e.where[0] ? ": " : "", e.message);
-        return 1;
+    struct progress progress = {.started = clock_seconds(), .terminal = isatty(STDERR_FILENO) == 1};
+    struct engine *engine = open_engine(&a, &progress, &e);
+    if (engine) {
+        status = run(&a, engine, &progress);
+        engine_close(engine);
+    } else {
+        command_line_print_error(OPTION_RUN, &e);
+        status = 1;
     }
-    int status = run(&a, engine, &progress);
-    engine_close(engine);
+    options_clear(OPTION_RUN, &a);
     return status;
 }

@@ -1,8 +1,8 @@
-/* The `serve` command: see command_serve.h. */
-#include "server/cli/command_serve.h"
-
+/* `winnow serve MODEL [flags]`: 0 after a drain. Main thread. */
 #include <stdio.h>
 
+#include "config/options.h"
+#include "server/cli/command.h"
 #include "server/server.h"
 
 int command_serve(int argc, char **argv)
@@ -16,7 +16,7 @@ int command_serve(int argc, char **argv)
     }
     int status = 0;
     if (help)
-        config_help();
+        options_print_help(OPTION_SERVE);
     else
         status = server_run(&config);
     config_clear(&config);

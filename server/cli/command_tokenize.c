@@ -1,136 +1,28 @@
-/* The `tokenize` command: see command_tokenize.h. */
-#include "server/cli/command_tokenize.h"
-
+/* `winnow tokenize MODEL (-p TEXT | -f FILE) [--bos] [--special] [--ids]`: shows how a model's
+ * tokenizer cuts a text. Works on files that hold a vocabulary and no weights. One thread, no
+ * engine. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/base/file.h"
+#include "config/base/utf8.h"
 #include "engine/text/tokenizer.h"
+#include "server/cli/command.h"
+#include "server/cli/command_line.h"
 
 #define MAX_INPUT_BYTES ((size_t)1 << 30)
 
-static const char usage[] =
-    "usage: winnow tokenize MODEL (-p TEXT | -f FILE) [--bos] [--special] [--ids]\n"
-    "  MODEL            a GGUF file; one with a vocabulary and no weights will do (also -m FILE)\n"
-    "  -p TEXT          the text\n"
-    "  -f FILE          the file that holds the text; - is standard input\n"
-    "  --bos            puts the begin-of-text token first\n"
-    "  --special        recognises special tokens such as <|im_start|> in the text\n"
-    "  --ids            prints the numbers on one line; otherwise one line a token, number and "
-    "text\n";
-
-struct options {
-    const char *model, *text, *file;
-    bool bos, special, ids, help;
-};
-
-static bool usage_error(const char *format, const char *value)
+/* "-": standard input. malloc'ed. */
+static char *read_file(const char *path, size_t *length, struct error *e)
 {
-    fputs("winnow: ", stderr);
-    fprintf(stderr, format, value);
-    fprintf(stderr, "\n%s", usage);
-    return false;
-}
-
-/* The option that takes a value at `name`, or NULL. */
-static const char **value_option(struct options *o, const char *name)
-{
-    if (strcmp(name, "-p") == 0 || strcmp(name, "--prompt") == 0)
-        return &o->text;
-    if (strcmp(name, "-f") == 0 || strcmp(name, "--file") == 0)
-        return &o->file;
-    if (strcmp(name, "-m") == 0 || strcmp(name, "--model") == 0 ||
-        strcmp(name, "--model-path") == 0)
-        return &o->model;
-    return NULL;
-}
-
-static bool *flag_option(struct options *o, const char *name)
-{
-    if (strcmp(name, "--bos") == 0)
-        return &o->bos;
-    if (strcmp(name, "--special") == 0)
-        return &o->special;
-    if (strcmp(name, "--ids") == 0)
-        return &o->ids;
-    return strcmp(name, "-h") == 0 || strcmp(name, "--help") == 0 ? &o->help : NULL;
-}
-
-static bool parse(struct options *o, int argc, char **argv)
-{
-    for (int i = 1; i < argc; i++) {
-        const char **value = value_option(o, argv[i]);
-        bool *flag = flag_option(o, argv[i]);
-        if (!value && !flag && argv[i][0] == '-')
-            return usage_error("unknown option %s", argv[i]);
-        if (flag) {
-            *flag = true;
-            continue;
-        }
-        if (value && ++i == argc)
-            return usage_error("%s needs a value", argv[i - 1]);
-        if (!value)
-            value = &o->model;
-        if (*value)
-            return usage_error("%s is one too many", argv[i]);
-        *value = argv[i];
-    }
-    if (o->help)
-        return true;
-    if (!o->model)
-        return usage_error("%s: no model file given", "tokenize");
-    if (!o->text == !o->file)
-        return usage_error("%s: exactly one of -p TEXT and -f FILE is needed", "tokenize");
-    return true;
-}
-
-static bool read_stream(FILE *stream, const char *name, char **text, size_t *length,
-                        struct error *e)
-{
-    size_t capacity = 0;
-    *text = NULL;
-    *length = 0;
-    do {
-        if (*length == capacity) {
-            capacity = capacity ? capacity * 2 : 65536;
-            char *grown = capacity <= 2 * MAX_INPUT_BYTES ? realloc(*text, capacity) : NULL;
-            if (!grown)
-                return error_set_memory(e, "the text", capacity);
-            *text = grown;
-        }
-        *length += fread(*text + *length, 1, capacity - *length, stream);
-    } while (!feof(stream) && !ferror(stream));
-    if (ferror(stream))
-        return error_set(e, "file_error", name, "cannot read %s: %s", name, strerror(errno));
-    return true;
-}
-
-/* `*text` is malloc'ed, also when false is returned. */
-static bool read_file(const char *path, char **text, size_t *length, struct error *e)
-{
-    *text = NULL;
-    if (strcmp(path, "-") == 0)
-        return read_stream(stdin, "standard input", text, length, e);
-    FILE *stream = fopen(path, "rb");
-    if (!stream)
-        return error_set(e, "file_not_found", path, "cannot open %s: %s", path, strerror(errno));
-    bool ok = read_stream(stream, path, text, length, e);
-    fclose(stream);
-    return ok;
-}
-
-/* Whether s[0..n) may be printed as it is: a whole UTF-8 character that is no control character. */
-static size_t printable_bytes(const unsigned char *s, size_t left)
-{
-    char probe[80];
-    for (size_t n = 1; n <= 4 && n <= left; n++) {
-        error_excerpt(probe, (const char *)s, n);
-        if (probe[0] && (probe[0] != '?' || s[0] == '?') && strlen(probe) == n &&
-            memcmp(probe, s, n) == 0)
-            return n;
-    }
-    return 0;
+    const bool is_stream = strcmp(path, "-") == 0;
+    struct file_wanted w = {.path = is_stream ? NULL : path,
+                            .what = is_stream ? "standard input" : "the text",
+                            .where = path,
+                            .most = MAX_INPUT_BYTES};
+    return file_read(&w, length, e);
 }
 
 static void print_escaped(const char *bytes, size_t length)
@@ -138,7 +30,7 @@ static void print_escaped(const char *bytes, size_t length)
     putchar('"');
     for (size_t i = 0; i < length;) {
         unsigned char c = (unsigned char)bytes[i];
-        size_t n = printable_bytes((const unsigned char *)bytes + i, length - i);
+        size_t n = utf8_printable_length(bytes + i, length - i);
         if (c == '"' || c == '\\')
             printf("\\%c", c);
         else if (n > 0)
@@ -169,8 +61,8 @@ static void print_tokens(const struct tokenizer *t, const struct tokens *list, b
         putchar('\n');
 }
 
-static bool tokenize(const struct options *o, const struct tokenizer *t, const char *text,
-                     size_t length, struct error *e)
+static bool tokenize(const struct tokenize_arguments *o, const struct tokenizer *t,
+                     const char *text, size_t length, struct error *e)
 {
     struct tokens list = {0};
     bool ok = true;
@@ -188,16 +80,15 @@ static bool tokenize(const struct options *o, const struct tokenizer *t, const c
     return ok;
 }
 
-static bool run(const struct options *o, struct error *e)
+static bool run(const struct tokenize_arguments *o, struct error *e)
 {
     char *content = NULL;
     size_t length = o->text ? strlen(o->text) : 0;
     struct tokenizer *t = NULL;
-    struct gguf *file = gguf_open(o->model, e);
-    bool ok = file && (t = tokenizer_new(file, e)) != NULL;
-    if (file)
-        gguf_close(file);
-    ok = ok && (!o->file || read_file(o->file, &content, &length, e));
+    struct model_source *source = source_open(o->model_path, e);
+    bool ok = source && (t = tokenizer_new(source, e)) != NULL;
+    source_close(source);
+    ok = ok && (!o->text_file || (content = read_file(o->text_file, &length, e)) != NULL);
     ok = ok && tokenize(o, t, o->text ? o->text : content, length, e);
     free(content);
     tokenizer_free(t);
@@ -206,16 +97,18 @@ static bool run(const struct options *o, struct error *e)
 
 int command_tokenize(int argc, char **argv)
 {
-    struct options o = {0};
+    struct tokenize_arguments o = {0};
     struct error e = {0};
-    if (!parse(&o, argc, argv))
-        return 2;
-    if (o.help) {
-        fputs(usage, stdout);
-        return 0;
+    int status;
+    if (!command_line_parse(OPTION_TOKENIZE, &o, argc, argv, &status))
+        return status;
+    if (!o.text == !o.text_file) {
+        error_set(&e, "invalid_value", "", "exactly one of -p TEXT and -f FILE is needed");
+        status = command_line_refuse(OPTION_TOKENIZE, &e);
+    } else if (!run(&o, &e)) {
+        command_line_print_error(OPTION_TOKENIZE, &e);
+        status = 1;
     }
-    if (run(&o, &e))
-        return 0;
-    fprintf(stderr, "winnow: %s%s%s\n", e.where, *e.where ? ": " : "", e.message);
-    return 1;
+    options_clear(OPTION_TOKENIZE, &o);
+    return status;
 }

@@ -3,34 +3,22 @@
 #include <string.h>
 
 #include "config/base/version.h"
+#include "config/options.h"
 #include "server/cli/command.h"
-#include "server/cli/command_bench.h"
-#include "server/cli/command_calibrate.h"
-#include "server/cli/command_completions.h"
-#include "server/cli/command_eval.h"
-#include "server/cli/command_inspect.h"
-#include "server/cli/command_run.h"
-#include "server/cli/command_serve.h"
-#include "server/cli/command_tokenize.h"
 
-const struct command commands[] = {
-    {"serve", command_serve, "answer the OpenAI API over HTTP"},
-    {"run", command_run, "continue one prompt on the terminal"},
-    {"bench", command_bench, "speed over contexts, batches and policies"},
-    {"calibrate", command_calibrate, "find the retrieval heads of a model"},
-    {"eval", command_eval, "quality against memory, policies side by side"},
-    {"inspect", command_inspect, "show what is in a model file"},
-    {"tokenize", command_tokenize, "show a text's tokens"},
-    {"completions", command_completions, "print completions for a shell"},
+static int (*const commands[N_OPTION_COMMANDS])(int argc, char **argv) = {
+    [OPTION_SERVE] = command_serve,       [OPTION_RUN] = command_run,
+    [OPTION_BENCH] = command_bench,       [OPTION_CALIBRATE] = command_calibrate,
+    [OPTION_EVAL] = command_eval,         [OPTION_INSPECT] = command_inspect,
+    [OPTION_TOKENIZE] = command_tokenize, [OPTION_COMPLETIONS] = command_completions,
 };
-const unsigned n_commands = sizeof commands / sizeof *commands;
 
 static void usage(FILE *out)
 {
     fprintf(out, "usage: winnow COMMAND MODEL.gguf [flags]\n\n");
-    for (unsigned i = 0; i < n_commands; i++)
-        fprintf(out, "  %-11s %s\n", commands[i].name, commands[i].help);
-    fprintf(out, "\nwinnow COMMAND --help tells more. winnow --version prints the version.\n");
+    for (int i = 0; i < N_OPTION_COMMANDS; i++)
+        fprintf(out, "  %-11s %s\n", option_commands[i].name, option_commands[i].help);
+    fprintf(out, "\nwinnow COMMAND --help lists its flags. winnow --version prints the version.\n");
 }
 
 int main(int argc, char **argv)
@@ -47,9 +35,9 @@ int main(int argc, char **argv)
         printf("winnow %s (%s)\n", version_string(), version_commit());
         return 0;
     }
-    for (unsigned i = 0; i < n_commands; i++)
-        if (!strcmp(argv[1], commands[i].name))
-            return commands[i].run(argc - 1, argv + 1);
+    for (int i = 0; i < N_OPTION_COMMANDS; i++)
+        if (!strcmp(argv[1], option_commands[i].name))
+            return commands[i](argc - 1, argv + 1);
     fprintf(stderr, "winnow: there is no command '%.100s'\n\n", argv[1]);
     usage(stderr);
     return 2;

@@ -1,7 +1,7 @@
 /* One log line and one count for each request, when it has ended. Loop thread. */
 #include <string.h>
 
-#include "server/http/transport.h"
+#include "server/http/transport_private.h"
 
 static void count(struct http_request *x)
 {

@@ -1,8 +1,9 @@
-/* Errors as HTTP answers: the one table of codes, statuses and types. */
-#include <stdio.h>
-#include <string.h>
+/* See error_reply.h. */
+#include "server/http/error_reply.h"
 
-#include "server/http/transport.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 struct code_row {
     const char *code;
@@ -95,26 +96,35 @@ json_t *error_to_json(const struct error *e)
     return json_pack("{s:o}", "error", o);
 }
 
-void http_request_reply_error(struct http_request *x, const struct error *e)
+const char *error_code(const struct error *e)
+{
+    return row_of(e)->code;
+}
+
+int64_t error_retry_after_ms(const struct error *e)
 {
     unsigned status = error_status(e);
-    transport_count_rejected(x->transport, row_of(e)->code);
-    if (status == 429 || status == 503) {
-        char text[24];
-        int64_t ms = e->retry_after_ms < 1000    ? 1000
-                     : e->retry_after_ms > 60000 ? 60000
-                                                 : e->retry_after_ms;
-        snprintf(text, sizeof text, "%lld", (long long)((ms + 999) / 1000));
-        http_request_add_header(x, "Retry-After", text);
-        snprintf(text, sizeof text, "%lld", (long long)ms);
-        http_request_add_header(x, "Retry-After-Ms", text);
-    }
-    if (!strcmp(e->code, "engine_fault") || status == 504)
-        http_request_add_header(x, "X-Should-Retry", "false");
-    if (status == 401)
-        http_request_add_header(x, "WWW-Authenticate", "Bearer");
-    struct error shown = *e;
-    if (status == 500)
-        error_set(&shown, e->code, "", "%.480s (request %.100s)", e->message, http_request_id(x));
-    http_request_reply_json(x, status, error_to_json(&shown));
+    if (status != 429 && status != 503)
+        return 0;
+    return e->retry_after_ms < 1000 ? 1000 : e->retry_after_ms > 60000 ? 60000 : e->retry_after_ms;
+}
+
+bool error_forbids_retry(const struct error *e)
+{
+    return !strcmp(e->code, "engine_fault") || error_status(e) == 504;
+}
+
+size_t error_raw_answer(const struct error *e, const char *reason, char *out, size_t size)
+{
+    json_t *value = error_to_json(e);
+    char *body = value ? json_dumps(value, JSON_COMPACT) : NULL;
+    int n = -1;
+    if (body)
+        n = snprintf(out, size,
+                     "HTTP/1.1 %u %s\r\nContent-Type: application/json\r\nContent-Length: "
+                     "%zu\r\nConnection: close\r\n\r\n%s",
+                     error_status(e), reason, strlen(body), body);
+    free(body);
+    json_decref(value);
+    return n > 0 && (size_t)n < size ? (size_t)n : 0;
 }

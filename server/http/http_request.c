@@ -1,14 +1,14 @@
-/* One request and its answer: see HTTP request.h. Loop thread.
+/* One request and its answer: see http_request.h. Loop thread.
  *
- *   reply:   the response is made, and queued from the access handler: at once when we are in it,
- * else after the connection was resumed (libmicrohttpd then calls the handler again) stream: writes
- * go to the HTTP request's buffer, libmicrohttpd takes them from there through `read_stream`, which
- *            suspends the connection when the buffer is empty; the next write resumes it */
+ * An answer is queued from libmicrohttpd's access handler: at once while that runs, otherwise after
+ * the connection was resumed, which makes libmicrohttpd call the handler again. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "server/http/transport.h"
+#include "server/http/error_reply.h"
+#include "server/http/sse.h"
+#include "server/http/transport_private.h"
 
 const char *http_request_id(const struct http_request *x)
 {
@@ -47,8 +47,16 @@ const char *http_request_header(const struct http_request *x, const char *name)
 
 const char *http_request_body(const struct http_request *x, size_t *length)
 {
-    *length = x->body ? x->body_length : 0;
-    return x->body ? x->body : "";
+    *length = x->body.length;
+    return x->body.data ? x->body.data : "";
+}
+
+char *http_request_take_body(struct http_request *x, size_t *length)
+{
+    char *body = x->body.data ? x->body.data : calloc(1, 1);
+    *length = x->body.length;
+    x->body = (struct bytes){0};
+    return body;
 }
 
 uint32_t http_request_key(const struct http_request *x)
@@ -95,21 +103,15 @@ void http_request_log_tokens(struct http_request *x, uint32_t prompt_tokens,
 
 void http_request_add_header(struct http_request *x, const char *name, const char *value)
 {
-    if (x->answered || x->committed || x->n_headers == sizeof x->headers / sizeof *x->headers ||
-        strpbrk(value, "\r\n"))
+    if (x->answered || x->stream.committed ||
+        x->n_headers == sizeof x->headers / sizeof *x->headers || strpbrk(value, "\r\n"))
         return;
     snprintf(x->headers[x->n_headers].name, sizeof x->headers[0].name, "%s", name);
     snprintf(x->headers[x->n_headers].value, sizeof x->headers[0].value, "%s", value);
     x->n_headers++;
 }
 
-/* ---- the end
- * --------------------------------------------------------------------------------------------- */
-
-static void free_timer(uv_handle_t *handle)
-{
-    free(handle);
-}
+/* ---- the end */
 
 void http_request_finish(struct http_request *x, enum http_request_end end)
 {
@@ -117,16 +119,13 @@ void http_request_finish(struct http_request *x, enum http_request_end end)
         return;
     x->ended = true;
     x->transport->n_http_requests--;
-    if (x->ping) {
-        uv_close((uv_handle_t *)x->ping, free_timer);
-        x->ping = NULL;
-    }
+    stream_close_timer(&x->stream);
     if (x->link->watch)
         uv_poll_stop(x->link->watch);
     if (x->on_end)
         x->on_end(x->context, end);
     x->on_end = NULL;
-    x->on_drain = NULL;
+    x->stream.on_drain = NULL;
 }
 
 static void resume(struct http_request *x)
@@ -154,57 +153,15 @@ void http_request_free(struct http_request *x)
         MHD_destroy_response(x->response);
     free(x->path);
     free(x->tail);
-    free(x->body);
+    bytes_clear(&x->body);
     free(x->cors_origin);
-    free(x->buffer);
+    bytes_clear(&x->stream.buffer);
     free(x);
 }
 
-/* ---- hang-up
- * --------------------------------------------------------------------------------------------- */
+/* ---- whole answers */
 
-static void on_hang_up(uv_poll_t *handle, int status, int events)
-{
-    struct link *k = handle->data;
-    (void)status;
-    (void)events;
-    uv_poll_stop(handle); /* the event stays true */
-    struct http_request *x = k ? k->http_request : NULL;
-    if (x && !x->answered && !x->stream_ended)
-        http_request_hang_up(x, HTTP_REQUEST_CLIENT_LEFT);
-}
-
-/* libmicrohttpd's epoll set does not hold a suspended connection, so ours does, from the first wait
- * of a request to its end. */
-void link_watch(struct link *k)
-{
-    if (!k->watch) {
-        k->watch = malloc(sizeof *k->watch);
-        if (!k->watch || uv_poll_init(k->transport->loop, k->watch, k->fd)) {
-            free(k->watch);
-            k->watch = NULL;
-            return; /* out of memory: the hang-up is noticed at the next write */
-        }
-        k->watch->data = k;
-    }
-    if (!uv_is_active((uv_handle_t *)k->watch))
-        uv_poll_start(k->watch, UV_DISCONNECT, on_hang_up);
-}
-
-void link_close(struct link *k)
-{
-    if (!k->watch)
-        return;
-    k->watch->data = NULL;
-    uv_poll_stop(k->watch);
-    uv_close((uv_handle_t *)k->watch, free_timer);
-    k->watch = NULL;
-}
-
-/* ---- whole answers
- * --------------------------------------------------------------------------------------------- */
-
-static void add_common_headers(struct http_request *x, const char *content_type)
+void http_request_add_common_headers(struct http_request *x, const char *content_type)
 {
     struct MHD_Response *r = x->response;
     if (content_type)
@@ -239,22 +196,55 @@ void http_request_send(struct http_request *x)
         resume(x);
 }
 
-void http_request_reply(struct http_request *x, unsigned status, const char *content_type,
-                        const void *body, size_t length)
+/* Takes x->response, which may be NULL. */
+static void answer(struct http_request *x, unsigned status, const char *content_type)
 {
-    if (x->answered || x->committed || x->ended)
-        return;
-    x->streaming = false; /* a stream that never got to its first byte may still be refused */
+    x->stream.open = false; /* a stream that never got to its first byte may still be refused */
     x->status = status;
-    x->response =
-        MHD_create_response_from_buffer(length, (void *)(uintptr_t)body, MHD_RESPMEM_MUST_COPY);
     if (!x->response) {
         http_request_hang_up(x, HTTP_REQUEST_CLIENT_LEFT); /* no memory for any answer */
         return;
     }
-    add_common_headers(x, content_type);
+    http_request_add_common_headers(x, content_type);
     x->answered = true;
     http_request_send(x);
+}
+
+static bool may_answer(const struct http_request *x)
+{
+    return !x->answered && !x->stream.committed && !x->ended;
+}
+
+static void reply_from(struct http_request *x, unsigned status, const char *content_type,
+                       const void *body, size_t length, enum MHD_ResponseMemoryMode mode)
+{
+    x->response = MHD_create_response_from_buffer(length, (void *)(uintptr_t)body, mode);
+    answer(x, status, content_type);
+}
+
+void http_request_reply(struct http_request *x, unsigned status, const char *content_type,
+                        const void *body, size_t length)
+{
+    if (may_answer(x))
+        reply_from(x, status, content_type, body, length, MHD_RESPMEM_MUST_COPY);
+}
+
+void http_request_reply_static(struct http_request *x, unsigned status, const char *content_type,
+                               const void *body, size_t length)
+{
+    if (may_answer(x))
+        reply_from(x, status, content_type, body, length, MHD_RESPMEM_PERSISTENT);
+}
+
+void http_request_reply_bytes(struct http_request *x, unsigned status, const char *content_type,
+                              struct bytes *body)
+{
+    if (may_answer(x)) {
+        reply_from(x, status, content_type, body->data, body->length, MHD_RESPMEM_MUST_FREE);
+        if (x->answered)
+            *body = (struct bytes){0}; /* the response has it */
+    }
+    bytes_clear(body);
 }
 
 void http_request_reply_json(struct http_request *x, unsigned status, json_t *value)
@@ -262,143 +252,42 @@ void http_request_reply_json(struct http_request *x, unsigned status, json_t *va
     static const char failure[] =
         "{\"error\":{\"message\":\"out of memory\",\"type\":\"server_error\",\"param\":null,"
         "\"code\":\"internal_error\"}}";
-    char *text = value ? json_dumps(value, JSON_COMPACT) : NULL;
-    if (text)
-        http_request_reply(x, status, "application/json", text, strlen(text));
+    struct bytes text = {0};
+    if (json_add(&text, value))
+        http_request_reply_bytes(x, status, "application/json", &text);
     else
-        http_request_reply(x, 500, "application/json", failure, sizeof failure - 1);
-    free(text);
+        http_request_reply_static(x, 500, "application/json", failure, sizeof failure - 1);
+    bytes_clear(&text);
     json_decref(value);
 }
 
-/* ---- streams
- * --------------------------------------------------------------------------------------------- */
-
-static ssize_t read_stream(void *context, uint64_t position, char *out, size_t room)
+static void add_number_header(struct http_request *x, const char *name, int64_t value)
 {
-    struct http_request *x = context;
-    size_t n = x->buffer_end - x->buffer_start;
-    (void)position;
-    if (x->gone)
-        return MHD_CONTENT_READER_END_WITH_ERROR;
-    if (n == 0) {
-        if (x->stream_ended)
-            return x->stream_clean ? MHD_CONTENT_READER_END_OF_STREAM
-                                   : MHD_CONTENT_READER_END_WITH_ERROR;
-        x->suspended = true;
-        MHD_suspend_connection(x->connection);
-        return 0;
+    char text[24];
+    snprintf(text, sizeof text, "%lld", (long long)value);
+    http_request_add_header(x, name, text);
+}
+
+void http_request_reply_error(struct http_request *x, const struct error *e)
+{
+    unsigned status = error_status(e);
+    int64_t retry_ms = error_retry_after_ms(e);
+    transport_count_rejected(x->transport, error_code(e));
+    if (retry_ms) {
+        add_number_header(x, "Retry-After", (retry_ms + 999) / 1000);
+        add_number_header(x, "Retry-After-Ms", retry_ms);
     }
-    if (n > room)
-        n = room;
-    memcpy(out, x->buffer + x->buffer_start, n);
-    x->buffer_start += n;
-    if (x->buffer_start == x->buffer_end)
-        x->buffer_start = x->buffer_end = 0;
-    if (x->above_half && http_request_stream_waiting(x) < HTTP_REQUEST_STREAM_HIGH / 2) {
-        x->above_half = false;
-        if (x->on_drain)
-            x->on_drain(x->context);
-    }
-    return (ssize_t)n;
+    if (error_forbids_retry(e))
+        http_request_add_header(x, "X-Should-Retry", "false");
+    if (status == 401)
+        http_request_add_header(x, "WWW-Authenticate", "Bearer");
+    struct error shown = *e;
+    if (status == 500)
+        error_set(&shown, e->code, "", "%.480s (request %.100s)", e->message, http_request_id(x));
+    http_request_reply_json(x, status, error_to_json(&shown));
 }
 
-static bool commit(struct http_request *x)
-{
-    x->status = 200;
-    x->response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, read_stream, x, NULL);
-    if (!x->response)
-        return false;
-    add_common_headers(x, "text/event-stream; charset=utf-8");
-    MHD_add_response_header(x->response, "Cache-Control", "no-cache");
-    MHD_add_response_header(x->response, "X-Accel-Buffering", "no");
-    x->committed = true;
-    return true;
-}
-
-static void on_ping(uv_timer_t *timer)
-{
-    struct http_request *x = timer->data;
-    if (uv_now(timer->loop) - x->last_write_ms >= x->ping_ms && http_request_stream_waiting(x) == 0)
-        http_request_stream_write(x, ": ping\n\n", 8);
-}
-
-void http_request_stream_start(struct http_request *x, uint64_t ping_ms)
-{
-    x->streaming = true;
-    x->ping_ms = ping_ms;
-    x->last_write_ms = uv_now(x->transport->loop);
-    if (!ping_ms || x->ping || x->ended)
-        return;
-    x->ping = malloc(sizeof *x->ping);
-    if (!x->ping)
-        return; /* no pings then */
-    uv_timer_init(x->transport->loop, x->ping);
-    x->ping->data = x;
-    uint64_t look = ping_ms > 2000 ? 1000 : (ping_ms + 1) / 2;
-    uv_timer_start(x->ping, on_ping, look, look);
-}
-
-bool http_request_stream_committed(const struct http_request *x)
-{
-    return x->committed;
-}
-
-bool http_request_stream_write(struct http_request *x, const void *bytes, size_t length)
-{
-    if (x->ended || x->stream_ended || x->answered)
-        return false;
-    if (x->buffer_end + length > x->buffer_capacity) {
-        size_t waiting = x->buffer_end - x->buffer_start;
-        if (waiting)
-            memmove(x->buffer, x->buffer + x->buffer_start, waiting);
-        x->buffer_start = 0;
-        x->buffer_end = waiting;
-        if (waiting + length > x->buffer_capacity) {
-            size_t capacity = 2 * (waiting + length) < 1024 ? 1024 : 2 * (waiting + length);
-            char *grown = realloc(x->buffer, capacity);
-            if (!grown)
-                return false;
-            x->buffer = grown;
-            x->buffer_capacity = capacity;
-        }
-    }
-    if (!x->committed && !commit(x))
-        return false;
-    memcpy(x->buffer + x->buffer_end, bytes, length);
-    x->buffer_end += length;
-    x->last_write_ms = uv_now(x->transport->loop);
-    if (http_request_stream_waiting(x) >= HTTP_REQUEST_STREAM_HIGH / 2)
-        x->above_half = true;
-    http_request_send(x);
-    return true;
-}
-
-size_t http_request_stream_waiting(const struct http_request *x)
-{
-    return x->buffer_end - x->buffer_start;
-}
-
-void http_request_stream_on_drain(struct http_request *x, void (*on_drain)(void *context))
-{
-    x->on_drain = on_drain;
-}
-
-void http_request_stream_end(struct http_request *x, bool clean)
-{
-    if (x->stream_ended || x->ended)
-        return;
-    if (!x->committed && !commit(x)) {
-        http_request_hang_up(x, HTTP_REQUEST_STOPPED);
-        return;
-    }
-    x->stream_ended = true;
-    x->stream_clean = clean;
-    http_request_send(x);
-}
-
-/* ---- the thread pool
- * --------------------------------------------------------------------------------------------- */
+/* ---- the thread pool */
 
 struct work {
     uv_work_t request;

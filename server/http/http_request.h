@@ -1,10 +1,9 @@
 /* One HTTP request and its answer: what handlers see of the transport.
  *
- * The transport (server.c, transport_*.c) accepts connections, reads and limits the body, checks
- * Host, Origin, content type and key, gives the request its id, and calls the route's handler on
- * the LOOP thread with the whole body. The handler answers at once, or later from the loop thread
- * (work on the thread pool, events of the engine). Every function here is for the loop thread
- * unless it says otherwise.
+ * The transport accepts connections, reads and limits the body, checks Host, Origin, content type
+ * and key, gives the request its id, and calls the route's handler on the LOOP thread with the whole
+ * body. The handler answers at once, or later from the loop thread (work on the thread pool, events
+ * of the engine). Every function here is for the loop thread unless it says otherwise.
  *
  * An HTTP request lives until its answer has been sent or the client has gone; `on_end` is called
  * exactly once then, and nothing of it may be used afterwards. */
@@ -16,39 +15,41 @@
 #include <stdint.h>
 #include <uv.h>
 
+#include "config/base/bytes.h"
 #include "config/config.h"
 
 struct http_request;
 struct transport;
 
 enum http_request_end {
-    HTTP_REQUEST_ANSWERED, /* everything was written to the socket (or the client left after the last
-                             byte was ready) */
+    HTTP_REQUEST_ANSWERED, /* all was written to the socket, or the client left after the last byte
+                               * was ready */
     HTTP_REQUEST_CLIENT_LEFT, /* hang-up, half-close, write stall */
     HTTP_REQUEST_STOPPED      /* the server is stopping */
 };
 
-/* The request. Strings live as long as the HTTP request. */
-const char *http_request_id(const struct http_request *x); /* request id, echoed as X-Request-Id */
+/* ---- the request; strings live as long as it does */
+
+const char *http_request_id(const struct http_request *x); /* echoed as X-Request-Id */
 const char *http_request_method(const struct http_request *x);
-const char *http_request_path(
-    const struct http_request *x); /* normalised: without prefix, "/v1", query, trailing slash */
-const char *http_request_path_tail(
-    const struct http_request *x); /* after a starred route, percent-decoded; "" otherwise */
-bool http_request_lacks_slash(
-    const struct http_request
-        *x); /* the URL is --api-prefix without a slash behind it, against which
-                                  a browser resolves relative links wrongly */
-const char *http_request_query(const struct http_request *x,
-                               const char *name); /* decoded query argument or NULL */
-const char *http_request_header(const struct http_request *x,
-                                const char *name); /* case-insensitive, NULL when absent */
+/* Without --api-prefix, "/v1", query and trailing slash. */
+const char *http_request_path(const struct http_request *x);
+/* What a starred route's path has in place of the star, percent-decoded; "" otherwise. */
+const char *http_request_path_tail(const struct http_request *x);
+/* Whether the URL is --api-prefix without a slash behind it, against which a browser resolves
+ * relative links wrongly. */
+bool http_request_lacks_slash(const struct http_request *x);
+/* A decoded query argument, or NULL. */
+const char *http_request_query(const struct http_request *x, const char *name);
+/* Case-insensitive; NULL when absent. */
+const char *http_request_header(const struct http_request *x, const char *name);
+/* [*length] and a NUL behind it. */
 const char *http_request_body(const struct http_request *x, size_t *length);
-uint32_t
-http_request_key(const struct http_request *x); /* 1-based index of the API key, 0 = none */
+/* The same, moved to the caller, who frees it. NULL: out of memory. */
+char *http_request_take_body(struct http_request *x, size_t *length);
+uint32_t http_request_key(const struct http_request *x); /* 1-based index, 0 = none */
 bool http_request_is_admin(const struct http_request *x);
-uint64_t
-http_request_started_ns(const struct http_request *x); /* uv_hrtime when the headers had arrived */
+uint64_t http_request_started_ns(const struct http_request *x); /* uv_hrtime at the headers */
 uv_loop_t *http_request_loop(const struct http_request *x);
 bool http_request_draining(const struct http_request *x);
 
@@ -59,36 +60,45 @@ void http_request_set_context(struct http_request *x, void *context,
 /* Adds a header to the answer; before any reply. Values are checked for CR, LF and NUL. */
 void http_request_add_header(struct http_request *x, const char *name, const char *value);
 
-/* Whole answers; each HTTP request gets exactly one (or a stream). */
+/* ---- whole answers; each HTTP request gets exactly one, or a stream */
+
+/* Copies the body; for small texts. `content_type` may be NULL. */
 void http_request_reply(struct http_request *x, unsigned status, const char *content_type,
                         const void *body, size_t length);
-/* Takes the reference; 500 when it cannot be dumped. */
+/* A body that lives as long as the program. */
+void http_request_reply_static(struct http_request *x, unsigned status, const char *content_type,
+                               const void *body, size_t length);
+/* Takes the bytes: *body is empty afterwards. */
+void http_request_reply_bytes(struct http_request *x, unsigned status, const char *content_type,
+                              struct bytes *body);
+/* Takes the reference; 500 when it is NULL or memory is short. */
 void http_request_reply_json(struct http_request *x, unsigned status, json_t *value);
-/* {"error":{...}} with status, type, Retry-After and X-Should-Retry from the code (API.md section
- * 6). */
+/* {"error":{...}} with status and headers from the code (error_reply.h), and counts it. */
 void http_request_reply_error(struct http_request *x, const struct error *e);
-/* The same object for an error event in a stream (new reference, NULL: out of memory), with
- * "request_id" kept out. */
-json_t *error_to_json(const struct error *e);
-unsigned error_status(const struct error *e);
 
-/* Streams (text/event-stream). http_request_stream_start arms the stream: status 200 and headers go out
- * with the first write or with the first ping (": ping\n\n" every ping_ms of silence, 0 = never),
- * whichever is earlier. Until then http_request_reply_error still answers with a real status. */
+/* ---- streams of events (sse.h) */
+
+/* Arms the stream: status 200 and headers go out with the first event, or with the first ping after
+ * ping_ms of silence (0 = never). Until then http_request_reply_error still answers with a real
+ * status. */
 void http_request_stream_start(struct http_request *x, uint64_t ping_ms);
-bool http_request_stream_committed(
-    const struct http_request *x); /* headers are out: errors must be events now */
-/* Copies the bytes (whole events) to the connection's buffer. False when the client has gone or
- * memory is short. */
-bool http_request_stream_write(struct http_request *x, const void *bytes, size_t length);
-/* Bytes written but not yet taken by the socket. A writer stops at HTTP_REQUEST_STREAM_HIGH and goes on
- * when on_drain is called (buffer below half). */
-#define HTTP_REQUEST_STREAM_HIGH (256 * 1024)
+/* Whether the headers are out: errors must be events now. */
+bool http_request_stream_committed(const struct http_request *x);
+/* Writes an event to the connection's buffer; takes the reference. False when the client has gone,
+ * memory is short or the value is NULL. */
+bool http_request_stream_event(struct http_request *x, json_t *value);
+/* Ends a whole answer: [DONE], then the terminating chunk. */
+bool http_request_stream_done(struct http_request *x);
+/* Bytes written but not yet taken by the socket. A writer stops at HTTP_REQUEST_STREAM_HIGH and goes
+ * on when on_drain is called with the owner's context: less than half of that waits then. */
+enum { HTTP_REQUEST_STREAM_HIGH = 256 * 1024 };
 size_t http_request_stream_waiting(const struct http_request *x);
 void http_request_stream_on_drain(struct http_request *x, void (*on_drain)(void *context));
-/* Ends the body. clean = true: terminating chunk; false: the connection is reset, so that no client
- * takes what it got for a whole answer. */
+/* Ends the body. clean = true: with the terminating chunk; false: the connection is reset, so that no
+ * client takes what it got for a whole answer. */
 void http_request_stream_end(struct http_request *x, bool clean);
+
+/* ---- the thread pool, the log */
 
 /* Runs work(context) on the thread pool and then done(context) on the loop. `done` is called even
  * if the HTTP request has ended meanwhile; the caller tracks that by on_end. False: could not be
@@ -100,21 +110,19 @@ bool http_request_work(struct http_request *x, void (*work)(void *context),
 void http_request_log_tokens(struct http_request *x, uint32_t prompt_tokens,
                              uint32_t completion_tokens, const char *policy, const char *finish);
 
-/* ---- routes
- * --------------------------------------------------------------------------------------------- */
+/* ---- routes */
 
 typedef void (*http_request_handler)(struct http_request *x, void *context);
 
 struct route {
-    const char *method; /* "GET" (also answers HEAD) or "POST" */
-    const char *path;   /* "/chat/completions": served with and without "/v1"; a final star takes a
-                           path tail */
+    const char *method; /* "GET" (also answers HEAD), "POST" or "DELETE" */
+    const char *path; /* "/chat/completions"; a star at the end takes any tail that is not empty */
     http_request_handler handler;
     void *context;
     bool public;          /* no key needed */
-    bool plain_path_only; /* true: not under /v1 ("/metrics") */
-    bool needs_model; /* answered 503 model_loading by the transport until transport_set_ready */
-    const char *name; /* metrics label `endpoint`: "chat_completions" */
+    bool plain_path_only; /* not under "/v1" too, as "/metrics" */
+    bool needs_model;     /* the transport answers 503 model_loading until the model is ready */
+    const char *name;     /* metrics label `endpoint`: "chat_completions" */
 };
 
 #endif

@@ -7,9 +7,10 @@
 #include <sys/random.h>
 
 #include "server/http/auth.h"
+#include "server/http/error_reply.h"
 #include "server/http/origin.h"
 #include "server/http/router.h"
-#include "server/http/transport.h"
+#include "server/http/transport_private.h"
 
 enum { MAX_HEADER_BYTES = 16 * 1024 };
 
@@ -184,7 +185,6 @@ static struct http_request *http_request_new(struct link *k, const char *url, co
     x->route_index = t->n_routes;
     x->started_ns = uv_hrtime();
     x->method = method;
-    x->head = !strcmp(method, "HEAD");
     x->expects_continue = header(k->connection, "Expect") != NULL;
     k->http_request = x;
     k->since_ns = x->started_ns;
@@ -212,28 +212,19 @@ static struct http_request *http_request_new(struct link *k, const char *url, co
  * the answer. */
 static enum MHD_Result take_body(struct http_request *x, const char *bytes, size_t n)
 {
-    uint64_t limit = x->transport->config->max_body_bytes;
     x->link->reading = true;
-    if (x->refusal.code[0] || !body_fits(x, (uint64_t)x->body_length + n)) {
-        free(x->body);
-        x->body = NULL;
-        x->body_length += n;
-        return x->body_length > 2 * limit ? MHD_NO : MHD_YES;
+    x->n_body += n;
+    if (x->refusal.code[0] || !body_fits(x, x->n_body)) {
+        bytes_clear(&x->body);
+        return x->n_body > 2 * x->transport->config->max_body_bytes ? MHD_NO : MHD_YES;
     }
-    if (x->body_length + n + 1 > x->body_capacity) {
-        size_t capacity = x->body_capacity * 2 > x->body_length + n + 1 ? x->body_capacity * 2
-                                                                        : x->body_length + n + 1;
-        char *body = realloc(x->body, capacity);
-        if (!body) {
-            error_set_memory(&x->refusal, "the body", capacity);
-            return MHD_YES;
-        }
-        x->body = body;
-        x->body_capacity = capacity;
+    /* The NUL behind the last byte is not counted, and overwritten by what follows. */
+    if (!bytes_reserve(&x->body, n + 1)) {
+        error_set_memory(&x->refusal, "the body", x->n_body);
+        return MHD_YES;
     }
-    memcpy(x->body + x->body_length, bytes, n);
-    x->body_length += n;
-    x->body[x->body_length] = 0;
+    bytes_add(&x->body, bytes, n);
+    x->body.data[x->body.length] = 0;
     return MHD_YES;
 }
 
@@ -271,7 +262,7 @@ static enum MHD_Result dispatch(struct http_request *x)
     else
         x->route->handler(x, x->route->context);
     x->in_handler = false;
-    if (x->answered || x->committed)
+    if (x->answered || x->stream.committed)
         return http_request_queue(x);
     x->suspended = true;
     MHD_suspend_connection(x->connection);
@@ -319,7 +310,7 @@ void transport_completed(void *context, struct MHD_Connection *connection, void 
         return;
     *slot = NULL;
     bool whole = code == MHD_REQUEST_TERMINATED_COMPLETED_OK && !x->gone;
-    bool decided = x->streaming ? x->stream_ended : x->answered;
+    bool decided = x->stream.open ? x->stream.ended : x->answered;
     enum http_request_end end = whole || decided ? HTTP_REQUEST_ANSWERED
                                 : code == MHD_REQUEST_TERMINATED_DAEMON_SHUTDOWN
                                     ? HTTP_REQUEST_STOPPED
@@ -345,22 +336,14 @@ void transport_connection(void *context, struct MHD_Connection *connection, void
         k->fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
         k->since_ns = uv_hrtime();
         k->reading = true;
-        k->next = t->links;
-        if (t->links)
-            t->links->previous = k;
-        t->links = k;
+        LIST_INSERT_HEAD(&t->links, k, entry);
         t->counts.connections_open = ++t->n_links;
         *slot = k;
         return;
     }
     if (!k)
         return;
-    if (k->previous)
-        k->previous->next = k->next;
-    else
-        t->links = k->next;
-    if (k->next)
-        k->next->previous = k->previous;
+    LIST_REMOVE(k, entry);
     t->counts.connections_open = --t->n_links;
     *slot = NULL;
     link_close(k);

@@ -1,11 +1,11 @@
-/* The built-in page: the files of server/page/, which the assembler copies into the binary, under
- * "/" and "/page/". Its content security policy allows nothing inline and no other origin. Loop
- * thread. */
+/* See page.h. */
+#include "server/page/page.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "server/server_state.h"
+#include "config/base/hash.h"
 
 /* The paths are relative to the root of the repository, where make runs; the Makefile names the
  * files as what this object is made from. */
@@ -53,14 +53,12 @@ static struct page_file files[] = {
     {"dom.js", SCRIPT, page_dom_js_start, page_dom_js_end, ""},
 };
 
-/* FNV-1a of the bytes: another build with other bytes has another tag. */
+/* A hash of the bytes: another build with other bytes has another tag. */
 static const char *etag_of(struct page_file *f)
 {
-    uint64_t hash = 0xCBF29CE484222325u;
     if (f->etag[0])
         return f->etag;
-    for (const char *c = f->start; c < f->end; c++)
-        hash = (hash ^ (unsigned char)*c) * 0x100000001B3u;
+    uint64_t hash = fnv_add(FNV_START, f->start, (size_t)(f->end - f->start));
     snprintf(f->etag, sizeof f->etag, "\"%016" PRIx64 "\"", hash);
     return f->etag;
 }
@@ -87,15 +85,15 @@ static void reply_file(struct http_request *x, struct page_file *f)
     if (client_has(x, etag))
         http_request_reply(x, 304, NULL, "", 0);
     else
-        http_request_reply(x, 200, f->type, f->start, (size_t)(f->end - f->start));
+        http_request_reply_static(x, 200, f->type, f->start, (size_t)(f->end - f->start));
 }
 
 void handle_page(struct http_request *x, void *context)
 {
-    const struct server *s = context;
+    const struct page *page = context;
     if (http_request_lacks_slash(x)) {
         char location[256];
-        snprintf(location, sizeof location, "%.250s/", strrchr(s->config->api_prefix, '/') + 1);
+        snprintf(location, sizeof location, "%.250s/", strrchr(page->api_prefix, '/') + 1);
         http_request_add_header(x, "Location", location);
         http_request_reply(x, 308, NULL, "", 0);
         return;

@@ -7,7 +7,7 @@
 
 #include "engine/measure/bench.h"
 #include "engine/measure/bench_machine.h"
-#include "server/cli/bench_arguments.h"
+#include "server/report/bench_arguments.h"
 
 enum bench_test { BENCH_PREFILL, BENCH_DECODE };
 

@@ -185,9 +185,9 @@ bool bench_write_json(const struct bench_setting *s, const struct bench_points *
         "version", version_string(), "commit", version_commit(), "model", "name", m->name,
         "quantisation", m->quantisation, "parameters", (json_int_t)m->n_parameters, "bytes",
         (json_int_t)m->size_bytes, "context", (int)m->n_ctx_train, "backend", "name",
-        s->backend->name, "description", s->backend->description, "threads", (int)a->n_threads,
-        "machine", machine_json(s), "settings", "tokens", (int)a->n_tokens, "repeats",
-        (int)a->n_repeats, "max_seconds", a->max_seconds, "points", points);
+        s->backend->name, "description", s->backend->description, "threads", (int)a->said.n_threads,
+        "machine", machine_json(s), "settings", "tokens", (int)a->said.n_tokens, "repeats",
+        (int)a->said.n_repeats, "max_seconds", (double)a->said.max_ms / 1e3, "points", points);
     if (!all)
         return error_set_memory(e, "the results", 4096);
     bool done = json_dump_file(all, path, JSON_INDENT(1)) == 0;

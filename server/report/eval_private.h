@@ -6,8 +6,10 @@
 #include <signal.h>
 
 #include "engine/measure/evaluate.h"
-#include "server/cli/eval_arguments.h"
+#include "config/options.h"
 #include "server/report/eval_results.h"
+
+enum { EVAL_MOST = 64 }; /* policies, budgets, contexts, depths: of each */
 
 struct eval {
     struct eval_arguments a;
@@ -19,13 +21,12 @@ struct eval {
     uint32_t contexts[EVAL_MOST];
     uint32_t n_policies, n_budgets, n_depths, n_contexts;
     uint32_t n_done, n_runs;
-    double started; /* eval_seconds */
+    double started; /* of clock_seconds */
     bool terminal;
 };
 
 /* Set by SIGINT and SIGTERM: the run at hand is finished, no other begun. */
 extern volatile sig_atomic_t eval_interrupted;
-double eval_seconds(void);
 
 /* Budgets of a policy, of which `full` has one, and the i-th. */
 uint32_t eval_n_budgets(const struct eval *v, uint32_t policy);

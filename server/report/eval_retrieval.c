@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/base/random.h"
 #include "server/report/eval_private.h"
 
 enum { N_FACTS = 2 };
@@ -33,13 +34,6 @@ struct haystack {
     struct tokens text; /* the template's beginning, and the text with both facts */
     struct fact facts[N_FACTS];
 };
-
-static uint64_t mix(uint64_t z)
-{
-    z = (z ^ z >> 30) * UINT64_C(0xBF58476D1CE4E5B9);
-    z = (z ^ z >> 27) * UINT64_C(0x94D049BB133111EB);
-    return z ^ z >> 31;
-}
 
 static bool append_string(const struct eval *v, struct tokens *out, const char *text,
                           struct error *e)
@@ -151,17 +145,18 @@ static bool fill(const struct eval *v, struct haystack *h, size_t from, size_t n
 static bool hide(const struct eval *v, uint32_t context, double depth, uint32_t trial,
                  struct haystack *h, struct error *e)
 {
-    uint64_t dice = mix(mix(v->a.seed * 1000 + trial) + context * 101 + (uint64_t)(depth * 1000));
+    uint64_t dice = random_mix(random_mix((uint64_t)v->a.seed * 1000 + trial) + context * 101 +
+                               (uint64_t)(depth * 1000));
     struct fact *number = &h->facts[0], *word = &h->facts[1];
     struct tokens after = {0};
     char subject[80];
     number->name = "number";
     number->depth = depth;
     snprintf(number->value, sizeof number->value, "%llu",
-             (unsigned long long)(10000 + mix(dice) % 90000));
+             (unsigned long long)(10000 + random_mix(dice) % 90000));
     word->name = "word";
     word->depth = round(1e6 * (1 - depth)) / 1e6; /* 1 - 0.9 is written as 0.1 */
-    snprintf(word->value, sizeof word->value, "%s", words[mix(dice + 1) % 10]);
+    snprintf(word->value, sizeof word->value, "%s", words[random_mix(dice + 1) % 10]);
     bool done = frame(v, &h->text, &after, e);
     if (done) {
         snprintf(subject, sizeof subject, "special magic number for %s", cities[dice % 10]);
@@ -169,7 +164,7 @@ static bool hide(const struct eval *v, uint32_t context, double depth, uint32_t 
     }
     if (done) {
         snprintf(subject, sizeof subject, "special magic word for %s",
-                 cities[(dice + 1 + mix(dice + 2) % 9) % 10]);
+                 cities[(dice + 1 + random_mix(dice + 2) % 9) % 10]);
         done = tell(v, word, subject, &after, e);
     }
     tokens_free(&after);
@@ -178,7 +173,7 @@ static bool hide(const struct eval *v, uint32_t context, double depth, uint32_t 
     if (done && fixed >= context)
         done = error_set(e, "invalid_value", "--contexts", "%u tokens are too few for a question",
                          context);
-    return done && fill(v, h, mix(dice + 7) % v->text.count, context - fixed, e);
+    return done && fill(v, h, random_mix(dice + 7) % v->text.count, context - fixed, e);
 }
 
 static void haystack_free(struct haystack *h)

@@ -2,18 +2,11 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "config/base/clock.h"
 #include "server/report/eval_private.h"
 
 volatile sig_atomic_t eval_interrupted;
-
-double eval_seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
 
 static void show_run(struct eval *v, const json_t *run)
 {
@@ -29,7 +22,7 @@ static void show_run(struct eval *v, const json_t *run)
     else
         snprintf(what, sizeof what, "%s %s", json_string_value(json_object_get(run, "fact")),
                  json_is_true(json_object_get(run, "correct")) ? "found" : "not found");
-    double took = eval_seconds() - v->started;
+    double took = clock_seconds() - v->started;
     fprintf(stderr, "%s[%3u %%] %u of %u, %.0f s: %s, %lld tokens, %.40s at %.4g: %s%s",
             v->terminal ? "\r\033[K" : "", 100 * v->n_done / v->n_runs, v->n_done, v->n_runs, took,
             json_string_value(json_object_get(run, "task")),

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "config/base/clock.h"
 #include "server/report/eval_private.h"
 
 /* One policy at one budget on one text; full's view of it is made first when it is not there. */
@@ -72,7 +73,7 @@ static bool on_stream(void *context, uint64_t n_tokens, double nll, uint32_t pag
     s->pages_min = s->n_reports && s->pages_min < pages ? s->pages_min : pages;
     s->pages_max = pages > s->pages_max ? pages : s->pages_max;
     s->n_reports++;
-    double took = eval_seconds() - s->started;
+    double took = clock_seconds() - s->started;
     fprintf(stderr,
             "%sstream, %.40s at %.4g: %llu tokens, perplexity of the last part %.3f, %u "
             "pages, %.0f tokens/s%s",
@@ -91,7 +92,7 @@ static bool run_stream(struct eval *v, const char *policy, double budget, struct
     if (plan.positions != POSITIONS_CACHE)
         return true; /* the others end where the model's training does */
     struct tokens text = {0};
-    struct stream s = {.v = v, .policy = policy, .budget = budget, .started = eval_seconds()};
+    struct stream s = {.v = v, .policy = policy, .budget = budget, .started = clock_seconds()};
     bool done = eval_append_text(v, &text, 0, n, e) &&
                 evaluate_stream(v->evaluator, &plan, text.data, n, n / 20, on_stream, &s, e);
     tokens_free(&text);
@@ -102,7 +103,7 @@ static bool run_stream(struct eval *v, const char *policy, double budget, struct
                "at worst; %u to %u pages; %.0f tokens/s\n",
                (unsigned long long)n, policy, plan.budget, exp(s.first_nll),
                exp(s.sum_nll / s.n_reports), exp(s.worst_nll), s.pages_min, s.pages_max,
-               (double)n / (eval_seconds() - s.started));
+               (double)n / (clock_seconds() - s.started));
     return done;
 }
 

@@ -5,19 +5,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "config/base/clock.h"
 #include "engine/compute/backend.h"
 
 #define RUNS 15
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static int by_value(const void *a, const void *b)
 {
@@ -25,13 +18,17 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+static void give_up(const char *why)
+{
+    fprintf(stderr, "bench_kernels: %s\n", why);
+    exit(1);
+}
+
 static void *allocate(size_t bytes)
 {
     void *p = calloc(1, bytes);
-    if (p == NULL) {
-        fprintf(stderr, "out of memory: %zu bytes\n", bytes);
-        exit(1);
-    }
+    if (p == NULL)
+        give_up("out of memory");
     return p;
 }
 
@@ -42,10 +39,10 @@ static double time_matmul(const struct backend *b, const struct weight *w, const
     double seconds[RUNS];
     int repeat = 1;
     for (int run = -3; run < RUNS; run++) {
-        double start = now();
+        double start = clock_seconds();
         for (int i = 0; i < repeat; i++)
             b->matmul(b->self, out, w, x, n, NULL);
-        double took = (now() - start) / repeat;
+        double took = (clock_seconds() - start) / repeat;
         if (run < 0)
             repeat = took > 2e-3 ? 1 : (int)(2e-3 / took) + 1;
         else
@@ -74,10 +71,8 @@ static void bench_matmul(const struct backend *b)
         memset(data, 0x11, bytes);
         struct weight w = {.type = types[t], .rows = rows, .cols = cols, .data = data};
         struct error e;
-        if (!b->weight_prepare(b->self, &w, true, &e)) {
-            fprintf(stderr, "%s\n", e.message);
-            exit(1);
-        }
+        if (!b->weight_prepare(b->self, &w, true, &e))
+            give_up(e.message);
         double one = time_matmul(b, &w, x, 1, out);
         double all = time_matmul(b, &w, x, many, out);
         printf("  %-5s one row %6.2f GB/s %6.2f Gweights/s   %u rows %7.1f GFLOP/s\n", info->name,
@@ -150,10 +145,8 @@ static void context_open(struct context *c, const struct backend *b, struct head
     c->n_layers = (uint32_t)(100e6 / c->bytes) + 1;
     const uint32_t heads = c->n_layers * shape.n_kv_heads,
                    width = shape.n_kv_heads * shape.head_dim;
-    if (!b->kv_alloc(b->self, c->n_pages * heads, shape.head_dim, &e)) {
-        fprintf(stderr, "%s\n", e.message);
-        exit(1);
-    }
+    if (!b->kv_alloc(b->self, c->n_pages * heads, shape.head_dim, &e))
+        give_up(e.message);
     c->slots = allocate(heads * sizeof *c->slots);
     c->states = allocate(heads * sizeof *c->states);
     c->pages = allocate((size_t)c->n_pages * heads * sizeof *c->pages);
@@ -206,10 +199,10 @@ static double time_attention(const struct context *c, uint32_t n_rows, enum cach
     for (size_t i = 0; i < n; i++)
         q[i] = (float)(i * 104729 % 203) / 100 - 1;
     for (int run = 0; run < (n_rows == 1 ? RUNS : 3); run++) {
-        double start = now();
+        double start = clock_seconds();
         for (uint32_t l = 0; l < (n_rows == 1 ? c->n_layers : 1); l++)
             c->b->attend(c->b->self, &rows.step, l, 0, &a);
-        double took = (now() - start) / (n_rows == 1 ? c->n_layers : 1);
+        double took = (clock_seconds() - start) / (n_rows == 1 ? c->n_layers : 1);
         best = took < best ? took : best;
     }
     free(q);
@@ -242,11 +235,11 @@ static double read_bandwidth(void)
     memset(p, 1, n * sizeof *p);
     for (int run = 0; run < 5; run++) {
         uint64_t sums[8] = {0};
-        double start = now();
+        double start = clock_seconds();
         for (size_t i = 0; i < n; i += 8)
             for (int j = 0; j < 8; j++)
                 sums[j] += p[i + (size_t)j];
-        double rate = (double)(n * sizeof *p) / (now() - start);
+        double rate = (double)(n * sizeof *p) / (clock_seconds() - start);
         for (int j = 1; j < 8; j++)
             sums[0] += sums[j];
         best = sums[0] != 0 && rate > best ? rate : best; /* the sum is used, or nobody would add */

@@ -278,7 +278,7 @@ static void decode(struct bench *b, uint32_t n_steps)
     }
 }
 
-static void measure(const struct backend *backend, struct model *m, const char *policy,
+static void measure(const struct backend *backend, const struct model *m, const char *policy,
                     uint32_t n_steps)
 {
     struct bench b = {0};
@@ -309,29 +309,39 @@ static void measure(const struct backend *backend, struct model *m, const char *
 int main(int argc, char **argv)
 {
     static const char *const policies[] = {"full", "sink", "h2o"};
-    static struct model_layer layers[N_LAYERS];
     const uint32_t n_steps = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 10) : 256;
     const struct backend backend = idle_backend();
-    struct model m = {.n_layers = N_LAYERS,
-                      .n_embd = 64,
-                      .n_heads = N_HEADS,
-                      .n_kv_heads = N_KV_HEADS,
-                      .head_dim = HEAD_DIM,
-                      .n_ff = 64,
-                      .n_vocab = 64,
-                      .norm_eps = 1e-5f,
-                      .rope_dim = HEAD_DIM,
-                      .rope_base = 500000,
-                      .rope_scale = 1,
-                      .layers = layers,
-                      .output_norm = nothing};
     if (n_steps == 0) {
         fprintf(stderr, "usage: bench_step [steps]\n");
         return 2;
     }
+    struct layer_spec layers[N_LAYERS];
+    struct error e;
+    for (int i = 0; i < N_LAYERS; i++)
+        layers[i] = (struct layer_spec){.n_heads = N_HEADS,
+                                        .n_kv_heads = N_KV_HEADS,
+                                        .key_size = HEAD_DIM,
+                                        .value_size = HEAD_DIM,
+                                        .n_ff = 64};
+    const struct model m = {
+        .n_layers = N_LAYERS,
+        .n_embd = 64,
+        .n_vocab = 64,
+        .norm_eps = 1e-5f,
+        .layers = layers,
+        .rope_sets = {{.dim = HEAD_DIM, .base = 500000, .scale = 1}},
+        .n_rope_sets = 1,
+        .n_heads = N_HEADS,
+        .n_kv_heads = N_KV_HEADS,
+        .head_dim = HEAD_DIM,
+        .weights = weights_new(N_LAYERS, &e), /* of which none has data */
+    };
+    if (!m.weights)
+        give_up(&e);
     printf("host time of a step, %d layers x %d KV heads, no kernels\n", N_LAYERS, N_KV_HEADS);
     for (int round = 0; round < ROUNDS; round++)
         for (size_t i = 0; i < sizeof policies / sizeof *policies; i++)
             measure(&backend, &m, policies[i], n_steps);
+    free(m.weights);
     return 0;
 }

@@ -4,6 +4,7 @@
 #include "tests/cuda_emu/device_array.h"
 #include "cuda/emulated/fibers.h"
 #include "tests/cuda_emu/kernels.cu"
+#include "tests/suite.h"
 
 #include <algorithm>
 #include <random>
@@ -494,9 +495,8 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("cuda_emu");
-    TCase *c = tcase_create("primitives");
+    TCase *c = suite_case(suite, "primitives", 120);
     const int n_seeds = sizeof seeds / sizeof seeds[0], caught = emu::canary_bytes ? 0 : 1;
-    tcase_set_timeout(c, 120);
     tcase_add_loop_test(c, every_thread_knows_its_coordinates, 0, n_seeds);
     tcase_add_test(c, a_grid_that_does_not_divide_stays_in_bounds);
     tcase_add_loop_test(c, blocks_sum_through_shared_memory_in_any_order, 0, n_seeds);
@@ -515,10 +515,5 @@ int main(void)
     tcase_add_test(c, half_arithmetic_rounds_once);
     tcase_add_test(c, fp8_rounds_to_nearest_even_and_saturates);
     tcase_add_test(c, integer_intrinsics_follow_their_definition);
-    suite_add_tcase(suite, c);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return suite_run(suite);
 }

@@ -1,6 +1,7 @@
 /* The emulated runtime API as host code meets it: copies and their direction, memory that runs out,
  * limits of launches, capture and replay, failures that tests plan. */
 #include "tests/cuda_emu/device_array.h"
+#include "tests/suite.h"
 
 __global__ void increment(int *p, int n)
 {
@@ -226,7 +227,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("cuda_emu_runtime");
-    TCase *c = tcase_create("runtime");
+    TCase *c = suite_case(suite, "runtime", 60);
     tcase_add_test(c, copies_refuse_the_wrong_direction_and_overruns);
     tcase_add_test(c, memory_runs_out);
     tcase_add_test(c, launches_respect_the_limits_of_a_device);
@@ -235,10 +236,5 @@ int main(void)
     tcase_add_test(c, a_device_that_failed_stays_failed);
     tcase_add_test(c, lanes_that_left_hold_nobody_up);
     tcase_add_test(c, plain_static_shared_memory_belongs_to_the_block);
-    suite_add_tcase(suite, c);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return suite_run(suite);
 }

@@ -69,6 +69,6 @@ refused "an empty name" "list of names" "$W" bench "$MODEL" --policies full,,sin
 refused "an unknown storage" "q4" "$W" bench "$MODEL" --kv-storage f17
 refused "no runs" "--repeats" "$W" bench "$MODEL" --repeats 0
 refused "a file that cannot be written" "--json" "$W" bench "$MODEL" --json "$dir/no/a.json"
-refused "an unknown flag" "unknown option" "$W" bench "$MODEL" --frobnicate
+refused "an unknown flag" "unknown flag --frobnicate" "$W" bench "$MODEL" --frobnicate
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -91,9 +91,26 @@ status=$(curl -s -o "$work/out" -w '%{http_code}' -H 'Origin: http://evil.exampl
 check "another web page's POST is refused" $? "$work/out"
 curl -fs "$url/metrics" | grep -q '^winnow_generation_tokens_total 120$'
 check "metrics count tokens, and none for the refused" $?
+# It used to wait for ever for handles that nobody closed.
+refused "a taken metrics port" 1 "choose another with --metrics-port" \
+    timeout 60 "$winnow" serve "$model" --port 0 --metrics-port "${url##*:}"
+refused "a taken port" 1 "choose another with --port" timeout 60 "$winnow" serve "$model" --port "${url##*:}"
 kill "$server"
 wait "$server"
 check "SIGTERM ends it with status 0" $? "$work/log"
+server=
+# Every address of a name is listened on, and named.
+"$winnow" serve "$model" --host localhost --port 0 2>"$work/log" &
+server=$!
+for _ in $(seq 1 200); do grep -q 'ready at' "$work/log" && break; sleep 0.05; done
+for address in $(getent ahosts localhost | awk '$2 == "STREAM" {print $1}' | sort -u); do
+    case $address in *:*) [ -e /proc/net/if_inet6 ] || continue; address="[$address]" ;; esac
+    url=$(grep -ao "http://$address:[0-9]*" "$work/log" | head -n 1)
+    curl -fs --globoff "$url/readyz" >/dev/null
+    check "localhost is served at $address" $? "$work/log"
+done
+kill "$server"
+wait "$server"
 server=
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -70,7 +70,7 @@ check "a stream is reported" $?
 
 refused "other settings" "other settings" run "$dir/a" --seed 5
 refused "no text" "no text" "$W" eval "$MODEL"
-refused "a text that is not there" "cannot be read" "$W" eval "$MODEL" --text "$dir/none" --out "$dir/x"
+refused "a text that is not there" "cannot be opened" "$W" eval "$MODEL" --text "$dir/none" --out "$dir/x"
 refused "an unknown policy" "snapvk" run "$dir/x" --policies snapvk
 refused "a bad budget" "--budgets" run "$dir/x" --budgets 0.5,x
 refused "a context beyond the model" "--contexts" "$W" eval "$MODEL" --text "$dir/text" --contexts 4000 --out "$dir/x"

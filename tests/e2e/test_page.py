@@ -24,9 +24,10 @@ from winnow_server import BINARY, PATIENCE, ROOT, STORIES, Checks, Server, wait_
 
 check = Checks()
 FOLDER = os.path.join(ROOT, "server", "page")
-NAMES = sorted(n for n in os.listdir(FOLDER) if os.path.isfile(os.path.join(FOLDER, n)))
 TYPES = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8",
          "svg": "image/svg+xml"}
+# What browsers get; the sources that serve it lie beside it.
+NAMES = sorted(n for n in os.listdir(FOLDER) if n.rpartition(".")[2] in TYPES)
 DEMO = os.path.join(ROOT, "models", "demo.gguf")
 
 

@@ -44,18 +44,18 @@ check stdin 0 "15043 3186" sh -c "\"$winnow\" tokenize \"$vocab\" --ids -f - <\"
 check special 0 "3257" "$winnow" tokenize "$small" -p "<|im_start|>" --ids --special
 check plain 0 "27 91 320 62 301 433 91 29" "$winnow" tokenize "$small" -p "<|im_start|>" --ids
 check no-model 2 "" "$winnow" tokenize -p x
-said no-model "winnow: .*no model"
+said no-model "winnow tokenize: no model"
 check no-text 2 "" "$winnow" tokenize "$vocab"
 check two-texts 2 "" "$winnow" tokenize "$vocab" -p x -f "$work/text"
 check unknown-option 2 "" "$winnow" tokenize "$vocab" -p x --nonsense
-said unknown-option "unknown option --nonsense"
+said unknown-option "unknown flag --nonsense"
 check missing-value 2 "" "$winnow" tokenize "$vocab" -p
 check missing-model 1 "" "$winnow" tokenize "$work/none.gguf" -p x
-said missing-model "^winnow: "
+said missing-model "^winnow tokenize: "
 check missing-file 1 "" "$winnow" tokenize "$vocab" -f "$work/none"
-said missing-file "cannot open"
+said missing-file "cannot be opened"
 check not-a-model 1 "" "$winnow" tokenize "$work/text" -p x
-said not-a-model "^winnow: "
+said not-a-model "^winnow tokenize: "
 if [ -n "${WINNOW_TEST_SMOLLM2:-}" ] && [ -f "$WINNOW_TEST_SMOLLM2" ]; then
     check smollm2 0 "1 4093 198 19556 2" "$winnow" tokenize "$WINNOW_TEST_SMOLLM2" --special --ids \
         -p "$(printf '<|im_start|>user\nHello<|im_end|>')"

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/model/gguf.h"
 #include "engine/text/tokenizer.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -53,12 +54,12 @@ static struct tokenizer *load(const char *path, const char *pre)
         used = (used + 31) / 32 * 32;
     }
     struct error e = {0};
-    struct gguf *g = gguf_open_memory(patched, used, &e);
+    struct model_source *g = gguf_open_memory(patched, used, &e);
     struct tokenizer *t = g ? tokenizer_new(g, &e) : NULL;
     if (!t)
         fprintf(stderr, "%s: %s\n", path, e.message);
     REQUIRE(t != NULL);
-    gguf_close(g);
+    source_close(g);
     return t;
 }
 
@@ -106,11 +107,11 @@ static void check_vocabulary(const uint8_t *data, size_t size)
     static const char text[] = "<|im_start|>Hello \xE2\x96\x81world\n\xF0\x9F\xA6\x99\xFF 123 "
                                "<s>aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
     struct error e;
-    struct gguf *g = gguf_open_memory(data, size, &e);
+    struct model_source *g = gguf_open_memory(data, size, &e);
     if (!g)
         return;
     struct tokenizer *t = tokenizer_new(g, &e);
-    gguf_close(g);
+    source_close(g);
     if (!t)
         return;
     uint8_t marks[sizeof text];

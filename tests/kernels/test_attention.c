@@ -1,6 +1,7 @@
 /* Attention over pages against double precision on what the pages really hold, and its promises:
  * bits depend on a row's own slots alone, and unused or masked slots may hold anything. */
 #include "tests/kernels/kernel_cases.h"
+#include "tests/suite.h"
 
 #define MAX_SEGMENTS 4
 
@@ -874,8 +875,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("attention");
-    TCase *tc = tcase_create("attention");
-    tcase_set_timeout(tc, 120);
+    TCase *tc = suite_case(suite, "attention", 120);
     tcase_add_loop_test(tc, matches_double_precision_with_any_mask_in_a_poisoned_pool, 0, N_ISAS);
     tcase_add_loop_test(tc, the_largest_head_and_a_huge_group_fit_the_scratch, 0, N_ISAS);
     tcase_add_loop_test(tc, rows_and_batch_mates_and_threads_change_no_bit, 0, N_ISAS);
@@ -888,10 +888,5 @@ int main(void)
     tcase_add_loop_test(tc, a_chunk_written_at_once_reads_as_if_written_token_by_token, 0, N_ISAS);
     tcase_add_loop_test(tc, nan_stays_behind_the_mask_and_passes_when_visible, 0, N_ISAS);
     tcase_add_loop_test(tc, slots_are_read_back_rounded_to_half_and_copied_whole, 0, N_ISAS);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

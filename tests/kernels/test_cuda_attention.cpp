@@ -3,7 +3,6 @@
  * second query, summaries. And the promises: bits depend on a row's own slots alone, and slots that
  * a row does not see may hold anything. */
 #include <algorithm>
-#include <check.h>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -12,7 +11,9 @@
 #include "cuda/kernels/page.h"
 
 #include "cache/pages/cache.h"
-#include "engine/cpu/half.h"
+#include "config/base/half.h"
+#include "tests/random.h"
+#include "tests/suite.h"
 namespace cpu
 {
 extern "C" {
@@ -26,26 +27,6 @@ extern "C" {
         ck_assert_msg(error_ == cudaSuccess, "%s: %s", #call, cudaGetErrorString(error_));         \
     } while (0)
 
-/* splitmix64 */
-static uint64_t random_state = 1;
-static uint64_t random_bits()
-{
-    uint64_t z = random_state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return z ^ z >> 31;
-}
-static uint32_t random_below(uint32_t n)
-{
-    return (uint32_t)(random_bits() % n);
-}
-static float random_normal()
-{
-    double sum = 0;
-    for (int i = 0; i < 6; i++)
-        sum += (double)(random_bits() >> 11) * 0x1p-53 - 0.5;
-    return (float)(sum * 1.4142135623730951);
-}
 static std::vector<float> normals(size_t n)
 {
     std::vector<float> x(n);
@@ -852,8 +833,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("cuda_attention");
-    TCase *c = tcase_create("attention");
-    tcase_set_timeout(c, 300);
+    TCase *c = suite_case(suite, "attention", 300);
     tcase_add_loop_test(c, rows_are_stored_as_on_the_cpu, 0, 6);
     tcase_add_loop_test(c, quantised_rows_mean_what_they_do_on_the_cpu, 0, 20);
     tcase_add_loop_test(c, a_moved_slot_takes_everything_along, 0, N_STORAGES);
@@ -866,10 +846,5 @@ int main(void)
     tcase_add_loop_test(c, the_largest_heads_fit, 0, N_STORAGES);
     tcase_add_loop_test(c, bits_do_not_depend_on_other_sequences, 0, N_STORAGES);
     tcase_add_loop_test(c, bits_of_a_prompt_do_not_depend_on_its_chunks, 0, 2);
-    suite_add_tcase(suite, c);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return suite_run(suite);
 }

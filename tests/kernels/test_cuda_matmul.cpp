@@ -6,6 +6,7 @@ extern "C" {
 #include "tests/kernels/weight_cases.h"
 }
 #include "tests/kernels/device_buffer.h"
+#include "tests/suite.h"
 
 typedef std::vector<float> numbers;
 
@@ -240,18 +241,12 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("cuda_matmul");
-    TCase *tc = tcase_create("cuda_matmul");
-    tcase_set_timeout(tc, 240);
+    TCase *tc = suite_case(suite, "cuda_matmul", 240);
     tcase_add_loop_test(tc, products_of_few_rows_match_double_precision, 0, N_TYPES);
     tcase_add_loop_test(tc, products_of_many_rows_match_double_precision, 0, N_TYPES);
     tcase_add_loop_test(tc, wide_matrices_work_too, 0, N_TYPES);
     tcase_add_loop_test(tc, large_and_small_activations_keep_their_precision, 0, N_TYPES);
     tcase_add_loop_test(tc, a_row_has_the_same_bits_alone_and_in_a_crowd, 0, N_TYPES);
     tcase_add_test(tc, quantised_weights_take_the_files_bytes);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

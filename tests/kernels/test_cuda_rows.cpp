@@ -5,6 +5,7 @@ extern "C" {
 #include "tests/kernels/weight_cases.h"
 }
 #include "tests/kernels/device_buffer.h"
+#include "tests/suite.h"
 
 typedef std::vector<float> numbers;
 
@@ -214,18 +215,12 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("cuda_rows");
-    TCase *tc = tcase_create("cuda_rows");
-    tcase_set_timeout(tc, 240);
+    TCase *tc = suite_case(suite, "cuda_rows", 240);
     tcase_add_loop_test(tc, embedding_is_the_formula_to_the_bit, 0, N_TYPES);
     tcase_add_loop_test(tc, rms_norm_divides_by_the_root_of_the_mean_square, 0, 4);
     tcase_add_loop_test(tc, rope_turns_pairs_as_plain_c_does, 0, 2);
     tcase_add_test(tc, add_adds_and_touches_nothing_else);
     tcase_add_test(tc, swiglu_matches_double_precision);
     tcase_add_test(tc, gather_copies_the_rows_that_are_named);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

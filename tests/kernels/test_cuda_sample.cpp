@@ -8,6 +8,7 @@ extern "C" {
 #include "engine/compute/sampler.h"
 }
 #include "cuda/kernels/kernels.h"
+#include "tests/suite.h"
 
 /* Rounding may decide where the draw or a cut is this near to a boundary: kernels promise 2.6e-7 of
  * the mass (sample.cu), the host's sums in double less. */
@@ -339,8 +340,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("cuda_sample");
-    TCase *tests = tcase_create("sample");
-    tcase_set_timeout(tests, 240);
+    TCase *tests = suite_case(suite, "sample", 240);
     tcase_add_test(tests, small_vocabularies_pick_as_the_host);
     tcase_add_test(tests, vocabularies_of_several_blocks_pick_as_the_host);
     tcase_add_test(tests, a_large_vocabulary_picks_as_the_host);
@@ -351,10 +351,5 @@ int main(void)
     tcase_add_test(tests, a_row_picks_the_same_in_any_batch);
     tcase_add_test(tests, a_row_that_is_not_finite_is_odd_and_its_neighbours_are_not);
     tcase_add_test(tests, picks_of_one_row_differ_by_their_draws);
-    suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return suite_run(suite);
 }

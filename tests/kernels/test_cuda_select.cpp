@@ -8,6 +8,7 @@ extern "C" {
 #include "cuda/kernels/kernels.h"
 #include "cuda/kernels/page.h"
 #include "cuda/kernels/select.h"
+#include "tests/suite.h"
 
 enum { MAX_HEADS = 8 };
 
@@ -757,8 +758,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("cuda_select");
-    TCase *tests = tcase_create("select");
-    tcase_set_timeout(tests, 240);
+    TCase *tests = suite_case(suite, "select", 240);
     tcase_add_test(tests, victims_are_those_of_select_victims);
     tcase_add_test(tests, thousands_of_slots_drop_any_number);
     tcase_add_test(tests, a_summary_is_the_mean_of_what_was_dropped);
@@ -766,10 +766,5 @@ int main(void)
     tcase_add_test(tests, thousands_of_slots_are_compacted);
     tcase_add_test(tests, pooling_follows_positions_in_any_order_of_slots);
     tcase_add_test(tests, heads_compete_as_in_select_adaptive);
-    suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return suite_run(suite);
 }

@@ -1,12 +1,12 @@
 /* Page tables on the device follow what the host decided last, in whatever order a launch makes its
  * changes. */
-#include <check.h>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
 
 #include "cuda/host/backend_private.h"
 #include "tests/cuda_emu/device_array.h"
+#include "tests/suite.h"
 
 START_TEST(an_entry_that_changes_twice_holds_the_last_page)
 {
@@ -45,13 +45,7 @@ int main()
 {
     setenv("WINNOW_EMU_SEED", "3", 0); /* threads in another order than their own, where emulated */
     Suite *suite = suite_create("cuda_state");
-    TCase *t = tcase_create("cuda_state");
-    tcase_set_timeout(t, 60);
+    TCase *t = suite_case(suite, "cuda_state", 60);
     tcase_add_test(t, an_entry_that_changes_twice_holds_the_last_page);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

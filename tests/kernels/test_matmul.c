@@ -5,6 +5,7 @@
 #endif
 
 #include "tests/kernels/kernel_cases.h"
+#include "tests/suite.h"
 
 /* A number of columns that the type allows, among them such as fill no vector. */
 static uint32_t some_cols(enum tensor_type type)
@@ -393,8 +394,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("matmul");
-    TCase *tc = tcase_create("matmul");
-    tcase_set_timeout(tc, 120);
+    TCase *tc = suite_case(suite, "matmul", 120);
     tcase_add_loop_test(tc, decoding_is_the_formula_to_the_bit, 0, N_ISAS);
     tcase_add_loop_test(tc, products_match_double_precision, 0, N_ISAS);
     tcase_add_loop_test(tc, a_row_has_the_same_bits_alone_and_in_a_crowd, 0, N_ISAS);
@@ -408,10 +408,5 @@ int main(void)
 #endif
     tcase_add_loop_test(tc, very_wide_matrices_work_too, 0, N_ISAS);
     tcase_add_test(tc, unknown_instruction_sets_and_thread_counts_are_refused);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

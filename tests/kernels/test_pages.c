@@ -3,6 +3,7 @@
  * gives. */
 #include "engine/cpu/page.h"
 #include "tests/kernels/kernel_cases.h"
+#include "tests/suite.h"
 
 #define MOST 260
 
@@ -292,17 +293,12 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("pages");
-    TCase *tc = tcase_create("pages");
+    TCase *tc = suite_case(suite, "pages", 60);
     tcase_add_loop_test(tc, a_slot_reads_back_within_its_formats_step, 0, 4);
     tcase_add_loop_test(tc, writing_a_slot_leaves_its_neighbours_alone, 0, 4);
     tcase_add_loop_test(tc, a_slot_rounds_the_same_wherever_it_is_written, 0, 4);
     tcase_add_test(tc, two_far_dimensions_of_a_key_cost_the_others_nothing_in_q4);
     tcase_add_test(tc, odd_numbers_stay_in_their_dimension);
     tcase_add_loop_test(tc, widened_keys_are_the_keys_that_are_read, 0, N_ISAS);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

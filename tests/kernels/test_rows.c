@@ -1,6 +1,7 @@
 /* Norms, RoPE, SwiGLU, sums, half precision, and the threads: each against its definition in double
  * precision, and element for element the same bits wherever it stands. */
 #include "tests/kernels/kernel_cases.h"
+#include "tests/suite.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -304,8 +305,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("rows");
-    TCase *tc = tcase_create("rows");
-    tcase_set_timeout(tc, 120);
+    TCase *tc = suite_case(suite, "rows", 120);
     tcase_add_loop_test(tc, rms_norm_matches_double_precision, 0, N_ISAS);
     tcase_add_loop_test(tc, rope_turns_pairs_and_leaves_the_rest, 0, N_ISAS);
     tcase_add_loop_test(tc, swiglu_is_within_its_error_everywhere, 0, N_ISAS);
@@ -316,10 +316,5 @@ int main(void)
     tcase_add_test(tc, buffers_are_zeroed_and_aligned);
     tcase_add_test(tc, every_thread_runs_once_a_call);
     tcase_add_test(tc, an_idle_pool_uses_no_processor);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

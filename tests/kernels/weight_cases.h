@@ -1,5 +1,5 @@
 /* Weights of every type with the value that each of them stands for, by the plainest formula there
- * is, and random numbers; for tests in C and in C++. */
+ * is; for tests in C and in C++. */
 #ifndef WINNOW_TESTS_WEIGHT_CASES_H
 #define WINNOW_TESTS_WEIGHT_CASES_H
 
@@ -8,30 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/cpu/half.h"
+#include "config/base/half.h"
 #include "engine/model/tensor_type.h"
+#include "tests/random.h"
 
-/* splitmix64; every test starts from its own seed, so that a failure can be repeated. */
-static uint64_t random_state = 1;
-static inline uint64_t random_bits(void)
-{
-    uint64_t z = random_state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return z ^ z >> 31;
-}
-static inline uint32_t random_below(uint32_t n)
-{
-    return (uint32_t)(random_bits() % n);
-}
-/* Roughly normal, mean 0, variance 1. */
-static inline float random_normal(void)
-{
-    double sum = 0;
-    for (int i = 0; i < 6; i++)
-        sum += (double)(random_bits() >> 11) * 0x1p-53 - 0.5;
-    return (float)(sum * 1.4142135623730951);
-}
 static inline void fill_normal(float *x, size_t n)
 {
     for (size_t i = 0; i < n; i++)

@@ -25,28 +25,28 @@ struct transformer {
     double *mean;          /* [max_tokens] probabilities, mean over the group */
 };
 
+static bool is_f32(void *context, const struct weight_item *item, struct error *e)
+{
+    (void)context;
+    (void)e;
+    return item->weight->type == TENSOR_F32;
+}
+
 static bool all_f32(const struct model *m)
 {
-    bool ok = m->token_embd.type == TENSOR_F32 && m->output.type == TENSOR_F32;
-    for (uint32_t i = 0; i < m->n_layers; i++) {
-        const struct model_layer *l = &m->layers[i];
-        const struct weight *all[] = {&l->wq,     &l->wk,   &l->wv,    &l->wo,
-                                      &l->w_gate, &l->w_up, &l->w_down};
-        for (size_t w = 0; w < sizeof all / sizeof *all; w++)
-            ok = ok && all[w]->type == TENSOR_F32;
-    }
-    return ok;
+    return weights_visit(m, m->weights, is_f32, NULL, NULL);
 }
 
 static void fill_angles(struct transformer *t)
 {
     const struct model *m = t->model;
     for (uint32_t position = 0; position < t->max_tokens; position++)
-        for (uint32_t i = 0; i < m->rope_dim / 2; i++) {
-            double angle = position / m->rope_scale * pow(m->rope_base, -2.0 * i / m->rope_dim);
-            if (m->rope_factors)
-                angle /= (double)m->rope_factors[i];
-            double *out = t->angles + (size_t)position * m->rope_dim + 2 * (size_t)i;
+        for (uint32_t i = 0; i < m->rope_sets[0].dim / 2; i++) {
+            double angle = position / m->rope_sets[0].scale *
+                           pow(m->rope_sets[0].base, -2.0 * i / m->rope_sets[0].dim);
+            if (m->rope_sets[0].factors)
+                angle /= (double)m->rope_sets[0].factors[i];
+            double *out = t->angles + (size_t)position * m->rope_sets[0].dim + 2 * (size_t)i;
             out[0] = cos(angle);
             out[1] = sin(angle);
         }
@@ -73,15 +73,15 @@ struct transformer *transformer_new(const struct model *m, uint32_t sinks, uint3
     struct {
         double **buffer;
         size_t n;
-    } wanted[] = {{&t->angles, (size_t)max_tokens * m->rope_dim},
+    } wanted[] = {{&t->angles, (size_t)max_tokens * m->rope_sets[0].dim},
                   {&t->keys, n_cache},
                   {&t->values, n_cache},
                   {&t->x, m->n_embd},
                   {&t->h, m->n_embd},
                   {&t->q, n_q},
                   {&t->out, n_q},
-                  {&t->gate, m->n_ff},
-                  {&t->up, m->n_ff},
+                  {&t->gate, m->layers[0].n_ff},
+                  {&t->up, m->layers[0].n_ff},
                   {&t->rotated_q, m->head_dim},
                   {&t->rotated_k, (size_t)max_tokens * m->head_dim},
                   {&t->probabilities, max_tokens + 1},
@@ -164,10 +164,11 @@ static void rotate(const struct transformer *t, double *out, const double *x, ui
                    enum direction direction)
 {
     const struct model *m = t->model;
-    const double *angles = t->angles + (size_t)position * m->rope_dim;
+    const double *angles = t->angles + (size_t)position * m->rope_sets[0].dim;
     memmove(out, x, m->head_dim * sizeof *out);
-    for (uint32_t i = 0; i < m->rope_dim / 2; i++) {
-        uint32_t a = m->rope_neox ? i : 2 * i, b = m->rope_neox ? i + m->rope_dim / 2 : 2 * i + 1;
+    for (uint32_t i = 0; i < m->rope_sets[0].dim / 2; i++) {
+        uint32_t a = m->rope_sets[0].neox ? i : 2 * i,
+                 b = m->rope_sets[0].neox ? i + m->rope_sets[0].dim / 2 : 2 * i + 1;
         double cosine = angles[2 * i], sine = direction * angles[2 * i + 1], xa = out[a],
                xb = out[b];
         out[a] = xa * cosine - xb * sine;
@@ -309,40 +310,40 @@ const double *transformer_step(struct transformer *t, int32_t token)
     double eps = (double)m->norm_eps;
     assert(position < t->max_tokens && token >= 0 && (uint32_t)token < m->n_vocab);
     choose_kept(t, position);
-    const float *embedding = (const float *)m->token_embd.data + (size_t)token * m->n_embd;
+    const float *embedding = (const float *)m->weights->token_embd.data + (size_t)token * m->n_embd;
     for (uint32_t i = 0; i < m->n_embd; i++)
         t->x[i] = (double)embedding[i];
     for (uint32_t layer = 0; layer < m->n_layers; layer++) {
-        const struct model_layer *l = &m->layers[layer];
+        const struct layer_weights *l = &m->weights->layers[layer];
         size_t at =
             ((size_t)layer * t->max_tokens + position) * m->n_kv_heads * (size_t)m->head_dim;
-        rms_norm(t->h, t->x, l->attn_norm, m->n_embd, eps);
-        matmul(t->q, &l->wq, t->h, l->bq);
-        matmul(t->keys + at, &l->wk, t->h, l->bk);
-        matmul(t->values + at, &l->wv, t->h, l->bv);
-        norm_heads(t->q, l->q_norm, m->n_heads, m->head_dim, eps);
-        norm_heads(t->keys + at, l->k_norm, m->n_kv_heads, m->head_dim, eps);
+        rms_norm(t->h, t->x, l->attn_norm.data, m->n_embd, eps);
+        matmul(t->q, &l->wq, t->h, l->bq.data);
+        matmul(t->keys + at, &l->wk, t->h, l->bk.data);
+        matmul(t->values + at, &l->wv, t->h, l->bv.data);
+        norm_heads(t->q, l->q_norm.data, m->n_heads, m->head_dim, eps);
+        norm_heads(t->keys + at, l->k_norm.data, m->n_kv_heads, m->head_dim, eps);
         if (t->storage == STORED_F16)
             store_as_f16(t, t->keys + at, t->values + at, position);
         if (t->policy)
             attend_plan(t, layer, position);
         else
             attend(t, layer);
-        matmul(t->h, &l->wo, t->out, l->bo);
+        matmul(t->h, &l->wo, t->out, l->bo.data);
         for (uint32_t i = 0; i < m->n_embd; i++)
             t->x[i] += t->h[i];
 
-        rms_norm(t->h, t->x, l->ffn_norm, m->n_embd, eps);
+        rms_norm(t->h, t->x, l->ffn_norm.data, m->n_embd, eps);
         matmul(t->gate, &l->w_gate, t->h, NULL);
         matmul(t->up, &l->w_up, t->h, NULL);
-        for (uint32_t i = 0; i < m->n_ff; i++)
+        for (uint32_t i = 0; i < m->layers[0].n_ff; i++)
             t->gate[i] = t->gate[i] / (1 + exp(-t->gate[i])) * t->up[i];
         matmul(t->h, &l->w_down, t->gate, NULL);
         for (uint32_t i = 0; i < m->n_embd; i++)
             t->x[i] += t->h[i];
     }
-    rms_norm(t->h, t->x, m->output_norm, m->n_embd, eps);
-    matmul(t->logits, &m->output, t->h, NULL);
+    rms_norm(t->h, t->x, m->weights->output_norm.data, m->n_embd, eps);
+    matmul(t->logits, &m->weights->output, t->h, NULL);
     return t->logits;
 }
 

@@ -70,19 +70,19 @@ static inline void put_key(struct builder *b, const char *key, uint32_t type)
 
 static inline void put_key_u32(struct builder *b, const char *key, uint32_t v)
 {
-    put_key(b, key, GGUF_UINT32);
+    put_key(b, key, SOURCE_UINT32);
     put_u32(b, v);
 }
 
 static inline void put_key_f32(struct builder *b, const char *key, float v)
 {
-    put_key(b, key, GGUF_FLOAT32);
+    put_key(b, key, SOURCE_FLOAT32);
     put_f32(b, v);
 }
 
 static inline void put_key_text(struct builder *b, const char *key, const char *text)
 {
-    put_key(b, key, GGUF_STRING);
+    put_key(b, key, SOURCE_STRING);
     put_text(b, text);
 }
 

@@ -109,9 +109,8 @@ static inline void machine_open(struct machine *m, const struct shape *s,
                                     .n_heads = n_heads,
                                     .n_kv_heads = s->n_kv_heads,
                                     .head_dim = d,
-                                    .rope_dim = 2,
-                                    .rope_base = 10000,
-                                    .rope_scale = 1}};
+                                    .n_rope_sets = 1,
+                                    .rope_sets = {{.dim = 2, .base = 10000, .scale = 1}}}};
     test_device_open(&m->backend, &m->model, isa, n_threads, max_rows, n_pages * PAGE_SLOTS);
     m->backend.kv_set_storage(m->backend.self, s->storage);
     ck_assert_msg(m->backend.kv_alloc(m->backend.self, n_pages, d, &e), "%s", e.message);

@@ -1,10 +1,11 @@
 /* The buddy allocator against a map of every unit: whatever is taken and given back, in whatever
  * order and of whatever block. */
-#include <check.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cuda/host/buddy.h"
+#include "tests/random.h"
+#include "tests/suite.h"
 
 /* An assertion for loops: Check writes every one of its own to a file, holding or not. */
 #define require(holds, ...)                                                                        \
@@ -12,16 +13,6 @@
         if (!(holds))                                                                              \
             ck_abort_msg(__VA_ARGS__);                                                             \
     } while (0)
-
-static uint64_t random_state = 0x9E3779B97F4A7C15u;
-
-static uint32_t random_below(uint32_t n)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return (uint32_t)(random_state >> 32) % n;
-}
 
 struct piece {
     uint64_t offset, bytes;
@@ -181,15 +172,9 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("buddy");
-    TCase *t = tcase_create("buddy");
-    tcase_set_timeout(t, 120);
+    TCase *t = suite_case(suite, "buddy", 120);
     tcase_add_test(t, pieces_never_overlap_and_are_had_while_there_is_room);
     tcase_add_test(t, everything_comes_back_together);
     tcase_add_test(t, what_cannot_be_is_refused);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return suite_run(suite);
 }

@@ -2,7 +2,6 @@
  * forked and freed in a pool that is often empty. A toy backend (one number a slot) does what the
  * real one does with page numbers, so a page written under somebody else's eyes shows. The audit
  * runs after every operation. */
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,19 +12,11 @@
 #include "cache/pages/sequence_tables.h"
 #include "cache/policy/select_job.h"
 #include "engine/serve/trace.h"
+#include "tests/random.h"
+#include "tests/suite.h"
 
 enum { N_LAYERS = 2, N_KV_HEADS = 3, N_HEADS = N_LAYERS * N_KV_HEADS };
 enum { N_PAGES = 250, MOST_SEQUENCES = 8, MOST_TOKENS = 2000, MOST_ROWS = 100 };
-
-/* splitmix64, from a fixed seed: a failure can be repeated. */
-static uint64_t random_state;
-static uint32_t below(uint32_t n)
-{
-    uint64_t z = random_state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return (uint32_t)((z ^ z >> 31) % n);
-}
 
 struct slot {
     int32_t position;
@@ -75,8 +66,9 @@ static struct plan plan_of(const char *preset, uint32_t sinks, uint32_t budget)
 
 static struct plan random_plan(void)
 {
-    uint32_t sinks = below(40);
-    return below(3) ? plan_of("sink", sinks, sinks + 1 + below(120)) : plan_of("full", 0, 0);
+    uint32_t sinks = random_below(40);
+    return random_below(3) ? plan_of("sink", sinks, sinks + 1 + random_below(120))
+                           : plan_of("full", 0, 0);
 }
 
 /* Whether the query at position t sees p: the definition of POLICIES.md, not the cache's. */
@@ -182,8 +174,8 @@ static void step(struct cache *c)
     uint32_t n_rows = 0, n_waves = 0;
     for (uint32_t i = 0; i < MOST_SEQUENCES; i++) {
         struct shadow *q = &shadows[i];
-        uint32_t n = below(3) ? 1 : 1 + below(MOST_ROWS);
-        if (!q->s || below(2) || q->n + n > MOST_TOKENS)
+        uint32_t n = random_below(3) ? 1 : 1 + random_below(MOST_ROWS);
+        if (!q->s || random_below(2) || q->n + n > MOST_TOKENS)
             continue;
         if (append(c, &rows[n_rows], q, n)) {
             uint32_t waves = rows[n_rows++].n_waves;
@@ -202,7 +194,7 @@ static void step(struct cache *c)
 static void open_or_fork(struct cache *c, struct shadow *q)
 {
     struct error e;
-    struct shadow *of = &shadows[below(MOST_SEQUENCES)];
+    struct shadow *of = &shadows[random_below(MOST_SEQUENCES)];
     uint32_t used = cache_counts(c).used;
     if (of->s) {
         *q = *of;
@@ -252,8 +244,8 @@ START_TEST(nobody_ever_sees_a_page_of_another)
     struct cache *c = cache_new(N_LAYERS, N_KV_HEADS, 4, N_PAGES, &e);
     ck_assert_ptr_nonnull(c);
     for (uint32_t i = 0; i < 1500; i++) {
-        struct shadow *q = &shadows[below(MOST_SEQUENCES)];
-        uint32_t what = below(20);
+        struct shadow *q = &shadows[random_below(MOST_SEQUENCES)];
+        uint32_t what = random_below(20);
         if (what == 0 && q->s)
             free_one(q);
         else if (what < 4 && !q->s)
@@ -581,8 +573,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("cache");
-    TCase *t = tcase_create("cache");
-    tcase_set_timeout(t, 300); /* for sanitizers on a loaded machine; normally seconds */
+    TCase *t = suite_case(suite, "cache", 300);
     tcase_add_loop_test(t, nobody_ever_sees_a_page_of_another, 0, 8);
     tcase_add_test(t, evicting_never_grows_the_table);
     tcase_add_test(t, long_heads_lie_in_runs_and_short_ones_share_them);
@@ -592,10 +583,5 @@ int main(void)
     tcase_add_test(t, the_audit_sees_a_slot_that_holds_another_position);
     tcase_add_test(t, the_audit_sees_a_shared_page_that_a_head_takes_for_its_own);
     tcase_add_test(t, a_page_is_copied_by_the_first_writer_only);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

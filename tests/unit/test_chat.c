@@ -1,10 +1,10 @@
 /* Chats to prompts: the built-in formats, roles, continued messages, and what may become a special
  * token. */
-#include <check.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/text/chat.h"
+#include "tests/suite.h"
 
 static const char small[] =
     "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<end>' }}"
@@ -254,7 +254,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("chat");
-    TCase *t = tcase_create("chat");
+    TCase *t = suite_case(suite, "chat", 60);
     tcase_add_test(t, built_in_formats_write_their_tokens);
     tcase_add_test(t, every_built_in_format_takes_null_content_tool_results_and_a_lone_system);
     tcase_add_test(t, a_role_is_template_text_but_content_is_not);
@@ -265,10 +265,5 @@ int main(void)
     tcase_add_test(t, kwargs_and_tools_reach_the_template);
     tcase_add_test(t, a_template_that_writes_bos_is_seen);
     tcase_add_test(t, formats_are_guessed_by_their_tokens);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

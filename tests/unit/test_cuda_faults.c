@@ -1,13 +1,14 @@
 /* What the CUDA backend does when the device fails: every call of the runtime that may fail does so
  * once, launches break the device in the middle of a step, state memory runs out. Each ends in a
  * sentence, and nothing leaks. On the emulated device alone: a real one does not fail on demand. */
-#include <check.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "cache/pages/state_memory.h"
 #include "engine/compute/forward.h"
 #include "cuda/emulated/control.h"
+#include "cuda/host/device.h"
+#include "tests/suite.h"
 #include "tests/unit/test_device.h"
 
 #define MODEL "tests/data/stories260K.gguf"
@@ -50,10 +51,9 @@ static int32_t position_of(void *context, uint32_t page, uint32_t index)
 
 static bool machine_open(struct machine *m, struct error *e)
 {
-    const struct device_options o = {
-        .kind = DEVICE_CUDA, .max_rows = ROWS, .max_logits = ROWS, .max_slots = 128};
+    const struct device_options o = {.max_rows = ROWS, .max_logits = ROWS, .max_slots = 128};
     *m = (struct machine){.is_open = false};
-    m->is_open = device_open(&m->backend, &o, model, e);
+    m->is_open = device_open(&m->backend, &device_cuda, &o, model, e);
     if (!m->is_open)
         return false;
     m->forward = forward_new(&m->backend, model, ROWS, ROWS, e);
@@ -290,17 +290,11 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("cuda_faults");
-    TCase *t = tcase_create("faults");
-    tcase_set_timeout(t, 240);
+    TCase *t = suite_case(suite, "faults", 240);
     tcase_add_checked_fixture(t, open_model, close_model);
     tcase_add_test(t, every_allocation_that_fails_is_told_and_leaks_nothing);
     tcase_add_test(t, every_other_call_that_fails_is_told_and_leaks_nothing);
     tcase_add_test(t, a_fault_of_a_step_ends_it_and_all_that_follow);
     tcase_add_test(t, when_state_memory_runs_out_others_go_on);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return suite_run(suite);
 }

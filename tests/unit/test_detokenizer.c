@@ -1,11 +1,12 @@
 /* Streaming detokenisation: whole characters only, and Unicode's rule for broken ones. Bytes are
  * fed as the byte tokens of a SentencePiece vocabulary, which can spell any bytes at all. */
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/base/utf8.h"
 #include "engine/text/tokenizer.h"
+#include "tests/suite.h"
 
 #define BAD "\xEF\xBF\xBD"
 
@@ -15,11 +16,11 @@ static int32_t byte_tokens[256];
 static void setup(void)
 {
     struct error e = {0};
-    struct gguf *file = gguf_open("tests/data/vocab-llama-spm.gguf", &e);
+    struct model_source *file = source_open("tests/data/vocab-llama-spm.gguf", &e);
     ck_assert_msg(file != NULL, "%s", e.message);
     tokenizer = tokenizer_new(file, &e);
     ck_assert_msg(tokenizer != NULL, "%s", e.message);
-    gguf_close(file);
+    source_close(file);
     for (int i = 0; i < 256; i++) {
         char name[8];
         snprintf(name, sizeof name, "<0x%02X>", (unsigned)i);
@@ -33,33 +34,6 @@ static void teardown(void)
     tokenizer_free(tokenizer);
 }
 
-/* Whether the text is valid UTF-8; strict. */
-static bool is_utf8(const char *text, size_t n)
-{
-    const unsigned char *s = (const unsigned char *)text;
-    for (size_t i = 0; i < n;) {
-        uint32_t c = s[i];
-        size_t more = c < 0x80                ? 0
-                      : c >= 0xC2 && c < 0xE0 ? 1
-                      : c >= 0xE0 && c < 0xF0 ? 2
-                      : c >= 0xF0 && c < 0xF5 ? 3
-                                              : 9;
-        if (more > n - i - 1)
-            return false;
-        c &= more == 0 ? 0x7F : 0x3F >> more;
-        for (size_t k = 1; k <= more; k++) {
-            if ((s[i + k] & 0xC0) != 0x80)
-                return false;
-            c = c << 6 | (s[i + k] & 0x3F);
-        }
-        if ((more == 2 && c < 0x800) || (more == 3 && (c < 0x10000 || c > 0x10FFFF)) ||
-            (c >= 0xD800 && c < 0xE000))
-            return false;
-        i += more + 1;
-    }
-    return true;
-}
-
 /* Feeds bytes one token each; after every push the output must be whole characters and within the
  * promised room. */
 static size_t feed(const unsigned char *bytes, size_t n, char *out)
@@ -70,7 +44,7 @@ static size_t feed(const unsigned char *bytes, size_t n, char *out)
         size_t written = detokenizer_push(&d, tokenizer, byte_tokens[bytes[i]], false, out + used);
         ck_assert_uint_le(written, 1 * 3 + 12);
         used += written;
-        ck_assert(is_utf8(out, used));
+        ck_assert(utf8_valid(out, used));
     }
     return used + detokenizer_finish(&d, out + used);
 }
@@ -125,8 +99,8 @@ START_TEST(random_bytes_give_valid_text_and_valid_text_is_unchanged)
                                                     : 0x80 + (r >> 4) % 0x40);
         }
         size_t length = feed(bytes, n, out);
-        ck_assert(is_utf8(out, length));
-        if (is_utf8((const char *)bytes, n)) {
+        ck_assert(utf8_valid(out, length));
+        if (utf8_valid((const char *)bytes, n)) {
             ck_assert_uint_eq(length, n);
             ck_assert_mem_eq(out, bytes, n);
         }
@@ -181,17 +155,12 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("detokenizer");
-    TCase *rules = tcase_create("detokenizer");
+    TCase *rules = suite_case(suite, "detokenizer", 60);
     tcase_add_checked_fixture(rules, setup, teardown);
     tcase_add_test(rules, broken_characters_become_one_replacement_for_each_maximal_part);
     tcase_add_test(rules, random_bytes_give_valid_text_and_valid_text_is_unchanged);
     tcase_add_test(rules, a_stream_gives_what_decoding_the_whole_gives);
     tcase_add_test(rules, only_the_first_space_is_dropped_and_only_when_asked);
     tcase_add_test(rules, finishing_twice_puts_out_nothing_more);
-    suite_add_tcase(suite, rules);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

@@ -8,12 +8,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/compute/device.h"
+#include "server/devices.h"
 
 static inline const char *test_device_name(void)
 {
     const char *name = getenv("WINNOW_TEST_DEVICE");
     return name && *name ? name : "cpu";
+}
+
+static inline struct device test_device_of(const char *name)
+{
+    struct device device;
+    struct error e = {.message = ""};
+    ck_assert_msg(device_pick(&server_devices, name, &device, &e), "%s", e.message);
+    return device;
+}
+
+static inline struct device test_device(void)
+{
+    return test_device_of(test_device_name());
 }
 
 static inline bool test_device_is_cpu(void)
@@ -41,15 +54,13 @@ static inline int test_part(void)
 static inline void test_device_open(struct backend *b, const struct model *m, const char *isa,
                                     uint32_t n_threads, uint32_t max_rows, uint32_t max_slots)
 {
-    struct device_options o = {.n_threads = n_threads,
-                               .isa = isa,
-                               .max_rows = max_rows,
-                               .max_logits = max_rows,
-                               .max_slots = max_slots};
-    const char *why;
+    const struct device_options o = {.n_threads = n_threads,
+                                     .isa = isa,
+                                     .max_rows = max_rows,
+                                     .max_logits = max_rows,
+                                     .max_slots = max_slots};
     struct error e = {.message = ""};
-    ck_assert_msg(device_pick(test_device_name(), &o.kind, &why, &e), "%s", e.message);
-    ck_assert_msg(device_open(b, &o, m, &e), "%s", e.message);
+    ck_assert_msg(device_open(b, test_device().kind, &o, m, &e), "%s", e.message);
 }
 
 #endif

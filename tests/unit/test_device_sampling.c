@@ -2,14 +2,14 @@
  * request that leaves all to the device gets the tokens that it gets when it asks for log
  * probabilities, which brings its logits to the host; and logits that nobody asked for stay where
  * they are. On the CUDA backend: the emulated device, or a real one. */
-#include <check.h>
 #include <math.h>
-#include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "engine/serve/engine_private.h"
+#include "tests/suite.h"
+#include "tests/unit/test_device.h"
+#include "tests/unit/wait.h"
 
 #define MODEL "tests/data/stories260K.gguf"
 
@@ -23,10 +23,10 @@ static void open_cuda(struct backend *b, uint32_t max_logits)
 {
     struct error e = {.message = ""};
     const struct device_options o = {
-        .kind = DEVICE_CUDA, .max_rows = max_logits, .max_logits = max_logits, .max_slots = 64};
+        .max_rows = max_logits, .max_logits = max_logits, .max_slots = 64};
     model = model_open(MODEL, NULL, NULL, &e);
     ck_assert_msg(model != NULL, "%s", e.message);
-    ck_assert_msg(device_open(b, &o, model, &e), "%s", e.message);
+    ck_assert_msg(device_open(b, test_device_of("cuda").kind, &o, model, &e), "%s", e.message);
 }
 
 static struct sampling nth_sampling(uint32_t i)
@@ -132,7 +132,7 @@ static struct engine *open_engine(uint64_t kv_memory_bytes)
                                      .n_threads = 1,
                                      .max_num_seqs = 16,
                                      .max_batched_tokens = 64,
-                                     .device = "cuda",
+                                     .device = test_device_of("cuda"),
                                      .max_queue = 64,
                                      .max_generate = 1000,
                                      .kv_memory_bytes = kv_memory_bytes,
@@ -141,10 +141,10 @@ static struct engine *open_engine(uint64_t kv_memory_bytes)
     sem_init(&something, 0, 0);
     struct engine *engine = engine_open(&o, &e);
     ck_assert_msg(engine != NULL, "%s: %s", e.code, e.message);
-    ck_assert_uint_eq(engine->model->n_vocab, 512);
-    watched = engine->backend; /* its thread waits for a first request */
-    engine->backend.pick = watch_pick;
-    engine->backend.download = watch_download;
+    ck_assert_uint_eq(engine->runtime.model->n_vocab, 512);
+    watched = engine->runtime.backend; /* its thread waits for a first request */
+    engine->runtime.backend.pick = watch_pick;
+    engine->runtime.backend.download = watch_download;
     n_picked = n_logit_rows = 0;
     return engine;
 }
@@ -191,12 +191,8 @@ struct answer {
 static void read_one(struct answer *a)
 {
     struct request_event event = request_next(a->g);
-    if (event.kind == EVENT_NONE) {
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_sec++;
-        sem_timedwait(&something, &until);
-    }
+    if (event.kind == EVENT_NONE)
+        wait_at_most(&something, 500);
     for (uint32_t i = 0; event.kind == EVENT_TEXT && i < event.n_tokens; i++) {
         ck_assert_uint_lt(a->n[event.choice], MOST_TOKENS);
         a->tokens[event.choice][a->n[event.choice]++] = event.tokens[i].token;
@@ -371,18 +367,12 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("device_sampling");
-    TCase *tests = tcase_create("device_sampling");
-    tcase_set_timeout(tests, 120);
+    TCase *tests = suite_case(suite, "device_sampling", 120);
     tcase_add_test(tests, any_number_of_picks_is_the_host_s);
     tcase_add_test(tests, what_a_device_cannot_do_is_not_described);
     tcase_add_test(tests, plain_requests_download_tokens_only_and_the_same_ones);
     tcase_add_test(tests, in_a_mixed_crowd_each_gets_its_own_tokens);
     tcase_add_test(tests, a_request_goes_to_the_device_after_its_min_tokens);
     tcase_add_test(tests, preempted_requests_get_the_same_tokens);
-    suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return suite_run(suite);
 }

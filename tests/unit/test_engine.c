@@ -1,266 +1,18 @@
 /* The engine on a real model with its real thread: what a request gets does not depend on who else
  * is there, nothing is lost, and pages come back. The audit of the cache runs after every step. */
-#include <check.h>
 #include <math.h>
-#include <semaphore.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-#include <unistd.h>
 
-#include "engine/serve/engine.h"
+#include "config/base/file.h"
+#include "engine/model/gguf.h"
 #include "engine/serve/request.h"
-#include "tests/unit/test_device.h"
-
-#define MODEL "tests/data/stories260K.gguf"
+#include "tests/suite.h"
+#include "tests/unit/answers.h"
 
 static const char known_answer[] =
     ", there was a little girl named Lily. She loved to play outside in the park. One day, she saw "
     "a big, red ball. She wanted to play with it, but it was too high.\nLily's mom said, \"Lily, "
     "let's go to the park.\" Lily was sad and didn't know what to do. She said, \"I want to play "
     "with your ball, but I can't find it.\"\nLily was sad and didn't know what to do.";
-
-/* ---- one request and all that it answered */
-
-struct answer {
-    struct request *g;
-    struct {
-        char *text;
-        size_t n_text;
-        int32_t *tokens;
-        float *logprobs;
-        size_t n_tokens;
-        enum finish_reason finish;
-        int32_t stop_token, stop_string;
-        bool ended;
-    } choices[16];
-    float prompt_logprobs[512];
-    uint32_t n_prompt_logprobs, n_progress;
-    bool done, failed;
-    struct error error;
-    struct request_usage usage;
-    char *trace;
-};
-
-static sem_t something; /* posted by every notify */
-
-static void notify(void *context)
-{
-    (void)context;
-    sem_post(&something);
-}
-
-static struct engine_options options(void)
-{
-    return (struct engine_options){.model_path = MODEL,
-                                   .n_threads = 1,
-                                   .max_num_seqs = 16,
-                                   .max_batched_tokens = 64,
-                                   .device = test_device_name(),
-                                   .max_queue = 64,
-                                   .max_generate = 1000,
-                                   .audit = true};
-}
-
-static struct engine *open_engine(const struct engine_options *o)
-{
-    struct error e = {.message = ""};
-    sem_init(&something, 0, 0);
-    struct engine *engine = engine_open(o, &e);
-    ck_assert_msg(engine != NULL, "%s: %s", e.code, e.message);
-    return engine;
-}
-
-/* Pages that `n` full tokens take in this model: 5 layers, 4 KV heads. */
-static uint64_t pages_bytes(const struct engine *engine, uint32_t n_pages)
-{
-    return engine_page_bytes(engine) * n_pages;
-}
-
-static struct request_options greedy(const struct engine *engine, const char *prompt,
-                                     const char *policy, int64_t max_tokens)
-{
-    struct tokens tokens = {0};
-    struct error e;
-    ck_assert(tokenizer_encode_text(engine_tokenizer(engine), prompt, strlen(prompt), false, true,
-                                    &tokens, &e));
-    struct request_options r = {.id = "test",
-                                .prompt = tokens.data,
-                                .n_prompt = (uint32_t)tokens.count,
-                                .sampling = {.top_p = 1, .typical_p = 1, .repetition_penalty = 1},
-                                .max_tokens = max_tokens,
-                                .n_choices = 1,
-                                .n_logprobs = -1,
-                                .n_prompt_logprobs = -1,
-                                .notify = notify};
-    struct plan_limits limits = engine_plan_limits(engine);
-    size_t length = strlen(policy);
-    bool parsed = (policy[0] == '{' ? plan_parse_text(policy, length, "policy", &r.plan, &e)
-                                    : plan_parse_suffix(policy, length, "policy", &r.plan, &e)) &&
-                  plan_resolve(&r.plan, r.n_prompt, &limits, &e);
-    ck_assert_msg(parsed, "%s", e.message);
-    return r;
-}
-
-/* A prompt of n tokens, all below 512. */
-static void set_prompt(struct request_options *r, uint32_t n)
-{
-    free(r->prompt);
-    r->prompt = malloc(n * sizeof *r->prompt);
-    r->n_prompt = n;
-    r->prompt[0] = 1;
-    for (uint32_t i = 1; i < n; i++)
-        r->prompt[i] = (int32_t)(260 + i * 7919 % 250);
-}
-
-static void add_stop(struct request_options *r, const char *text)
-{
-    r->stops = realloc(r->stops, (r->n_stops + 1) * sizeof *r->stops);
-    r->stops[r->n_stops++] = (struct stop_string){strdup(text), (uint32_t)strlen(text)};
-}
-
-static struct answer *submit(struct engine *engine, struct request_options *r)
-{
-    struct error e = {.message = ""};
-    struct answer *a = calloc(1, sizeof *a);
-    a->g = engine_submit(engine, r, &e);
-    ck_assert_msg(a->g != NULL, "%s: %s", e.code, e.message);
-    return a;
-}
-
-static void keep(struct answer *a, const struct request_event *event)
-{
-    uint32_t c = event->choice;
-    if (event->kind == EVENT_TEXT) {
-        char **text = &a->choices[c].text;
-        *text = realloc(*text, a->choices[c].n_text + event->n_text + 1);
-        memcpy(*text + a->choices[c].n_text, event->text, event->n_text);
-        a->choices[c].n_text += event->n_text;
-        (*text)[a->choices[c].n_text] = 0;
-        size_t n = a->choices[c].n_tokens + event->n_tokens;
-        a->choices[c].tokens = realloc(a->choices[c].tokens, (n + 1) * sizeof(int32_t));
-        a->choices[c].logprobs = realloc(a->choices[c].logprobs, (n + 1) * sizeof(float));
-        for (uint32_t i = 0; i < event->n_tokens; i++) {
-            a->choices[c].tokens[a->choices[c].n_tokens] = event->tokens[i].token;
-            a->choices[c].logprobs[a->choices[c].n_tokens++] = event->tokens[i].logprob;
-        }
-    } else if (event->kind == EVENT_CHOICE_END) {
-        ck_assert(!a->choices[c].ended);
-        a->choices[c].ended = true;
-        a->choices[c].finish = event->finish;
-        a->choices[c].stop_token = event->stop_token;
-        a->choices[c].stop_string = event->stop_string;
-    } else if (event->kind == EVENT_PROMPT_TOKENS) {
-        ck_assert_uint_eq(event->first_token, a->n_prompt_logprobs);
-        for (uint32_t i = 0; i < event->n_tokens; i++)
-            a->prompt_logprobs[a->n_prompt_logprobs++] = event->tokens[i].logprob;
-    } else if (event->kind == EVENT_PROGRESS) {
-        a->n_progress++;
-    } else if (event->kind == EVENT_DONE) {
-        a->done = true;
-        a->usage = *event->usage;
-        a->trace = event->kv_trace ? strndup(event->kv_trace, event->n_kv_trace) : NULL;
-    } else if (event->kind == EVENT_ERROR) {
-        a->failed = true;
-        a->error = *event->error;
-    }
-}
-
-/* Waits for one event of any request (or a while), then looks again. */
-static void wait_a_little(void)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_nsec += 20000000;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
-    sem_timedwait(&something, &until);
-}
-
-static enum event_kind read_one(struct answer *a)
-{
-    struct request_event event = request_next(a->g);
-    keep(a, &event);
-    return event.kind;
-}
-
-static void read_until(struct answer *a, enum event_kind kind)
-{
-    for (enum event_kind got; (got = read_one(a)) != kind;) {
-        ck_assert_msg(got != EVENT_DONE && got != EVENT_ERROR, "ended early: %s", a->error.message);
-        if (got == EVENT_NONE)
-            wait_a_little();
-    }
-}
-
-static void read_all(struct answer **answers, uint32_t n)
-{
-    for (uint32_t left = n; left > 0;) {
-        left = 0;
-        bool any = false;
-        for (uint32_t i = 0; i < n; i++)
-            while (!answers[i]->done && !answers[i]->failed && read_one(answers[i]) != EVENT_NONE)
-                any = true;
-        for (uint32_t i = 0; i < n; i++)
-            left += !answers[i]->done && !answers[i]->failed;
-        if (left && !any)
-            wait_a_little();
-    }
-}
-
-static void drop(struct answer *a)
-{
-    request_release(a->g);
-    for (int c = 0; c < 16; c++) {
-        free(a->choices[c].text);
-        free(a->choices[c].tokens);
-        free(a->choices[c].logprobs);
-    }
-    free(a->trace);
-    free(a);
-}
-
-static struct answer *query(struct engine *engine, struct request_options *r)
-{
-    struct answer *a = submit(engine, r);
-    read_all(&a, 1);
-    ck_assert_msg(a->done, "%s: %s", a->error.code, a->error.message);
-    ck_assert_int_eq(request_next(a->g).kind, EVENT_NONE);
-    return a;
-}
-
-static void check_same(const struct answer *a, uint32_t choice_a, const struct answer *b,
-                       uint32_t choice_b)
-{
-    ck_assert_uint_eq(a->choices[choice_a].n_tokens, b->choices[choice_b].n_tokens);
-    ck_assert_mem_eq(a->choices[choice_a].tokens, b->choices[choice_b].tokens,
-                     a->choices[choice_a].n_tokens * sizeof(int32_t));
-    ck_assert_str_eq(a->choices[choice_a].text, b->choices[choice_b].text);
-}
-
-static uint64_t n_steps(struct engine *engine)
-{
-    uint64_t n = 0;
-    for (int i = 0; i < METRICS_MAX_BUCKETS; i++)
-        n += atomic_load(&engine_metrics(engine)->step_time.buckets[i]);
-    return n;
-}
-
-static void check_empty(struct engine *engine)
-{
-    struct engine_snapshot s;
-    for (int i = 0; i < 500; i++) {
-        ck_assert(engine_snapshot(engine, &s, NULL));
-        uint32_t used = s.pages_used, n = s.n_sequences;
-        ck_assert_uint_eq(s.pages_used + s.pages_cached + s.pages_free, s.pages_total);
-        engine_snapshot_clear(&s);
-        if (used == 0 && n == 0)
-            return;
-        usleep(10000);
-    }
-    ck_abort_msg("pages are still used after 5 s of nothing to do");
-}
 
 /* ---- what comes out */
 
@@ -537,9 +289,7 @@ START_TEST(a_full_context_ends_by_length)
     }
     struct request_options r = greedy(engine, "x", "full", 1);
     set_prompt(&r, 513);
-    struct error e;
-    ck_assert_ptr_null(engine_submit(engine, &r, &e));
-    ck_assert_str_eq(e.code, "context_length_exceeded");
+    struct error e = refuse_request(engine, &r, "context_length_exceeded", NULL);
     ck_assert_int_eq(e.n_prompt_tokens, 513);
     ck_assert_int_eq(e.n_ctx, 512);
     /* Cache-relative positions go on beyond it. */
@@ -723,11 +473,9 @@ START_TEST(a_full_queue_refuses_and_an_old_place_in_it_expires)
         r = greedy(engine, "y", "full", 5);
         waiting[i] = submit(engine, &r);
     }
-    struct error e;
     r = greedy(engine, "z", "full", 5);
-    ck_assert_ptr_null(engine_submit(engine, &r, &e));
+    struct error e = refuse_request(engine, &r, "queue_full", NULL);
     ck_assert_ptr_null(r.prompt); /* it was taken over all the same */
-    ck_assert_str_eq(e.code, "queue_full");
     ck_assert_int_eq(e.queue_length, 2);
     ck_assert_int_ge(e.retry_after_ms, 1000);
     ck_assert_int_le(e.retry_after_ms, 60000);
@@ -840,23 +588,19 @@ END_TEST
 /* A copy of the model in which the vector of token 400 is not a number. */
 static void write_broken_model(const char *path)
 {
-    FILE *file = fopen(MODEL, "rb");
-    ck_assert_ptr_nonnull(file);
-    ck_assert_int_eq(fseek(file, 0, SEEK_END), 0);
-    size_t n = (size_t)ftell(file);
-    rewind(file);
-    char *bytes = malloc(n);
-    ck_assert_uint_eq(fread(bytes, 1, n, file), n);
-    fclose(file);
     struct error e;
-    struct gguf *g = gguf_open_memory(bytes, n, &e);
+    size_t n;
+    struct file_wanted w = {.path = MODEL, .what = "the model", .most = SIZE_MAX};
+    char *bytes = file_read(&w, &n, &e);
+    ck_assert_ptr_nonnull(bytes);
+    struct model_source *g = gguf_open_memory(bytes, n, &e);
     ck_assert_ptr_nonnull(g);
-    const struct gguf_tensor *t = gguf_tensor_find(g, "token_embd.weight");
+    const struct source_tensor *t = source_tensor(g, "token_embd.weight");
     ck_assert_ptr_nonnull(t);
     size_t offset = (size_t)((const char *)t->data - bytes) + 400 * t->shape[0] * sizeof(float);
-    gguf_close(g);
+    source_close(g);
     memset(bytes + offset, 0xFF, sizeof(float));
-    file = fopen(path, "wb");
+    FILE *file = fopen(path, "wb");
     ck_assert_ptr_nonnull(file);
     ck_assert_uint_eq(fwrite(bytes, 1, n, file), n);
     fclose(file);
@@ -930,12 +674,10 @@ START_TEST(what_can_never_fit_is_refused_with_the_numbers)
     o.kv_memory_bytes = pages_bytes(engine, 3 * 20 + 5);
     engine_close(engine);
     engine = open_engine(&o);
-    struct error e;
     ck_assert_uint_eq(engine_n_pages(engine), 65);
     struct request_options r = greedy(engine, "x", "full", 1);
     set_prompt(&r, 96); /* 97 slots: 4 pages for each of 20 heads */
-    ck_assert_ptr_null(engine_submit(engine, &r, &e));
-    ck_assert_str_eq(e.code, "kv_memory_exceeded");
+    struct error e = refuse_request(engine, &r, "kv_memory_exceeded", NULL);
     ck_assert_int_eq(e.needed_pages, 80);
     ck_assert_int_eq(e.pool_pages, 65);
     ck_assert_int_gt(e.largest_budget_that_fits, 0);
@@ -965,37 +707,30 @@ END_TEST
 
 START_TEST(bad_options_and_requests_are_refused_with_a_sentence)
 {
-    struct error e;
     struct engine_options o = options();
     o.n_ctx = 513;
-    ck_assert_ptr_null(engine_open(&o, &e));
-    ck_assert_str_eq(e.code, "invalid_value");
+    refuse_engine(&o, "invalid_value", NULL);
     o = options();
     o.kv_memory_bytes = 4096;
-    ck_assert_ptr_null(engine_open(&o, &e));
-    ck_assert_str_eq(e.code, "out_of_memory");
+    refuse_engine(&o, "out_of_memory", NULL);
     o = options();
     o.max_batched_tokens = 8;
-    ck_assert_ptr_null(engine_open(&o, &e));
+    refuse_engine(&o, NULL, NULL);
     o = options();
     o.model_path = "tests/data/no-such-file.gguf";
-    ck_assert_ptr_null(engine_open(&o, &e));
-    ck_assert_str_ne(e.message, "");
+    refuse_engine(&o, NULL, NULL);
     o = options();
     o.chat_template = "/no/such/template";
-    ck_assert_ptr_null(engine_open(&o, &e));
-    ck_assert_str_eq(e.code, "file_not_found");
+    refuse_engine(&o, "file_not_found", NULL);
 
     o = options();
     struct engine *engine = open_engine(&o);
     struct request_options r = greedy(engine, "x", "full", 1);
     r.prompt[0] = 512;
-    ck_assert_ptr_null(engine_submit(engine, &r, &e));
-    ck_assert_str_eq(e.code, "invalid_value");
+    refuse_request(engine, &r, "invalid_value", NULL);
     r = greedy(engine, "x", "full", 1);
     r.n_choices = 17;
-    ck_assert_ptr_null(engine_submit(engine, &r, &e));
-    ck_assert_str_eq(e.code, "invalid_value");
+    refuse_request(engine, &r, "invalid_value", NULL);
     engine_close(engine);
 }
 END_TEST
@@ -1003,8 +738,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("engine");
-    TCase *t = tcase_create("engine");
-    tcase_set_timeout(t, 120); /* for sanitizers on a loaded machine; normally seconds */
+    TCase *t = suite_case(suite, "engine", 120);
     tcase_add_test(t, greedy_gives_the_known_answer);
     tcase_add_test(t, tokens_are_the_same_alone_and_beside_15_others);
     tcase_add_test(t, preempted_requests_get_the_same_tokens);
@@ -1025,10 +759,5 @@ int main(void)
     tcase_add_test(t, closing_ends_what_still_lives);
     tcase_add_test(t, what_can_never_fit_is_refused_with_the_numbers);
     tcase_add_test(t, bad_options_and_requests_are_refused_with_a_sentence);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

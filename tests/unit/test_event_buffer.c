@@ -1,9 +1,9 @@
 /* Events come out as they went in, across threads, and the reader's pointers stay. */
-#include <check.h>
 #include <math.h>
 #include <string.h>
 
 #include "engine/serve/events.h"
+#include "tests/suite.h"
 
 static void push(struct event_buffer *b, const struct request_event *event, bool expect_empty)
 {
@@ -102,14 +102,8 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("event buffer");
-    TCase *t = tcase_create("event buffer");
-    tcase_set_timeout(t, 60); /* for sanitizers on a loaded machine */
+    TCase *t = suite_case(suite, "event buffer", 60);
     tcase_add_test(t, events_keep_their_text_tokens_and_tops);
     tcase_add_test(t, a_reader_beside_the_writer_sees_every_event_in_order);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

@@ -1,8 +1,8 @@
 /* The reader of GGUF files: what a good file gives back, and that every number that a bad file can
  * lie about is refused, just outside its range, with a message that names it. */
 #include "engine/model/gguf.h"
+#include "tests/suite.h"
 
-#include <check.h>
 #include <math.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -18,42 +18,42 @@ static void build_good(struct builder *b, uint32_t version)
     put_header(b, version, 2, 17);
     put_key_text(b, "general.architecture", "llama");
     put_key_u32(b, "general.alignment", 32);
-    put_key(b, "u8", GGUF_UINT8);
+    put_key(b, "u8", SOURCE_UINT8);
     put_u8(b, 255);
-    put_key(b, "i8", GGUF_INT8);
+    put_key(b, "i8", SOURCE_INT8);
     put_u8(b, 0x80);
-    put_key(b, "u16", GGUF_UINT16);
+    put_key(b, "u16", SOURCE_UINT16);
     put(b, "\xff\xff", 2);
-    put_key(b, "i16", GGUF_INT16);
+    put_key(b, "i16", SOURCE_INT16);
     put(b, "\xfe\xff", 2);
-    put_key(b, "u32", GGUF_UINT32);
+    put_key(b, "u32", SOURCE_UINT32);
     put_u32(b, 0xffffffff);
-    put_key(b, "i32", GGUF_INT32);
+    put_key(b, "i32", SOURCE_INT32);
     put_u32(b, 0xfffffffd);
-    put_key(b, "u64", GGUF_UINT64);
+    put_key(b, "u64", SOURCE_UINT64);
     put_u64(b, 1ull << 63);
-    put_key(b, "i64", GGUF_INT64);
+    put_key(b, "i64", SOURCE_INT64);
     put_u64(b, 1ull << 63);
     put_key_f32(b, "f32", 0.5f);
-    put_key(b, "f64", GGUF_FLOAT64);
+    put_key(b, "f64", SOURCE_FLOAT64);
     double d = -0.25;
     put(b, &d, 8);
-    put_key(b, "yes", GGUF_BOOL);
+    put_key(b, "yes", SOURCE_BOOL);
     put_u8(b, 1);
     put_key_f32(b, "nan", NAN);
-    put_key(b, "words", GGUF_ARRAY);
-    put_u32(b, GGUF_STRING);
+    put_key(b, "words", SOURCE_ARRAY);
+    put_u32(b, SOURCE_STRING);
     put_u64(b, 3);
     put_text(b, "a");
     put_text(b, "");
     put_text(b, "ccc");
-    put_key(b, "numbers", GGUF_ARRAY);
-    put_u32(b, GGUF_INT32);
+    put_key(b, "numbers", SOURCE_ARRAY);
+    put_u32(b, SOURCE_INT32);
     put_u64(b, 2);
     put_u32(b, 7);
     put_u32(b, 0xffffffff);
-    put_key(b, "empty", GGUF_ARRAY);
-    put_u32(b, GGUF_FLOAT32);
+    put_key(b, "empty", SOURCE_ARRAY);
+    put_u32(b, SOURCE_FLOAT32);
     put_u64(b, 0);
     put_tensor(b, "first", 1, eight, TENSOR_F32, 0);
     put_tensor(b, "second", 2, rows, TENSOR_Q8_0, 32);
@@ -64,7 +64,7 @@ static void build_good(struct builder *b, uint32_t version)
 /* Opens what was built; the bytes are freed with the answer by close_built. */
 struct opened {
     uint8_t *bytes;
-    struct gguf *g;
+    struct model_source *g;
     struct error e;
 };
 
@@ -79,7 +79,7 @@ static struct opened open_built(struct builder *b)
 
 static void close_built(struct opened *o)
 {
-    gguf_close(o->g);
+    source_close(o->g);
     free(o->bytes);
 }
 
@@ -127,25 +127,27 @@ START_TEST(a_good_file_gives_back_what_was_written)
     size_t n = b.n;
     struct opened o = open_built(&b);
     ck_assert_msg(o.g != NULL, "%s", o.e.message);
-    ck_assert_uint_eq(gguf_version(o.g), _i == 0 ? 2 : 3);
-    ck_assert_uint_eq(gguf_file_bytes(o.g), n);
-    ck_assert_uint_eq(gguf_n_keys(o.g), 17);
-    ck_assert_uint_eq(gguf_n_tensors(o.g), 2);
-    struct gguf_string s = gguf_key_at(o.g, 1);
+    char described[64];
+    ck_assert_str_eq(source_describe(o.g, described),
+                     _i == 0 ? "GGUF version 2" : "GGUF version 3");
+    ck_assert_uint_eq(source_bytes(o.g), n);
+    ck_assert_uint_eq(source_n_keys(o.g), 17);
+    ck_assert_uint_eq(source_n_tensors(o.g), 2);
+    struct source_text s = source_value_at(o.g, 1).key;
     ck_assert(s.length == 17 && !memcmp(s.data, "general.alignment", 17));
-    ck_assert(gguf_get_string(o.g, "general.architecture", &s, &o.e));
+    ck_assert(source_get_text(o.g, "general.architecture", &s, &o.e));
     ck_assert(s.length == 5 && !memcmp(s.data, "llama", 5));
 
-    const struct gguf_tensor *t = gguf_tensor_find(o.g, "second");
-    ck_assert_ptr_eq(t, gguf_tensor_at(o.g, 1));
+    const struct source_tensor *t = source_tensor(o.g, "second");
+    ck_assert_ptr_eq(t, source_tensor_at(o.g, 1));
     ck_assert_uint_eq(t->n_dims, 2);
     ck_assert(t->shape[0] == 32 && t->shape[1] == 2 && t->shape[2] == 1 && t->shape[3] == 1);
     ck_assert_uint_eq(t->size_bytes, 68);
     ck_assert_ptr_eq(t->data, o.bytes + n - 68);
-    ck_assert_ptr_eq(gguf_tensor_find(o.g, "first")->data, o.bytes + n - 100);
-    ck_assert_ptr_null(gguf_tensor_find(o.g, "firs"));
-    ck_assert_ptr_null(gguf_tensor_find(o.g, "first1"));
-    ck_assert_ptr_null(gguf_tensor_find(o.g, ""));
+    ck_assert_ptr_eq(source_tensor(o.g, "first")->data, o.bytes + n - 100);
+    ck_assert_ptr_null(source_tensor(o.g, "firs"));
+    ck_assert_ptr_null(source_tensor(o.g, "first1"));
+    ck_assert_ptr_null(source_tensor(o.g, ""));
     close_built(&o);
 }
 END_TEST
@@ -164,15 +166,15 @@ START_TEST(integers_of_every_width_keep_their_sign)
     int64_t v = 0;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         int64_t right = cases[i].value;
-        ck_assert(gguf_get_int(o.g, cases[i].key, INT64_MIN, INT64_MAX, &v, &o.e));
+        ck_assert(source_get_int(o.g, cases[i].key, INT64_MIN, INT64_MAX, &v, &o.e));
         ck_assert_int_eq(v, right);
-        ck_assert(gguf_get_int(o.g, cases[i].key, right, right, &v, &o.e));
-        ck_assert(!gguf_get_int(o.g, cases[i].key, right + 1, INT64_MAX, &v, &o.e));
+        ck_assert(source_get_int(o.g, cases[i].key, right, right, &v, &o.e));
+        ck_assert(!source_get_int(o.g, cases[i].key, right + 1, INT64_MAX, &v, &o.e));
         if (right > INT64_MIN)
-            ck_assert(!gguf_get_int(o.g, cases[i].key, INT64_MIN, right - 1, &v, &o.e));
+            ck_assert(!source_get_int(o.g, cases[i].key, INT64_MIN, right - 1, &v, &o.e));
     }
     /* 2^63 does not fit an int64 and is not wrapped into one. */
-    ck_assert(!gguf_get_int(o.g, "u64", INT64_MIN, INT64_MAX, &v, &o.e));
+    ck_assert(!source_get_int(o.g, "u64", INT64_MIN, INT64_MAX, &v, &o.e));
     close_built(&o);
 }
 END_TEST
@@ -189,20 +191,20 @@ START_TEST(a_read_of_another_kind_is_refused)
     int64_t i;
     double d;
     bool y;
-    struct gguf_string s;
-    struct gguf_array a;
+    struct source_text s;
+    struct source_value a;
     for (int k = TEXT; k <= ABSENT; k++) {
-        ck_assert(gguf_get_int(o.g, keys[k], INT64_MIN, INT64_MAX, &i, &o.e) == (k == INT));
-        ck_assert(gguf_get_double(o.g, keys[k], &d, &o.e) == (k == REAL));
-        ck_assert(gguf_get_bool(o.g, keys[k], &y, &o.e) == (k == BOOLEAN));
-        ck_assert(gguf_get_string(o.g, keys[k], &s, &o.e) == (k == TEXT));
-        ck_assert(gguf_get_array(o.g, keys[k], GGUF_STRING, &a, &o.e) == (k == WORDS));
-        ck_assert(gguf_get_array(o.g, keys[k], GGUF_INT32, &a, &o.e) == (k == NUMBERS));
-        ck_assert(gguf_has(o.g, keys[k]) == (k != ABSENT));
+        ck_assert(source_get_int(o.g, keys[k], INT64_MIN, INT64_MAX, &i, &o.e) == (k == INT));
+        ck_assert(source_get_double(o.g, keys[k], &d, &o.e) == (k == REAL));
+        ck_assert(source_get_bool(o.g, keys[k], &y, &o.e) == (k == BOOLEAN));
+        ck_assert(source_get_text(o.g, keys[k], &s, &o.e) == (k == TEXT));
+        ck_assert(source_get_array(o.g, keys[k], SOURCE_STRING, &a, &o.e) == (k == WORDS));
+        ck_assert(source_get_array(o.g, keys[k], SOURCE_INT32, &a, &o.e) == (k == NUMBERS));
+        ck_assert(source_has(o.g, keys[k]) == (k != ABSENT));
     }
-    ck_assert(gguf_get_double(o.g, "f64", &d, &o.e));
+    ck_assert(source_get_double(o.g, "f64", &d, &o.e));
     ck_assert_double_eq(d, -0.25);
-    ck_assert(!gguf_get_double(o.g, "nan", &d, &o.e));
+    ck_assert(!source_get_double(o.g, "nan", &d, &o.e));
     close_built(&o);
 }
 END_TEST
@@ -215,22 +217,22 @@ START_TEST(array_elements_end_where_the_count_says)
     ck_assert_ptr_nonnull(o.g);
     int64_t i;
     double d;
-    struct gguf_string s;
-    enum gguf_type type, element;
-    uint64_t count;
-    ck_assert(gguf_type_of(o.g, "words", &type, &element, &count));
-    ck_assert(type == GGUF_ARRAY && element == GGUF_STRING && count == 3);
-    ck_assert(gguf_array_string(o.g, "words", 1, &s) && s.length == 0);
-    ck_assert(gguf_array_string(o.g, "words", 2, &s) && s.length == 3);
-    ck_assert(!gguf_array_string(o.g, "words", 3, &s));
-    ck_assert(!gguf_array_string(o.g, "words", UINT64_MAX, &s));
-    ck_assert(!gguf_array_string(o.g, "numbers", 0, &s));
-    ck_assert(gguf_array_int(o.g, "numbers", 1, &i) && i == -1);
-    ck_assert(!gguf_array_int(o.g, "numbers", 2, &i));
-    ck_assert(!gguf_array_double(o.g, "numbers", 0, &d));
-    ck_assert(!gguf_array_double(o.g, "empty", 0, &d));
-    ck_assert(!gguf_array_int(o.g, "words", 0, &i));
-    ck_assert(!gguf_array_int(o.g, "u8", 0, &i));
+    struct source_text s;
+    struct source_value words, numbers, empty, number;
+    ck_assert(source_value(o.g, "words", &words) && source_value(o.g, "numbers", &numbers) &&
+              source_value(o.g, "empty", &empty) && source_value(o.g, "u8", &number));
+    ck_assert(words.type == SOURCE_ARRAY && words.element == SOURCE_STRING && words.count == 3);
+    ck_assert(source_element_text(&words, 1, &s) && s.length == 0);
+    ck_assert(source_element_text(&words, 2, &s) && s.length == 3);
+    ck_assert(!source_element_text(&words, 3, &s));
+    ck_assert(!source_element_text(&words, UINT64_MAX, &s));
+    ck_assert(!source_element_text(&numbers, 0, &s));
+    ck_assert(source_element_int(&numbers, 1, &i) && i == -1);
+    ck_assert(!source_element_int(&numbers, 2, &i));
+    ck_assert(!source_element_double(&numbers, 0, &d));
+    ck_assert(!source_element_double(&empty, 0, &d));
+    ck_assert(!source_element_int(&words, 0, &i));
+    ck_assert(!source_element_int(&number, 0, &i));
     close_built(&o);
 }
 END_TEST
@@ -284,18 +286,18 @@ START_TEST(string_lengths_end_inside_the_file)
 {
     static const uint64_t lengths[] = {5,          1ull << 31,     1ull << 32,
                                        1ull << 63, UINT64_MAX - 3, UINT64_MAX};
-    struct builder b = one_value(GGUF_STRING);
+    struct builder b = one_value(SOURCE_STRING);
     put_u64(&b, 4);
     put(&b, "four", 4);
     accepted(&b);
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
-        b = one_value(GGUF_STRING);
+        b = one_value(SOURCE_STRING);
         put_u64(&b, lengths[i]);
         put(&b, "four", 4);
         refused(&b, "length of a string");
 
-        b = one_value(GGUF_ARRAY);
-        put_u32(&b, GGUF_STRING);
+        b = one_value(SOURCE_ARRAY);
+        put_u32(&b, SOURCE_STRING);
         put_u64(&b, 1);
         put_u64(&b, lengths[i]);
         put(&b, "four", 4);
@@ -344,27 +346,27 @@ START_TEST(types_are_known_ones)
         struct builder b = one_value(wrong[i]);
         put_zeros(&b, 64);
         refused(&b, "metadata type");
-        b = one_value(GGUF_ARRAY);
+        b = one_value(SOURCE_ARRAY);
         put_u32(&b, wrong[i]);
         put_u64(&b, 1);
         put_zeros(&b, 64);
         refused(&b, "element type");
     }
-    struct builder nested = one_value(GGUF_ARRAY);
-    put_u32(&nested, GGUF_ARRAY);
+    struct builder nested = one_value(SOURCE_ARRAY);
+    put_u32(&nested, SOURCE_ARRAY);
     put_u64(&nested, 1);
     put_zeros(&nested, 64);
     refused(&nested, "element type");
-    struct builder boolean = one_value(GGUF_BOOL);
+    struct builder boolean = one_value(SOURCE_BOOL);
     put_u8(&boolean, 2);
     refused(&boolean, "boolean");
-    boolean = one_value(GGUF_ARRAY);
-    put_u32(&boolean, GGUF_BOOL);
+    boolean = one_value(SOURCE_ARRAY);
+    put_u32(&boolean, SOURCE_BOOL);
     put_u64(&boolean, 3);
     put(&boolean, "\0\1\2", 3);
     refused(&boolean, "boolean");
-    boolean = one_value(GGUF_ARRAY);
-    put_u32(&boolean, GGUF_BOOL);
+    boolean = one_value(SOURCE_ARRAY);
+    put_u32(&boolean, SOURCE_BOOL);
     put_u64(&boolean, 3);
     put(&boolean, "\0\1\1", 3);
     accepted(&boolean);
@@ -373,8 +375,8 @@ END_TEST
 
 START_TEST(array_counts_fit_the_rest_of_the_file)
 {
-    static const uint32_t elements[] = {GGUF_UINT8, GGUF_INT16, GGUF_FLOAT32, GGUF_FLOAT64,
-                                        GGUF_STRING};
+    static const uint32_t elements[] = {SOURCE_UINT8, SOURCE_INT16, SOURCE_FLOAT32, SOURCE_FLOAT64,
+                                        SOURCE_STRING};
     static const uint64_t sizes[] = {1, 2, 4, 8, 8};
     for (size_t i = 0; i < 5; i++) {
         uint64_t fits = 64 / sizes[i];
@@ -383,13 +385,13 @@ START_TEST(array_counts_fit_the_rest_of_the_file)
         for (size_t k = 0; k < 5; k++) {
             if (sizes[i] == 1 && k == 3)
                 continue; /* wraps around to what fits */
-            struct builder b = one_value(GGUF_ARRAY);
+            struct builder b = one_value(SOURCE_ARRAY);
             put_u32(&b, elements[i]);
             put_u64(&b, wrong[k]);
             put_zeros(&b, 64);
             refused(&b, "count of an array");
         }
-        struct builder b = one_value(GGUF_ARRAY);
+        struct builder b = one_value(SOURCE_ARRAY);
         put_u32(&b, elements[i]);
         put_u64(&b, fits);
         put_zeros(&b, 64);
@@ -440,7 +442,7 @@ START_TEST(quantised_rows_are_whole_blocks)
     struct builder b = one_tensor(2, shape, cases[_i].type, 0);
     struct opened o = open_built(&b);
     ck_assert_msg(o.g != NULL, "%s", o.e.message);
-    ck_assert_uint_eq(gguf_tensor_at(o.g, 0)->size_bytes, cases[_i].bytes * 15ull);
+    ck_assert_uint_eq(source_tensor_at(o.g, 0)->size_bytes, cases[_i].bytes * 15ull);
     close_built(&o);
     if (cases[_i].block == 1)
         return;
@@ -582,7 +584,7 @@ START_TEST(a_file_cut_anywhere_is_refused)
         uint8_t *prefix = malloc(cut ? cut : 1); /* its own block: ASan sees one byte too far */
         ck_assert_ptr_nonnull(prefix);
         memcpy(prefix, whole, cut);
-        struct gguf *g = gguf_open_memory(prefix, cut, &e);
+        struct model_source *g = gguf_open_memory(prefix, cut, &e);
         ck_assert_msg(!g, "accepted the first %zu of %zu bytes", cut, n);
         ck_assert_str_eq(e.code, "invalid_model");
         free(prefix);
@@ -606,14 +608,14 @@ START_TEST(a_file_wrong_in_one_byte_is_never_read_out_of_bounds)
             struct error e = {0};
             uint8_t kept = bytes[at];
             bytes[at] = values[k];
-            struct gguf *g = gguf_open_memory(bytes, n, &e);
+            struct model_source *g = gguf_open_memory(bytes, n, &e);
             ck_assert(g || e.message[0]);
-            for (uint64_t i = 0; g && i < gguf_n_tensors(g); i++) {
-                const struct gguf_tensor *t = gguf_tensor_at(g, i);
+            for (uint64_t i = 0; g && i < source_n_tensors(g); i++) {
+                const struct source_tensor *t = source_tensor_at(g, i);
                 sum += ((const uint8_t *)t->data)[0];
                 sum += ((const uint8_t *)t->data)[t->size_bytes - 1];
             }
-            gguf_close(g);
+            source_close(g);
             bytes[at] = kept;
         }
     ck_assert(sum < UINT32_MAX);
@@ -636,21 +638,20 @@ START_TEST(paths_that_are_no_model_files_say_so)
     ck_assert_ptr_null(gguf_open(path, &e)); /* empty: cannot be mapped */
     ck_assert_str_eq(e.code, "invalid_model");
     ck_assert_int_eq(write(fd, "GGUF\3\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 24), 24);
-    struct gguf *g = gguf_open(path, &e);
+    struct model_source *g = gguf_open(path, &e);
     ck_assert_msg(g != NULL, "%s", e.message);
-    ck_assert_uint_eq(gguf_file_bytes(g), 24);
-    gguf_close(g);
+    ck_assert_uint_eq(source_bytes(g), 24);
+    source_close(g);
     close(fd);
     unlink(path);
-    gguf_close(NULL);
+    source_close(NULL);
 }
 END_TEST
 
 int main(void)
 {
     Suite *suite = suite_create("gguf");
-    TCase *t = tcase_create("gguf");
-    tcase_set_timeout(t, 60);
+    TCase *t = suite_case(suite, "gguf", 60);
     tcase_add_loop_test(t, a_good_file_gives_back_what_was_written, 0, 2);
     tcase_add_test(t, integers_of_every_width_keep_their_sign);
     tcase_add_test(t, a_read_of_another_kind_is_refused);
@@ -671,10 +672,5 @@ int main(void)
     tcase_add_test(t, a_file_cut_anywhere_is_refused);
     tcase_add_test(t, a_file_wrong_in_one_byte_is_never_read_out_of_bounds);
     tcase_add_test(t, paths_that_are_no_model_files_say_so);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failures = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failures;
+    return suite_run(suite);
 }

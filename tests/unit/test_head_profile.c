@@ -1,6 +1,5 @@
 /* Head profiles: what is read from either kind of file, every way a file can be wrong, which heads
  * are chosen, and that calibration's scores are those of its formula. */
-#include <check.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +11,10 @@
 #include "config/base/sha256.h"
 #include "engine/measure/calibrate.h"
 #include "engine/compute/forward.h"
+#include "engine/cpu/device.h"
+#include "engine/measure/profile_file.h"
 #include "engine/model/model_hash.h"
+#include "tests/suite.h"
 
 #define MODEL "tests/data/stories260K.gguf"
 #define HASH  "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
@@ -27,7 +29,7 @@ static struct head_profile *load(const char *text, size_t length)
     ck_assert_int_ge(fd, 0);
     ck_assert_int_eq(write(fd, text, length), (ssize_t)length);
     close(fd);
-    struct head_profile *p = head_profile_load(path, &e);
+    struct head_profile *p = profile_file_load(path, &e);
     if (!p)
         ck_assert_str_eq(e.where, path);
     unlink(path);
@@ -221,12 +223,12 @@ END_TEST
 
 START_TEST(a_file_that_cannot_be_read_is_refused)
 {
-    ck_assert(!head_profile_load("/nonexistent/profile.json", &e));
+    ck_assert(!profile_file_load("/nonexistent/profile.json", &e));
     ck_assert_str_eq(e.code, "invalid_head_profile");
     ck_assert_ptr_nonnull(strstr(e.message, "No such file"));
-    ck_assert(!head_profile_load("/tmp", &e));
+    ck_assert(!profile_file_load("/tmp", &e));
     ck_assert_ptr_nonnull(strstr(e.message, "Is a directory"));
-    ck_assert(!head_profile_load("/dev/zero", &e));
+    ck_assert(!profile_file_load("/dev/zero", &e));
     ck_assert_ptr_nonnull(strstr(e.message, "longer than"));
 }
 END_TEST
@@ -342,7 +344,8 @@ static struct model *open_model(void)
 
 static struct calibration *run(struct model *m, uint32_t length, uint32_t n_threads, uint64_t seed)
 {
-    struct calibration_settings s = {.n_threads = n_threads,
+    struct calibration_settings s = {.device = &device_cpu,
+                                     .n_threads = n_threads,
                                      .length = length,
                                      .seed = seed,
                                      .induction_percent = CALIBRATE_INDUCTION_PERCENT,
@@ -478,7 +481,7 @@ END_TEST
 START_TEST(the_length_fits_the_context_at_least_twice)
 {
     struct model *m = open_model(); /* trained for 512 tokens, and it has a BOS */
-    struct calibration_settings s = {.n_threads = 1};
+    struct calibration_settings s = {.device = &device_cpu, .n_threads = 1};
     struct calibration *c = calibrate(m, &s, &e);
     ck_assert(c && c->bos && c->length == 255 && c->repeats == 2 && c->n_tokens == 511);
     calibration_free(c);
@@ -510,7 +513,7 @@ START_TEST(calibration_stops_when_asked)
     unsigned n_calls = 0;
     m->n_ctx_train = 4096;
     struct calibration_settings s = {
-        .n_threads = 1, .progress = stop, .progress_context = &n_calls};
+        .device = &device_cpu, .n_threads = 1, .progress = stop, .progress_context = &n_calls};
     ck_assert(!calibrate(m, &s, &e));
     ck_assert_str_eq(e.code, "cancelled");
     ck_assert_uint_eq(n_calls, 1);
@@ -557,8 +560,8 @@ START_TEST(a_model_keeps_its_hash)
 {
     char hash[65];
     struct model *m = open_model();
-    ck_assert(model_hash(m, hash, &e));
-    ck_assert_str_eq(hash, "7fbc33f19142a12353b61693c73f5a6665a185a6e7ce0ca65cd89fc6b0d714ce");
+    ck_assert_str_eq(model_hash(m, hash),
+                     "7fbc33f19142a12353b61693c73f5a6665a185a6e7ce0ca65cd89fc6b0d714ce");
     model_close(m);
 }
 END_TEST
@@ -566,9 +569,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("head_profile");
-    TCase *t = tcase_create("head_profile");
-    suite_add_tcase(suite, t);
-    tcase_set_timeout(t, 120);
+    TCase *t = suite_case(suite, "head_profile", 120);
     tcase_add_test(t, a_pattern_is_a_line_a_layer);
     tcase_add_test(t, a_broken_pattern_says_where);
     tcase_add_test(t, a_pattern_of_any_shape_up_to_the_limits_loads);
@@ -586,9 +587,5 @@ int main(void)
     tcase_add_test(t, calibration_stops_when_asked);
     tcase_add_test(t, sha256_gives_the_published_digests);
     tcase_add_test(t, a_model_keeps_its_hash);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return suite_run(suite);
 }

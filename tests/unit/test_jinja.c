@@ -6,13 +6,14 @@
  * CASES.json is an array of {template, variables, bos_token?, eos_token?, now?}; printed is an
  * array of {text, marked} (the output, and its bytes that are marked as the template's) or {error}.
  */
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "config/base/clock.h"
 #include "engine/jinja/jinja.h"
+#include "tests/suite.h"
 
 static bool render(const char *source, const char *variables, struct jinja_output *out,
                    struct error *e)
@@ -149,8 +150,7 @@ END_TEST
 
 START_TEST(hostile_templates_end_with_the_name_of_a_limit)
 {
-    struct timespec start, end;
-    clock_gettime(CLOCK_MONOTONIC, &start);
+    uint64_t start_ns = clock_ns();
     expect_error(
         "{% set l = range(99999) %}{% for i in l %}{% for j in l %}{% endfor %}{% endfor %}", NULL,
         "steps");
@@ -168,9 +168,8 @@ START_TEST(hostile_templates_end_with_the_name_of_a_limit)
                  "nested lists");
     expect_error("{% set l = [1] %}{% for i in l %}{% do l.append(1) %}{% endfor %}", NULL,
                  "limit");
-    clock_gettime(CLOCK_MONOTONIC, &end);
-    printf("nine hostile templates ended in %ld ms\n",
-           (long)(end.tv_sec - start.tv_sec) * 1000 + (end.tv_nsec - start.tv_nsec) / 1000000);
+    printf("nine hostile templates ended in %llu ms\n",
+           (unsigned long long)(clock_ns() - start_ns) / 1000000);
 }
 END_TEST
 
@@ -281,8 +280,7 @@ START_TEST(integers_at_their_ends)
 }
 END_TEST
 
-/* -- driver for tests/e2e/test_jinja_peer.py -----------------------------------------------------
- */
+/* ---- driver for tests/e2e/test_jinja_peer.py */
 
 static json_t *render_case(const json_t *test)
 {
@@ -337,8 +335,7 @@ int main(int argc, char **argv)
     if (argc == 3 && strcmp(argv[1], "--render") == 0)
         return render_file(argv[2]);
     Suite *suite = suite_create("jinja");
-    TCase *t = tcase_create("jinja");
-    tcase_set_timeout(t, 60);
+    TCase *t = suite_case(suite, "jinja", 60);
     tcase_add_test(t, statements_write_what_they_should);
     tcase_add_test(t, variables_of_a_loop_end_with_it);
     tcase_add_test(t, a_macro_keeps_the_variables_of_its_own_round);
@@ -352,10 +349,5 @@ int main(int argc, char **argv)
     tcase_add_test(t, errors_tell_where_and_what);
     tcase_add_test(t, an_unknown_filter_hurts_only_where_it_is_used);
     tcase_add_test(t, integers_at_their_ends);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

@@ -1,5 +1,4 @@
 /* Cores and memory, from made-up /proc and /sys folders. */
-#include <check.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,6 +7,7 @@
 #include <unistd.h>
 
 #include "engine/compute/machine.h"
+#include "tests/suite.h"
 
 static char root[] = "/tmp/winnow-machine-XXXXXX";
 
@@ -117,8 +117,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("machine");
-    TCase *t = tcase_create("machine");
-    tcase_set_timeout(t, 60); /* for sanitizers on a loaded machine */
+    TCase *t = suite_case(suite, "machine", 60);
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_add_test(t, this_machine_has_a_core_and_memory);
     tcase_add_test(t, a_version_2_quota_limits_the_cores_at_every_level);
@@ -126,10 +125,5 @@ int main(void)
     tcase_add_test(t, threads_of_one_core_count_once);
     tcase_add_test(t, memory_is_the_least_of_what_is_free_and_every_limit);
     tcase_add_test(t, a_version_1_memory_limit_counts);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

@@ -4,6 +4,7 @@
 
 #include "engine/compute/forward.h"
 #include "tests/reference/transformer.h"
+#include "tests/suite.h"
 #include "tests/unit/test_device.h"
 
 enum { ROWS = 48, PAGES = 400 };
@@ -105,13 +106,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("outputs");
-    TCase *t = tcase_create("outputs");
-    tcase_set_timeout(t, 120);
+    TCase *t = suite_case(suite, "outputs", 120);
     tcase_add_test(t, a_row_leaves_logits_or_its_hidden_state);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

@@ -1,7 +1,6 @@
 /* The seven properties of POLICIES.md for every preset and some combinations, on a real model:
  * the engine's cache and kernels against the reference of tests/reference, step by step with the
  * same tokens. */
-#include <check.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +9,7 @@
 #include "engine/compute/forward.h"
 #include "engine/text/tokenizer.h"
 #include "tests/reference/transformer.h"
+#include "tests/suite.h"
 #include "tests/unit/test_device.h"
 
 #define MODEL    "tests/data/stories260K.gguf"
@@ -80,7 +80,7 @@ static void open_model(void)
     struct tokens tokens = {0};
     model = model_open(MODEL, NULL, NULL, &e);
     ck_assert_msg(model != NULL, "%s", e.message);
-    struct tokenizer *tokenizer = tokenizer_new(model->file, &e);
+    struct tokenizer *tokenizer = tokenizer_new(model->source, &e);
     ck_assert(tokenizer &&
               tokenizer_encode_text(tokenizer, story, sizeof story - 1, false, true, &tokens, &e));
     n_text = tokens.count < MOST ? (uint32_t)tokens.count : MOST;
@@ -538,8 +538,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("policies");
-    TCase *t = tcase_create("policies");
-    tcase_set_timeout(t, 600);
+    TCase *t = suite_case(suite, "policies", 600);
     tcase_add_checked_fixture(t, open_model, close_model);
     tcase_add_loop_test(t, kept_slots_are_the_references, 0, N_PLANS);
     add_part_of_loop_test(t, chunks_change_no_bit, 0, N_PLANS);
@@ -551,10 +550,5 @@ int main(void)
     add_part_of_loop_test(t, evicting_never_grows_nor_drifts, 0,
                           sizeof long_plans / sizeof *long_plans);
     add_part_of_loop_test(t, a_continued_sequence_keeps_its_scores, 0, 7);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

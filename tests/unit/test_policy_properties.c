@@ -4,6 +4,7 @@
  * the cache stored them, so what is left between the two is float arithmetic. test_policies.c does
  * the same with the tensors of a real model, whose layers build on one another. */
 #include "tests/reference/policy.h"
+#include "tests/suite.h"
 #include "tests/unit/tensor_machine.h"
 
 #define MOST_LAYERS   3
@@ -577,17 +578,11 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("policy_properties");
-    TCase *t = tcase_create("policy_properties");
-    tcase_set_timeout(t, 120);
+    TCase *t = suite_case(suite, "policy_properties", 120);
     tcase_add_test(t, every_preset_is_tested);
     add_part_of_loop_test(t, kept_slots_outputs_and_summaries_are_the_references, 0, N_ROWS);
     add_part_of_loop_test(t, chunks_and_mates_change_no_bit, 0, N_ROWS);
     add_part_of_loop_test(t, room_for_everything_is_full_attention_to_the_bit, 1, N_ROWS);
     add_part_of_loop_test(t, thousands_of_steps_do_not_grow_nor_drift, 1, N_ROWS);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return suite_run(suite);
 }

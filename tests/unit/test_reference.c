@@ -4,17 +4,16 @@
  *
  * The reference is fed the engine's own tokens, so every token is checked, also after one where
  * two were as good as equal. */
-#include <check.h>
 #include <math.h>
-#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "engine/serve/engine.h"
 #include "tests/reference/transformer.h"
+#include "tests/suite.h"
 #include "tests/unit/test_device.h"
+#include "tests/unit/wait.h"
 
 #define MODEL "tests/data/stories260K.gguf"
 
@@ -41,7 +40,7 @@ static struct engine *open_engine(uint32_t max_batched_tokens, bool audit)
                                .n_threads = 1,
                                .max_num_seqs = 4,
                                .max_batched_tokens = max_batched_tokens,
-                               .device = test_device_name(),
+                               .device = test_device(),
                                .max_queue = 4,
                                .max_generate = 20000,
                                .audit = audit};
@@ -96,16 +95,6 @@ static void look_at_pages(struct engine *engine, struct run *run)
     run->pages_max = used > run->pages_max ? used : run->pages_max;
 }
 
-static void wait_a_little(void)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_nsec += 20000000;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
-    sem_timedwait(&something, &until);
-}
-
 /* Generates exactly n tokens. From token watch_after on, the used pages are looked at every 1,000
  * tokens; UINT32_MAX = never. */
 static void generate(struct engine *engine, struct run *run, struct request_options *r,
@@ -131,7 +120,7 @@ static void generate(struct engine *engine, struct run *run, struct request_opti
             look_at += 1000;
         }
         if (event.kind == EVENT_NONE)
-            wait_a_little();
+            wait_at_most(&something, 20);
         if (event.kind == EVENT_DONE)
             run->usage = *event.usage;
         done = event.kind == EVENT_DONE;
@@ -364,21 +353,13 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("reference");
-    TCase *t = tcase_create("reference");
-    tcase_set_timeout(t, 600); /* for sanitizers on a loaded machine; normally seconds */
+    TCase *t = suite_case(suite, "reference", 600);
     tcase_add_test(t, full_attention_gives_the_reference_tokens);
-    suite_add_tcase(suite, t);
-    TCase *more =
-        tcase_create("long or to the bit"); /* `make test` leaves it out on an emulated GPU */
-    tcase_set_timeout(more, 600);
+    /* `make test` leaves this case out on an emulated GPU. */
+    TCase *more = suite_case(suite, "long or to the bit", 600);
     tcase_add_test(more, a_streamed_prompt_is_exact_whatever_the_chunks);
     tcase_add_test(more, sink_gives_the_reference_tokens_through_many_evictions);
     tcase_add_test(more, sink_with_room_for_everything_is_full_attention_to_the_bit);
     tcase_add_test(more, sink_streams_20000_tokens_in_constant_memory);
-    suite_add_tcase(suite, more);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

@@ -1,6 +1,5 @@
 /* Bodies of requests: every row of the table of fields just inside and just outside, and what
  * fields mean together. */
-#include <check.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,6 +7,7 @@
 
 #include "server/api/field.h"
 #include "server/api/request.h"
+#include "tests/suite.h"
 
 enum { N_VOCAB = 512 };
 
@@ -212,8 +212,8 @@ START_TEST(content_parts_are_joined_and_others_named)
     ck_assert(
         parse(API_REQUEST_CHAT,
               CHAT_OF("[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]")));
-    ck_assert_str_eq(json_string_value(json_object_get(json_array_get(r.messages, 0), "content")),
-                     "ab");
+    ck_assert_str_eq(
+        json_string_value(json_object_get(json_array_get(r.chat.messages, 0), "content")), "ab");
     api_request_clear(&r);
     refuses(API_REQUEST_CHAT, CHAT_OF("[{\"type\":\"image_url\",\"image_url\":{}}]"),
             "unsupported_value", "messages[0].content[0].type");
@@ -241,9 +241,9 @@ START_TEST(arguments_of_calls_become_objects)
             "{\"role\":\"function\",\"name\":\"f\",\"content\":\"1\"}]}"),
         "%s", e.message);
     const json_t *call =
-        json_array_get(json_object_get(json_array_get(r.messages, 0), "tool_calls"), 0);
+        json_array_get(json_object_get(json_array_get(r.chat.messages, 0), "tool_calls"), 0);
     ck_assert(json_is_object(json_object_get(json_object_get(call, "function"), "arguments")));
-    ck_assert_str_eq(json_string_value(json_object_get(json_array_get(r.messages, 1), "role")),
+    ck_assert_str_eq(json_string_value(json_object_get(json_array_get(r.chat.messages, 1), "role")),
                      "tool");
     api_request_clear(&r);
 }
@@ -375,7 +375,7 @@ START_TEST(defaults_are_openai_s)
     api_request_clear(&r);
     ck_assert(parse(API_REQUEST_CHAT, CHAT_OF("\"x\"")));
     ck_assert_int_eq(r.max_tokens, -1);
-    ck_assert(r.add_generation_prompt);
+    ck_assert(r.chat.add_generation_prompt);
     api_request_clear(&r);
 }
 END_TEST
@@ -383,7 +383,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("request");
-    TCase *tests = tcase_create("request");
+    TCase *tests = suite_case(suite, "request", 60);
     tcase_add_test(tests, every_row_of_the_table_has_its_type_and_its_range);
     tcase_add_test(tests, bodies_that_are_not_json_say_where);
     tcase_add_test(tests, the_last_of_duplicate_keys_wins_and_nul_is_text);
@@ -396,10 +396,5 @@ int main(void)
     tcase_add_test(tests, policies_are_checked_and_misspellings_found);
     tcase_add_test(tests, the_last_at_sign_of_a_model_splits_off_its_policy);
     tcase_add_test(tests, defaults_are_openai_s);
-    suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return suite_run(suite);
 }

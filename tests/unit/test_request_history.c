@@ -1,9 +1,9 @@
 /* The ring of ended requests: who finds what, for how long, and how many. */
-#include <check.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "engine/serve/history.h"
+#include "tests/suite.h"
 
 enum { N_HEADS = 3 };
 
@@ -87,14 +87,9 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("request_history");
-    TCase *t = tcase_create("request_history");
+    TCase *t = suite_case(suite, "request_history", 60);
     tcase_add_test(t, a_request_is_known_for_a_minute);
     tcase_add_test(t, another_key_does_not_find_it);
     tcase_add_test(t, the_oldest_goes_when_the_ring_is_full);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

@@ -1,6 +1,5 @@
 /* Every stage of the sampler on cases small enough to work out by hand, and the draw by statistics
  * with fixed seeds. */
-#include <check.h>
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
@@ -8,6 +7,7 @@
 
 #include "engine/compute/logprobs.h"
 #include "engine/compute/sampler.h"
+#include "tests/suite.h"
 
 static const struct sampling plain = {
     .temperature = 1, .top_p = 1, .typical_p = 1, .repetition_penalty = 1, .seed = 42};
@@ -356,8 +356,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("sampler");
-    TCase *t = tcase_create("sampler");
-    tcase_set_timeout(t, 60); /* for sanitizers on a loaded machine */
+    TCase *t = suite_case(suite, "sampler", 60);
     tcase_add_test(t, temperature_0_is_the_lowest_of_the_best);
     tcase_add_test(t, draws_follow_the_probabilities);
     tcase_add_test(t, each_truncation_keeps_exactly_its_set);
@@ -370,10 +369,5 @@ int main(void)
     tcase_add_test(t, the_draw_depends_on_seed_choice_and_index_only);
     tcase_add_test(t, logprobs_are_a_log_softmax_and_always_finite);
     tcase_add_test(t, equal_logits_list_the_lower_ids);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

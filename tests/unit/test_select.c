@@ -1,11 +1,11 @@
 /* Choosing slots, against sorting everything by hand: random scores, equal ones, huge, tiny, NaN,
  * holes. */
-#include <check.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cache/policy/select.h"
+#include "tests/suite.h"
 
 #define MOST  400
 #define HEADS 5
@@ -296,8 +296,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("select");
-    TCase *tc = tcase_create("select");
-    tcase_set_timeout(tc, 60);
+    TCase *tc = suite_case(suite, "select", 60);
     tcase_add_test(tc, survivors_are_the_protected_and_the_best);
     tcase_add_test(tc, victims_are_the_worst_in_order);
     tcase_add_test(tc, heads_compete_for_what_is_left);
@@ -305,10 +304,5 @@ int main(void)
     tcase_add_test(tc, a_pyramid_keeps_its_total);
     tcase_add_test(tc, layers_share_by_retrieval_and_keep_the_total);
     tcase_add_test(tc, random_is_uniform_and_depends_on_all_it_names);
-    suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

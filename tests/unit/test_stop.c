@@ -1,9 +1,9 @@
 /* Stop strings are found wherever pushes cut the text, and only possible beginnings are held. */
-#include <check.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/text/stop.h"
+#include "tests/suite.h"
 
 static struct stop_string string_of(const char *text)
 {
@@ -143,17 +143,11 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("stop");
-    TCase *t = tcase_create("stop");
-    tcase_set_timeout(t, 60); /* for sanitizers on a loaded machine */
+    TCase *t = suite_case(suite, "stop", 60);
     tcase_add_test(t, a_string_is_found_however_the_text_is_cut);
     tcase_add_test(t, only_a_possible_beginning_is_held);
     tcase_add_test(t, the_first_to_end_wins_and_then_the_longest);
     tcase_add_test(t, random_texts_agree_with_a_plain_search);
     tcase_add_test(t, limits_are_refused_with_a_sentence);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

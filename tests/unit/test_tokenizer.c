@@ -5,49 +5,35 @@
  * and, for each pre-tokenizer, the ids that Hugging Face's tokenizers gave for them.
  * WINNOW_TEST_VOCABS names a folder of further vocabularies (ggml-vocab-*.gguf beside .inp and
  * .out). */
-#include <check.h>
 #include <dirent.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/base/bytes.h"
+#include "config/base/file.h"
+#include "engine/model/gguf.h"
 #include "engine/text/tokenizer.h"
 #include "engine/text/tokenizer_merge.h"
+#include "tests/suite.h"
 
 #define SPM_VOCAB "tests/data/vocab-llama-spm"
 #define BPE_VOCAB "tests/data/vocab-bpe-small"
 
-/* A byte buffer that grows; allocation failure ends the test. */
-struct bytes {
-    char *data;
-    size_t length, capacity;
-};
-
 static void put(struct bytes *b, const void *data, size_t length)
 {
-    if (b->length + length > b->capacity) {
-        b->capacity = (b->length + length) * 2;
-        b->data = realloc(b->data, b->capacity);
-        ck_assert_ptr_nonnull(b->data);
-    }
-    if (length > 0)
-        memcpy(b->data + b->length, data, length);
-    b->length += length;
+    ck_assert(bytes_add(b, data, length));
 }
 
 static struct bytes read_whole(const char *path)
 {
+    struct file_wanted w = {.path = path, .what = path, .most = SIZE_MAX};
+    struct error e = {0};
     struct bytes b = {0};
-    FILE *f = fopen(path, "rb");
-    ck_assert_msg(f != NULL, "%s is missing", path);
-    char chunk[65536];
-    size_t n;
-    while ((n = fread(chunk, 1, sizeof chunk, f)) > 0)
-        put(&b, chunk, n);
-    fclose(f);
-    put(&b, "", 1);
-    b.length--;
+    b.data = file_read(&w, &b.length, &e);
+    ck_assert_msg(b.data != NULL, "%s", e.message);
+    b.capacity = b.length;
     return b;
 }
 
@@ -82,43 +68,43 @@ static void put_key(struct builder *g, const char *key, uint32_t type)
 
 static void add_string(struct builder *g, const char *key, const char *value)
 {
-    put_key(g, key, GGUF_STRING);
+    put_key(g, key, SOURCE_STRING);
     put_string(&g->body, value);
 }
 
 static void add_u32(struct builder *g, const char *key, uint32_t value)
 {
-    put_key(g, key, GGUF_UINT32);
+    put_key(g, key, SOURCE_UINT32);
     put_u32(&g->body, value);
 }
 
 static void add_bool(struct builder *g, const char *key, bool value)
 {
-    put_key(g, key, GGUF_BOOL);
+    put_key(g, key, SOURCE_BOOL);
     put(&g->body, &value, 1);
 }
 
 static void add_array(struct builder *g, const char *key, uint32_t element, uint64_t count)
 {
-    put_key(g, key, GGUF_ARRAY);
+    put_key(g, key, SOURCE_ARRAY);
     put_u32(&g->body, element);
     put_u64(&g->body, count);
 }
 
 static void add_strings(struct builder *g, const char *key, const char *const *texts, size_t n)
 {
-    add_array(g, key, GGUF_STRING, n);
+    add_array(g, key, SOURCE_STRING, n);
     for (size_t i = 0; i < n; i++)
         put_string(&g->body, texts[i]);
 }
 
 static struct tokenizer *open_bytes(const void *data, size_t length, struct error *e)
 {
-    struct gguf *file = gguf_open_memory(data, length, e);
+    struct model_source *file = gguf_open_memory(data, length, e);
     if (!file)
         return NULL;
     struct tokenizer *t = tokenizer_new(file, e);
-    gguf_close(file);
+    source_close(file);
     return t;
 }
 
@@ -444,9 +430,9 @@ static void begin_spm(struct builder *g, const char *architecture)
     add_string(g, "general.architecture", architecture);
     add_string(g, "tokenizer.ggml.model", "llama");
     add_strings(g, "tokenizer.ggml.tokens", texts, 13);
-    add_array(g, "tokenizer.ggml.token_type", GGUF_INT32, 13);
+    add_array(g, "tokenizer.ggml.token_type", SOURCE_INT32, 13);
     put(&g->body, kinds, sizeof kinds);
-    add_array(g, "tokenizer.ggml.scores", GGUF_FLOAT32, 13);
+    add_array(g, "tokenizer.ggml.scores", SOURCE_FLOAT32, 13);
     put(&g->body, scores, sizeof scores);
 }
 
@@ -622,9 +608,9 @@ START_TEST(broken_scores_and_kinds_are_refused)
         int32_t kinds[] = {1, i == 3 ? 7 : i == 4 ? -1 : 1};
         add_string(&g, "tokenizer.ggml.model", "llama");
         add_strings(&g, "tokenizer.ggml.tokens", texts, 2);
-        add_array(&g, "tokenizer.ggml.token_type", GGUF_INT32, 2);
+        add_array(&g, "tokenizer.ggml.token_type", SOURCE_INT32, 2);
         put(&g.body, kinds, sizeof kinds);
-        add_array(&g, "tokenizer.ggml.scores", GGUF_FLOAT32, i == 5 ? 1 : 2);
+        add_array(&g, "tokenizer.ggml.scores", SOURCE_FLOAT32, i == 5 ? 1 : 2);
         put(&g.body, scores, i == 5 ? 4 : 8);
         expect_refusal(&g, i < 3   ? "score of token 1"
                            : i < 5 ? "token 1 has no kind"
@@ -700,7 +686,7 @@ START_TEST(tokens_with_inner_spaces_are_merged_across_words)
     struct error e = {0};
     add_string(&g, "tokenizer.ggml.model", "llama");
     add_strings(&g, "tokenizer.ggml.tokens", texts, 5);
-    add_array(&g, "tokenizer.ggml.scores", GGUF_FLOAT32, 5);
+    add_array(&g, "tokenizer.ggml.scores", SOURCE_FLOAT32, 5);
     put(&g.body, scores, sizeof scores);
     add_bool(&g, "tokenizer.ggml.add_space_prefix", false);
     struct tokenizer *t = build(&g, &e);
@@ -713,9 +699,8 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("tokenizer");
-    TCase *rules = tcase_create("tokenizer");
+    TCase *rules = suite_case(suite, "tokenizer", 120);
     int n_pre = (int)(sizeof pre_names / sizeof *pre_names);
-    tcase_set_timeout(rules, 120);
     tcase_add_test(rules, sentencepiece_gives_the_original_ids);
     tcase_add_loop_test(rules, every_pretokenizer_gives_the_original_ids, 0, n_pre);
     tcase_add_loop_test(rules, aliases_give_the_ids_of_the_usual_name, 0, 8);
@@ -733,10 +718,5 @@ int main(void)
     tcase_add_test(rules, broken_scores_and_kinds_are_refused);
     tcase_add_test(rules, merging_follows_the_plain_rule_at_every_length);
     tcase_add_test(rules, tokens_with_inner_spaces_are_merged_across_words);
-    suite_add_tcase(suite, rules);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed;
+    return suite_run(suite);
 }

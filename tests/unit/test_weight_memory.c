@@ -1,11 +1,11 @@
 /* Memory of packed weights: pieces do not overlap, are zero, and go back to the system with the
  * last. */
-#include <check.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "engine/cpu/weight_memory.h"
+#include "tests/suite.h"
 
 static long resident_kib(void)
 {
@@ -87,15 +87,9 @@ END_TEST
 int main(void)
 {
     Suite *s = suite_create("weight memory");
-    TCase *t = tcase_create("weight memory");
-    tcase_set_timeout(t, 60);
+    TCase *t = suite_case(s, "weight memory", 60);
     tcase_add_test(t, pieces_are_zero_aligned_and_apart);
     tcase_add_test(t, large_pieces_cost_what_is_written);
     tcase_add_test(t, what_no_machine_has_is_refused);
-    suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return suite_run(s);
 }

@@ -1,0 +1,25 @@
+/* Head profiles (cache/policy/head_profile.h) from files, for all who need one: server, bench, eval
+ * and the tests of calibrate. Two kinds of file: the JSON that `winnow calibrate` writes
+ * (RazorAttention, arXiv 2407.15891) and DuoAttention's patterns, tab-separated numbers from 0 to
+ * 1, a line a layer (arXiv 2410.10819). Any thread.
+ *
+ * The JSON, an object whose other keys are for people:
+ *   "format": "winnow-head-profile", "version": 1
+ *   "model": name, "model_hash": 64 hex digits (engine/model/model_hash.h)
+ *   "n_layers", "n_kv_heads": integers
+ *   "induction", "echo": [n_layers][n_kv_heads] scores from 0 to 1: they share budgets among layers
+ *   "retrieval_heads": [[layer, kv_head], ...], the heads that keep everything */
+#ifndef WINNOW_ENGINE_MEASURE_PROFILE_FILE_H
+#define WINNOW_ENGINE_MEASURE_PROFILE_FILE_H
+
+#include "cache/policy/head_profile.h"
+#include "engine/model/model.h"
+
+/* NULL with "invalid_head_profile" and what is wrong where ("layer 3 has 7 values, not 8"). The
+ * caller frees it (head_profile_free). */
+struct head_profile *profile_file_load(const char *path, struct error *e);
+/* The same, refused unless it was made for this model. */
+struct head_profile *profile_file_open(const char *path, const struct model *model,
+                                       struct error *e);
+
+#endif

@@ -1,0 +1,221 @@
+/* Submission: what can never run is refused, the rest waits in the inbox. Loop thread; see
+ * engine.h. */
+#include <stdlib.h>
+
+#include "config/base/clock.h"
+#include "engine/serve/engine_private.h"
+#include "engine/serve/pages.h"
+
+static bool check_tokens(const struct engine *e, const int32_t *tokens, uint32_t n,
+                         const char *where, struct error *error)
+{
+    int32_t n_vocab = (int32_t)e->runtime.model->n_vocab;
+    for (uint32_t i = 0; i < n; i++)
+        if (tokens[i] < 0 || tokens[i] >= n_vocab)
+            return error_set(error, "invalid_value", where,
+                             "token %d is not in the vocabulary of %d tokens", tokens[i], n_vocab);
+    return true;
+}
+
+static bool check_request(const struct engine *e, const struct request_options *r,
+                          struct error *error)
+{
+    if (r->n_prompt < 1)
+        return error_set(error, "invalid_value", "prompt", "the prompt is empty; it needs a token");
+    if (r->n_choices < 1 || r->n_choices > e->options.max_num_seqs)
+        return error_set(error, "invalid_value", "n",
+                         "n is %u; this server computes 1 to %u choices at once", r->n_choices,
+                         e->options.max_num_seqs);
+    if (r->n_logprobs > LOGPROBS_MAX_TOP || r->n_prompt_logprobs > LOGPROBS_MAX_TOP)
+        return error_set(error, "invalid_value", "logprobs", "at most %d alternatives are possible",
+                         LOGPROBS_MAX_TOP);
+    for (uint32_t i = 0; i < r->sampling.n_bias; i++)
+        if (!check_tokens(e, &r->sampling.bias[i].token, 1, "logit_bias", error))
+            return false;
+    return check_tokens(e, r->prompt, r->n_prompt, "prompt", error) &&
+           check_tokens(e, r->stop_tokens, r->n_stop_tokens, "stop_token_ids", error);
+}
+
+/* The most tokens a choice may generate: what was asked for, and what the context leaves. A prompt
+ * that fills the context still gets one token, which needs no slot. */
+static bool resolve_length(const struct engine *e, struct request *g, struct error *error)
+{
+    const struct request_options *r = &g->options;
+    uint64_t room;
+    if (r->plan.positions == POSITIONS_CACHE) {
+        room = (uint64_t)INT32_MAX - r->n_prompt;
+        if (r->max_tokens < 0 && e->options.max_generate < room)
+            room = e->options.max_generate;
+    } else if (r->n_prompt > e->n_ctx) {
+        error_set(error, "context_length_exceeded", "prompt",
+                  "the prompt has %u tokens and the context holds %u", r->n_prompt, e->n_ctx);
+        if (error) {
+            error->n_prompt_tokens = r->n_prompt;
+            error->n_ctx = e->n_ctx;
+        }
+        return false;
+    } else {
+        room = r->n_prompt < e->n_ctx ? e->n_ctx - r->n_prompt : 1;
+    }
+    g->max_new =
+        (uint32_t)(r->max_tokens >= 0 && (uint64_t)r->max_tokens < room ? (uint64_t)r->max_tokens
+                                                                        : room);
+    return true;
+}
+
+/* Generated tokens that a plan which grows after its prompt reserves pages for; what is longer
+ * takes its chance like `full`, or no long answer would ever be let in. */
+enum { GROWTH_RESERVED = 256 };
+
+/* Plans whose pages are bounded, and so set aside at admission. */
+static bool is_bounded(const struct plan *plan)
+{
+    return plan->has_budget && (plan->allocation != ALLOCATION_PROFILE || plan_profile_votes(plan));
+}
+
+static uint64_t settled_pages(const struct engine *e, const struct request *g,
+                              const struct plan *plan)
+{
+    const struct request_options *r = &g->options;
+    uint64_t n = g->max_new;
+    if (plan->decode == DECODE_GROW && n > GROWTH_RESERVED)
+        n = GROWTH_RESERVED;
+    return cache_settled_pages(e->runtime.cache, plan, r->n_prompt, r->n_prompt + n) * r->n_choices;
+}
+
+/* Pages of the whole request under `plan`. */
+static uint64_t needed_pages(const struct engine *e, const struct request *g,
+                             const struct plan *plan)
+{
+    const struct request_options *r = &g->options;
+    const struct cache *cache = e->runtime.cache;
+    if (!is_bounded(plan))
+        return pages_growing(cache, plan, r->n_prompt, r->n_choices);
+    uint64_t settled = settled_pages(e, g, plan),
+             prompt = cache_bound_pages(cache, plan, r->n_prompt, r->n_prompt);
+    return settled > prompt ? settled : prompt;
+}
+
+/* The largest budget with which the request would fit: of its own plan when that streams, else of
+ * `sink`, for the others hold the whole prompt once. 0 when no budget does. */
+static uint32_t largest_budget(const struct engine *e, const struct request *g)
+{
+    struct plan plan = g->options.plan;
+    const struct preset *sink = preset_find("sink");
+    if (plan.prefill != PREFILL_STREAM || !is_bounded(&plan)) {
+        if (!sink)
+            return 0;
+        plan = sink->defaults;
+    }
+    uint32_t low = 0, high = e->runtime.model->n_ctx_train;
+    while (low < high) {
+        uint32_t middle = low + (high - low + 1) / 2;
+        plan.budget = middle;
+        plan.recent = middle > plan.sinks ? middle - plan.sinks : 1;
+        if (needed_pages(e, g, &plan) <= e->runtime.n_pages)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low >= plan.sinks + 1 ? low : 0;
+}
+
+static bool check_memory(const struct engine *e, struct request *g, struct error *error)
+{
+    const struct plan *plan = &g->options.plan;
+    uint64_t needed = needed_pages(e, g, plan);
+    if (is_bounded(plan)) {
+        g->reserve_pages = needed;
+        g->settled_pages = settled_pages(e, g, plan);
+    }
+    if (needed <= e->runtime.n_pages)
+        return true;
+    uint32_t budget = largest_budget(e, g);
+    error_set(error, "kv_memory_exceeded", "kv_policy",
+              "the request needs %llu pages of KV memory and the server has %u; the largest budget "
+              "that fits is %u",
+              (unsigned long long)needed, e->runtime.n_pages, budget);
+    if (error) {
+        error->needed_pages = (int64_t)needed;
+        error->pool_pages = e->runtime.n_pages;
+        error->largest_budget_that_fits = budget;
+    }
+    return false;
+}
+
+/* The tokens that end a choice, in one list: they are looked up and masked together. */
+static bool collect_ends(const struct engine *e, struct request *g, struct error *error)
+{
+    const struct request_options *r = &g->options;
+    uint32_t n = r->n_stop_tokens;
+    n += r->ignore_eos ? 0 : e->n_end_tokens;
+    g->ends = malloc((n ? n : 1) * sizeof *g->ends);
+    if (!g->ends)
+        return error_set_memory(error, "stop tokens", (uint64_t)n * sizeof *g->ends);
+    for (uint32_t i = 0; !r->ignore_eos && i < e->n_end_tokens; i++)
+        g->ends[g->n_ends++] = e->end_tokens[i];
+    for (uint32_t i = 0; i < r->n_stop_tokens; i++)
+        g->ends[g->n_ends++] = r->stop_tokens[i];
+    return true;
+}
+
+static bool prepare(struct engine *e, struct request *g, struct error *error)
+{
+    const struct request_options *r = &g->options;
+    if (!check_request(e, r, error) || !resolve_length(e, g, error) || !check_memory(e, g, error) ||
+        !collect_ends(e, g, error))
+        return false;
+    if (r->n_stops) {
+        g->stops = stop_set_new(r->stops, r->n_stops, error);
+        if (!g->stops)
+            return false;
+    }
+    g->policy = preset_index(r->plan.preset);
+    g->wake = engine_wake;
+    g->engine = e;
+    g->submitted_ns = clock_ns();
+    g->deadline_ns = r->timeout_ms ? g->submitted_ns + r->timeout_ms * 1000000u : 0;
+    return true;
+}
+
+/* Hands it to the engine thread. */
+static bool enqueue(struct engine *e, struct request *g, struct error *error)
+{
+    struct scheduler *s = e->scheduler;
+    bool taken = false;
+    pthread_mutex_lock(&e->inbox_lock);
+    uint32_t n_waiting = scheduler_n_waiting(s);
+    if (e->stopping) {
+        error_set(error, "draining", "", "the server is stopping and takes no more requests");
+    } else if (scheduler_has_failed(s)) {
+        error_set(error, "engine_fault", "", "the device has failed; the server must be restarted");
+    } else if (n_waiting >= e->options.max_queue) {
+        error_set(error, "queue_full", "", "%u requests are waiting already; try again later",
+                  n_waiting);
+        if (error) {
+            error->queue_length = n_waiting;
+            error->retry_after_ms = scheduler_retry_after_ms(s, n_waiting);
+        }
+    } else {
+        taken = true;
+        g->order = e->next_order++;
+        atomic_fetch_add(&g->holders, 1);
+        scheduler_expect(s);
+        atomic_store(&e->metrics.requests_waiting, n_waiting + 1);
+        TAILQ_INSERT_TAIL(&e->inbox, g, link);
+        pthread_cond_signal(&e->inbox_filled);
+    }
+    pthread_mutex_unlock(&e->inbox_lock);
+    return taken;
+}
+
+struct request *engine_submit(struct engine *e, struct request_options *r, struct error *error)
+{
+    struct request *g = request_new(r, error);
+    if (!g)
+        return NULL;
+    if (prepare(e, g, error) && enqueue(e, g, error))
+        return g;
+    request_drop(g);
+    return NULL;
+}

@@ -1,0 +1,124 @@
+/* Pages of requests: what they are promised, what they hold, and what is given up for others. See
+ * pages.h. */
+#include "engine/serve/pages.h"
+
+/* ---- what a request holds, and what others were promised */
+
+uint32_t pages_begin(const struct scheduler *s)
+{
+    return cache_counts(s->runtime->cache).used;
+}
+
+void pages_end(const struct scheduler *s, struct request *g, uint32_t before)
+{
+    /* Unsigned: a difference below 0 wraps, and the sum wraps back. */
+    g->held_pages += (uint64_t)cache_counts(s->runtime->cache).used - before;
+}
+
+void pages_free(const struct scheduler *s, struct request *g)
+{
+    uint32_t before = pages_begin(s);
+    for (uint32_t i = 0; g->choices && i < g->options.n_choices; i++) {
+        cache_sequence_free(g->choices[i].cache);
+        g->choices[i].cache = NULL;
+    }
+    pages_end(s, g, before);
+    g->reserved_pages = 0;
+}
+
+static uint64_t promised(const struct request *g)
+{
+    return g->reserved_pages > g->held_pages ? g->reserved_pages - g->held_pages : 0;
+}
+
+uint64_t pages_for(const struct scheduler *s, const struct request *g)
+{
+    struct cache_counts counts = cache_counts(s->runtime->cache);
+    uint64_t others = 0, n_free = (uint64_t)counts.free + counts.cached + s->sessions.pages;
+    const struct request *r;
+    TAILQ_FOREACH(r, &s->running, link)
+        others += r == g ? 0 : promised(r);
+    return n_free > others ? n_free - others : 0;
+}
+
+uint64_t pages_growing(const struct cache *cache, const struct plan *plan, uint32_t n_tokens,
+                       uint32_t n_choices)
+{
+    uint64_t n_heads = (uint64_t)cache_n_layers(cache) * cache_n_kv_heads(cache);
+    return cache_bound_pages(cache, plan, n_tokens, (uint64_t)n_tokens + 1) +
+           (n_choices - 1) * n_heads;
+}
+
+uint64_t pages_to_admit(const struct scheduler *s, const struct request *g)
+{
+    if (!request_is_growing(g))
+        return g->reserve_pages;
+    const struct request_options *r = &g->options;
+    uint64_t need = pages_growing(s->runtime->cache, &r->plan, r->n_prompt, request_n_living(g));
+    uint64_t prompt = cache_bound_pages(s->runtime->cache, &r->plan, r->n_prompt, r->n_prompt);
+    for (uint32_t i = 0; g->choices && i < r->n_choices; i++)
+        if (!g->choices[i].done)
+            need += cache_bound_pages(s->runtime->cache, &r->plan, r->n_prompt,
+                                      choice_n_tokens(&g->choices[i])) -
+                    prompt;
+    return need;
+}
+
+/* ---- giving up: prefixes, then sessions, then the youngest request */
+
+void pages_give_up(struct scheduler *s, uint64_t need)
+{
+    struct cache *cache = s->runtime->cache;
+    uint64_t n_free = cache_counts(cache).free;
+    if (need > n_free)
+        prefix_give_up(cache, (uint32_t)(need - n_free));
+    while (need > (n_free = cache_counts(cache).free) && session_give_up(&s->sessions))
+        prefix_give_up(cache, (uint32_t)(need - n_free));
+}
+
+/* Its pages go, its tokens stay, and it waits in front of everybody else. */
+static void preempt(struct scheduler *s, struct request *g)
+{
+    pages_free(s, g);
+    g->forked = false;
+    g->usage.n_preemptions++;
+    scheduler_stop(s, g);
+    request_set_place(g, PLACE_QUEUED);
+    atomic_store(&g->paused, false);
+    TAILQ_INSERT_HEAD(&s->queue, g, link);
+    atomic_fetch_add(&s->options.metrics->preemptions, 1);
+}
+
+enum pages_answer pages_secure(struct scheduler *s, struct request *g, uint64_t need)
+{
+    while (need > pages_for(s, g)) {
+        if (s->n_running == 1)
+            return PAGES_ALONE;
+        struct request *youngest = TAILQ_LAST(&s->running, request_list), *victim = youngest;
+        while (victim && victim->in_batch)
+            victim = TAILQ_PREV(victim, request_list, link);
+        if (!victim || (victim == g && g != youngest))
+            return PAGES_LATER;
+        preempt(s, victim);
+        if (victim == g)
+            return PAGES_LATER;
+    }
+    return PAGES_READY;
+}
+
+void pages_settle(struct scheduler *s)
+{
+    for (uint32_t i = 0; i < s->n_rows; i++) {
+        struct choice *q = s->rows[i].sequence;
+        struct request *g = q->owner;
+        g->held_pages += (uint64_t)cache_take_balance(q->cache); /* likewise */
+        if (!cache_is_starved(q->cache))
+            continue;
+        for (uint32_t k = 0; k < s->n_rows; k++) /* its choices' rows too */
+            if (k > i && s->rows[k].sequence->owner == g)
+                s->rows[k--] = s->rows[--s->n_rows];
+        preempt(s, g);
+        session_give_up(&s->sessions);
+        s->rows[i--] = s->rows[--s->n_rows];
+    }
+}

@@ -1,0 +1,74 @@
+/* What a step's rows give to the host: a token each where the device can pick it, else their
+ * logits. One token instead of n_vocab floats is most of what a decode step would bring over the
+ * bus. Engine thread; declared in output.h. */
+#include "engine/serve/output.h"
+
+static bool is_over(const struct choice *q)
+{
+    return q->done || atomic_load(&q->owner->place) == PLACE_DONE;
+}
+
+/* Whether nothing but the next token is wanted of q's logits, and no end token is masked. */
+static bool is_plain(const struct choice *q)
+{
+    const struct request *g = q->owner;
+    bool is_masked = g->n_ends > 0 && q->n_generated < g->options.min_tokens;
+    return g->options.n_logprobs < 0 && g->options.n_prompt_logprobs < 0 && !is_masked;
+}
+
+/* One pick more, unless the choice needs its logits. */
+static void add_pick(struct scheduler *s, struct choice *q, uint32_t row)
+{
+    struct token_pick *pick = &s->picks[s->n_picks];
+    if (is_over(q) || !is_plain(q) || !sampler_describe(q->sampler, q->n_generated, pick))
+        return;
+    pick->row = row;
+    s->pickers[s->n_picks++] = q;
+}
+
+/* The picks of one group of rows; the first tokens of all choices come from one row. */
+static void add_picks(struct scheduler *s, const struct step_rows *rows)
+{
+    struct request *g = rows->sequence->owner;
+    if (rows->n_logits != 1)
+        return;
+    if (rows->first >= g->options.n_prompt)
+        add_pick(s, rows->sequence, rows->logits_row);
+    for (uint32_t i = 0; rows->first < g->options.n_prompt && i < g->options.n_choices; i++)
+        add_pick(s, &g->choices[i], rows->logits_row);
+}
+
+static bool pick(struct scheduler *s, struct error *e)
+{
+    s->n_picks = 0;
+    for (uint32_t i = 0; i < s->n_rows; i++)
+        if (!is_over(s->rows[i].sequence))
+            add_picks(s, &s->rows[i]);
+    if (!forward_pick(s->runtime->forward, s->picks, s->n_picks, s->picked, e))
+        return false;
+    for (uint32_t i = 0; i < s->n_picks; i++)
+        s->pickers[i]->picked = s->picked[i];
+    return true;
+}
+
+const float *output_fetch(struct scheduler *s, struct error *e)
+{
+    for (uint32_t i = 0; i < s->n_rows; i++)
+        s->rows[i].sequence->picked = PICK_NONE;
+    if (forward_can_pick(s->runtime->forward) && !pick(s, e))
+        return NULL;
+    uint32_t first = 0, n = 0; /* neighbours come together */
+    for (uint32_t i = 0; i < s->n_rows; i++) {
+        const struct step_rows *rows = &s->rows[i];
+        if (rows->n_logits == 0 || is_over(rows->sequence) || rows->sequence->picked != PICK_NONE)
+            continue;
+        if (n > 0 && rows->logits_row != first + n) {
+            if (!forward_logits(s->runtime->forward, first, n, e))
+                return NULL;
+            n = 0;
+        }
+        first = n > 0 ? first : rows->logits_row;
+        n += rows->n_logits;
+    }
+    return forward_logits(s->runtime->forward, first, n, e);
+}

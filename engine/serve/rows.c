@@ -1,0 +1,218 @@
+/* Which rows run in the next step: see rows.h. */
+#include "engine/serve/rows.h"
+
+#include <string.h>
+
+#include "engine/serve/output.h"
+#include "engine/serve/pages.h"
+
+/* Longest step beside a stream: a pause that readers hardly notice. A step has STEP_LEAST_ROWS in
+ * any case: reading the weights for fewer costs as much. */
+#define STEP_NS 100e6
+enum { STEP_LEAST_ROWS = 32 };
+
+/* Adds the next n tokens of one sequence, all from its prompt or all generated. */
+static void add_rows(struct scheduler *s, struct choice *q, uint32_t n, uint32_t n_logits)
+{
+    struct request *g = q->owner;
+    uint32_t first = cache_tokens_seen(q->cache), n_prompt = g->options.n_prompt;
+    const int32_t *tokens =
+        first < n_prompt ? g->options.prompt + first : q->generated + (first - n_prompt);
+    struct step_rows *rows = &s->rows[s->n_rows];
+    *rows = (struct step_rows){.sequence = q, .first = first, .n = n, .n_logits = n_logits};
+    struct error e;
+    uint32_t before = pages_begin(s);
+    pages_give_up(s, cache_pages_to_place(q->cache, n));
+    bool added = batch_add(s->runtime->batch, q->cache, tokens, n, n_logits, &rows->logits_row, &e);
+    pages_end(s, g, before);
+    if (added) {
+        s->n_rows++;
+        g->in_batch = true;
+        /* From the next step on others may use them; compression comes at the end of this one. */
+        if (g->options.reuse_prefix && first < n_prompt)
+            g->usage.cache_write_tokens +=
+                prefix_list(q->cache, &g->chain, &g->n_chained, g->options.prompt, first + n);
+    } else if (strcmp(e.code, "kv_pool_empty") == 0) {
+        if (s->n_running == 1)
+            output_end_choice(s, q, FINISH_LENGTH, -1);
+    } else if (!g->in_batch) { /* else it is tried again when its other rows are done */
+        g->error = e;
+        output_fail(s, g);
+    }
+}
+
+/* The next older running request; the list may change between two calls. */
+static struct request *running_after(const struct scheduler *s, const uint64_t *order)
+{
+    struct request *g = TAILQ_FIRST(&s->running);
+    while (g && order && g->order <= *order)
+        g = TAILQ_NEXT(g, link);
+    return g;
+}
+
+/* ---- decoding */
+
+static void add_decode_rows(struct scheduler *s, struct request *g)
+{
+    uint64_t need = 0;
+    for (uint32_t i = 0; i < g->options.n_choices; i++)
+        if (!g->choices[i].done)
+            need += cache_pages_to_place(g->choices[i].cache, 1);
+    if (pages_secure(s, g, need) == PAGES_LATER)
+        return;
+    for (uint32_t i = 0; i < g->options.n_choices && !request_is_done(g); i++)
+        if (!g->choices[i].done)
+            add_rows(s, &g->choices[i], 1, 1);
+}
+
+/* ---- prompts */
+
+/* Logit rows that a chunk [first, end) of the prompt needs: the last row to sample from, and every
+ * row whose next token is reported with its log probability. */
+static uint32_t prompt_logits(const struct request *g, const struct choice *q, uint32_t first,
+                              uint32_t end)
+{
+    uint32_t n_prompt = g->options.n_prompt;
+    if (g->options.n_prompt_logprobs >= 0 && g->prompt_reported < n_prompt) {
+        uint32_t from = g->prompt_reported > 0 ? g->prompt_reported - 1 : 0;
+        from = from > first ? from : first;
+        return end > from ? end - from : 0;
+    }
+    return end == n_prompt && q->n_generated == 0 && g->max_new > 0;
+}
+
+/* The next chunk of one sequence within `budget` rows and `logits_room` logit rows. */
+static void add_chunk(struct scheduler *s, struct choice *q, uint32_t budget, uint32_t logits_room)
+{
+    struct request *g = q->owner;
+    uint32_t first = cache_tokens_seen(q->cache);
+    bool in_prompt = first < g->options.n_prompt;
+    uint32_t known = in_prompt ? g->options.n_prompt : choice_n_tokens(q);
+    uint32_t n = known - first < budget ? known - first : budget, n_logits = 0;
+    for (; n > 0; n -= n_logits - logits_room < n ? n_logits - logits_room : n) {
+        n_logits = in_prompt ? prompt_logits(g, q, first, first + n) : first + n == known;
+        if (n_logits <= logits_room)
+            break;
+    }
+    if (n > 0)
+        add_rows(s, q, n, n_logits);
+}
+
+static bool is_prefilling(const struct request *g)
+{
+    return atomic_load(&g->place) == PLACE_PREFILL && !g->in_batch;
+}
+
+/* Rows that g's prompts still want. */
+static uint64_t prefill_need(const struct request *g)
+{
+    uint64_t need = 0;
+    for (uint32_t i = 0; is_prefilling(g) && i < g->options.n_choices; i++)
+        if (!g->choices[i].done && g->choices[i].cache)
+            need += choice_n_tokens(&g->choices[i]) - cache_tokens_seen(g->choices[i].cache);
+    return need;
+}
+
+/* Rows that are left for n prompts: what they need, at most an even share of the room each. */
+static uint32_t rows_for(const struct scheduler *s, struct request *const *prompts, uint32_t n)
+{
+    uint32_t share = (s->step_rows - batch_rows(s->runtime->batch)) / (n + 1), left = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t need = prefill_need(prompts[i]);
+        left += need < share ? (uint32_t)need : share;
+    }
+    return left;
+}
+
+/* `behind`: n_behind prompts that are to get rows too. */
+static void add_prefill_rows(struct scheduler *s, struct request *g, struct request *const *behind,
+                             uint32_t n_behind)
+{
+    uint32_t kept = rows_for(s, behind, n_behind);
+    for (uint32_t i = 0; i < g->options.n_choices && !request_is_done(g); i++) {
+        struct choice *q = &g->choices[i];
+        if (q->done || !q->cache)
+            continue;
+        uint32_t rows = batch_rows(s->runtime->batch),
+                 logits_room = batch_logits_room(s->runtime->batch);
+        if (rows + kept >= s->step_rows)
+            return;
+        /* A row each is left for the prompts behind, which may come to their end. */
+        bool greedy = g->options.n_prompt_logprobs >= 0 && logits_room > n_behind;
+        add_chunk(s, q, s->step_rows - rows - kept, greedy ? logits_room - n_behind : logits_room);
+    }
+}
+
+/* The oldest prompt shares the rows with the next one that needs less than half of what it still
+ * needs, this one with the next that needs less than half again, and so on: a short prompt comes
+ * through beside a long one. The rows that are left go to the other prompts by age: equal prompts
+ * are read one after the other, so that the first ones need not wait for the last. */
+static void add_prompts(struct scheduler *s)
+{
+    struct request *sharing[65]; /* needs halve each time */
+    uint32_t n = 0;
+    uint64_t below = UINT64_MAX, order;
+    struct request *r;
+    TAILQ_FOREACH(r, &s->running, link) {
+        uint64_t need = prefill_need(r);
+        if (need == 0 || need >= below)
+            continue;
+        sharing[n++] = r;
+        below = need / 2;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        add_prefill_rows(s, sharing[i], sharing + i + 1, n - i - 1);
+    const uint64_t *last = NULL;
+    for (struct request *g; (g = running_after(s, last));) {
+        order = g->order;
+        last = &order;
+        if (prefill_need(g) > 0)
+            add_prefill_rows(s, g, NULL, 0);
+    }
+}
+
+/* ---- the step */
+
+/* While a stream waits for the step, prompts get as many rows as fit STEP_NS by what rows have
+ * cost. */
+static uint32_t rows_of_step(const struct scheduler *s)
+{
+    const double most = s->row_ns > 0 ? STEP_NS / s->row_ns : s->runtime->options.max_rows;
+    const uint32_t decoding = batch_rows(s->runtime->batch),
+                   prompts = most < STEP_LEAST_ROWS ? STEP_LEAST_ROWS : (uint32_t)most,
+                   room = s->runtime->options.max_rows - decoding;
+    return decoding > 0 && prompts < room ? decoding + prompts : s->runtime->options.max_rows;
+}
+
+void rows_choose(struct scheduler *s)
+{
+    batch_clear(s->runtime->batch);
+    s->n_rows = 0;
+    struct request *r;
+    TAILQ_FOREACH(r, &s->running, link)
+        r->in_batch = false;
+    const uint64_t *last = NULL;
+    uint64_t order;
+    for (struct request *g; (g = running_after(s, last));) {
+        order = g->order;
+        last = &order;
+        if (atomic_load(&g->place) == PLACE_PREFILL && request_decodes(g))
+            request_set_place(g, PLACE_DECODE);
+        if (atomic_load(&g->place) != PLACE_DECODE)
+            continue;
+        if (request_is_growing(g))
+            g->reserved_pages = 0;
+        add_decode_rows(s, g);
+    }
+    s->step_rows = rows_of_step(s);
+    add_prompts(s);
+}
+
+void rows_note_time(struct scheduler *s, uint64_t ns)
+{
+    const uint32_t n = batch_rows(s->runtime->batch);
+    if (n < STEP_LEAST_ROWS)
+        return;
+    const double row_ns = (double)ns / n;
+    s->row_ns = s->row_ns > 0 ? 0.75 * s->row_ns + 0.25 * row_ns : row_ns;
+}

@@ -1,0 +1,257 @@
+/* See admission.h. */
+#include "server/api/admission.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- plans */
+
+bool admission_pick_plan(const struct service *s, const struct plan *body, const char *header,
+                         const char *suffix, struct plan *out, struct error *e)
+{
+    *out = s->default_plan;
+    out->source = SOURCE_DEFAULT;
+    if (body) {
+        *out = *body;
+        out->source = SOURCE_REQUEST;
+    } else if (header) {
+        if (!plan_parse_text(header, strlen(header), "X-KV-Policy", out, e))
+            return false;
+        out->source = SOURCE_HEADER;
+    } else if (suffix) {
+        if (!plan_parse_suffix(suffix, strlen(suffix), "model", out, e))
+            return false;
+        out->source = SOURCE_MODEL;
+    }
+    return true;
+}
+
+static bool is_allowed(const struct config *c, const struct preset *preset)
+{
+    for (uint32_t i = 0; i < c->kv_policy_allow.count; i++)
+        if (preset_find(c->kv_policy_allow.items[i]) == preset)
+            return true;
+    return c->kv_policy_allow.count == 0;
+}
+
+bool admission_offers(const struct service *s, const struct preset *preset)
+{
+    return !s->config->kv_policy_lock && is_allowed(s->config, preset);
+}
+
+bool admission_can_run(const struct service *s, const struct preset *preset)
+{
+    return preset->defaults.allocation != ALLOCATION_PROFILE ||
+           engine_plan_limits(s->engine).profile;
+}
+
+bool admission_resolve_plan(const struct service *s, struct plan *plan, uint32_t n_prompt,
+                            struct error *e)
+{
+    const struct config *c = s->config;
+    struct plan_limits limits = engine_plan_limits(s->engine);
+    if (plan->source == SOURCE_SESSION)
+        return true; /* resolved when the session was made, under the same rules */
+    limits.max_budget = plan->source == SOURCE_DEFAULT ? 0 : c->kv_policy_max_budget;
+    if (plan->source != SOURCE_DEFAULT && c->kv_policy_lock)
+        return error_set(e, "kv_policy_not_allowed", "kv_policy",
+                         "this server's cache policy is fixed to '%s'",
+                         s->default_plan.preset->name);
+    if (plan->source != SOURCE_DEFAULT && !is_allowed(c, plan->preset))
+        return error_set(e, "kv_policy_not_allowed", "kv_policy",
+                         "this server does not offer the cache policy '%s'", plan->preset->name);
+    return plan_resolve(plan, n_prompt, &limits, e);
+}
+
+/* A turn that names no policy goes on under its session's: of the cache that waits, or of the turn
+ * before, which this one will wait for. Known before the engine, so that the answer's header can
+ * name it. */
+static void take_session_plan(const struct job *j, struct plan *asked)
+{
+    const char *id = j->r.session_id;
+    const struct job *other;
+    struct plan plan;
+    if (!id || asked->source != SOURCE_DEFAULT)
+        return;
+    bool found = session_plan(engine_sessions(j->jobs->service->engine), id, j->key, &plan);
+    TAILQ_FOREACH(other, &j->jobs->running, entry) {
+        if (found)
+            break;
+        found = other != j && other->admitted && other->key == j->key && other->r.session_id &&
+                !strcmp(other->r.session_id, id);
+        if (found)
+            plan = other->plan;
+    }
+    if (!found)
+        return;
+    plan.source = SOURCE_SESSION;
+    plan.trace = asked->trace;
+    *asked = plan;
+}
+
+/* ---- limits */
+
+static bool key_has_room(struct job *j, struct error *e)
+{
+    struct jobs *jobs = j->jobs;
+    uint32_t most = jobs->service->config->max_per_key;
+    if (most && j->key && jobs->running_of_key[j->key] >= most) {
+        error_set(e, "rate_limit_exceeded", "",
+                  "this API key has %u requests running, as many as it may (--max-per-key)",
+                  jobs->running_of_key[j->key]);
+        e->retry_after_ms = 1000;
+        return false;
+    }
+    jobs->running_of_key[j->key]++;
+    j->counted = true;
+    return true;
+}
+
+/* ---- options of the engine's request */
+
+static bool copy_stops(const struct api_request *r, struct request_options *g)
+{
+    g->stops = calloc(r->n_stops + 1, sizeof *g->stops);
+    g->stop_tokens = malloc((r->n_stop_tokens + 1) * sizeof *g->stop_tokens);
+    if (!g->stops || !g->stop_tokens)
+        return false;
+    for (uint32_t i = 0; i < r->n_stops; i++) {
+        g->stops[i].bytes = malloc(r->stops[i].length + 1);
+        if (!g->stops[i].bytes)
+            return false;
+        memcpy(g->stops[i].bytes, r->stops[i].bytes, r->stops[i].length);
+        g->stops[i].length = (uint32_t)r->stops[i].length;
+        g->n_stops = i + 1;
+    }
+    if (r->n_stop_tokens)
+        memcpy(g->stop_tokens, r->stop_tokens, r->n_stop_tokens * sizeof *g->stop_tokens);
+    g->n_stop_tokens = r->n_stop_tokens;
+    return true;
+}
+
+/* What the request leaves open is the server's (--sampling-defaults). */
+static bool copy_sampling(const struct job *j, struct request_options *g)
+{
+    const struct api_request *r = &j->r;
+    const struct sampling *d = &j->jobs->service->default_sampling;
+    g->sampling = r->sampling;
+    g->sampling.bias = NULL;
+    g->sampling.n_bias = 0;
+    if (!r->has_temperature)
+        g->sampling.temperature = d->temperature;
+    if (!r->has_top_p)
+        g->sampling.top_p = d->top_p;
+    if (!r->has_top_k)
+        g->sampling.top_k = d->top_k;
+    if (!r->has_min_p)
+        g->sampling.min_p = d->min_p;
+    g->sampling.seed = j->seed;
+    if (r->sampling.n_bias == 0)
+        return true;
+    g->sampling.bias = malloc(r->sampling.n_bias * sizeof *g->sampling.bias);
+    if (!g->sampling.bias)
+        return false;
+    memcpy(g->sampling.bias, r->sampling.bias, r->sampling.n_bias * sizeof *g->sampling.bias);
+    g->sampling.n_bias = r->sampling.n_bias;
+    return true;
+}
+
+/* Who may find the prompt in the prefix cache: the same key (where keys differ), the same salt. */
+static struct prefix_name prefix_root_of(const struct job *j)
+{
+    char secret[16 + 1024];
+    const struct api_request *r = &j->r;
+    bool by_key = !strcmp(j->jobs->service->config->prefix_scope, "key");
+    int n = snprintf(secret, 16, "%u:", by_key ? j->key : 0);
+    size_t salt = r->n_cache_salt < 1024 ? r->n_cache_salt : 1024; /* the field's limit */
+    if (salt)
+        memcpy(secret + n, r->cache_salt, salt);
+    return prefix_root(secret, (size_t)n + salt);
+}
+
+/* The options own what they point to: request_options_clear, also after false. */
+static bool make_options(struct prompt *p, const struct plan *plan, struct request_options *g)
+{
+    const struct job *j = p->job;
+    const struct api_request *r = &j->r;
+    const struct config *c = j->jobs->service->config;
+    *g = (struct request_options){.prompt = p->tokens.data,
+                                  .n_prompt = p->n_tokens,
+                                  .plan = *plan,
+                                  .include_stop_string = r->include_stop_string,
+                                  .ignore_eos = r->ignore_eos,
+                                  .show_control = !r->skip_special_tokens,
+                                  .min_tokens = r->min_tokens,
+                                  .max_tokens = r->max_tokens,
+                                  .n_choices = r->n,
+                                  .n_logprobs = r->n_logprobs,
+                                  .n_prompt_logprobs = r->echo ? r->n_logprobs : -1,
+                                  .progress = r->stream && r->return_progress,
+                                  .timeout_ms =
+                                      r->timeout_ms ? r->timeout_ms : c->request_timeout_ms,
+                                  .reuse_prefix = c->prefix_cache && r->cache_prompt,
+                                  .prefix_root = prefix_root_of(j),
+                                  .owner_key = j->key,
+                                  .notify = prompt_notify,
+                                  .notify_context = p};
+    p->tokens = (struct tokens){0}; /* moved */
+    /* The response's id; further prompts of the same request are told apart. */
+    snprintf(g->id, sizeof g->id, p->index ? "%s.%u" : "%s", j->id, p->index);
+    if (r->session_id && !(g->session_id = strdup(r->session_id)))
+        return false;
+    return copy_sampling(j, g) && copy_stops(r, g);
+}
+
+/* The sentence that agents recognise, with every wording they look for; see API.md section 6. */
+static void word_overflow(const struct job *j, struct error *e)
+{
+    struct error raw = *e;
+    long long n = raw.n_prompt_tokens, room = raw.n_ctx;
+    error_set(e, "context_length_exceeded", j->kind == API_REQUEST_CHAT ? "messages" : "prompt",
+              "The request (%lld tokens) exceeds the available context size (%lld tokens): this "
+              "model's maximum context "
+              "length is %lld tokens. Please reduce the length of the messages, or use the cache "
+              "policy \"sink\".",
+              n, room, room);
+    e->n_prompt_tokens = n;
+    e->n_ctx = room;
+}
+
+static bool submit_prompt(struct prompt *p, const struct plan *plan, struct error *e)
+{
+    struct request_options options;
+    if (!make_options(p, plan, &options)) {
+        request_options_clear(&options);
+        return error_set_memory(e, "a request", p->n_tokens * sizeof *options.prompt);
+    }
+    p->request = engine_submit(p->job->jobs->service->engine, &options, e);
+    if (!p->request && !strcmp(e->code, "context_length_exceeded"))
+        word_overflow(p->job, e);
+    return p->request != NULL;
+}
+
+bool admission_submit(struct job *j, struct error *e)
+{
+    struct jobs *jobs = j->jobs;
+    const struct service *s = jobs->service;
+    struct plan asked;
+    if (!key_has_room(j, e) ||
+        !admission_pick_plan(s, j->r.has_policy ? &j->r.plan : NULL, j->policy_header,
+                             j->r.policy_suffix, &asked, e))
+        return false;
+    take_session_plan(j, &asked);
+    j->plan = asked;
+    for (uint32_t i = 0; i < j->n_prompts; i++) {
+        struct plan plan = asked; /* shares are of each prompt's own length */
+        if (!admission_resolve_plan(s, &plan, j->prompts[i].n_tokens, e))
+            return false;
+        if (i == 0)
+            j->plan = plan;
+        if (!submit_prompt(&j->prompts[i], &plan, e))
+            return false;
+    }
+    j->admitted = true;
+    jobs->by_policy[(size_t)preset_index(j->plan.preset) * N_PLAN_SOURCES + j->plan.source]++;
+    return true;
+}

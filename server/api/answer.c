@@ -1,0 +1,298 @@
+/* See answer.h. */
+#include "server/api/answer.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "server/api/json_text.h"
+
+static const char *const finish_names[] = {"stop", "length", "stop", "stop"};
+
+static json_t *choice_finish(const struct answer_choice *c)
+{
+    return json_string(finish_names[c->finish]);
+}
+
+static json_t *choice_stop_reason(const struct job *j, const struct answer_choice *c)
+{
+    if (c->stop_string >= 0 && (uint32_t)c->stop_string < j->r.n_stops) {
+        return json_text(j->r.stops[c->stop_string].bytes, j->r.stops[c->stop_string].length);
+    }
+    return c->stop_token >= 0 ? json_integer(c->stop_token) : json_null();
+}
+
+/* ---- numbers */
+
+static uint32_t prompt_tokens(const struct job *j)
+{
+    uint32_t sum = 0;
+    for (uint32_t i = 0; i < j->n_prompts; i++)
+        sum += j->prompts[i].n_tokens;
+    return sum;
+}
+
+static uint32_t completion_tokens(const struct job *j)
+{
+    uint32_t sum = 0;
+    for (uint32_t i = 0; i < j->n_prompts; i++) {
+        if (j->prompts[i].done) {
+            sum += j->prompts[i].usage.completion_tokens;
+            continue;
+        }
+        for (uint32_t k = 0; k < j->r.n; k++)
+            sum += j->choices[i * j->r.n + k].n_tokens;
+    }
+    return sum;
+}
+
+json_t *answer_kv_cache(const struct job *j)
+{
+    const struct request_usage *u = &j->prompts[0].usage;
+    double held = (double)u->bytes;
+    json_t *kv = json_pack(
+        "{s:s, s:o, s:s, s:I, s:f, s:I, s:I, s:f, s:I, s:I, s:I, s:f, s:I, s:I, s:b, s:s, s:f}",
+        "policy", u->policy ? u->policy : j->plan.preset->name, "budget",
+        u->budget ? json_integer(u->budget) : json_null(), "source", plan_source_name(u->source),
+        "tokens_seen", (json_int_t)u->tokens_seen, "slots_kept", u->slots_kept, "slots_kept_min",
+        (json_int_t)u->slots_kept_min, "slots_kept_max", (json_int_t)u->slots_kept_max, "evicted",
+        u->evicted, "bytes", (json_int_t)u->bytes, "bytes_peak", (json_int_t)u->bytes_peak,
+        "bytes_full", (json_int_t)u->bytes_full, "compression",
+        held > 0 ? (double)u->bytes_full / held : 1.0, "pages", (json_int_t)u->pages,
+        "pages_returned", (json_int_t)u->pages_returned, "exact", u->exact, "reuse",
+        u->session_reused  ? "session"
+        : u->cached_tokens ? "prefix"
+                           : "none",
+        "reused_slots", u->reused_slots);
+    if (kv && u->session_missed)
+        json_object_set_new(kv, "session_miss", json_string("history_changed"));
+    if (kv && u->session_kept)
+        json_object_set_new(kv, "session",
+                            json_pack("{s:s, s:I}", "id", j->r.session_id, "expires_at",
+                                      (json_int_t)u->session_ends));
+    return kv;
+}
+
+json_t *answer_usage(const struct job *j)
+{
+    uint32_t prompt = prompt_tokens(j), completion = completion_tokens(j), cached = 0, written = 0;
+    bool done = j->n_done == j->n_prompts;
+    for (uint32_t i = 0; i < j->n_prompts; i++)
+        cached += j->prompts[i].usage.cached_tokens,
+            written += j->prompts[i].usage.cache_write_tokens;
+    json_t *usage =
+        json_pack("{s:I, s:I, s:I, s:{s:I, s:I}, s:{s:I}}", "prompt_tokens", (json_int_t)prompt,
+                  "completion_tokens", (json_int_t)completion, "total_tokens",
+                  (json_int_t)prompt + completion, "prompt_tokens_details", "cached_tokens",
+                  (json_int_t)cached, "cache_write_tokens", (json_int_t)written,
+                  "completion_tokens_details", "reasoning_tokens", (json_int_t)0);
+    if (usage && done)
+        json_object_set_new(usage, "kv_cache", answer_kv_cache(j));
+    return usage;
+}
+
+json_t *answer_timings(const struct job *j)
+{
+    const struct request_usage *u = &j->prompts[0].usage;
+    double prompt = prompt_tokens(j) - u->cached_tokens, predicted = completion_tokens(j);
+    double prompt_ms = 0, predicted_ms = 0;
+    for (uint32_t i = 0; i < j->n_prompts; i++) {
+        prompt_ms = fmax(prompt_ms, j->prompts[i].usage.prompt_ms);
+        predicted_ms = fmax(predicted_ms, j->prompts[i].usage.predicted_ms);
+    }
+    return json_pack("{s:i, s:I, s:f, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f}", "cache_n",
+                     (int)u->cached_tokens, "prompt_n", (json_int_t)prompt, "prompt_ms", prompt_ms,
+                     "prompt_per_token_ms", prompt > 0 ? prompt_ms / prompt : 0.0,
+                     "prompt_per_second", prompt_ms > 0 ? 1e3 * prompt / prompt_ms : 0.0,
+                     "predicted_n", (json_int_t)predicted, "predicted_ms", predicted_ms,
+                     "predicted_per_token_ms", predicted > 0 ? predicted_ms / predicted : 0.0,
+                     "predicted_per_second",
+                     predicted_ms > 0 ? 1e3 * predicted / predicted_ms : 0.0, "queue_ms",
+                     u->queue_ms, "ttft_ms", u->ttft_ms);
+}
+
+json_t *answer_kv_trace(const struct job *j)
+{
+    const struct prompt *p = &j->prompts[0];
+    json_t *kept = p->kv_trace ? json_loads(p->kv_trace, 0, NULL) : NULL;
+    json_t *trace = json_pack("{s:o?}", "kept", kept);
+    if (trace && p->kv_trace_truncated)
+        json_object_set_new(trace, "trace_truncated", json_true());
+    return trace;
+}
+
+/* ---- log probabilities */
+
+static const char *bytes_of(const struct job *j, int32_t token, size_t *length)
+{
+    return tokenizer_bytes(engine_tokenizer(j->jobs->service->engine), token,
+                           !j->r.skip_special_tokens, length);
+}
+
+static json_t *token_json(const struct job *j, int32_t token, float logprob)
+{
+    size_t n;
+    const char *bytes = bytes_of(j, token, &n);
+    json_t *list = json_array();
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(list, json_integer((unsigned char)bytes[i]));
+    return json_pack("{s:o, s:f, s:o}", "token", json_text(bytes, n), "logprob", (double)logprob,
+                     "bytes", list);
+}
+
+static json_t *chat_logprobs(const struct job *j, const struct request_event *e)
+{
+    json_t *content = json_array();
+    for (uint32_t i = 0; i < e->n_tokens; i++) {
+        const struct event_token *t = &e->tokens[i];
+        json_t *entry = token_json(j, t->token, t->logprob), *top = json_array();
+        for (uint32_t k = 0; k < t->n_top && k < (uint32_t)j->r.n_logprobs; k++)
+            json_array_append_new(top, token_json(j, t->top[k].token, t->top[k].logprob));
+        json_object_set_new(entry, "top_logprobs", top);
+        json_array_append_new(content, entry);
+    }
+    return json_pack("{s:o, s:n}", "content", content, "refusal");
+}
+
+static uint32_t n_characters(const char *bytes, size_t length)
+{
+    uint32_t n = 0;
+    for (size_t i = 0; i < length; i++)
+        n += ((unsigned char)bytes[i] & 0xC0) != 0x80;
+    return n;
+}
+
+static json_t *completion_logprobs(const struct job *j, struct answer_choice *c,
+                                   const struct request_event *e, bool prompt)
+{
+    json_t *tokens = json_array(), *logprobs = json_array(), *tops = json_array(),
+           *offsets = json_array();
+    for (uint32_t i = 0; i < e->n_tokens; i++) {
+        const struct event_token *t = &e->tokens[i];
+        size_t n;
+        const char *bytes = bytes_of(j, t->token, &n);
+        json_array_append_new(tokens, json_text(bytes, n));
+        json_array_append_new(offsets, json_integer(c->n_offset));
+        c->n_offset += n_characters(bytes, n);
+        if (prompt && e->first_token + i == 0) { /* nothing came before it */
+            json_array_append_new(logprobs, json_null());
+            json_array_append_new(tops, json_null());
+            continue;
+        }
+        json_array_append_new(logprobs, json_real((double)t->logprob));
+        json_t *top = json_object();
+        for (uint32_t k = 0; k < t->n_top; k++) {
+            const char *text = bytes_of(j, t->top[k].token, &n);
+            json_t *key = json_text(text, n);
+            /* two tokens of one text: the likelier stands, as lists are sorted */
+            if (key && json_string_length(key) == strlen(json_string_value(key)) &&
+                !json_object_get(top, json_string_value(key)))
+                json_object_set_new(top, json_string_value(key),
+                                    json_real((double)t->top[k].logprob));
+            json_decref(key);
+        }
+        json_array_append_new(tops, top);
+    }
+    return json_pack("{s:o, s:o, s:o, s:o}", "tokens", tokens, "token_logprobs", logprobs,
+                     "top_logprobs", tops, "text_offset", offsets);
+}
+
+json_t *answer_logprobs(struct job *j, struct answer_choice *c, const struct request_event *e,
+                        bool prompt)
+{
+    if (j->r.n_logprobs < 0)
+        return json_null();
+    return j->kind == API_REQUEST_CHAT ? chat_logprobs(j, e) : completion_logprobs(j, c, e, prompt);
+}
+
+bool answer_join_logprobs(json_t **all, json_t *more)
+{
+    const char *key;
+    json_t *list;
+    if (!more)
+        return false;
+    if (!*all || json_is_null(more)) {
+        if (!*all)
+            *all = more;
+        else
+            json_decref(more);
+        return true;
+    }
+    bool ok = true;
+    json_object_foreach(more, key, list) if (json_is_array(list)) ok =
+        !json_array_extend(json_object_get(*all, key), list) && ok;
+    json_decref(more);
+    return ok;
+}
+
+/* ---- answers */
+
+static json_t *answer_head(const struct job *j, const char *object)
+{
+    return json_pack("{s:s, s:s, s:I, s:o, s:s}", "id", j->id, "object", object, "created",
+                     (json_int_t)j->created, "model",
+                     json_string(*j->r.model ? j->r.model : j->jobs->service->name),
+                     "system_fingerprint", j->jobs->service->fingerprint);
+}
+
+static json_t *whole_choice(struct job *j, uint32_t index)
+{
+    struct answer_choice *c = &j->choices[index];
+    json_t *choice = json_pack("{s:i}", "index", (int)index),
+           *text = json_text(c->text.data ? c->text.data : "", c->text.length);
+    if (j->kind == API_REQUEST_CHAT)
+        json_object_set_new(
+            choice, "message",
+            json_pack("{s:s, s:o, s:n}", "role", "assistant", "content", text, "refusal"));
+    else
+        json_object_set_new(choice, "text", text);
+    json_object_set(choice, "logprobs", c->logprobs ? c->logprobs : json_null());
+    json_object_set_new(choice, "finish_reason", choice_finish(c));
+    json_object_set_new(choice, "stop_reason", choice_stop_reason(j, c));
+    if (c->token_ids)
+        json_object_set(choice, "token_ids", c->token_ids);
+    if (j->kind == API_REQUEST_COMPLETION && j->prompts[index / j->r.n].token_ids)
+        json_object_set(choice, "prompt_token_ids", j->prompts[index / j->r.n].token_ids);
+    return choice;
+}
+
+json_t *answer_whole(struct job *j)
+{
+    json_t *answer =
+        answer_head(j, j->kind == API_REQUEST_CHAT ? "chat.completion" : "text_completion");
+    json_t *choices = json_array();
+    for (uint32_t i = 0; i < j->n_choices; i++)
+        json_array_append_new(choices, whole_choice(j, i));
+    json_object_set_new(answer, "choices", choices);
+    json_object_set_new(answer, "usage", answer_usage(j));
+    json_object_set_new(answer, "seed", json_integer((json_int_t)j->seed));
+    json_object_set_new(answer, "timings", answer_timings(j));
+    if (j->kind == API_REQUEST_CHAT && j->prompts[0].token_ids)
+        json_object_set(answer, "prompt_token_ids", j->prompts[0].token_ids);
+    if (j->plan.trace)
+        json_object_set_new(answer, "kv_trace", answer_kv_trace(j));
+    return answer;
+}
+
+json_t *answer_chunk(const struct job *j, int32_t index, json_t *delta, json_t *logprobs,
+                     bool finished)
+{
+    json_t *chunk =
+        answer_head(j, j->kind == API_REQUEST_CHAT ? "chat.completion.chunk" : "text_completion");
+    json_t *choices = json_array();
+    if (index >= 0) {
+        const struct answer_choice *c = &j->choices[index];
+        json_t *choice =
+            json_pack("{s:i, s:o?, s:o?, s:o}", "index", (int)index,
+                      j->kind == API_REQUEST_CHAT ? "delta" : "text", delta, "logprobs", logprobs,
+                      "finish_reason", finished ? choice_finish(c) : json_null());
+        if (finished && choice)
+            json_object_set_new(choice, "stop_reason", choice_stop_reason(j, c));
+        json_array_append_new(choices, choice);
+    }
+    json_object_set_new(chunk, "choices", choices);
+    if (j->r.continuous_usage)
+        json_object_set_new(chunk, "usage", answer_usage(j));
+    else if (j->r.include_usage)
+        json_object_set_new(chunk, "usage", json_null());
+    return chunk;
+}

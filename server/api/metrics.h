@@ -1,0 +1,17 @@
+/* GET /metrics: the Prometheus text format 0.0.4, in one pass over counters that are atomics or the
+ * loop's own. Never waits for the engine. Loop thread. */
+#ifndef WINNOW_SERVER_API_METRICS_H
+#define WINNOW_SERVER_API_METRICS_H
+
+#include "server/api/api.h"
+#include "server/http/transport.h"
+
+/* The context of the handler. */
+struct metrics_page {
+    const struct config *config; /* --metrics-compat */
+    const struct transport *transport;
+    const struct api *api;
+};
+void handle_metrics(struct http_request *x, void *metrics_page);
+
+#endif

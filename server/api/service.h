@@ -1,0 +1,32 @@
+/* What is served: the settings, the loaded model, and what a request gets when it says nothing.
+ * Fixed once the engine is there, so handlers and pool threads read it without a lock. */
+#ifndef WINNOW_SERVER_API_SERVICE_H
+#define WINNOW_SERVER_API_SERVICE_H
+
+#include "config/config.h"
+#include "engine/serve/engine.h"
+#include "server/http/http_request.h"
+
+struct service {
+    const struct config *config;
+    struct engine *engine; /* NULL until it has loaded; not owned */
+    char name[256];        /* of the model: --alias, else general.name, else the file's name */
+    char fingerprint[64];
+    int64_t created; /* Unix time of the load */
+    struct plan default_plan;
+    struct sampling default_sampling;
+};
+
+/* Loop thread. Reads the default policy. False: "invalid_kv_policy" and the like, with the flag in
+ * the message. */
+bool service_init(struct service *s, const struct config *c, struct error *e);
+/* Loop thread, once. */
+void service_set_engine(struct service *s, struct engine *engine);
+
+/* Whether a request may name this model (`suffix` points behind its '@', or is NULL). */
+bool service_has_model(const struct service *s, const char *model, const char *suffix,
+                       struct error *e);
+/* Whether this caller sees what belongs to other keys too. */
+bool service_shows_all(const struct service *s, const struct http_request *x);
+
+#endif

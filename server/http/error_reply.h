@@ -1,0 +1,27 @@
+/* Errors as HTTP answers: the one table of codes with their statuses and types (API.md section 6).
+ * A code that has no row is answered as internal_error. Pure. */
+#ifndef WINNOW_SERVER_HTTP_ERROR_REPLY_H
+#define WINNOW_SERVER_HTTP_ERROR_REPLY_H
+
+#include <jansson.h>
+#include <stddef.h>
+
+#include "config/base/error.h"
+
+unsigned error_status(const struct error *e);
+const char *error_code(const struct error *e); /* as the client sees it */
+
+/* {"error":{"message", "type", "param", "code", and the numbers that the code carries}}. New
+ * reference, NULL: out of memory. */
+json_t *error_to_json(const struct error *e);
+
+/* For Retry-After: 1000 to 60000 for statuses 429 and 503, 0 for the others. */
+int64_t error_retry_after_ms(const struct error *e);
+/* Whether the client is told not to repeat the request, which would fail again. */
+bool error_forbids_retry(const struct error *e);
+
+/* A whole HTTP/1.1 answer that closes the connection, for a client whose request libmicrohttpd has
+ * not finished reading. Returns its length, 0 when it does not fit or memory is short. */
+size_t error_raw_answer(const struct error *e, const char *reason, char *out, size_t size);
+
+#endif

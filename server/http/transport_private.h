@@ -1,0 +1,150 @@
+/* The inside of the HTTP transport: libmicrohttpd driven by the libuv loop. Loop thread throughout.
+ *
+ *   listener       one address: a libmicrohttpd daemon in external epoll mode. Its epoll descriptor
+ *                  is a uv_poll_t, its timeout a uv_timer_t; a resumed connection asks for another
+ *                  run of the daemon through a uv_idle_t.
+ *   link           one client connection. libmicrohttpd does not look at the socket of a suspended
+ *                  connection, so a uv_poll_t of the link watches it for hang-up while a request
+ *                  waits.
+ *   http_request   one request on a link: see http_request.h. */
+#ifndef WINNOW_SERVER_HTTP_TRANSPORT_PRIVATE_H
+#define WINNOW_SERVER_HTTP_TRANSPORT_PRIVATE_H
+
+#include <microhttpd.h>
+#include <sys/queue.h>
+
+#include "config/base/bytes.h"
+#include "server/http/listen.h"
+#include "server/http/transport.h"
+
+struct listener {
+    struct transport *transport;
+    struct listen_socket socket; /* its descriptor belongs to the daemon once that is there */
+    struct MHD_Daemon *daemon;   /* NULL: not open */
+    uv_poll_t poll;
+    uv_timer_t timer;
+    uv_idle_t again;
+    bool metrics_only;
+};
+
+struct transport {
+    const struct config *config;
+    uv_loop_t *loop;
+    const struct route *routes;
+    uint32_t n_routes;
+    struct listener *listeners; /* [n_listeners] those of --host first */
+    uint32_t n_listeners, n_addresses;
+    uv_timer_t sweep;   /* every second: requests that are read too slowly */
+    uint32_t n_handles; /* whose close callback is to come before the memory may go */
+    LIST_HEAD(, link) links;
+    uint32_t n_links;
+    uint32_t n_http_requests; /* not yet answered */
+    bool ready, draining, stopping;
+    bool loopback; /* every address of --host is one */
+    double loading;
+    char unix_path[108];
+    struct transport_counts counts;
+};
+
+/* One client connection. */
+struct link {
+    struct transport *transport;
+    struct listener *listener;
+    struct MHD_Connection *connection;
+    int fd;
+    uint64_t since_ns; /* start of the connection, or of the request being read */
+    bool reading;      /* a request is being read: the sweep may end it with 408 */
+    struct http_request *http_request;
+    uv_poll_t *watch; /* for hang-up, while a request waits; NULL until the first does */
+    LIST_ENTRY(link) entry;
+};
+
+/* The body of a streamed answer. */
+struct stream {
+    bool open, committed, ended, clean;
+    struct bytes buffer; /* bytes for the socket: [start, buffer.length) */
+    size_t start;
+    bool above_half; /* on_drain is due when less than half of STREAM_HIGH waits */
+    uint64_t ping_ms, last_write_ms;
+    uv_timer_t *ping;
+    void (*on_drain)(void *context);
+};
+
+struct http_request {
+    struct transport *transport;
+    struct link *link;
+    struct MHD_Connection *connection;
+    const struct route *route;
+    const char *method;   /* libmicrohttpd's */
+    uint32_t route_index; /* n_routes: no route */
+    char id[136];
+    char *path, *tail;
+    uint32_t key;
+    bool admin, lacks_slash;
+    uint64_t started_ns;
+
+    struct bytes body; /* terminated, the NUL not counted; empty once it was taken */
+    uint64_t n_body;   /* bytes that arrived, kept or not */
+    bool expects_continue;
+
+    struct error refusal; /* code[0] != 0: answer this once the body is in */
+    char allow[48];
+    char *cors_origin;
+
+    bool in_handler, suspended, dispatched;
+    bool answered; /* an answer is fixed: reply or end of stream */
+    bool queued;   /* libmicrohttpd has the response */
+    bool gone;     /* close the connection as soon as it runs */
+    bool ended;    /* on_end was called */
+    unsigned status;
+    struct MHD_Response *response;
+    struct stream stream;
+
+    struct {
+        char name[32];
+        char value[256];
+    } headers[8];
+    uint32_t n_headers;
+
+    void *context;
+    void (*on_end)(void *context, enum http_request_end end);
+
+    uint32_t prompt_tokens, completion_tokens;
+    char policy[24], finish[16];
+    bool has_tokens;
+};
+
+/* transport.c */
+void transport_count_rejected(struct transport *t, const char *reason);
+/* Asks the loop to run the daemon once more. */
+void listener_again(struct listener *l);
+
+/* transport_request.c: what libmicrohttpd calls for each part of a request. */
+enum MHD_Result transport_access(void *listener, struct MHD_Connection *connection, const char *url,
+                                 const char *method, const char *version, const char *upload,
+                                 size_t *upload_size, void **slot);
+void transport_completed(void *listener, struct MHD_Connection *connection, void **slot,
+                         enum MHD_RequestTerminationCode code);
+void transport_connection(void *listener, struct MHD_Connection *connection, void **slot,
+                          enum MHD_ConnectionNotificationCode code);
+
+/* http_request.c */
+enum MHD_Result http_request_queue(struct http_request *x); /* inside the access handler */
+/* Something is there to be sent: resumes the connection unless its handler is running. */
+void http_request_send(struct http_request *x);
+void http_request_add_common_headers(struct http_request *x, const char *content_type);
+void http_request_finish(struct http_request *x, enum http_request_end end); /* on_end, once */
+void http_request_hang_up(struct http_request *x, enum http_request_end end);
+void http_request_free(struct http_request *x);
+
+/* http_stream.c */
+void stream_close_timer(struct stream *s);
+
+/* link.c: watches the connection for a hang-up from now on; forgets it when it closes. */
+void link_watch(struct link *k);
+void link_close(struct link *k);
+
+/* access_log.c */
+void access_log(struct http_request *x, const char *how);
+
+#endif

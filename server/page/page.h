@@ -1,0 +1,16 @@
+/* The built-in page: the files of server/page/, which the assembler copies into the binary, under "/"
+ * and "/page/". Its content security policy allows nothing inline and no other origin. Loop thread.
+ */
+#ifndef WINNOW_SERVER_PAGE_PAGE_H
+#define WINNOW_SERVER_PAGE_PAGE_H
+
+#include "server/http/http_request.h"
+
+/* The context of the handlers. */
+struct page {
+    const char *api_prefix; /* "" or "/p": where "/" is served */
+};
+void handle_page(struct http_request *x, void *page);
+void handle_page_file(struct http_request *x, void *page);
+
+#endif
