@@ -196,7 +196,7 @@ static bool make_options(struct prompt *p, const struct plan *plan, struct reque
                                   .notify = prompt_notify,
                                   .notify_context = p};
     p->tokens = (struct tokens){0}; /* moved */
-    /* The response's id; further prompts of the same request are told apart. */
+    /* The response's id; further prompts of the same request get a number behind it. */
     snprintf(g->id, sizeof g->id, p->index ? "%s.%u" : "%s", j->id, p->index);
     if (r->session_id && !(g->session_id = strdup(r->session_id)))
         return false;

@@ -16,7 +16,7 @@ enum { N_PLAN_SOURCES = SOURCE_SESSION + 1 };
 struct jobs {
     const struct service *service;
     struct mailbox *mailbox;   /* for prompts whose request has events */
-    TAILQ_HEAD(, job) running; /* with an HTTP request */
+    TAILQ_HEAD(job_list, job) running; /* with an HTTP request */
     uint32_t n_running;
     uint32_t *running_of_key; /* [1 + n_api_keys] */
     uint64_t *by_policy;      /* [preset_count()][N_PLAN_SOURCES] admitted, for /metrics */
