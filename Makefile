@@ -274,7 +274,13 @@ $(BUILD)/emulated/%.o: %.cu $(BUILD)/called-cxx
 
 $(UNIT_TESTS) $(KERNEL_TESTS): $(BUILD)/%: $(BUILD)/%.o $(REFERENCE_OBJECTS) $(LIB) $(TEST_CUDA_OBJECTS)
 	$(if $(V),,@echo "  ld $@")
-	$(Q)$(CXX) $(SANITIZE) -o $@ $^ $(LIB) $(LIBS) $(TEST_CUDA_LIBS) $(CHECK_LIBS)
+	$(Q)$(CXX) $(SANITIZE) $(WRAPPED) -o $@ $^ $(LIB) $(LIBS) $(TEST_CUDA_LIBS) $(CHECK_LIBS)
+# Tests in which allocations fail: the linker leads these calls through tests/unit/allocation_faults.c.
+FAULT_CALLS = malloc calloc realloc aligned_alloc free strdup strndup asprintf open_memstream mmap64 open64 fopen64 fstat64 fread \
+	pthread_create pthread_mutex_init pthread_cond_init pcre2_match_data_create_8 pcre2_match_context_create_8
+comma := ,
+$(BUILD)/tests/unit/test_faults_%: WRAPPED = $(FAULT_CALLS:%=-Wl$(comma)--wrap=%)
+$(filter $(BUILD)/tests/unit/test_faults_%,$(UNIT_TESTS)): $(BUILD)/tests/unit/allocation_faults.o
 $(EMULATION_TESTS): $(BUILD)/%: $(BUILD)/%.o $(EMULATED_OBJECTS) $(LIB)
 	$(if $(V),,@echo "  ld $@")
 	$(Q)$(CXX) $(SANITIZE) -o $@ $^ $(LIB) $(LIBS) $(CHECK_LIBS)
