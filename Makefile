@@ -148,7 +148,7 @@ bench: deps
 ONLY ?= test_cuda_select test_cuda_rows
 SANITIZED_TESTS := $(addprefix $(BUILD)/sanitized/,$(ONLY))
 SANITIZED_OBJECTS := $(patsubst %,$(BUILD)/emulated/cuda/kernels/%.o,select evict compress kv_write page rows matmul_pack) \
-	$(BUILD)/cuda/emulated/fibers.o $(BUILD)/cuda/emulated/runtime.o $(BUILD)/cache/policy/select.o $(BUILD)/engine/cpu/page.o $(BUILD)/engine/model/tensor_type.o \
+	$(BUILD)/cuda/emulated/fibers.o $(BUILD)/cuda/emulated/runtime.o $(BUILD)/cache/policy/select.o $(BUILD)/cache/policy/scorer.o $(BUILD)/engine/cpu/page.o $(BUILD)/engine/model/tensor_type.o \
 	$(BUILD)/engine/model/weight_block.o
 emulated-asan:
 	@$(MAKE) --no-print-directory BUILD=build/asan OPTIMISE=-O1 \

@@ -86,7 +86,7 @@ struct cache_sequence *cache_sequence_new(struct cache *c, const struct plan *pl
         return NULL;
     }
     s->cache = c;
-    s->plan = *plan;
+    s->plan = plan_hold(plan);
     s->policy = plan->preset ? preset_index(plan->preset) : 0;
     s->prompt_end = UINT32_MAX;
     s->next = c->first;
@@ -104,20 +104,20 @@ void cache_sequence_set_prompt(struct cache_sequence *s, uint32_t end)
     s->prompt_from = s->n_tokens;
     s->prompt_end = end;
     /* Another window votes on its own. */
-    for (uint32_t h = 0; s->plan.scorer == SCORER_WINDOW_ATTENTION && h < n_heads(s->cache); h++)
+    for (uint32_t h = 0; scorer_has_window(scorer_of(s->plan)) && h < n_heads(s->cache); h++)
         heads_forget(s, &s->tables[h].state);
 }
 
 struct cache_sequence *cache_sequence_fork(struct cache_sequence *of, struct error *e)
 {
-    return cache_sequence_fork_under(of, &of->plan, e);
+    return cache_sequence_fork_under(of, of->plan, e);
 }
 
 struct cache_sequence *cache_sequence_fork_under(struct cache_sequence *of, const struct plan *plan,
                                                  struct error *e)
 {
     struct cache *c = of->cache;
-    assert(plan == &of->plan || !of->compressed);
+    assert(plan == of->plan || !of->compressed);
     struct cache_sequence *s = cache_sequence_new(c, plan, e);
     if (!s)
         return NULL;
@@ -157,12 +157,29 @@ void cache_sequence_free(struct cache_sequence *s)
         c->first = s->next;
     if (s->next)
         s->next->previous = s->previous;
+    plan_release(s->plan);
     free(s);
+}
+
+/* ---- bounds */
+
+uint64_t cache_bound_pages(const struct cache *c, const struct plan *plan, uint64_t n_prompt,
+                           uint64_t n_tokens)
+{
+    const struct budget_shape shape = cache_shape(c);
+    return budget_bound_pages(&shape, plan, n_prompt, n_tokens);
+}
+
+uint64_t cache_settled_pages(const struct cache *c, const struct plan *plan, uint64_t n_prompt,
+                             uint64_t n_tokens)
+{
+    const struct budget_shape shape = cache_shape(c);
+    return budget_settled_pages(&shape, plan, n_prompt, n_tokens);
 }
 
 const struct plan *cache_sequence_plan(const struct cache_sequence *s)
 {
-    return &s->plan;
+    return s->plan;
 }
 
 uint32_t cache_tokens_seen(const struct cache_sequence *s)
@@ -180,8 +197,8 @@ struct head_state *cache_head(struct cache_sequence *s, uint32_t layer, uint32_t
 /* Whether the next tokens are decode steps that may each drop others. */
 static bool evicts_now(const struct cache_sequence *s)
 {
-    return s->n_tokens >= s->prompt_end && plan_evicts(&s->plan) &&
-           s->plan.decode == DECODE_EVICT && s->plan.prefill == PREFILL_FULL;
+    return s->n_tokens >= s->prompt_end && plan_evicts(s->plan) &&
+           s->plan->decode == DECODE_EVICT && s->plan->prefill == PREFILL_FULL;
 }
 
 uint32_t cache_wave_rows(const struct cache_sequence *s)
@@ -255,16 +272,11 @@ static uint32_t slots_after(const struct cache_sequence *s, const struct table *
         return t->state.n_slots + n;
     /* Several steps ahead: it grows up to its budget and one more, and not beyond. */
     uint32_t holes = t->state.n_holes_due, grown = t->state.n_slots + (n > holes ? n - holes : 0);
-    uint32_t budget = budget_recent(&s->plan, s->n_tokens + n) != s->plan.recent
-                          ? s->plan.sinks + budget_recent(&s->plan, s->n_tokens + n)
+    uint32_t budget = budget_recent(s->plan, s->n_tokens + n) != s->plan->recent
+                          ? s->plan->sinks + budget_recent(s->plan, s->n_tokens + n)
                           : t->state.budget;
     uint32_t most = budget + 1 > t->state.n_slots ? budget + 1 : t->state.n_slots;
     return n == 1 || grown < most ? grown : most;
-}
-
-static uint32_t pages_of_slots(uint32_t n_slots)
-{
-    return (n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
 }
 
 uint64_t cache_pages_to_append(const struct cache_sequence *s, uint32_t n)
@@ -277,7 +289,7 @@ uint64_t cache_pages_to_append(const struct cache_sequence *s, uint32_t n)
         const struct table *t = &s->tables[h];
         uint32_t within = t->placement.ring && n > PAGE_SLOTS ? PAGE_SLOTS : n;
         unsigned n_spans = spans_of(s, t, within, spans);
-        uint32_t after = pages_of_slots(slots_after(s, t, n));
+        uint32_t after = (uint32_t)pages_of_slots(slots_after(s, t, n));
         pages += after > t->state.n_pages ? after - t->state.n_pages : 0;
         pages += shared_pages(s, &t->state, spans, n_spans);
         /* More than a wave over shared pages may come to write any of them. */
@@ -405,14 +417,14 @@ bool cache_append(struct cache_sequence *s, uint32_t n, uint32_t *write_slots, u
                          (unsigned long long)needed, c->pool.n_free);
     bool room = copies_reserve(c, needed);
     for (uint32_t h = 0; h < n_heads(c) && room; h++)
-        room =
-            heads_reserve(s, &s->tables[h].state, pages_of_slots(slots_after(s, &s->tables[h], n)));
+        room = heads_reserve(s, &s->tables[h].state,
+                             (uint32_t)pages_of_slots(slots_after(s, &s->tables[h], n)));
     if (!room)
         return error_set_memory(e, "page tables", needed * sizeof(uint32_t));
     for (uint32_t h = 0; h < n_heads(c); h++) {
         struct table *t = &s->tables[h];
         unsigned n_spans = spans_of(s, t, n, spans);
-        table_prepare(s, &t->state, spans, n_spans, pages_of_slots(slots_after(s, t, n)));
+        table_prepare(s, &t->state, spans, n_spans, (uint32_t)pages_of_slots(slots_after(s, t, n)));
         append_to_head(s, h, n, evicting, write_slots);
     }
     s->n_tokens += n;
@@ -439,12 +451,12 @@ struct cache_view cache_view(const struct cache_sequence *s, uint32_t layer, uin
 
 bool cache_uses_sink_query(const struct cache_sequence *s)
 {
-    return s->plan.positions == POSITIONS_CACHE;
+    return s->plan->positions == POSITIONS_CACHE;
 }
 
 int32_t cache_sink_query_position(const struct cache_sequence *s, int32_t position)
 {
-    int32_t last = (int32_t)s->plan.budget - 1;
+    int32_t last = (int32_t)s->plan->budget - 1;
     return cache_uses_sink_query(s) && position > last ? last : position;
 }
 
@@ -475,7 +487,7 @@ struct cache_sequence_counts cache_sequence_counts(const struct cache_sequence *
                                         .slots_kept_min = UINT32_MAX,
                                         .pages = s->n_pages,
                                         .pages_peak = s->n_pages_peak,
-                                        .pages_full = (uint64_t)pages_of_slots(s->n_tokens) * n,
+                                        .pages_full = pages_of_slots(s->n_tokens) * n,
                                         .pages_returned = s->n_pages_returned};
     for (uint32_t h = 0; h < n; h++) {
         uint32_t held = head_n_held(s, &s->tables[h]);

@@ -6,35 +6,28 @@
 #include "cache/pages/prefix.h"
 #include "cache/pages/sequence_tables.h"
 
-/* After the prompt the window has voted; what decides from then on is the sum. */
-static enum plan_scorer scorer_of_decode(const struct plan *p)
-{
-    return p->scorer == SCORER_WINDOW_ATTENTION ? SCORER_ATTENTION_SUM : p->scorer;
-}
-
+/* What attention has to leave in the head's state for this scorer. */
 static enum cache_score score_of(enum plan_scorer scorer)
 {
-    switch (scorer) {
-    case SCORER_ATTENTION_SUM:
-    case SCORER_ATTENTION_MEAN:
-    case SCORER_WINDOW_ATTENTION:
+    switch (scorer_at(scorer)->reads) {
+    case SCORER_READS_SUM:
         return CACHE_SCORE_SUM;
-    case SCORER_LAST_QUERY:
+    case SCORER_READS_LAST:
         return CACHE_SCORE_LAST;
-    case SCORER_PERSISTENCE:
+    case SCORER_READS_HISTORY:
         return CACHE_SCORE_HISTORY;
-    default:
-        return CACHE_SCORE_NONE;
+    case SCORER_READS_POSITIONS:
+    case SCORER_READS_KEYS:
+    case SCORER_READS_DIRECTION:
+        break;
     }
+    return CACHE_SCORE_NONE;
 }
 
 /* The first position of the prompt whose query leaves a score. */
 static uint32_t first_voter(const struct cache_sequence *s)
 {
-    uint32_t voters = s->plan.scorer == SCORER_WINDOW_ATTENTION ? s->plan.window
-                      : s->plan.scorer == SCORER_LAST_QUERY     ? 1
-                      : s->plan.scorer == SCORER_PERSISTENCE    ? HISTORY_QUERIES
-                                                                : UINT32_MAX;
+    uint32_t voters = scorer_voters(s->plan);
     uint32_t first = s->prompt_end > voters ? s->prompt_end - voters : 0;
     return first > s->prompt_from ? first : s->prompt_from;
 }
@@ -42,13 +35,13 @@ static uint32_t first_voter(const struct cache_sequence *s)
 struct cache_work cache_work(const struct cache_sequence *s, uint32_t first, uint32_t n)
 {
     struct cache_work w = {.first_scored = n};
-    const struct plan *p = &s->plan;
+    const struct plan *p = s->plan;
     if (!plan_evicts(p) || p->prefill == PREFILL_STREAM || s->prompt_end == UINT32_MAX)
         return w;
     if (first >= s->prompt_end) {
         if (p->decode != DECODE_EVICT)
             return w;
-        w.score = score_of(scorer_of_decode(p));
+        w.score = score_of(scorer_at(p->scorer)->after_prompt);
         w.first_scored = 0;
         w.step = CACHE_STEP_EVICT;
         return w;
@@ -63,7 +56,7 @@ struct cache_work cache_work(const struct cache_sequence *s, uint32_t first, uin
 
 uint32_t foresee_eviction(struct cache_sequence *s, struct table *t)
 {
-    const struct plan *p = &s->plan;
+    const struct plan *p = s->plan;
     struct head_state *head = &t->state;
     uint32_t recent = budget_recent(p, s->n_tokens), budget = head->budget;
     if (t->placement.ring || budget == UINT32_MAX)
@@ -85,38 +78,27 @@ void cache_select_job(struct cache_sequence *s, uint32_t layer, uint32_t kv_head
                       uint32_t n_slots, uint32_t n_drop, struct select_job *out)
 {
     struct table *t = &s->tables[layer * s->cache->n_kv_heads + kv_head];
-    const struct plan *p = &s->plan;
-    bool at_end = n_tokens == s->prompt_end;
-    *out = (struct select_job){.head = &t->state,
-                               .scorer = at_end ? p->scorer : scorer_of_decode(p),
-                               .pool = p->pool,
-                               .share = p->share,
-                               .votes = t->votes,
+    const struct plan *p = s->plan;
+    const struct budget_shape shape = cache_shape(s->cache);
+    *out = (struct select_job){.plan = p,
+                               .head = &t->state,
                                .layer = layer,
                                .kv_head = kv_head,
                                .n_tokens = n_tokens,
                                .n_slots = n_slots,
-                               .sinks = p->sinks,
-                               .recent = budget_recent(p, n_tokens),
-                               .window = p->window,
-                               .kernel = p->kernel,
-                               .adaptive = p->allocation == ALLOCATION_ADAPTIVE,
-                               .remnant = p->remnant == REMNANT_MEAN,
-                               .seed = p->seed,
-                               .n_drop = n_drop,
                                .budget = UINT32_MAX,
-                               /* What comes is scored from zero once the window has voted. */
-                               .forget = at_end && p->scorer == SCORER_WINDOW_ATTENTION};
-    if (at_end && !t->placement.ring && !t->whole && budget_is_exceeded(p, n_tokens))
-        out->budget = budget_of_head(s->cache, p, layer, n_tokens);
+                               .n_drop = n_drop,
+                               .at_end = n_tokens == s->prompt_end,
+                               .votes = t->votes};
+    if (out->at_end && !t->placement.ring && !t->whole && budget_is_exceeded(p, n_tokens))
+        out->budget = budget_of_head(&shape, p, layer, n_tokens);
 }
 
 /* The most slots that a head of the layer may keep. */
 static uint32_t most_kept(const struct cache_sequence *s, const struct select_job *job)
 {
-    uint64_t most = job->adaptive && job->budget != UINT32_MAX
-                        ? (uint64_t)job->budget * s->cache->n_kv_heads
-                        : job->budget;
+    bool compete = job->plan->allocation == ALLOCATION_ADAPTIVE && job->budget != UINT32_MAX;
+    uint64_t most = compete ? (uint64_t)job->budget * s->cache->n_kv_heads : job->budget;
     return most < job->head->n_slots ? (uint32_t)most : job->head->n_slots;
 }
 
@@ -179,7 +161,7 @@ void cache_end_compress(struct cache_sequence *s, uint32_t layer, const uint32_t
         c->evicted_slots += held - n_kept[h];
         s->compressed |= held > n_kept[h];
         if (head->budget != UINT32_MAX) /* decode drops: from here on this is what it holds */
-            head->budget = job.adaptive ? n_kept[h] : job.budget;
+            head->budget = s->plan->allocation == ALLOCATION_ADAPTIVE ? n_kept[h] : job.budget;
         head->n_slots = n_kept[h];
         head->n_holes_due = 0;
         uint32_t n_pages = (n_kept[h] + PAGE_SLOTS - 1) / PAGE_SLOTS;

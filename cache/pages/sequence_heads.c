@@ -9,14 +9,6 @@ static uint32_t n_heads(const struct cache_sequence *s)
     return s->cache->n_layers * s->cache->n_kv_heads;
 }
 
-/* Scores that are kept from step to step; the others are made from keys or positions when needed.
- */
-static bool keeps_scores(const struct plan *p)
-{
-    return p->scorer == SCORER_ATTENTION_SUM || p->scorer == SCORER_ATTENTION_MEAN ||
-           p->scorer == SCORER_WINDOW_ATTENTION || p->scorer == SCORER_LAST_QUERY;
-}
-
 /* Takes state memory for one head; false when there is no more. */
 static bool take(const struct cache_sequence *s, void *pointer, size_t bytes)
 {
@@ -28,14 +20,16 @@ static bool take(const struct cache_sequence *s, void *pointer, size_t bytes)
 
 static bool init_head(struct cache_sequence *s, uint32_t layer, uint32_t kv_head)
 {
-    const struct plan *p = &s->plan;
+    const struct plan *p = s->plan;
     struct table *t = &s->tables[layer * s->cache->n_kv_heads + kv_head];
     struct head_state *head = &t->state;
     uint32_t d = s->cache->head_dim;
-    t->placement = budget_placement(s->cache, p, layer, kv_head);
+    const struct budget_shape shape = cache_shape(s->cache);
+    const struct budget_ring ring = budget_ring_of(&shape, p, layer, kv_head);
+    t->placement = (struct placement){ring.sinks, ring.window, ring.ring};
     s->has_ring |= t->placement.ring > 0;
-    t->whole = budget_head_is_whole(s->cache, p, layer, kv_head);
-    t->votes = budget_head_votes(s->cache, p, layer, kv_head);
+    t->whole = budget_head_is_whole(&shape, p, layer, kv_head);
+    t->votes = budget_head_votes(&shape, p, layer, kv_head);
     head->budget = UINT32_MAX;
     if (!take(s, &head->counters, sizeof *head->counters))
         return false;
@@ -46,7 +40,8 @@ static bool init_head(struct cache_sequence *s, uint32_t layer, uint32_t kv_head
         if (!take(s, &head->holes, p->interval * sizeof *head->holes))
             return false;
     }
-    if (p->scorer == SCORER_KEY_DIFF && !take(s, &head->key_sum, d * sizeof *head->key_sum))
+    if (scorer_of(p)->reads == SCORER_READS_DIRECTION &&
+        !take(s, &head->key_sum, d * sizeof *head->key_sum))
         return false;
     return p->remnant == REMNANT_NONE ||
            take(s, &head->summary, (size_t)2 * d * sizeof *head->summary);
@@ -131,10 +126,10 @@ bool heads_reserve(struct cache_sequence *s, struct head_state *head, uint32_t n
            scores = sizeof *head->scores, history = HISTORY_WORDS * sizeof *head->history;
     if (!grow_table(s, head, capacity))
         return false;
-    if (plan_evicts(&s->plan) && keeps_scores(&s->plan) &&
+    if (scorer_keeps_sums(scorer_of(s->plan)) &&
         !grow(s, &head->scores, used * scores, slots * scores))
         return false;
-    if (s->plan.scorer == SCORER_PERSISTENCE &&
+    if (scorer_of(s->plan)->reads == SCORER_READS_HISTORY &&
         !grow(s, &head->history, used * history, slots * history))
         return false;
     head->capacity = capacity;
@@ -155,7 +150,7 @@ bool heads_copy(struct cache_sequence *to, const struct cache_sequence *from, st
     size_t d = to->cache->head_dim;
     /* Under another budget there are no holes yet. */
     uint32_t n_holes =
-        to->plan.interval < from->plan.interval ? to->plan.interval : from->plan.interval;
+        to->plan->interval < from->plan->interval ? to->plan->interval : from->plan->interval;
     for (uint32_t h = 0; h < n_heads(to); h++) {
         const struct head_state *a = &from->tables[h].state;
         struct head_state *b = &to->tables[h].state;

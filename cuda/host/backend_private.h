@@ -128,6 +128,8 @@ bool cuda_step_begin(void *self, const struct step_shape *shape, struct error *e
 void cuda_step_plan(void *self, const struct kv_segment *segments, uint32_t n_segments);
 bool cuda_step_compute(void *self);
 bool cuda_step_end(void *self, struct error *e);
+/* What the device needs of a job's plan; all heads of a layer need the same. */
+struct step_choice step_choice_of(const struct select_job *job);
 /* The rows that a launch is sized for, when an operation was asked for n (a multiple of the step's
  * rows): a recorded step computes a whole bucket. */
 uint64_t step_rows(const struct cuda_backend *c, uint64_t n);

@@ -114,6 +114,24 @@ bool cuda_step_begin(void *self, const struct step_shape *shape, struct error *e
     return true;
 }
 
+struct step_choice step_choice_of(const struct select_job *job)
+{
+    const struct plan *plan = job->plan;
+    struct step_choice choice = {};
+    choice.scorer = select_job_scorer(job);
+    choice.allocation = plan->allocation;
+    choice.share = plan->share;
+    choice.pooling = plan->pooling;
+    choice.remnant = plan->remnant;
+    choice.vote_queries = plan->vote_queries;
+    choice.kernel = plan->kernel;
+    choice.n_tokens = job->n_tokens;
+    choice.sinks = plan->sinks;
+    choice.recent = select_job_recent(job);
+    choice.seed = plan->seed;
+    return choice;
+}
+
 static void plan_segment(struct cuda_backend *c, const struct kv_segment *from, uint32_t index)
 {
     struct image *m = &c->image;
@@ -125,17 +143,9 @@ static void plan_segment(struct cuda_backend *c, const struct kv_segment *from, 
     to->sink_query = from->sink_query;
     to->score = from->score;
     to->first_scored = from->first_scored;
-    if (from->drops) {
-        const struct select_job *job = from->drops;
-        to->evicts = 1;
-        to->scorer = job->scorer;
-        to->share = job->share;
-        to->remnant = job->remnant;
-        to->n_tokens = job->n_tokens;
-        to->sinks = job->sinks;
-        to->recent = job->recent;
-        to->seed = job->seed;
-    }
+    to->evicts = from->drops != NULL;
+    if (from->drops)
+        to->choice = step_choice_of(from->drops);
     c->next_slot += (uint32_t)n_heads_of(c) * from->n_rows;
 }
 

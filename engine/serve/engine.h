@@ -79,7 +79,7 @@ struct request_options {
     char id[64];     /* for logs and /v1/kv/stats */
     int32_t *prompt; /* [n_prompt] >= 1, every id in range */
     uint32_t n_prompt;
-    struct plan plan; /* resolved */
+    const struct plan *plan; /* held */
     struct sampling sampling;
     struct stop_string *stops;
     uint32_t n_stops;
@@ -104,7 +104,7 @@ struct request_options {
     void *notify_context;
 };
 
-/* Frees prompt, stops, stop_tokens, sampling.bias. For requests that were not submitted. */
+/* Frees prompt, stops, stop_tokens, sampling.bias and lets go of the plan. For requests that were not submitted. */
 void request_options_clear(struct request_options *r);
 
 struct request;
