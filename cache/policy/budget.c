@@ -20,7 +20,7 @@ bool budget_head_votes(const struct budget_shape *shape, const struct plan *p, u
 }
 
 struct budget_ring budget_ring_of(const struct budget_shape *shape, const struct plan *p,
-                               uint32_t layer, uint32_t kv_head)
+                                  uint32_t layer, uint32_t kv_head)
 {
     if (p->prefill != PREFILL_STREAM || budget_head_is_whole(shape, p, layer, kv_head))
         return (struct budget_ring){0};

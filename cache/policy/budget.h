@@ -25,7 +25,7 @@ bool budget_head_is_whole(const struct budget_shape *shape, const struct plan *p
 bool budget_head_votes(const struct budget_shape *shape, const struct plan *p, uint32_t layer,
                        uint32_t kv_head);
 struct budget_ring budget_ring_of(const struct budget_shape *shape, const struct plan *p,
-                               uint32_t layer, uint32_t kv_head);
+                                  uint32_t layer, uint32_t kv_head);
 
 /* Slots of a head that is not whole before a prompt's end has shared them out: its budget if they
  * stay evenly shared. */

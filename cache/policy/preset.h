@@ -12,9 +12,9 @@ struct preset {
     const char *name;   /* "sink" */
     const char *help;   /* one line for a person */
     const char *source; /* "StreamingLLM" */
-    bool multi_turn_safe;
-    bool recent_is_half; /* of the budget, where a request states no `recent` */
     struct plan_axes axes;
+    bool multi_turn_safe; /* the next question does not miss what this one had no use for */
+    bool recent_is_half;  /* of the budget, where a request states no `recent` */
 };
 uint32_t preset_count(void); /* <= PRESETS_MOST */
 const struct preset *preset_at(uint32_t index);

@@ -319,10 +319,10 @@ const char *plan_rule(const struct plan_asked *asked, enum plan_axis_id axis)
     if (axis == PLAN_AXIS_recent)
         return rule_of_recent(asked);
     if (axis == PLAN_AXIS_share && votes)
-        return "layer, for whose heads the retrieval heads choose";
+        return "layer: its retrieval heads choose for all of its heads";
     if (axis == PLAN_AXIS_interval && v->interval == 0)
-        return v->scorer == SCORER_PERSISTENCE && !(v->allocation == ALLOCATION_PROFILE)
+        return v->scorer == SCORER_PERSISTENCE && v->allocation != ALLOCATION_PROFILE
                    ? "half of the budget"
-                   : "1";
+                   : "one at a time";
     return NULL;
 }

@@ -152,11 +152,12 @@ struct request_usage {
     uint32_t pages, pages_returned;
     bool exact;
     bool session_reused;     /* cached_tokens are those of the session */
-    bool session_missed;     /* there was one, but its tokens do not begin this prompt */
+    bool session_missed;     /* there was one, but its tokens do not begin this prompt, or its plan is
+                                another */
     bool session_kept;       /* the cache waits for the next turn ... */
     int64_t session_ends;    /* ... until then, Unix seconds */
     const char *policy;      /* that was used; NULL while nothing was computed */
-    enum plan_source source; /* of the plan: a session's own may have replaced the default */
+    enum plan_source source; /* of the plan */
     uint32_t budget;         /* 0 for full */
     double queue_ms, prompt_ms, predicted_ms, ttft_ms;
     uint32_t n_preemptions;
