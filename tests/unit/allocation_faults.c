@@ -249,9 +249,9 @@ void faults_in_every_call(const char *name, enum fault_kind kind, const char *co
     struct error e = {.code = ""};
     faults_begin(kind, UINT64_MAX, false);
     bool worked = operation(context, &e);
-    uint64_t n_calls = faults_end(&met);
+    uint64_t n_made = faults_end(&met);
     ck_assert_msg(worked, "%s fails without a failure: %s: %s", name, e.code, e.message);
-    uint64_t stride = most && n_calls > 2 * most ? (n_calls - most) / most : 1;
+    uint64_t stride = most && n_made > 2 * most ? (n_made - most) / most : 1;
     for (int behind = 0; behind < 2; behind++) {
         met = true;
         for (uint64_t nth = 1; met; nth += nth >= most ? stride : 1) {
@@ -272,6 +272,6 @@ void faults_in_every_call(const char *name, enum fault_kind kind, const char *co
         }
     }
     printf("%s: %llu calls, %llu runs, %llu of them got through\n", name,
-           (unsigned long long)n_calls, (unsigned long long)n_runs, (unsigned long long)n_through);
+           (unsigned long long)n_made, (unsigned long long)n_runs, (unsigned long long)n_through);
     fflush(stdout);
 }

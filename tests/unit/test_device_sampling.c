@@ -159,7 +159,6 @@ static void notify(void *context)
 /* A plain request; n_logprobs 0 sends its logits to the host. */
 static struct request_options request(struct engine *engine, uint32_t i, int32_t n_logprobs)
 {
-    struct error e = {.message = ""};
     struct request_options r = {.id = "test",
                                 .n_prompt = 1 + i * 13 % 40,
                                 .sampling = nth_sampling(i),

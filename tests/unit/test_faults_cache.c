@@ -6,11 +6,13 @@
 #include <string.h>
 
 #include "cache/pages/prefix.h"
-#include "engine/compute/device.h"
-#include "engine/compute/forward.h"
+#include "engine/measure/runtime.h"
 #include "engine/serve/history.h"
 #include "engine/serve/session.h"
+#include "server/devices.h"
+#include "tests/suite.h"
 #include "tests/unit/allocation_faults.h"
+#include "tests/unit/plan_of_text.h"
 
 enum { N_PROMPT = 70, N_ANSWER = 6, N_PAGES = 400 };
 
@@ -51,70 +53,28 @@ static void teardown(void)
 
 static struct plan plan_of(const char *text)
 {
-    struct plan plan;
-    struct error e = {.message = ""};
-    struct plan_limits limits = {.n_ctx_train = model->n_ctx_train, .profile = &profile};
-    ck_assert_msg(plan_parse_text(text, strlen(text), "kv_policy", &plan, &e) &&
-                      plan_resolve(&plan, N_PROMPT, &limits, &e),
-                  "%s", e.message);
-    return plan;
+    const struct plan_limits limits = {.n_ctx_train = model->n_ctx_train, .profile = &profile};
+    return plan_of_text(text, N_PROMPT, &limits);
 }
 
 /* Everything that a step needs, on the CPU. */
-struct house {
-    struct backend backend;
-    struct cache *cache;
-    struct batch *batch;
-    struct forward *forward;
-};
-
-static void house_close(struct house *h)
+static bool house_open(struct runtime *h, struct error *e)
 {
-    forward_free(h->forward);
-    batch_free(h->batch);
-    if (h->cache) {
-        uint32_t used = cache_counts(h->cache).used;
-        fault_require(used == 0, "%u pages are still held", used);
-        cache_free(h->cache);
-    }
-    if (h->backend.close) {
-        h->backend.kv_free(h->backend.self);
-        h->backend.close(h->backend.self);
-    }
-}
-
-static int32_t position_of(void *context, uint32_t page, uint32_t index)
-{
-    const struct house *h = context;
-    return h->backend.kv_read(h->backend.self, page, index, model->head_dim, NULL, NULL);
-}
-
-static bool house_open(struct house *h, struct error *e)
-{
-    struct device_options o = {.kind = DEVICE_CPU,
-                               .n_threads = 1,
-                               .max_rows = 48,
-                               .max_logits = 4,
-                               .max_slots = model->n_ctx_train};
-    *h = (struct house){.cache = NULL};
-    bool done = device_open(&h->backend, &o, model, e) &&
-                h->backend.kv_alloc(h->backend.self, N_PAGES, model->head_dim, e);
+    const struct runtime_options o = {.model = model,
+                                      .device = server_devices.kinds[0],
+                                      .n_threads = 1,
+                                      .max_rows = 48,
+                                      .max_logits = 4};
+    *h = (struct runtime){.model = NULL};
+    bool done = runtime_load(h, &o, e) && runtime_start(h, e) && runtime_set_pool(h, N_PAGES, e);
     if (done)
-        done = (h->cache = cache_new(model->n_layers, model->n_kv_heads, model->head_dim, N_PAGES,
-                                     e)) != NULL;
-    if (done) {
-        cache_set_memory(h->cache, h->backend.state_memory);
         cache_set_profile(h->cache, &profile);
-        cache_set_reader(h->cache, position_of, h);
-        done = (h->batch = batch_new(h->cache, model, 48, 4, e)) != NULL &&
-               (h->forward = forward_new(&h->backend, model, 48, 4, e)) != NULL;
-    }
-    if (!done)
-        house_close(h);
+    else
+        runtime_close(h);
     return done;
 }
 
-static bool audit(struct house *h)
+static bool audit(struct runtime *h)
 {
     struct error e = {.message = ""};
     bool sound = cache_audit(h->cache, NULL, NULL, &e);
@@ -123,7 +83,7 @@ static bool audit(struct house *h)
 }
 
 /* The next n tokens; the best token behind them in *best. */
-static bool step(struct house *h, struct cache_sequence *s, uint32_t n, int32_t *best,
+static bool step(struct runtime *h, struct cache_sequence *s, uint32_t n, int32_t *best,
                  struct error *e)
 {
     uint32_t row, first = cache_tokens_seen(s);
@@ -147,7 +107,7 @@ struct run {
 };
 
 /* A prompt in two chunks, an answer, a fork that goes on, and what both hold. */
-static bool answer(struct house *h, struct run *r, struct error *e)
+static bool answer(struct runtime *h, struct run *r, struct error *e)
 {
     struct cache_sequence *s = cache_sequence_new(h->cache, &r->plan, e), *fork = NULL;
     if (!s)
@@ -178,11 +138,11 @@ static bool answer(struct house *h, struct run *r, struct error *e)
 
 static bool run_all(void *context, struct error *e)
 {
-    struct house h;
+    struct runtime h;
     if (!house_open(&h, e))
         return false;
     bool done = answer(&h, context, e);
-    house_close(&h);
+    runtime_close(&h);
     return done;
 }
 
@@ -199,7 +159,7 @@ END_TEST
 /* ---- the same machine goes on after a failure */
 
 struct again {
-    struct house house;
+    struct runtime house;
     struct run run;
 };
 
@@ -221,7 +181,7 @@ START_TEST(a_failed_step_leaves_the_cache_as_good_as_before)
     ck_assert(answer_in(&a, &e)); /* buffers that grow have grown */
     a.run.has_expected = true;
     faults_in_every_call(policies[_i], FAULT_MEMORY, "out_of_memory", answer_in, &a, 40);
-    house_close(&a.house);
+    runtime_close(&a.house);
 }
 END_TEST
 
@@ -268,7 +228,7 @@ START_TEST(reused_prompts)
     ck_assert(house_open(&a.house, &e));
     ck_assert(reuse(&a, &e));
     faults_in_every_call("prefix", FAULT_MEMORY, "out_of_memory", reuse, &a, 0);
-    house_close(&a.house);
+    runtime_close(&a.house);
 }
 END_TEST
 
@@ -301,17 +261,11 @@ END_TEST
 int main(void)
 {
     Suite *s = suite_create("cache and forward pass, while memory fails");
-    TCase *t = tcase_create("all");
-    tcase_set_timeout(t, 600);
+    TCase *t = suite_case(s, "all", 600);
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_add_loop_test(t, an_answer_is_whole_or_says_that_memory_is_short, 0, N_POLICIES);
     tcase_add_loop_test(t, a_failed_step_leaves_the_cache_as_good_as_before, 0, N_POLICIES);
     tcase_add_test(t, reused_prompts);
     tcase_add_test(t, sessions_and_history);
-    suite_add_tcase(s, t);
-    SRunner *runner = srunner_create(s);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return suite_run(s);
 }

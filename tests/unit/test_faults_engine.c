@@ -1,14 +1,16 @@
 /* The engine with its thread while memory fails: a request ends with an answer that is the usual
  * one, or with an error that says so; the engine goes on; no page and no byte is lost. */
 #include <check.h>
-#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "engine/serve/engine.h"
+#include "server/devices.h"
+#include "tests/suite.h"
 #include "tests/unit/allocation_faults.h"
+#include "tests/unit/plan_of_text.h"
+#include "tests/unit/wait.h"
 
 #define MODEL "tests/data/stories260K.gguf"
 
@@ -22,23 +24,13 @@ static void notify(void *context)
     sem_post(&something);
 }
 
-static void wait_a_little(void)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_nsec += 20000000;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
-    sem_timedwait(&something, &until);
-}
-
 static struct engine *open_engine(struct error *e)
 {
     struct engine_options o = {.model_path = MODEL,
                                .n_threads = 1,
                                .max_num_seqs = 4,
                                .max_batched_tokens = 32,
-                               .device = "cpu",
+                               .device = {.kind = server_devices.kinds[0], .why = ""},
                                .max_queue = 8,
                                .max_generate = 100,
                                .kv_memory_bytes = 1 << 20,
@@ -49,7 +41,7 @@ static struct engine *open_engine(struct error *e)
 struct talk {
     struct engine *engine;
     const char *policy;
-    struct plan plan; /* resolved */
+    const struct plan *plan; /* held */ /* resolved */
     uint32_t n_choices;
     bool session, progress;
     int32_t n_logprobs;
@@ -83,7 +75,7 @@ static struct request_options request_of(const struct talk *t)
     r.stops[0] = (struct stop_string){strcpy(fault_free_malloc(8), "zzzzzz"), 6};
     if (t->session)
         r.session_id = strcpy(fault_free_malloc(8), "talk");
-    r.plan = t->plan;
+    r.plan = plan_hold(t->plan);
     return r;
 }
 
@@ -101,7 +93,7 @@ static bool talk(void *context, struct error *e)
         struct request_event event = request_next(g);
         if (event.kind == EVENT_NONE) {
             fault_require(waited++ < 3000, "no event for a minute in phase %s", request_phase(g));
-            wait_a_little();
+            wait_at_most(&something, 20);
         } else if (event.kind == EVENT_TEXT) {
             char *to = text[event.choice];
             size_t n = strlen(to);
@@ -135,7 +127,7 @@ static void settle(struct talk *t)
         engine_snapshot_clear(&s);
         if (idle)
             return;
-        wait_a_little();
+        wait_at_most(&something, 20);
     }
     ck_abort_msg("the engine does not come to rest");
 }
@@ -177,9 +169,7 @@ START_TEST(a_request_ends_with_its_answer_or_says_that_memory_is_short)
     t.engine = open_engine(&e);
     ck_assert_msg(t.engine != NULL, "%s", e.message);
     struct plan_limits limits = engine_plan_limits(t.engine);
-    ck_assert_msg(plan_parse_text(t.policy, strlen(t.policy), "kv_policy", &t.plan, &e) &&
-                      plan_resolve(&t.plan, N_PROMPT, &limits, &e),
-                  "%s", e.message);
+    t.plan = held_plan(t.policy, N_PROMPT, &limits);
     ck_assert_msg(talk(&t, &e), "%s", e.message);
     settle(&t);
     engine_close(t.engine);
@@ -228,15 +218,9 @@ END_TEST
 int main(void)
 {
     Suite *s = suite_create("engine, while memory fails");
-    TCase *t = tcase_create("all");
-    tcase_set_timeout(t, 900);
+    TCase *t = suite_case(s, "all", 900);
     tcase_add_loop_test(t, a_request_ends_with_its_answer_or_says_that_memory_is_short, 0,
                         sizeof talks / sizeof *talks);
     tcase_add_test(t, opening_the_engine_without_threads);
-    suite_add_tcase(s, t);
-    SRunner *runner = srunner_create(s);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return suite_run(s);
 }

@@ -7,13 +7,13 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "cache/policy/head_profile.h"
+#include "engine/measure/profile_file.h"
 #include "engine/compute/backend.h"
 #include "engine/jinja/jinja.h"
 #include "engine/model/model.h"
-#include "engine/model/model_hash.h"
 #include "engine/text/chat.h"
 #include "engine/text/tokenizer.h"
+#include "tests/suite.h"
 #include "tests/unit/allocation_faults.h"
 
 #define STORIES "tests/data/stories260K.gguf"
@@ -49,29 +49,11 @@ START_TEST(opening_a_model)
 }
 END_TEST
 
-static bool hash_model(void *context, struct error *e)
-{
-    char hash[65] = "";
-    bool done = model_hash(context, hash, e);
-    fault_require(strlen(hash) == (done ? 64 : 0), "hash \"%s\"", hash);
-    return done;
-}
-
-START_TEST(hashing_a_model)
-{
-    struct error e;
-    struct model *m = model_open(STORIES, NULL, NULL, &e);
-    ck_assert(m);
-    faults_in_every_call("model_hash", FAULT_MEMORY, "out_of_memory", hash_model, m, 0);
-    model_close(m);
-}
-END_TEST
-
 /* ---- vocabularies */
 
 struct vocabulary {
     const char *path;
-    struct gguf *file;
+    struct model_source *file;
     struct tokenizer *tokenizer;
     size_t n_tokens; /* of the text, as told the first time */
 };
@@ -116,7 +98,7 @@ START_TEST(vocabularies)
                                         "tests/data/vocab-bpe-small.gguf", STORIES};
     struct error e;
     for (int i = 0; i < 3; i++) {
-        struct vocabulary v = {.path = paths[i], .file = gguf_open(paths[i], &e)};
+        struct vocabulary v = {.path = paths[i], .file = source_open(paths[i], &e)};
         ck_assert(v.file);
         faults_in_every_call("tokenizer_new", FAULT_MEMORY, "out_of_memory", make_tokenizer, &v,
                              150);
@@ -124,7 +106,7 @@ START_TEST(vocabularies)
         ck_assert(v.tokenizer);
         faults_in_every_call("tokenizer_encode", FAULT_MEMORY, "out_of_memory", encode, &v, 200);
         tokenizer_free(v.tokenizer);
-        gguf_close(v.file);
+        source_close(v.file);
     }
 }
 END_TEST
@@ -257,7 +239,7 @@ END_TEST
 
 static bool load_profile(void *context, struct error *e)
 {
-    struct head_profile *p = head_profile_load(context, e);
+    struct head_profile *p = profile_file_load(context, e);
     if (p)
         fault_require(p->n_layers > 0, "no layers");
     head_profile_free(p);
@@ -293,7 +275,7 @@ static bool open_backend(void *context, struct error *e)
     struct backend b = {0};
     if (!backend_cpu_open(&b, 3, NULL, e))
         return false;
-    struct weight w = m->model->layers[0].wq;
+    struct weight w = m->model->weights->layers[0].wq;
     bool done = b.weight_prepare(b.self, &w, true, e);
     if (done)
         b.weight_release(b.self, &w);
@@ -322,19 +304,12 @@ END_TEST
 int main(void)
 {
     Suite *s = suite_create("model, while memory and files fail");
-    TCase *t = tcase_create("all");
-    tcase_set_timeout(t, 300);
+    TCase *t = suite_case(s, "all", 300);
     tcase_add_test(t, opening_a_model);
-    tcase_add_test(t, hashing_a_model);
     tcase_add_test(t, vocabularies);
     tcase_add_loop_test(t, chat_templates, 0, 8);
     tcase_add_test(t, jinja_programs);
     tcase_add_test(t, head_profiles);
     tcase_add_test(t, opening_the_backend);
-    suite_add_tcase(s, t);
-    SRunner *runner = srunner_create(s);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return suite_run(s);
 }

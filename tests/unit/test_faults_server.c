@@ -12,11 +12,11 @@
 #include "engine/serve/events.h"
 #include "engine/text/stop.h"
 #include "server/api/request.h"
-#include "server/cli/bench_arguments.h"
-#include "server/cli/command.h"
-#include "server/cli/flag_list.h"
+#include "server/report/bench_arguments.h"
 #include "server/http/router.h"
+#include "tests/suite.h"
 #include "tests/unit/allocation_faults.h"
+#include "tests/unit/plan_of_text.h"
 
 /* ---- bodies */
 
@@ -51,16 +51,16 @@ static bool parse_body(void *context, struct error *e)
     struct api_request r;
     bool done = api_request_parse(&r, b->kind, b->text, strlen(b->text), 512, e);
     if (done && b->kind == API_REQUEST_CHAT) {
-        fault_require(json_array_size(r.messages) == 4, "%zu messages",
-                      json_array_size(r.messages));
+        fault_require(json_array_size(r.chat.messages) == 4, "%zu messages",
+                      json_array_size(r.chat.messages));
         const char *joined =
-            json_string_value(json_object_get(json_array_get(r.messages, 1), "content"));
+            json_string_value(json_object_get(json_array_get(r.chat.messages, 1), "content"));
         fault_require(joined && !strcmp(joined, "Hello you"), "content \"%s\"",
                       joined ? joined : "-");
-        fault_require(json_object_get(json_array_get(r.messages, 2), "tool_calls") != NULL,
+        fault_require(json_object_get(json_array_get(r.chat.messages, 2), "tool_calls") != NULL,
                       "the tool calls are gone");
-        fault_require(json_object_size(r.kwargs) == 3, "%zu arguments of the template",
-                      json_object_size(r.kwargs));
+        fault_require(json_object_size(r.chat.kwargs) == 3, "%zu arguments of the template",
+                      json_object_size(r.chat.kwargs));
     }
     if (done)
         api_request_clear(&r);
@@ -74,15 +74,17 @@ START_TEST(bodies_of_requests)
 }
 END_TEST
 
-static bool parse_messages(void *context, struct error *e)
+static bool parse_chat(void *context, struct error *e)
 {
-    json_t *messages = messages_parse(json_object_get(context, "messages"), e);
-    if (!messages)
+    struct chat_request chat;
+    if (!chat_parse(context, &chat, e))
         return false;
-    fault_require(json_array_size(messages) == 4 &&
-                      json_object_get(json_array_get(messages, 2), "tool_calls") != NULL,
-                  "%zu messages, or the tool calls are gone", json_array_size(messages));
-    json_decref(messages);
+    fault_require(json_array_size(chat.messages) == 4 &&
+                      json_object_get(json_array_get(chat.messages, 2), "tool_calls") != NULL,
+                  "%zu messages, or the tool calls are gone", json_array_size(chat.messages));
+    fault_require(json_object_size(chat.kwargs) == 3, "%zu variables of the template",
+                  json_object_size(chat.kwargs));
+    chat_request_clear(&chat);
     return true;
 }
 
@@ -91,8 +93,8 @@ START_TEST(messages)
     struct error e;
     json_t *body = body_parse(bodies[2].text, strlen(bodies[2].text), &e);
     ck_assert(body);
-    faults_in_every_call("messages_parse", FAULT_MEMORY, "out_of_memory", parse_messages, body, 0);
-    faults_in_every_call("messages_parse", FAULT_JSON, "out_of_memory", parse_messages, body, 0);
+    faults_in_every_call("chat_parse", FAULT_MEMORY, "out_of_memory", parse_chat, body, 0);
+    faults_in_every_call("chat_parse", FAULT_JSON, "out_of_memory", parse_chat, body, 0);
     json_decref(body);
 }
 END_TEST
@@ -101,19 +103,24 @@ END_TEST
 
 static bool parse_policy(void *context, struct error *e)
 {
-    struct plan plan;
-    return plan_parse_text(context, strlen(context), "kv_policy", &plan, e);
+    static const struct plan_limits limits = {.n_ctx_train = 4096};
+    struct plan_asked asked;
+    const struct plan *plan = NULL;
+    bool done = plan_parse_text(context, strlen(context), "kv_policy", &asked, e) &&
+                (plan = plan_resolve(&asked, 100, &limits, e)) != NULL;
+    plan_release(plan);
+    return done;
 }
 
 struct shown {
-    struct plan plan;
+    const struct plan *plan;
     json_t *expected;
 };
 
 static bool show_policy(void *context, struct error *e)
 {
     struct shown *s = context;
-    json_t *value = s ? plan_to_json(&s->plan) : plan_schema();
+    json_t *value = s ? plan_to_json(s->plan) : plan_schema();
     if (!value)
         return error_set_memory(e, "JSON", 0);
     fault_require(!s || json_equal(value, s->expected), "fields are missing");
@@ -123,16 +130,17 @@ static bool show_policy(void *context, struct error *e)
 
 START_TEST(policies)
 {
-    struct error e;
     struct shown s = {.expected = NULL};
     char text[] = "{\"name\": \"snapkv\", \"budget\": 0.25, \"pool\": \"max\", \"kernel\": 5, "
                   "\"trace\": true}";
     faults_in_every_call("a policy", FAULT_MEMORY, "out_of_memory", parse_policy, text, 0);
-    ck_assert(plan_parse_text(text, strlen(text), "kv_policy", &s.plan, &e));
-    s.expected = plan_to_json(&s.plan);
+    const struct plan_limits limits = {.n_ctx_train = 4096};
+    s.plan = held_plan(text, 1000, &limits);
+    s.expected = plan_to_json(s.plan);
     faults_in_every_call("plan_to_json", FAULT_JSON, "out_of_memory", show_policy, &s, 0);
     faults_in_every_call("plan_schema", FAULT_MEMORY, "out_of_memory", show_policy, NULL, 0);
     json_decref(s.expected);
+    plan_release(s.plan);
 }
 END_TEST
 
@@ -198,8 +206,11 @@ static bool parse_bench(void *context, struct error *e)
 {
     (void)context;
     char *argv[] = {"bench", "m.gguf", "--policies", "full,sink:64,h2o:0.2", NULL};
-    struct bench_arguments a;
-    bool done = bench_arguments_parse(&a, 4, argv, e);
+    struct bench_arguments a = {.n_cases = 0};
+    bool help;
+    if (!options_parse(OPTION_BENCH, &a.said, 4, argv, &help, e))
+        return false;
+    bool done = bench_arguments_read(&a, e);
     fault_require(!done || a.n_cases == 3, "%u cases", a.n_cases);
     bench_arguments_clear(&a);
     return done;
@@ -323,8 +334,7 @@ END_TEST
 int main(void)
 {
     Suite *s = suite_create("text from outside, while memory fails");
-    TCase *t = tcase_create("all");
-    tcase_set_timeout(t, 120);
+    TCase *t = suite_case(s, "all", 120);
     tcase_add_loop_test(t, bodies_of_requests, 0, sizeof bodies / sizeof *bodies);
     tcase_add_test(t, messages);
     tcase_add_test(t, policies);
@@ -332,10 +342,5 @@ int main(void)
     tcase_add_test(t, arguments_of_bench);
     tcase_add_test(t, paths);
     tcase_add_test(t, samplers_stops_and_events);
-    suite_add_tcase(s, t);
-    SRunner *runner = srunner_create(s);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return suite_run(s);
 }

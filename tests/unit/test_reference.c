@@ -65,7 +65,6 @@ struct run {
 static struct request_options greedy(const struct engine *engine, const struct run *run,
                                      const char *policy, uint32_t n)
 {
-    struct error e = {.message = ""};
     struct request_options r = {.id = "test",
                                 .prompt = malloc(run->n_prompt * sizeof *r.prompt),
                                 .n_prompt = run->n_prompt,
