@@ -148,7 +148,7 @@ bench: deps
 ONLY ?= test_cuda_select test_cuda_rows
 SANITIZED_TESTS := $(addprefix $(BUILD)/sanitized/,$(ONLY))
 SANITIZED_OBJECTS := $(patsubst %,$(BUILD)/emulated/cuda/kernels/%.o,select evict compress kv_write page rows matmul_pack) \
-	$(BUILD)/cuda/emulated/fibers.o $(BUILD)/cuda/emulated/runtime.o $(BUILD)/cache/policy/select.o $(BUILD)/engine/cpu/page.o $(BUILD)/engine/model/tensor_type.o \
+	$(BUILD)/cuda/emulated/fibers.o $(BUILD)/cuda/emulated/runtime.o $(BUILD)/cache/policy/select.o $(BUILD)/cache/policy/scorer.o $(BUILD)/engine/cpu/page.o $(BUILD)/engine/model/tensor_type.o \
 	$(BUILD)/engine/model/weight_block.o
 emulated-asan:
 	@$(MAKE) --no-print-directory BUILD=build/asan OPTIMISE=-O1 \
@@ -274,7 +274,13 @@ $(BUILD)/emulated/%.o: %.cu $(BUILD)/called-cxx
 
 $(UNIT_TESTS) $(KERNEL_TESTS): $(BUILD)/%: $(BUILD)/%.o $(REFERENCE_OBJECTS) $(LIB) $(TEST_CUDA_OBJECTS)
 	$(if $(V),,@echo "  ld $@")
-	$(Q)$(CXX) $(SANITIZE) -o $@ $^ $(LIB) $(LIBS) $(TEST_CUDA_LIBS) $(CHECK_LIBS)
+	$(Q)$(CXX) $(SANITIZE) $(WRAPPED) -o $@ $^ $(LIB) $(LIBS) $(TEST_CUDA_LIBS) $(CHECK_LIBS)
+# Tests in which allocations fail: the linker leads these calls through tests/unit/allocation_faults.c.
+FAULT_CALLS = malloc calloc realloc aligned_alloc free strdup strndup asprintf open_memstream mmap64 open64 fopen64 fstat64 fread \
+	pthread_create pthread_mutex_init pthread_cond_init pcre2_match_data_create_8 pcre2_match_context_create_8
+comma := ,
+$(BUILD)/tests/unit/test_faults_%: WRAPPED = $(FAULT_CALLS:%=-Wl$(comma)--wrap=%)
+$(filter $(BUILD)/tests/unit/test_faults_%,$(UNIT_TESTS)): $(BUILD)/tests/unit/allocation_faults.o
 $(EMULATION_TESTS): $(BUILD)/%: $(BUILD)/%.o $(EMULATED_OBJECTS) $(LIB)
 	$(if $(V),,@echo "  ld $@")
 	$(Q)$(CXX) $(SANITIZE) -o $@ $^ $(LIB) $(LIBS) $(CHECK_LIBS)

@@ -37,19 +37,19 @@ bool option_apply_defaults(struct option_parse *p)
     return true;
 }
 
-/* The value of argument *i: behind '=' or the next argument. NULL with an error when there is none.
- */
+/* The value of argument *i: attached to it, or the next argument. NULL with an error when there is
+ * none. */
 static const char *value_of(struct option_parse *p, const struct option_row *row,
-                            const char *equals, int argc, char **argv, int *i)
+                            const char *attached, int argc, char **argv, int *i)
 {
     if (!option_takes_value(row)) {
-        if (!equals)
+        if (!attached)
             return "";
         error_set(p->e, "invalid_value", p->shown, "%s takes no value", p->shown);
         return NULL;
     }
-    if (equals)
-        return equals + 1;
+    if (attached)
+        return attached;
     if (*i + 1 < argc)
         return argv[++*i];
     error_set(p->e, "invalid_value", p->shown, "%s needs a value: %s", p->shown, row->help);

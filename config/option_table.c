@@ -127,7 +127,7 @@ const struct option_row option_rows[] = {
     {"Sampling", "repeat-penalty", "", OPTION_REAL, 1e-3, 10, "1", "R",
      "divide the logits of tokens that were there; 1 = off", WORDS_NONE,
      TAKEN(RUN(repetition_penalty))},
-    {"Sampling", "seed", "", OPTION_INTEGER, INT64_MIN, INT64_MAX, "-1", "N",
+    {"Sampling", "seed", "", OPTION_INTEGER, -0x1p63, 0x1p63, "-1", "N",
      "of the random choice; -1 = another one each time", WORDS_NONE, TAKEN(RUN(seed))},
 
     {"Cache", "kv-memory", "", OPTION_SIZE_OR_SHARE, 1 << 16, 1ull << 50, NULL, "SIZE|SHARE",
@@ -220,7 +220,7 @@ const struct option_row option_rows[] = {
      WORDS_NONE, TAKEN(EVAL(n_trials))},
     {"Measuring", "stream-tokens", "", OPTION_NUMBER, 1000, INT32_MAX, "1000000", "N",
      "length of a stream; the text is repeated", WORDS_NONE, TAKEN(EVAL(n_stream))},
-    {"Measuring", "seed", "", OPTION_INTEGER, 0, INT64_MAX, "0", "N", "of places and facts",
+    {"Measuring", "seed", "", OPTION_INTEGER, 0, 0x1p63, "0", "N", "of places and facts",
      WORDS_NONE, TAKEN(EVAL(seed))},
     {"Measuring", "out", "", OPTION_TEXT, 0, 0, "eval", "DIR", "where results and the report go",
      WORDS_FILES, TAKEN(EVAL(directory))},
@@ -233,7 +233,7 @@ const struct option_row option_rows[] = {
      "random tokens, read 4 times or as often as the trained context takes, at least twice; 0 = "
      "2500, or half the context",
      WORDS_NONE, TAKEN(CALIBRATE(length))},
-    {"Measuring", "seed", "", OPTION_INTEGER, 0, INT64_MAX, "0", "N", "of the random tokens",
+    {"Measuring", "seed", "", OPTION_INTEGER, 0, 0x1p63, "0", "N", "of the random tokens",
      WORDS_NONE, TAKEN(CALIBRATE(seed))},
     {"Measuring", "induction-percent", "", OPTION_NUMBER, 0, 100, "14", "N",
      "how many of all KV heads the induction score chooses, rounded up (RazorAttention's default)",

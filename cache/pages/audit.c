@@ -58,9 +58,9 @@ static bool audit_set(struct audit *a, const struct cache_sequence *s, uint32_t 
         ok = broken(a, "holes in a head", holes, h->n_holes);
     if (ok && seen != held)
         ok = broken(a, "positions in a head", seen, held);
-    uint32_t recent = held < n ? budget_recent(&s->plan, n) : n;
+    uint32_t recent = held < n ? budget_recent(s->plan, n) : n;
     for (uint32_t p = 0; p < n && ok; p++)
-        if ((p < s->plan.sinks || n - p <= recent) && !there[p] && s->n_tokens >= s->prompt_end)
+        if ((p < s->plan->sinks || n - p <= recent) && !there[p] && s->n_tokens >= s->prompt_end)
             ok = broken(a, "a protected position that is gone", p, p);
     free(there);
     return ok;
@@ -182,7 +182,7 @@ bool cache_audit(const struct cache *c, cache_position_reader *position_of, void
             ok = audit_head(&a, s, h);
             pages += s->slots[h].n_pages;
         }
-        for (uint32_t l = 0; l < c->n_layers && ok && position_of && s->plan.share == SHARE_LAYER;
+        for (uint32_t l = 0; l < c->n_layers && ok && position_of && s->plan->share == SHARE_LAYER;
              l++)
             ok = audit_choice(&a, s, l);
         ok = ok && audit_room(&a, s);

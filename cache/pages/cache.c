@@ -76,7 +76,7 @@ struct cache_sequence *cache_sequence_new(struct cache *c, const struct plan *pl
         return NULL;
     }
     s->cache = c;
-    s->plan = *plan;
+    s->plan = plan_hold(plan);
     s->policy = plan->preset ? preset_index(plan->preset) : 0;
     s->prompt_end = UINT32_MAX;
     s->next = c->first;
@@ -95,21 +95,20 @@ void cache_sequence_set_prompt(struct cache_sequence *s, uint32_t end)
     s->prompt_end = end;
     s->room = 0;
     /* Another window votes on its own. */
-    for (uint32_t h = 0; s->plan.scorer == SCORER_WINDOW_ATTENTION && h < cache_n_heads(s->cache);
-         h++)
+    for (uint32_t h = 0; scorer_has_window(scorer_of(s->plan)) && h < cache_n_heads(s->cache); h++)
         heads_forget(s, h);
 }
 
 struct cache_sequence *cache_sequence_fork(struct cache_sequence *of, struct error *e)
 {
-    return cache_sequence_fork_under(of, &of->plan, e);
+    return cache_sequence_fork_under(of, of->plan, e);
 }
 
 struct cache_sequence *cache_sequence_fork_under(struct cache_sequence *of, const struct plan *plan,
                                                  struct error *e)
 {
     struct cache *c = of->cache;
-    assert(plan == &of->plan || !of->compressed);
+    assert(plan == of->plan || !of->compressed);
     struct cache_sequence *s = cache_sequence_new(c, plan, e);
     if (!s)
         return NULL;
@@ -151,12 +150,29 @@ void cache_sequence_free(struct cache_sequence *s)
         c->first = s->next;
     if (s->next)
         s->next->previous = s->previous;
+    plan_release(s->plan);
     free(s);
+}
+
+/* ---- bounds */
+
+uint64_t cache_bound_pages(const struct cache *c, const struct plan *plan, uint64_t n_prompt,
+                           uint64_t n_tokens)
+{
+    const struct budget_shape shape = cache_shape(c);
+    return budget_bound_pages(&shape, plan, n_prompt, n_tokens);
+}
+
+uint64_t cache_settled_pages(const struct cache *c, const struct plan *plan, uint64_t n_prompt,
+                             uint64_t n_tokens)
+{
+    const struct budget_shape shape = cache_shape(c);
+    return budget_settled_pages(&shape, plan, n_prompt, n_tokens);
 }
 
 const struct plan *cache_sequence_plan(const struct cache_sequence *s)
 {
-    return &s->plan;
+    return s->plan;
 }
 
 uint32_t cache_tokens_seen(const struct cache_sequence *s)
@@ -180,12 +196,12 @@ struct head_view cache_view(const struct cache_sequence *s, uint32_t layer, uint
 
 bool cache_uses_sink_query(const struct cache_sequence *s)
 {
-    return s->plan.positions == POSITIONS_CACHE;
+    return s->plan->positions == POSITIONS_CACHE;
 }
 
 int32_t cache_sink_query_position(const struct cache_sequence *s, int32_t position)
 {
-    int32_t last = (int32_t)s->plan.budget - 1;
+    int32_t last = (int32_t)s->plan->budget - 1;
     return cache_uses_sink_query(s) && position > last ? last : position;
 }
 
@@ -216,8 +232,7 @@ struct cache_sequence_counts cache_sequence_counts(const struct cache_sequence *
                                         .slots_kept_min = UINT32_MAX,
                                         .pages = s->n_pages,
                                         .pages_peak = s->n_pages_peak,
-                                        .pages_full = ((uint64_t)s->n_tokens + PAGE_SLOTS - 1) /
-                                                      PAGE_SLOTS * n,
+                                        .pages_full = pages_of_slots(s->n_tokens) * n,
                                         .pages_returned = s->n_pages_returned};
     for (uint32_t h = 0; h < n; h++) {
         uint32_t held = head_n_held(s, h);

@@ -40,7 +40,8 @@ typedef void cache_lifetime_observer(void *context, uint32_t policy, uint64_t he
 void cache_set_lifetimes(struct cache *c, cache_lifetime_observer *observe, void *context);
 void cache_set_time(struct cache *c, uint64_t now_ns);
 
-/* A new empty sequence under a resolved plan. Holds no page yet. NULL: "out_of_memory". */
+/* A new empty sequence under a resolved plan, which it holds (plan_hold) until it is freed. It has
+ * no page yet. NULL: "out_of_memory". */
 struct cache_sequence *cache_sequence_new(struct cache *c, const struct plan *plan,
                                           struct error *e);
 /* Another sequence that shares all pages of `of`. NULL: "out_of_memory". */

@@ -6,35 +6,28 @@
 #include "cache/pages/prefix.h"
 #include "cache/pages/sequence_tables.h"
 
-/* After the prompt the window has voted; what decides from then on is the sum. */
-static enum plan_scorer scorer_of_decode(const struct plan *p)
-{
-    return p->scorer == SCORER_WINDOW_ATTENTION ? SCORER_ATTENTION_SUM : p->scorer;
-}
-
+/* What attention has to leave in the head's state for this scorer. */
 static enum cache_score score_of(enum plan_scorer scorer)
 {
-    switch (scorer) {
-    case SCORER_ATTENTION_SUM:
-    case SCORER_ATTENTION_MEAN:
-    case SCORER_WINDOW_ATTENTION:
+    switch (scorer_at(scorer)->reads) {
+    case SCORER_READS_SUM:
         return CACHE_SCORE_SUM;
-    case SCORER_LAST_QUERY:
+    case SCORER_READS_LAST:
         return CACHE_SCORE_LAST;
-    case SCORER_PERSISTENCE:
+    case SCORER_READS_HISTORY:
         return CACHE_SCORE_HISTORY;
-    default:
-        return CACHE_SCORE_NONE;
+    case SCORER_READS_POSITIONS:
+    case SCORER_READS_KEYS:
+    case SCORER_READS_DIRECTION:
+        break;
     }
+    return CACHE_SCORE_NONE;
 }
 
 /* The first position of the prompt whose query leaves a score. */
 static uint32_t first_voter(const struct cache_sequence *s)
 {
-    uint32_t voters = s->plan.scorer == SCORER_WINDOW_ATTENTION ? s->plan.window
-                      : s->plan.scorer == SCORER_LAST_QUERY     ? 1
-                      : s->plan.scorer == SCORER_PERSISTENCE    ? HISTORY_QUERIES
-                                                                : UINT32_MAX;
+    uint32_t voters = scorer_voters(s->plan);
     uint32_t first = s->prompt_end > voters ? s->prompt_end - voters : 0;
     return first > s->prompt_from ? first : s->prompt_from;
 }
@@ -42,14 +35,14 @@ static uint32_t first_voter(const struct cache_sequence *s)
 void placement_set_work(struct placement *placed)
 {
     const struct cache_sequence *s = placed->sequence;
-    const struct plan *p = &s->plan;
+    const struct plan *p = s->plan;
     const uint32_t first = placed->first, n = placed->n;
     if (!plan_evicts(p) || p->prefill == PREFILL_STREAM || s->prompt_end == UINT32_MAX)
         return;
     if (first >= s->prompt_end) {
         if (p->decode != DECODE_EVICT)
             return;
-        placed->score = score_of(scorer_of_decode(p));
+        placed->score = score_of(scorer_at(p->scorer)->after_prompt);
         placed->first_scored = 0;
         placed->work = CACHE_WORK_DROP;
         return;
@@ -67,30 +60,20 @@ static void fill_job(const struct cache_sequence *s, uint32_t layer, uint32_t kv
 {
     const uint32_t head = layer * s->cache->n_kv_heads + kv_head;
     const struct head_slots *h = &s->slots[head];
-    const struct plan *p = &s->plan;
-    bool at_end = n_tokens == s->prompt_end;
-    *out = (struct select_job){.head = &s->states[head],
-                               .scorer = at_end ? p->scorer : scorer_of_decode(p),
-                               .pool = p->pool,
-                               .share = p->share,
-                               .votes = h->votes,
+    const struct plan *p = s->plan;
+    const struct budget_shape shape = cache_shape(s->cache);
+    *out = (struct select_job){.plan = p,
+                               .head = &s->states[head],
                                .layer = layer,
                                .kv_head = kv_head,
                                .n_tokens = n_tokens,
                                .n_slots = n_slots,
-                               .sinks = p->sinks,
-                               .recent = budget_recent(p, n_tokens),
-                               .window = p->window,
-                               .kernel = p->kernel,
-                               .adaptive = p->allocation == ALLOCATION_ADAPTIVE,
-                               .remnant = p->remnant == REMNANT_MEAN,
-                               .seed = p->seed,
-                               .n_drop = n_drop,
                                .budget = UINT32_MAX,
-                               /* What comes is scored from zero once the window has voted. */
-                               .forget = at_end && p->scorer == SCORER_WINDOW_ATTENTION};
-    if (at_end && !h->ring && !h->is_whole && budget_is_exceeded(p, n_tokens))
-        out->budget = budget_of_head(s->cache, p, layer, n_tokens);
+                               .n_drop = n_drop,
+                               .at_end = n_tokens == s->prompt_end,
+                               .votes = h->votes};
+    if (out->at_end && !h->ring && !h->is_whole && budget_is_exceeded(p, n_tokens))
+        out->budget = budget_of_head(&shape, p, layer, n_tokens);
 }
 
 void cache_drop_job(const struct placement *p, uint32_t layer, uint32_t kv_head,
@@ -115,7 +98,7 @@ uint32_t cache_drop_jobs(const struct placement *p, uint32_t layer, struct selec
 /* The most slots that a head of the layer may keep. */
 static uint32_t most_kept(const struct cache_sequence *s, const struct select_job *job)
 {
-    uint64_t most = s->plan.allocation == ALLOCATION_ADAPTIVE
+    uint64_t most = s->plan->allocation == ALLOCATION_ADAPTIVE
                         ? (uint64_t)job->budget * s->cache->n_kv_heads
                         : job->budget;
     return most < job->n_slots ? (uint32_t)most : job->n_slots;
@@ -126,7 +109,7 @@ static uint32_t pages_kept(const struct cache_sequence *s, const struct select_j
 {
     if (job->budget == UINT32_MAX || job->n_slots <= job->budget)
         return 0;
-    return (most_kept(s, job) + PAGE_SLOTS - 1) / PAGE_SLOTS;
+    return (uint32_t)pages_of_slots(most_kept(s, job));
 }
 
 /* Pages that sequences hold: what the scheduler's accounts are about. */
@@ -202,10 +185,10 @@ void cache_settle(struct cache_sequence *s, uint32_t layer, const struct select_
         c->evicted_slots += held - n_kept;
         s->compressed |= held > n_kept;
         if (h->budget != UINT32_MAX) /* decode drops: from here on this is what it holds */
-            h->budget = s->plan.allocation == ALLOCATION_ADAPTIVE ? n_kept : jobs[i].budget;
+            h->budget = s->plan->allocation == ALLOCATION_ADAPTIVE ? n_kept : jobs[i].budget;
         h->n_slots = n_kept;
         h->n_holes = 0;
-        give_back_pages(s, head, (n_kept + PAGE_SLOTS - 1) / PAGE_SLOTS);
+        give_back_pages(s, head, (uint32_t)pages_of_slots(n_kept));
     }
     s->balance += n_used(c) - before;
 }

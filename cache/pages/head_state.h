@@ -18,9 +18,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#ifndef PAGE_SLOTS
-#define PAGE_SLOTS 32
-#endif
+#include "cache/policy/slot.h"
 
 /* What quantised pages hold stays among the halves (to 65504), so that a backend can multiply with
  * it as such; numbers beyond become the largest. Of q8 the largest scale: 127 * 515.5 = 65468. Of
@@ -28,13 +26,6 @@
  * which is 64. */
 #define PAGE_Q8_MOST 515.5f
 #define PAGE_Q4_MOST 65408.0f
-
-/* The position of a hole: later than every query, so nobody sees it. */
-#define HOLE INT32_MAX
-
-/* Scissorhands' window of queries, and the words of a slot's history: bit t % HISTORY_QUERIES. */
-#define HISTORY_QUERIES 400
-#define HISTORY_WORDS   ((HISTORY_QUERIES + 31) / 32)
 
 /* What dropping counts, beside what it writes. */
 struct head_counters {

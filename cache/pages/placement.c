@@ -15,8 +15,8 @@ struct span {
 
 bool sequence_evicts_now(const struct cache_sequence *s)
 {
-    return s->n_tokens >= s->prompt_end && plan_evicts(&s->plan) &&
-           s->plan.decode == DECODE_EVICT && s->plan.prefill == PREFILL_FULL;
+    return s->n_tokens >= s->prompt_end && plan_evicts(s->plan) &&
+           s->plan->decode == DECODE_EVICT && s->plan->prefill == PREFILL_FULL;
 }
 
 uint32_t cache_wave_rows(const struct cache_sequence *s)
@@ -27,11 +27,6 @@ uint32_t cache_wave_rows(const struct cache_sequence *s)
 uint32_t cache_rows_of_prompt(const struct cache_sequence *s)
 {
     return s->n_tokens < s->prompt_end ? s->prompt_end - s->n_tokens : UINT32_MAX;
-}
-
-static uint32_t pages_of_slots(uint32_t n_slots)
-{
-    return (n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
 }
 
 /* ---- pages that others hold too */
@@ -197,10 +192,16 @@ static uint32_t slots_after(const struct cache_sequence *s, uint32_t head, uint3
         return h->n_slots + n;
     /* Several steps ahead: it grows up to its budget and one more, and not beyond. */
     uint32_t grown = h->n_slots + (n > h->n_holes ? n - h->n_holes : 0),
-             recent = budget_recent(&s->plan, s->n_tokens + n),
-             budget = recent != s->plan.recent ? s->plan.sinks + recent : h->budget,
+             recent = budget_recent(s->plan, s->n_tokens + n),
+             budget = recent != s->plan->recent ? s->plan->sinks + recent : h->budget,
              most = budget + 1 > h->n_slots ? budget + 1 : h->n_slots;
     return n == 1 || grown < most ? grown : most;
+}
+
+static uint32_t pages_after(const struct cache_sequence *s, uint32_t head, uint32_t n,
+                            bool evicting)
+{
+    return (uint32_t)pages_of_slots(slots_after(s, head, n, evicting));
 }
 
 uint64_t cache_pages_to_place(const struct cache_sequence *s, uint32_t n)
@@ -210,7 +211,7 @@ uint64_t cache_pages_to_place(const struct cache_sequence *s, uint32_t n)
         return 0;
     const bool evicting = sequence_evicts_now(s);
     for (uint32_t h = 0; h < cache_n_heads(s->cache); h++) {
-        uint32_t after = pages_of_slots(slots_after(s, h, n, evicting));
+        uint32_t after = pages_after(s, h, n, evicting);
         pages += after > s->slots[h].n_pages ? after - s->slots[h].n_pages : 0;
         pages += shared_writes(s, h, n, evicting);
     }
@@ -244,7 +245,7 @@ static void take_pages(struct cache_sequence *s, uint32_t head, uint32_t n, bool
             if (is_shared(s, head, page))
                 make_own(s, head, page);
     lower_own_from(s, head);
-    const uint32_t after = pages_of_slots(slots_after(s, head, n, evicting));
+    const uint32_t after = pages_after(s, head, n, evicting);
     while (h->n_pages < after) {
         const uint32_t page = page_for(c, &s->states[head], h->n_pages, after);
         head_set_page(s, head, h->n_pages++, page);
@@ -261,8 +262,8 @@ static bool reserve(struct cache_sequence *s, uint32_t n, uint64_t needed, bool 
     const uint32_t ahead = in_prompt ? s->prompt_end - s->n_tokens : n;
     bool room = copies_reserve(s->cache, needed);
     for (uint32_t h = 0; h < cache_n_heads(s->cache) && room; h++)
-        room = heads_reserve(s, h, pages_of_slots(slots_after(s, h, ahead, evicting))) ||
-               heads_reserve(s, h, pages_of_slots(slots_after(s, h, n, evicting)));
+        room = heads_reserve(s, h, pages_after(s, h, ahead, evicting)) ||
+               heads_reserve(s, h, pages_after(s, h, n, evicting));
     return room || error_set_memory(e, "page tables", needed * sizeof(uint32_t));
 }
 
@@ -289,7 +290,7 @@ static uint32_t foresee_drop(struct head_slots *h, const struct dropping *d)
 /* One row that drops others. Returns the slots that go. */
 static uint64_t place_dropping(struct cache_sequence *s)
 {
-    const struct plan *p = &s->plan;
+    const struct plan *p = s->plan;
     const uint32_t n_heads = cache_n_heads(s->cache), recent = budget_recent(p, s->n_tokens + 1);
     const struct dropping d = {p->sinks, recent, p->interval, recent != p->recent};
     uint64_t n_dropped = 0;
@@ -343,7 +344,7 @@ static void describe(struct cache_sequence *s, uint32_t n)
                             .states = s->states,
                             .rings = s->rings,
                             .sink_query = cache_uses_sink_query(s),
-                            .last_sink_position = (int32_t)s->plan.budget - 1,
+                            .last_sink_position = (int32_t)s->plan->budget - 1,
                             .first_scored = n};
     placement_set_work(p);
 }

@@ -138,28 +138,16 @@ void prefix_clear(struct cache *c)
 
 uint32_t prefix_usable(const struct plan *p, uint32_t n_prompt)
 {
-    uint32_t most = n_prompt > 0 ? n_prompt - 1 : 0, seen = 1;
+    uint32_t most = n_prompt > 0 ? n_prompt - 1 : 0, voters = scorer_voters(p);
     if (!plan_evicts(p))
         return most;
     if (p->prefill == PREFILL_STREAM) {
-        uint32_t held = p->allocation == ALLOCATION_PROFILE ? p->window_budget : p->budget;
+        uint32_t held = budget_even(p);
         return most < held ? most : held;
     }
-    switch (p->scorer) {
-    case SCORER_ATTENTION_SUM:
-    case SCORER_ATTENTION_MEAN:
-    case SCORER_KEY_DIFF:
-        return 0; /* every query of the prompt votes, every key counts */
-    case SCORER_WINDOW_ATTENTION:
-        seen = p->window;
-        break;
-    case SCORER_PERSISTENCE:
-        seen = HISTORY_QUERIES;
-        break;
-    default:
-        break;
-    }
-    return n_prompt > seen ? n_prompt - seen : 0;
+    /* The voters must be computed, and one token in any case. */
+    voters = voters > 0 ? voters : 1;
+    return n_prompt > voters ? n_prompt - voters : 0;
 }
 
 bool prefix_is_read_alike(const struct plan *a, const struct plan *b)
@@ -169,11 +157,9 @@ bool prefix_is_read_alike(const struct plan *a, const struct plan *b)
         return false;
     if (a->prefill == PREFILL_STREAM)
         return a->sinks == b->sinks && a->recent == b->recent && a->budget == b->budget &&
-               a->window_budget == b->window_budget;
+               a->other_budget == b->other_budget;
     /* The others begin to score at a distance from the end of the prompt, wherever that is. */
-    return plan_evicts(a) && plan_evicts(b) &&
-           (a->scorer == SCORER_ATTENTION_SUM || a->scorer == SCORER_ATTENTION_MEAN ||
-            a->scorer == SCORER_KEY_DIFF);
+    return plan_evicts(a) && plan_evicts(b) && scorer_of(a)->voters == SCORER_VOTERS_ALL;
 }
 
 /* The blocks of a chain; from the last to the first they become the newest, so that a child is
@@ -242,13 +228,12 @@ bool prefix_adopt(struct cache_sequence *s, const struct prefix_name *root, cons
  * before it in sight, nothing dropped, and no newer token of a ring in its slots. */
 static bool is_pristine(const struct cache_sequence *s, uint32_t n)
 {
-    const struct plan *p = &s->plan;
+    const struct plan *p = s->plan;
     if (s->compressed)
         return false;
     if (p->prefill != PREFILL_STREAM)
         return true;
-    uint32_t held = p->allocation == ALLOCATION_PROFILE ? p->window_budget : p->budget,
-             oldest = n - PAGE_SLOTS > p->sinks ? n - PAGE_SLOTS : p->sinks;
+    uint32_t held = budget_even(p), oldest = n - PAGE_SLOTS > p->sinks ? n - PAGE_SLOTS : p->sinks;
     return n <= held && s->n_tokens <= oldest + (held - p->sinks) + PAGE_SLOTS;
 }
 

@@ -4,14 +4,6 @@
 
 #include "cache/pages/sequence_tables.h"
 
-/* Scores that are kept from step to step; the others are made from keys or positions when needed.
- */
-static bool keeps_scores(const struct plan *p)
-{
-    return p->scorer == SCORER_ATTENTION_SUM || p->scorer == SCORER_ATTENTION_MEAN ||
-           p->scorer == SCORER_WINDOW_ATTENTION || p->scorer == SCORER_LAST_QUERY;
-}
-
 /* Takes state memory for one head; false when there is no more. Scores and histories need no
  * clearing: they begin when a slot is written. */
 static bool take(const struct cache_sequence *s, void *pointer, size_t bytes)
@@ -35,19 +27,20 @@ static bool take_zeroed(const struct cache_sequence *s, void *pointer, size_t by
 
 static bool init_head(struct cache_sequence *s, uint32_t layer, uint32_t kv_head)
 {
-    const struct plan *p = &s->plan;
+    const struct plan *p = s->plan;
     const uint32_t head = layer * s->cache->n_kv_heads + kv_head;
     struct head_slots *slots = &s->slots[head];
     struct head_state *state = &s->states[head];
     uint32_t d = s->cache->head_dim;
-    struct ring ring = budget_ring(s->cache, p, layer, kv_head);
-    if (ring.length) {
-        s->rings[1] = ring; /* a plan has one */
+    const struct budget_shape shape = cache_shape(s->cache);
+    const struct budget_ring ring = budget_ring_of(&shape, p, layer, kv_head);
+    if (ring.ring) {
+        s->rings[1] = (struct ring){ring.sinks, ring.window, ring.ring}; /* a plan has one */
         s->n_ring_heads++;
         slots->ring = 1;
     }
-    slots->is_whole = budget_head_is_whole(s->cache, p, layer, kv_head);
-    slots->votes = budget_head_votes(s->cache, p, layer, kv_head);
+    slots->is_whole = budget_head_is_whole(&shape, p, layer, kv_head);
+    slots->votes = budget_head_votes(&shape, p, layer, kv_head);
     slots->budget = UINT32_MAX;
     if (!take_zeroed(s, &state->counters, sizeof *state->counters))
         return false;
@@ -58,7 +51,7 @@ static bool init_head(struct cache_sequence *s, uint32_t layer, uint32_t kv_head
         if (!take(s, &state->holes, p->interval * sizeof *state->holes))
             return false;
     }
-    if (p->scorer == SCORER_KEY_DIFF &&
+    if (scorer_of(p)->reads == SCORER_READS_DIRECTION &&
         !take_zeroed(s, &state->key_sum, d * sizeof *state->key_sum))
         return false;
     return p->remnant == REMNANT_NONE ||
@@ -149,10 +142,10 @@ bool heads_reserve(struct cache_sequence *s, uint32_t head, uint32_t n)
            scores = sizeof *state->scores, history = HISTORY_WORDS * sizeof *state->history;
     if (!grow_table(s, head, capacity))
         return false;
-    if (plan_evicts(&s->plan) && keeps_scores(&s->plan) &&
+    if (scorer_keeps_sums(scorer_of(s->plan)) &&
         !grow(s, &state->scores, used * scores, slots * scores))
         return false;
-    if (s->plan.scorer == SCORER_PERSISTENCE &&
+    if (scorer_of(s->plan)->reads == SCORER_READS_HISTORY &&
         !grow(s, &state->history, used * history, slots * history))
         return false;
     h->capacity = capacity;
@@ -174,7 +167,7 @@ bool heads_copy(struct cache_sequence *to, const struct cache_sequence *from, st
     size_t d = to->cache->head_dim;
     /* Under another budget there are no holes yet. */
     uint32_t n_holes =
-        to->plan.interval < from->plan.interval ? to->plan.interval : from->plan.interval;
+        to->plan->interval < from->plan->interval ? to->plan->interval : from->plan->interval;
     for (uint32_t h = 0; h < cache_n_heads(to->cache); h++) {
         const struct head_slots *old = &from->slots[h];
         const struct head_state *a = &from->states[h];

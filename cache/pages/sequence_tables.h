@@ -5,13 +5,14 @@
 #include "cache/pages/cache.h"
 #include "cache/pages/placement.h"
 #include "cache/pages/pool.h"
+#include "cache/policy/preset.h"
 #include "cache/policy/select_job.h"
 #include "cache/pages/state_memory.h"
 
 struct cache_sequence {
     struct cache *cache;
-    struct plan plan;
-    uint32_t policy; /* preset_index of the plan's */
+    const struct plan *plan; /* held */
+    uint32_t policy;         /* preset_index of the plan's */
     uint32_t n_tokens;
     uint32_t prompt_end;  /* UINT32_MAX: no end was announced */
     uint32_t prompt_from; /* tokens seen when this prompt began */
@@ -51,27 +52,11 @@ struct cache {
     uint64_t pages_returned, evicted_slots;
 };
 
-/* budget.c: how many slots which head may hold. */
-bool budget_head_is_whole(const struct cache *c, const struct plan *p, uint32_t layer,
-                          uint32_t kv_head);
-/* {0, UINT32_MAX, 0} of a head that does not stream. */
-struct ring budget_ring(const struct cache *c, const struct plan *p, uint32_t layer,
-                        uint32_t kv_head);
-/* Whether the head's scores count where its layer chooses together; all do in a layer without any
- * such head. */
-bool budget_head_votes(const struct cache *c, const struct plan *p, uint32_t layer,
-                       uint32_t kv_head);
-/* Slots of a head that is not whole before a prompt's end has shared them out: its budget if they
- * stay evenly shared. */
-uint32_t budget_even(const struct plan *p);
-/* Newest tokens that are never dropped, at n_tokens. */
-uint32_t budget_recent(const struct plan *p, uint32_t n_tokens);
-/* Slots of a head that is not whole when its prompt ends at n_tokens (under `adaptive` the mean).
- */
-uint32_t budget_of_head(const struct cache *c, const struct plan *p, uint32_t layer,
-                        uint32_t n_tokens);
-/* Whether a prompt that ends at n_tokens is compressed at all. */
-bool budget_is_exceeded(const struct plan *p, uint32_t n_tokens);
+/* The heads that a budget is shared among. */
+static inline struct budget_shape cache_shape(const struct cache *c)
+{
+    return (struct budget_shape){c->n_layers, c->n_kv_heads, c->profile};
+}
 
 /* sequence_heads.c: memory of one head's state. `head`: its number in the sequence. */
 bool heads_init(struct cache_sequence *s, struct error *e);

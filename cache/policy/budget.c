@@ -1,30 +1,30 @@
-/* How many slots which head may hold, and so how many pages a sequence: arithmetic on plans, heads
- * and lengths. Engine thread and the loop's (admission); nothing is written. */
-#include "cache/pages/sequence_tables.h"
+/* Slots of heads and pages of sequences: see budget.h. */
+#include "cache/policy/budget.h"
 
 #include "cache/policy/select.h"
 
-bool budget_head_is_whole(const struct cache *c, const struct plan *p, uint32_t layer,
+bool budget_head_is_whole(const struct budget_shape *shape, const struct plan *p, uint32_t layer,
                           uint32_t kv_head)
 {
     if (!plan_evicts(p))
         return true;
     return p->allocation == ALLOCATION_PROFILE && !plan_profile_votes(p) &&
-           head_profile_is_whole(c->profile, p->sparsity, layer, kv_head);
+           head_profile_is_whole(shape->profile, p->sparsity, layer, kv_head);
 }
 
-bool budget_head_votes(const struct cache *c, const struct plan *p, uint32_t layer,
+bool budget_head_votes(const struct budget_shape *shape, const struct plan *p, uint32_t layer,
                        uint32_t kv_head)
 {
-    return !plan_profile_votes(p) || head_profile_is_whole(c->profile, p->sparsity, layer, kv_head);
+    return !plan_profile_votes(p) ||
+           head_profile_is_whole(shape->profile, p->sparsity, layer, kv_head);
 }
 
-struct ring budget_ring(const struct cache *c, const struct plan *p, uint32_t layer,
-                        uint32_t kv_head)
+struct budget_ring budget_ring_of(const struct budget_shape *shape, const struct plan *p,
+                                  uint32_t layer, uint32_t kv_head)
 {
-    if (p->prefill != PREFILL_STREAM || budget_head_is_whole(c, p, layer, kv_head))
-        return (struct ring){.window = UINT32_MAX};
-    return (struct ring){p->sinks, p->recent, p->recent + PAGE_SLOTS};
+    if (p->prefill != PREFILL_STREAM || budget_head_is_whole(shape, p, layer, kv_head))
+        return (struct budget_ring){0};
+    return (struct budget_ring){p->sinks, p->recent, p->recent + PAGE_SLOTS};
 }
 
 /* Razor's window grows with the text; everybody else's was fixed when the plan was resolved. */
@@ -42,19 +42,20 @@ uint32_t budget_recent(const struct plan *p, uint32_t n_tokens)
 
 uint32_t budget_even(const struct plan *p)
 {
-    return p->allocation == ALLOCATION_PROFILE && !plan_profile_votes(p) ? p->window_budget
+    return p->allocation == ALLOCATION_PROFILE && !plan_profile_votes(p) ? p->other_budget
                                                                          : p->budget;
 }
 
-uint32_t budget_of_head(const struct cache *c, const struct plan *p, uint32_t layer,
+uint32_t budget_of_head(const struct budget_shape *shape, const struct plan *p, uint32_t layer,
                         uint32_t n_tokens)
 {
     if (window_grows(p))
         return p->sinks + budget_recent(p, n_tokens);
     if (p->allocation == ALLOCATION_PYRAMID)
-        return select_pyramid_budget(layer, c->n_layers, p->budget, p->sinks + p->recent, n_tokens);
+        return select_pyramid_budget(layer, shape->n_layers, p->budget, p->sinks + p->recent,
+                                     n_tokens);
     if (plan_profile_votes(p))
-        return select_profile_budget(c->profile->retrieval, layer, c->n_layers, p->budget,
+        return select_profile_budget(shape->profile->retrieval, layer, shape->n_layers, p->budget,
                                      p->sinks + p->recent, n_tokens);
     return budget_even(p);
 }
@@ -70,24 +71,20 @@ bool budget_is_exceeded(const struct plan *p, uint32_t n_tokens)
 
 /* ---- pages */
 
-static uint64_t pages_of_slots(uint64_t n_slots)
-{
-    return (n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
-}
-
 /* Slots that a head may use at any time after its prompt, until n_tokens. */
-static uint64_t settled_slots(const struct cache *c, const struct plan *p, uint32_t layer,
-                              uint32_t kv_head, uint64_t n_prompt, uint64_t n_tokens)
+static uint64_t settled_slots(const struct budget_shape *shape, const struct plan *p,
+                              uint32_t layer, uint32_t kv_head, uint64_t n_prompt,
+                              uint64_t n_tokens)
 {
-    struct ring ring = budget_ring(c, p, layer, kv_head);
+    struct budget_ring ring = budget_ring_of(shape, p, layer, kv_head);
     uint64_t most = n_tokens;
-    if (ring.length)
-        most = (uint64_t)ring.sinks + ring.length;
-    else if (!budget_head_is_whole(c, p, layer, kv_head)) {
+    if (ring.ring)
+        most = (uint64_t)ring.sinks + ring.ring;
+    else if (!budget_head_is_whole(shape, p, layer, kv_head)) {
         bool exceeded = budget_is_exceeded(p, (uint32_t)n_prompt);
         uint64_t budget =
             exceeded || window_grows(p)
-                ? budget_of_head(c, p, layer, (uint32_t)(window_grows(p) ? n_tokens : n_prompt))
+                ? budget_of_head(shape, p, layer, (uint32_t)(window_grows(p) ? n_tokens : n_prompt))
                 : budget_even(p);
         if (p->decode == DECODE_EVICT) /* the newest token, before another goes for it */
             most = budget + 1;
@@ -97,14 +94,14 @@ static uint64_t settled_slots(const struct cache *c, const struct plan *p, uint3
     return most < n_tokens ? most : n_tokens;
 }
 
-uint64_t cache_settled_pages(const struct cache *c, const struct plan *p, uint64_t n_prompt,
-                             uint64_t n_tokens)
+uint64_t budget_settled_pages(const struct budget_shape *shape, const struct plan *p,
+                              uint64_t n_prompt, uint64_t n_tokens)
 {
     uint64_t pages = 0;
-    for (uint32_t l = 0; l < c->n_layers; l++) {
+    for (uint32_t l = 0; l < shape->n_layers; l++) {
         uint64_t slots = 0;
-        for (uint32_t h = 0; h < c->n_kv_heads; h++) {
-            slots += settled_slots(c, p, l, h, n_prompt, n_tokens);
+        for (uint32_t h = 0; h < shape->n_kv_heads; h++) {
+            slots += settled_slots(shape, p, l, h, n_prompt, n_tokens);
             if (p->allocation != ALLOCATION_ADAPTIVE) {
                 pages += pages_of_slots(slots);
                 slots = 0;
@@ -112,21 +109,21 @@ uint64_t cache_settled_pages(const struct cache *c, const struct plan *p, uint64
         }
         /* Heads that compete: any split of the sum, each with a last page that is not full. */
         if (slots)
-            pages += slots / PAGE_SLOTS + c->n_kv_heads;
+            pages += slots / PAGE_SLOTS + shape->n_kv_heads;
     }
     return pages;
 }
 
-uint64_t cache_bound_pages(const struct cache *c, const struct plan *p, uint64_t n_prompt,
-                           uint64_t n_tokens)
+uint64_t budget_bound_pages(const struct budget_shape *shape, const struct plan *p,
+                            uint64_t n_prompt, uint64_t n_tokens)
 {
-    uint64_t settled = cache_settled_pages(c, p, n_prompt, n_tokens), prompt = 0;
-    for (uint32_t l = 0; l < c->n_layers; l++)
-        for (uint32_t h = 0; h < c->n_kv_heads; h++) {
-            struct ring ring = budget_ring(c, p, l, h);
+    uint64_t settled = budget_settled_pages(shape, p, n_prompt, n_tokens), prompt = 0;
+    for (uint32_t l = 0; l < shape->n_layers; l++)
+        for (uint32_t h = 0; h < shape->n_kv_heads; h++) {
+            struct budget_ring ring = budget_ring_of(shape, p, l, h);
             uint64_t slots = n_prompt;
-            if (ring.length && slots > (uint64_t)ring.sinks + ring.length)
-                slots = (uint64_t)ring.sinks + ring.length;
+            if (ring.ring && slots > (uint64_t)ring.sinks + ring.ring)
+                slots = (uint64_t)ring.sinks + ring.ring;
             prompt += pages_of_slots(slots);
         }
     return settled > prompt ? settled : prompt;

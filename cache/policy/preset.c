@@ -1,99 +1,67 @@
 /* The table of presets: each row is a point in the space of plan.h, as POLICIES.md lists them. A
  * new preset whose axes the cache can already do is a row here and nothing else. */
-#include <string.h>
+#include "cache/policy/preset.h"
 
-#include "cache/policy/plan.h"
+#include <string.h>
 
 /* What every preset starts from; a row names only what differs (later initialisers win). */
 #define COMMON                                                                                     \
-    .storage = STORAGE_F16, .has_budget = true, .budget_is_default = true, .budget = 1024,         \
-    .recent_is_default = true, .window = 32, .kernel = 7, .sparsity = 0.5
-/* Heads by profile: whole, or a window whose size the row states, so there is no budget. `window`
- * and `kernel` are for requests that set scorer window_attention. */
+    .storage = STORAGE_F16, .has_budget = true, .budget = 1024, .vote_queries = 32, .kernel = 7,   \
+    .sparsity = 0.5
+/* Heads by profile: whole, or a window whose size the row states, so there is no budget. The
+ * votes and their kernel are for requests that set scorer window_attention. */
 #define PROFILED                                                                                   \
     .storage = STORAGE_F16, .scorer = SCORER_RECENCY, .allocation = ALLOCATION_PROFILE,            \
-    .decode = DECODE_EVICT, .recent_is_default = true, .window = 32, .kernel = 7, .sparsity = 0.5
+    .decode = DECODE_EVICT, .vote_queries = 32, .kernel = 7, .sparsity = 0.5
 
-static struct preset presets[] = {
-    {"full",
-     "keep everything",
-     "-",
-     true,
-     {.storage = STORAGE_F16,
-      .prefill = PREFILL_FULL,
-      .decode = DECODE_GROW,
-      .positions = POSITIONS_ORIGINAL}},
-    {"sink",
-     "the first tokens and a sliding window; answers without end in constant memory",
+static const struct preset presets[] = {
+    {"full", "keep everything", "-",
+     .axes = {.storage = STORAGE_F16,
+              .prefill = PREFILL_FULL,
+              .decode = DECODE_GROW,
+              .positions = POSITIONS_ORIGINAL},
+     .multi_turn_safe = true},
+    {"sink", "the first tokens and a sliding window; answers without end in constant memory",
      "StreamingLLM",
-     true,
-     {COMMON, .scorer = SCORER_RECENCY, .sinks = 4, .prefill = PREFILL_STREAM,
-      .decode = DECODE_EVICT, .positions = POSITIONS_CACHE}},
-    {"h2o",
-     "heavy hitters: the largest sums of attention, and the recent half",
-     "H2O",
-     false,
-     {COMMON, .scorer = SCORER_ATTENTION_SUM, .sinks = 4, .recent_is_half = true,
-      .decode = DECODE_EVICT}},
-    {"snapkv",
-     "what the end of the prompt attends to",
-     "SnapKV",
-     false,
-     {COMMON, .scorer = SCORER_WINDOW_ATTENTION, .decode = DECODE_GROW}},
-    {"razor",
-     "retrieval heads whole, the others a window and a mean of the rest",
-     "RazorAttention",
-     true,
-     {PROFILED, .sinks = 4, .min_window = 1024, .remnant = REMNANT_MEAN}},
-    {"duo",
-     "retrieval heads whole, streaming heads a window",
-     "DuoAttention",
-     true,
-     {PROFILED, .sinks = 64, .recent = 256, .prefill = PREFILL_STREAM}},
-    {"tova",
-     "what the newest token attends to",
-     "TOVA",
-     false,
-     {COMMON, .scorer = SCORER_LAST_QUERY, .decode = DECODE_EVICT}},
-    {"scissorhands",
-     "tokens that keep mattering",
-     "Scissorhands",
-     false,
-     {COMMON, .scorer = SCORER_PERSISTENCE, .recent = 10, .decode = DECODE_EVICT}},
-    {"pyramidkv",
-     "snapkv with more for the first layers",
-     "PyramidKV",
-     false,
-     {COMMON, .scorer = SCORER_WINDOW_ATTENTION, .allocation = ALLOCATION_PYRAMID,
-      .decode = DECODE_GROW}},
-    {"adakv",
-     "snapkv with heads that compete for the budget",
-     "AdaKV",
-     false,
-     {COMMON, .scorer = SCORER_WINDOW_ATTENTION, .allocation = ALLOCATION_ADAPTIVE,
-      .decode = DECODE_GROW}},
+     .axes = {COMMON, .scorer = SCORER_RECENCY, .sinks = 4, .prefill = PREFILL_STREAM,
+              .decode = DECODE_EVICT, .positions = POSITIONS_CACHE},
+     .multi_turn_safe = true},
+    {"h2o", "heavy hitters: the largest sums of attention, and the recent half", "H2O",
+     .axes = {COMMON, .scorer = SCORER_ATTENTION_SUM, .sinks = 4, .decode = DECODE_EVICT},
+     .recent_is_half = true},
+    {"snapkv", "what the end of the prompt attends to", "SnapKV",
+     .axes = {COMMON, .scorer = SCORER_WINDOW_ATTENTION, .decode = DECODE_GROW}},
+    {"razor", "retrieval heads whole, the others a window and a mean of the rest", "RazorAttention",
+     .axes = {PROFILED, .sinks = 4, .min_window = 1024, .remnant = REMNANT_MEAN},
+     .multi_turn_safe = true},
+    {"duo", "retrieval heads whole, streaming heads a window", "DuoAttention",
+     .axes = {PROFILED, .sinks = 64, .recent = 256, .prefill = PREFILL_STREAM},
+     .multi_turn_safe = true},
+    {"tova", "what the newest token attends to", "TOVA",
+     .axes = {COMMON, .scorer = SCORER_LAST_QUERY, .decode = DECODE_EVICT}},
+    {"scissorhands", "tokens that keep mattering", "Scissorhands",
+     .axes = {COMMON, .scorer = SCORER_PERSISTENCE, .recent = 10, .decode = DECODE_EVICT}},
+    {"pyramidkv", "snapkv with more for the first layers", "PyramidKV",
+     .axes = {COMMON, .scorer = SCORER_WINDOW_ATTENTION, .allocation = ALLOCATION_PYRAMID,
+              .decode = DECODE_GROW}},
+    {"adakv", "snapkv with heads that compete for the budget", "AdaKV",
+     .axes = {COMMON, .scorer = SCORER_WINDOW_ATTENTION, .allocation = ALLOCATION_ADAPTIVE,
+              .decode = DECODE_GROW}},
     {"compresskv",
      "snapkv where retrieval heads choose for their layer, and layers that retrieve get more",
      "CompressKV",
-     false,
-     {COMMON, .scorer = SCORER_WINDOW_ATTENTION, .allocation = ALLOCATION_PROFILE,
-      .share = SHARE_LAYER, .decode = DECODE_GROW}},
-    {"knorm",
-     "keys of small norm",
-     "L2-norm pruning",
-     false,
-     {COMMON, .scorer = SCORER_KEY_NORM, .sinks = 4, .recent = 32, .decode = DECODE_EVICT}},
-    {"keydiff",
-     "keys unlike the average key",
-     "KeyDiff",
-     false,
-     {COMMON, .scorer = SCORER_KEY_DIFF, .sinks = 4, .recent = 32, .decode = DECODE_EVICT}},
-    {"random",
-     "a random choice: the control that a real scorer must beat",
-     "-",
-     false,
-     {COMMON, .scorer = SCORER_RANDOM, .sinks = 4, .recent = 32, .decode = DECODE_EVICT}},
+     .axes = {COMMON, .scorer = SCORER_WINDOW_ATTENTION, .allocation = ALLOCATION_PROFILE,
+              .share = SHARE_LAYER, .decode = DECODE_GROW}},
+    {"knorm", "keys of small norm", "L2-norm pruning",
+     .axes = {COMMON, .scorer = SCORER_KEY_NORM, .sinks = 4, .recent = 32, .decode = DECODE_EVICT}},
+    {"keydiff", "keys unlike the average key", "KeyDiff",
+     .axes = {COMMON, .scorer = SCORER_KEY_DIFF, .sinks = 4, .recent = 32, .decode = DECODE_EVICT}},
+    {"random", "a random choice: the control that a real scorer must beat", "-",
+     .axes = {COMMON, .scorer = SCORER_RANDOM, .sinks = 4, .recent = 32, .decode = DECODE_EVICT}},
 };
+
+_Static_assert(sizeof presets / sizeof *presets <= PRESETS_MOST,
+               "counters by policy have room for PRESETS_MOST");
 
 uint32_t preset_count(void)
 {
@@ -133,8 +101,7 @@ const struct preset *preset_find(const char *name)
     return NULL;
 }
 
-void plan_default(struct plan *out, const struct preset *preset)
+struct plan_asked plan_asked_of(const struct preset *preset)
 {
-    *out = preset->defaults;
-    out->preset = preset;
+    return (struct plan_asked){.preset = preset, .axes = preset->axes};
 }

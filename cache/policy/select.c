@@ -186,11 +186,11 @@ static uint32_t sort_by_position(const struct select_view *v, uint32_t before, u
     return n;
 }
 
-void select_pool(const struct select_view *v, enum plan_pooling pool, uint32_t kernel,
+void select_pool(const struct select_view *v, enum plan_pooling pooling, uint32_t kernel,
                  uint32_t before, float *pooled, uint32_t *order)
 {
     memcpy(pooled, v->scores, v->n * sizeof *pooled);
-    if (pool == POOLING_NONE || kernel <= 1)
+    if (pooling == POOLING_NONE || kernel <= 1)
         return;
     uint32_t n = sort_by_position(v, before, order), half = kernel / 2;
     for (uint32_t i = 0; i < n; i++) {
@@ -200,7 +200,7 @@ void select_pool(const struct select_view *v, enum plan_pooling pool, uint32_t k
             sum += v->scores[order[k]];
             largest = fmaxf(largest, v->scores[order[k]]);
         }
-        pooled[order[i]] = pool == POOLING_AVG ? sum / (float)kernel : largest;
+        pooled[order[i]] = pooling == POOLING_AVG ? sum / (float)kernel : largest;
     }
 }
 

@@ -5,8 +5,10 @@
 #ifndef WINNOW_CACHE_POLICY_SELECT_H
 #define WINNOW_CACHE_POLICY_SELECT_H
 
-#include "cache/pages/head_state.h"
 #include "cache/policy/plan.h"
+
+/* The share of its even part that AdaKV lets each head keep whatever the others' scores. */
+#define ADAPTIVE_ALPHA 0.2
 
 /* One head at the moment of choosing. */
 struct select_view {
@@ -37,7 +39,7 @@ uint32_t select_victims(const struct select_view *v, uint32_t n, uint32_t *victi
 /* pooled[i] for slots with position < before: scores of the neighbours in order of position, within
  * (kernel - 1) / 2, averaged over `kernel` or their maximum; other slots keep their score. order
  * [n] scratch. */
-void select_pool(const struct select_view *v, enum plan_pooling pool, uint32_t kernel,
+void select_pool(const struct select_view *v, enum plan_pooling pooling, uint32_t kernel,
                  uint32_t before, float *pooled, uint32_t *order);
 
 /* Uniform in [0, 1): a hash of all four, so it depends on nothing else. */

@@ -4,7 +4,6 @@
 #define WINNOW_CUDA_HOST_BACKEND_H
 
 #ifdef __cplusplus
-#include <jansson.h> /* before the linkage: it has its own */
 extern "C" {
 #endif
 

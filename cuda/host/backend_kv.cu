@@ -137,21 +137,11 @@ static void fill_job(struct device_job *to, const struct select_job *from)
     to->head.n_slots = from->n_slots;
     to->head.window = UINT32_MAX;
     to->head.votes = from->votes;
-    to->scorer = from->scorer;
-    to->pool = from->pool;
-    to->share = from->share;
+    to->choice = step_choice_of(from);
     to->layer = from->layer;
     to->kv_head = from->kv_head;
-    to->n_tokens = from->n_tokens;
-    to->sinks = from->sinks;
-    to->recent = from->recent;
-    to->window = from->window;
-    to->kernel = from->kernel;
     to->budget = from->budget;
-    to->adaptive = from->adaptive;
-    to->remnant = from->remnant;
-    to->forget = from->forget;
-    to->seed = from->seed;
+    to->forgets = select_job_forgets(from);
 }
 
 /* How much each head kept is read back: this waits for the device, once a layer and prompt. */

@@ -125,6 +125,8 @@ bool step_open(struct cuda_backend *c, struct error *e);
 void step_close(struct cuda_backend *c);
 bool cuda_step_begin(void *self, struct step *step, struct error *e);
 bool cuda_step_end(void *self, struct error *e);
+/* What the device needs of a job's plan; all heads of a layer need the same. */
+struct step_choice step_choice_of(const struct select_job *job);
 /* The rows that a launch is sized for, when an operation was asked for n (a multiple of the step's
  * rows): a recorded step computes a whole bucket. */
 uint64_t step_rows(const struct cuda_backend *c, uint64_t n);

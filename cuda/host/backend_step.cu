@@ -94,6 +94,24 @@ static void abandon_recording(struct cuda_backend *c)
     c->mode = STEP_NONE;
 }
 
+struct step_choice step_choice_of(const struct select_job *job)
+{
+    const struct plan *plan = job->plan;
+    struct step_choice choice = {};
+    choice.scorer = select_job_scorer(job);
+    choice.allocation = plan->allocation;
+    choice.share = plan->share;
+    choice.pooling = plan->pooling;
+    choice.remnant = plan->remnant;
+    choice.vote_queries = plan->vote_queries;
+    choice.kernel = plan->kernel;
+    choice.n_tokens = job->n_tokens;
+    choice.sinks = plan->sinks;
+    choice.recent = select_job_recent(job);
+    choice.seed = plan->seed;
+    return choice;
+}
+
 static void fill_segment(struct device_segment *to, const struct step_segment *from)
 {
     const struct placement *placed = from->placed;
@@ -107,13 +125,7 @@ static void fill_segment(struct device_segment *to, const struct step_segment *f
         struct select_job job;
         cache_drop_job(placed, 0, 0, &job); /* what is asked for here is every head's */
         to->evicts = 1;
-        to->scorer = job.scorer;
-        to->share = job.share;
-        to->remnant = job.remnant;
-        to->n_tokens = job.n_tokens;
-        to->sinks = job.sinks;
-        to->recent = job.recent;
-        to->seed = job.seed;
+        to->choice = step_choice_of(&job);
     }
 }
 

@@ -10,13 +10,11 @@
  * threads. What is dropped joins the summary by sums that follow the pages. */
 #include "cuda/kernels/select.h"
 
+#include "cache/policy/select.h"
 #include "cuda/kernels/score_slot.h"
 #include "cuda/kernels/select_block.h"
 
 #define MOVE_THREADS 512
-
-/* AdaKV's: the share of its even part that each head keeps whatever the others' scores. */
-#define ADAPTIVE_ALPHA 0.2
 
 /* Slots of a layer's jobs and their ranks; one head or all. */
 struct ranked_jobs {
@@ -64,7 +62,7 @@ struct ranked_jobs {
  */
 static __device__ uint32_t free_choice(const struct device_job *jobs, const struct device_job *job)
 {
-    uint32_t reserved = job->sinks + job->recent, budget = jobs[0].budget;
+    uint32_t reserved = job->choice.sinks + job->choice.recent, budget = jobs[0].budget;
     return budget > reserved ? budget - reserved : 0;
 }
 
@@ -83,19 +81,20 @@ static __global__ void __launch_bounds__(1024)
     if (job->budget == UINT32_MAX)
         return;
     const struct select_bench b = select_bench_of(scratch, n_jobs, stride, blockIdx.x);
+    const struct step_choice &c = job->choice;
     uint32_t n = 0, n_protected = 0;
     for (uint32_t i = threadIdx.x; i < job->head.n_slots; i += blockDim.x) {
         int32_t p = position_of(&shape, &job->head, i);
-        bool is_hole = p == HOLE, stays = is_protected(p, job->n_tokens, job->sinks, job->recent);
+        bool is_hole = p == HOLE, stays = is_protected(p, c.n_tokens, c.sinks, c.recent);
         b.ranks[i] = is_hole || stays ? 0 : score_rank(b.scores[i]);
         n += !is_hole && !stays;
         n_protected += !is_hole && stays;
     }
     n = block_sum(n, room);
     n_protected = block_sum(n_protected, room);
-    uint32_t places = jobs[0].adaptive            ? safe_choice(jobs, job)
-                      : job->budget > n_protected ? job->budget - n_protected
-                                                  : 0;
+    uint32_t places = jobs[0].choice.allocation == ALLOCATION_ADAPTIVE ? safe_choice(jobs, job)
+                      : job->budget > n_protected                      ? job->budget - n_protected
+                                                                       : 0;
     uint64_t lowest = places == 0 ? UINT64_MAX : 1;
     if (places > 0 && places < n) {
         const struct ranked_jobs own = {&shape, jobs,       scratch,        n_jobs,
@@ -113,7 +112,7 @@ static __global__ void __launch_bounds__(1024)
                    uint32_t stride, uint8_t *scratch)
 {
     SHARED(struct block_room, room, [1]);
-    if (!jobs[0].adaptive || jobs[0].budget == UINT32_MAX)
+    if (jobs[0].choice.allocation != ALLOCATION_ADAPTIVE || jobs[0].budget == UINT32_MAX)
         return;
     const struct ranked_jobs rivals = {&shape, jobs, scratch, n_jobs, stride, 0, n_jobs, true};
     uint64_t places = 0;
@@ -282,11 +281,11 @@ static __global__ void __launch_bounds__(MOVE_THREADS)
     if (job->budget != UINT32_MAX) {
         struct survivors s = {&shape, job, select_bench_of(scratch, n_jobs, stride, blockIdx.x), 0};
         s.lowest = *s.bench.lowest;
-        if (job->remnant)
+        if (job->choice.remnant == REMNANT_MEAN)
             summarise(&s, room);
         n = compact(&s, room);
     }
-    for (uint32_t i = threadIdx.x; job->forget && head->scores && i < n; i += MOVE_THREADS)
+    for (uint32_t i = threadIdx.x; job->forgets && head->scores && i < n; i += MOVE_THREADS)
         head->scores[i] = 0;
     if (threadIdx.x > 0)
         return;

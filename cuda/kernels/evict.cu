@@ -31,16 +31,16 @@ struct eviction {
 
 static __device__ struct scoring scoring_of(const struct eviction *e, uint32_t kv_head)
 {
-    const struct device_segment *s = e->segment;
-    struct scoring a = {&e->heads[kv_head], e->head, s->scorer, e->layer, kv_head,
-                        s->n_tokens,        1,       s->seed};
+    const struct step_choice &c = e->segment->choice;
+    struct scoring a = {&e->heads[kv_head], e->head,        c.scorer, e->layer, kv_head,
+                        c.n_tokens,         c.vote_queries, c.seed};
     return a;
 }
 
 static __device__ bool may_drop(const struct eviction *e, int32_t position)
 {
-    const struct device_segment *s = e->segment;
-    return position != HOLE && !is_protected(position, s->n_tokens, s->sinks, s->recent);
+    const struct step_choice &c = e->segment->choice;
+    return position != HOLE && !is_protected(position, c.n_tokens, c.sinks, c.recent);
 }
 
 /* mean <- mean + (x - mean) / n for K and V, a thread a dimension. Victims come in order of their
@@ -66,14 +66,14 @@ static __device__ void summarise(const struct eviction *e, const uint32_t *victi
 /* Makes holes of victims [n], which lie on top of the stack. All threads. */
 static __device__ void make_holes(const struct eviction *e, const uint32_t *victims, uint32_t n)
 {
-    if (e->segment->remnant)
+    if (e->segment->choice.remnant == REMNANT_MEAN)
         summarise(e, victims, n);
     __syncthreads();
     for (uint32_t i = threadIdx.x; i < n; i += THREADS)
         page_positions(page_of(e->step, e->head, victims[i]))[victims[i] % PAGE_SLOTS] = HOLE;
     if (threadIdx.x == 0) {
         e->head->counters->n_holes += n;
-        if (e->segment->remnant)
+        if (e->segment->choice.remnant == REMNANT_MEAN)
             e->head->counters->n_summary += n;
     }
 }
@@ -124,7 +124,7 @@ static __device__ void score_head(const struct eviction *e, float *direction)
 {
     float *scores = e->bench.scores;
     const uint32_t warp = threadIdx.x / 32, n = e->step->n_kv_heads;
-    if (e->segment->share != SHARE_LAYER) {
+    if (e->segment->choice.share != SHARE_LAYER) {
         score_slots(e->step, scoring_of(e, e->kv_head), direction, warp, THREADS / 32,
                     [=](uint32_t slot, float score) { scores[slot] = score; });
         return;
@@ -250,7 +250,8 @@ static __global__ void __launch_bounds__(THREADS)
         layer,
         kv_head,
         select_bench_of(scratch, gridDim.x * gridDim.y, stride, blockIdx.y * gridDim.x + kv_head)};
-    if (e.head->n_drop == 1 && segment->share != SHARE_LAYER && !scores_keys(segment->scorer))
+    if (e.head->n_drop == 1 && segment->choice.share != SHARE_LAYER &&
+        !scores_keys(segment->choice.scorer))
         drop_one(&e, room);
     else
         drop_ranked(&e, direction, room);

@@ -18,13 +18,28 @@ struct scoring {
     const struct device_head *head;
     const struct device_head *held; /* whose positions are read: of heads that decide together each
                                      reads its own, for the others may already be making holes */
-    uint32_t scorer, layer, kv_head, n_tokens, window;
+    uint32_t scorer, layer, kv_head, n_tokens, vote_queries;
     int64_t seed;
 };
 
+/* The table's column on the device. */
+__device__ static inline enum scorer_reads reads_of(uint32_t scorer)
+{
+#define READS_OF(id, name, reads, ...)                                                             \
+    case SCORER_##id:                                                                              \
+        return SCORER_READS_##reads;
+    switch ((enum plan_scorer)scorer) {
+        SCORERS(READS_OF)
+    case N_SCORERS:
+        break;
+    }
+#undef READS_OF
+    return SCORER_READS_POSITIONS;
+}
+
 __device__ static inline bool scores_keys(uint32_t scorer)
 {
-    return scorer == SCORER_KEY_NORM || scorer == SCORER_KEY_DIFF;
+    return reads_of(scorer) == SCORER_READS_KEYS || reads_of(scorer) == SCORER_READS_DIRECTION;
 }
 
 __device__ static inline uint8_t *page_of(const struct device_step *step,
@@ -57,18 +72,18 @@ __device__ static inline float random_score(int64_t seed, uint32_t layer, uint32
     return (float)(h >> 40) * 0x1p-24f;
 }
 
-/* Of scorers that do not look at keys. */
+/* Of scorers that do not look at keys. Every scorer has a case: the compiler asks for a new one's. */
 __device__ static inline float score_of(const struct scoring &a, uint32_t slot, int32_t position)
 {
     const struct device_head *head = a.head;
-    switch (a.scorer) {
+    switch ((enum plan_scorer)a.scorer) {
     case SCORER_ATTENTION_SUM:
     case SCORER_LAST_QUERY:
         return head->scores[slot];
     case SCORER_ATTENTION_MEAN:
         return head->scores[slot] / (float)(a.n_tokens - (uint32_t)position);
     case SCORER_WINDOW_ATTENTION:
-        return head->scores[slot] / (float)a.window;
+        return head->scores[slot] / (float)a.vote_queries;
     case SCORER_PERSISTENCE: {
         uint32_t n = 0;
         for (uint32_t w = 0; w < HISTORY_WORDS; w++)
@@ -77,9 +92,23 @@ __device__ static inline float score_of(const struct scoring &a, uint32_t slot, 
     }
     case SCORER_RANDOM:
         return random_score(a.seed, a.layer, a.kv_head, position);
-    default:
+    case SCORER_NONE:
+    case SCORER_RECENCY:
         return (float)position;
+    case SCORER_KEY_NORM: /* score_of_key */
+    case SCORER_KEY_DIFF:
+    case N_SCORERS:
+        break;
     }
+    return 0;
+}
+
+/* Of the others: of a key's dot product with the mean direction, and its length, squared. */
+__device__ static inline float score_of_key(uint32_t scorer, float dot, float square)
+{
+    if (reads_of(scorer) == SCORER_READS_KEYS)
+        return -sqrtf(square);
+    return square > 0 ? -dot / sqrtf(square) : 0;
 }
 
 /* Whether head `index` is among those whose mean is the layer's score: where nobody has a vote,
@@ -117,12 +146,11 @@ __device__ static inline void load_direction(const double *key_sum, uint32_t hea
 }
 
 /* Calls take(slot, score) for slots of [0, n_slots), those of warps first_warp, first_warp +
- * n_warps,
- * ... direction: shared [head_dim]; NULL: minus the norm. Whole warps. */
+ * n_warps, ... direction: shared [head_dim], or NULL. Whole warps. */
 template <class Take>
-__device__ static inline void score_keys(const struct device_step *step,
-                                         const struct device_head *head, const float *direction,
-                                         uint32_t first_warp, uint32_t n_warps, Take take)
+__device__ static inline void
+score_keys(const struct device_step *step, const struct device_head *head, uint32_t scorer,
+           const float *direction, uint32_t first_warp, uint32_t n_warps, Take take)
 {
     const uint32_t lane = threadIdx.x % 32, n = head->n_slots, dim = step->head_dim;
     for (uint32_t base = first_warp * 8; base < n; base += n_warps * 8) {
@@ -145,7 +173,7 @@ __device__ static inline void score_keys(const struct device_step *step,
             square += __shfl_xor_sync(0xffffffffu, square, m);
         }
         if (slot < n && lane % 4 == 0)
-            take(slot, !direction ? -sqrtf(square) : square > 0 ? -dot / sqrtf(square) : 0);
+            take(slot, score_of_key(scorer, dot, square));
     }
 }
 
@@ -157,10 +185,10 @@ __device__ static inline void score_slots(const struct device_step *step, const 
                                           Take take)
 {
     if (scores_keys(a.scorer)) {
-        bool angles = a.scorer == SCORER_KEY_DIFF;
+        bool angles = reads_of(a.scorer) == SCORER_READS_DIRECTION;
         if (angles)
             load_direction(a.head->key_sum, step->head_dim, room);
-        score_keys(step, a.head, angles ? room : NULL, first_warp, n_warps, take);
+        score_keys(step, a.head, a.scorer, angles ? room : NULL, first_warp, n_warps, take);
         return;
     }
     for (uint32_t i = first_warp * 32 + threadIdx.x % 32; i < a.head->n_slots; i += n_warps * 32)

@@ -16,26 +16,29 @@
 
 static __device__ struct scoring scoring_of(const struct device_job *job)
 {
-    struct scoring a = {&job->head,   &job->head,    job->scorer, job->layer,
-                        job->kv_head, job->n_tokens, job->window, job->seed};
+    const struct step_choice &c = job->choice;
+    struct scoring a = {&job->head,   &job->head, c.scorer,       job->layer,
+                        job->kv_head, c.n_tokens, c.vote_queries, c.seed};
     return a;
 }
 
 static __device__ bool pools(const struct device_job *job)
 {
-    return job->scorer == SCORER_WINDOW_ATTENTION && job->pool != POOLING_NONE && job->kernel > 1;
+    const struct step_choice &c = job->choice;
+    return c.scorer == SCORER_WINDOW_ATTENTION && c.pooling != POOLING_NONE && c.kernel > 1;
 }
 
 /* Slots at positions before this are pooled. */
 static __device__ uint32_t pooled_before(const struct device_job *job)
 {
-    return job->n_tokens > job->window ? job->n_tokens - job->window : 0;
+    const struct step_choice &c = job->choice;
+    return c.n_tokens > c.vote_queries ? c.n_tokens - c.vote_queries : 0;
 }
 
 /* Whether anybody asks what this head's slots are worth. */
 static __device__ bool is_asked(const struct device_job *jobs, uint32_t n_jobs, uint32_t index)
 {
-    if (jobs[0].share != SHARE_LAYER)
+    if (jobs[0].choice.share != SHARE_LAYER)
         return jobs[index].budget != UINT32_MAX;
     return votes_in(
         n_jobs, [&](uint32_t i) { return jobs[i].head.votes; }, index);
@@ -100,7 +103,8 @@ static __global__ void __launch_bounds__(THREADS)
     const struct device_head *head = &job->head;
     const struct select_bench b = select_bench_of(scratch, n_jobs, stride, index);
     const float *from = (const float *)b.ranks;
-    const uint32_t n = (uint32_t)*b.lowest, half = job->kernel / 2, before = pooled_before(job);
+    const uint32_t n = (uint32_t)*b.lowest, half = job->choice.kernel / 2,
+                   before = pooled_before(job);
     for (uint32_t i = blockIdx.x * THREADS + threadIdx.x; i < head->n_slots;
          i += gridDim.x * THREADS) {
         if ((uint32_t)position_of(&shape, head, i) >= before)
@@ -115,7 +119,7 @@ static __global__ void __launch_bounds__(THREADS)
             largest = fmaxf(largest, score);
         }
         b.scores[(uint32_t)b.keys[i]] =
-            job->pool == POOLING_AVG ? sum / (float)job->kernel : largest;
+            job->choice.pooling == POOLING_AVG ? sum / (float)job->choice.kernel : largest;
     }
 }
 
@@ -125,7 +129,7 @@ static __global__ void __launch_bounds__(THREADS)
 static __global__ void __launch_bounds__(THREADS)
     share_kernel(const struct device_job *jobs, uint32_t n_jobs, uint32_t stride, uint8_t *scratch)
 {
-    if (jobs[0].share != SHARE_LAYER)
+    if (jobs[0].choice.share != SHARE_LAYER)
         return;
     const struct select_bench first = select_bench_of(scratch, n_jobs, stride, 0);
     uint32_t n_voters = 0;

@@ -36,6 +36,16 @@ struct device_head {
                        in the layer: all count */
 };
 
+/* What choosing slots needs of a plan, and of the moment: struct select_job
+ * (cache/policy/select_job.h) for the device. Enums of cache/policy/plan.h as numbers. */
+struct step_choice {
+    uint32_t scorer; /* that decides now */
+    uint32_t allocation, share, pooling, remnant;
+    uint32_t vote_queries, kernel;
+    uint32_t n_tokens, sinks, recent;
+    int64_t seed;
+};
+
 /* Rows of one sequence that are written together and then attend. */
 struct device_segment {
     uint32_t first_row, n_rows;
@@ -43,10 +53,7 @@ struct device_segment {
     uint32_t score;        /* enum cache_score ... */
     uint32_t first_scored; /* ... of rows [first_scored, n_rows) */
     uint32_t evicts; /* 1: a decode step under a plan that drops (heads[].n_drop may still be 0) */
-    /* What choosing needs, as in struct select_job: */
-    uint32_t scorer, share, remnant; /* enum plan_scorer, enum plan_share, 0 or 1 */
-    uint32_t n_tokens, sinks, recent;
-    int64_t seed;
+    struct step_choice choice; /* if it evicts */
 };
 
 struct device_header {
@@ -70,17 +77,14 @@ struct device_step {
     const float *sink_logits;
 };
 
-/* What one head keeps at the end of a prompt: struct select_job of cache/policy/select_job.h for the
- * device. */
+/* What one head keeps at the end of a prompt. */
 struct device_job {
     struct device_head head; /* n_slots: used by then */
-    uint32_t scorer, pool, share, layer, kv_head;
-    uint32_t n_tokens, sinks, recent, window, kernel;
-    uint32_t budget; /* slots to keep (under `adaptive` the mean over the layer); UINT32_MAX: stays
+    struct step_choice choice;
+    uint32_t layer, kv_head;
+    uint32_t budget;  /* slots to keep (under `adaptive` the mean over the layer); UINT32_MAX: stays
                         as it is */
-    uint32_t adaptive, remnant,
-        forget; /* 0 or 1; forget: scores of what is kept begin at 0 again */
-    int64_t seed;
+    uint32_t forgets; /* 1: scores of what is kept begin at 0 again */
 };
 
 #endif

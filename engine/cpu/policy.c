@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cache/policy/select.h"
+#include "cache/policy/select_job.h"
 #include "engine/cpu/kernels.h"
 
 /* Working memory of one head, cut from cpu.select. */
@@ -69,90 +70,64 @@ static void read_positions(const struct cpu *c, const struct select_job *job, st
                PAGE_SLOTS * sizeof *b->positions);
 }
 
-/* Minus the norm, or minus the cosine with the mean direction. */
-static void score_keys(struct cpu *c, const struct select_job *job, struct bench *b)
+/* Scores of keys, a page at a time. */
+static void score_keys(struct cpu *c, const struct select_job *job, const struct scorer *scorer,
+                       struct score_view *v, struct bench *b)
 {
     float mean[HEAD_DIM_MAX], dots[PAGE_SLOTS], squares[PAGE_SLOTS];
-    bool angles = job->scorer == SCORER_KEY_DIFF;
+    bool angles = scorer->reads == SCORER_READS_DIRECTION;
     double length = 0;
     for (uint32_t d = 0; angles && d < c->head_dim; d++)
         length += job->head->key_sum[d] * job->head->key_sum[d];
     length = sqrt(length);
     for (uint32_t d = 0; angles && d < c->head_dim; d++)
         mean[d] = length > 0 ? (float)(job->head->key_sum[d] / length) : 0;
+    v->dots = dots;
+    v->squares = squares;
+    v->n_slots = PAGE_SLOTS;
     for (uint32_t i = 0; i < job->n_slots; i += PAGE_SLOTS) {
         c->kernels->key_dots(&c->shape, cpu_page(c, job->head->pages[i / PAGE_SLOTS]),
                              angles ? mean : NULL, dots, squares);
-        for (uint32_t s = 0; s < PAGE_SLOTS; s++)
-            b->scores[i + s] = !angles          ? -sqrtf(squares[s])
-                               : squares[s] > 0 ? -dots[s] / sqrtf(squares[s])
-                                                : 0;
+        scorer->value(v, b->scores + i);
     }
 }
 
-static float history_count(const struct head_state *head, uint32_t slot)
+static struct select_view view_of(const struct select_job *job, const struct bench *b)
 {
-    uint32_t n = 0;
-    for (uint32_t w = 0; w < HISTORY_WORDS; w++)
-        n += (uint32_t)__builtin_popcount(head->history[(size_t)slot * HISTORY_WORDS + w]);
-    return (float)n;
-}
-
-/* The attention sums of whole pages, for each token that came after the slot's. What comes out for
- * holes means nothing. */
-static void mean_scores(const struct select_job *job, struct bench *b)
-{
-    for (uint32_t first = 0; first < job->n_slots; first += PAGE_SLOTS)
-        for (uint32_t i = first; i < first + PAGE_SLOTS; i++)
-            b->scores[i] =
-                job->head->scores[i] / (float)(int32_t)(job->n_tokens - (uint32_t)b->positions[i]);
-}
-
-static void value_slots(const struct select_job *job, struct bench *b)
-{
-    const struct head_state *head = job->head;
-    switch (job->scorer) {
-    case SCORER_ATTENTION_SUM:
-    case SCORER_LAST_QUERY:
-        memcpy(b->scores, head->scores, job->n_slots * sizeof *b->scores);
-        break;
-    case SCORER_ATTENTION_MEAN:
-        mean_scores(job, b);
-        break;
-    case SCORER_WINDOW_ATTENTION:
-        for (uint32_t i = 0; i < job->n_slots; i++)
-            b->scores[i] = head->scores[i] / (float)job->window;
-        break;
-    case SCORER_PERSISTENCE:
-        for (uint32_t i = 0; i < job->n_slots; i++)
-            b->scores[i] = history_count(head, i);
-        break;
-    case SCORER_RANDOM:
-        for (uint32_t i = 0; i < job->n_slots; i++)
-            b->scores[i] = select_random(job->seed, job->layer, job->kv_head, b->positions[i]);
-        break;
-    default:
-        for (uint32_t i = 0; i < job->n_slots; i++)
-            b->scores[i] = (float)b->positions[i];
-    }
+    return (struct select_view){.positions = b->positions,
+                                .scores = b->scores,
+                                .n = job->n_slots,
+                                .n_tokens = job->n_tokens,
+                                .sinks = job->plan->sinks,
+                                .recent = select_job_recent(job)};
 }
 
 /* positions and scores of a head as its plan values them. */
 static void score_slots(struct cpu *c, const struct select_job *job, struct bench *b)
 {
+    const struct plan *plan = job->plan;
+    const struct scorer *scorer = scorer_at(select_job_scorer(job));
+    struct score_view v = {.plan = plan,
+                           .layer = job->layer,
+                           .kv_head = job->kv_head,
+                           .n_tokens = job->n_tokens,
+                           .n_slots = job->n_slots,
+                           .positions = b->positions,
+                           .sums = job->head->scores,
+                           .history = job->head->history};
     read_positions(c, job, b);
-    if (job->share == SHARE_LAYER && !job->votes)
+    if (plan->share == SHARE_LAYER && !job->votes)
         return; /* share_scores fills them */
-    if (job->scorer == SCORER_KEY_NORM || job->scorer == SCORER_KEY_DIFF) {
-        score_keys(c, job, b);
+    if (scorer_reads_keys(scorer)) {
+        score_keys(c, job, scorer, &v, b);
         return;
     }
-    value_slots(job, b);
-    if (job->scorer == SCORER_WINDOW_ATTENTION) {
-        struct select_view v = {b->positions,  b->scores,  job->n_slots,
-                                job->n_tokens, job->sinks, job->recent};
-        uint32_t before = job->n_tokens > job->window ? job->n_tokens - job->window : 0;
-        select_pool(&v, job->pool, job->kernel, before, b->pooled, b->order);
+    scorer->value(&v, b->scores);
+    if (scorer_has_window(scorer)) {
+        const struct select_view view = view_of(job, b);
+        uint32_t before =
+            job->n_tokens > plan->vote_queries ? job->n_tokens - plan->vote_queries : 0;
+        select_pool(&view, plan->pooling, plan->kernel, before, b->pooled, b->order);
         memcpy(b->scores, b->pooled, job->n_slots * sizeof *b->scores);
     }
 }
@@ -172,12 +147,6 @@ static void share_scores(const struct select_job *jobs, const struct bench *benc
         for (uint32_t h = 0; h < n; h++)
             benches[h].scores[i] = sum / (float)n_voters;
     }
-}
-
-static struct select_view view_of(const struct select_job *job, const struct bench *b)
-{
-    return (struct select_view){b->positions,  b->scores,  job->n_slots,
-                                job->n_tokens, job->sinks, job->recent};
 }
 
 static int32_t *position_of(const struct cpu *c, const struct head_state *head, uint32_t slot)
@@ -241,13 +210,14 @@ static void on_threads(struct head_work *w,
 static void make_holes(struct cpu *c, struct select_job *job, struct bench *b)
 {
     struct head_state *head = job->head;
-    const uint32_t newest = job->n_tokens > job->recent ? job->n_tokens - job->recent : 0;
+    const uint32_t recent = select_job_recent(job);
+    const uint32_t newest = job->n_tokens > recent ? job->n_tokens - recent : 0;
     for (uint32_t i = 0; i < job->n_drop; i++) {
         uint32_t slot =
-            c->kernels->worst(b->scores, b->positions, job->n_slots, job->sinks, newest);
+            c->kernels->worst(b->scores, b->positions, job->n_slots, job->plan->sinks, newest);
         if (slot == UINT32_MAX)
             return;
-        if (job->remnant)
+        if (job->plan->remnant == REMNANT_MEAN)
             summarise(c, head, slot);
         *position_of(c, head, slot) = HOLE;
         b->positions[slot] = HOLE;
@@ -257,7 +227,7 @@ static void make_holes(struct cpu *c, struct select_job *job, struct bench *b)
 
 static void score_dropping(struct cpu *c, struct select_job *job, struct bench *b)
 {
-    if (job->n_drop > 0 || job->share == SHARE_LAYER)
+    if (job->n_drop > 0 || job->plan->share == SHARE_LAYER)
         score_slots(c, job, b);
 }
 
@@ -269,7 +239,7 @@ static bool evict_layer(struct cpu *c, struct select_job *jobs, uint32_t n, stru
         return false;
     struct head_work w = {.cpu = c, .jobs = jobs, .benches = benches, .n = n};
     on_threads(&w, score_dropping);
-    if (jobs[0].share == SHARE_LAYER)
+    if (jobs[0].plan->share == SHARE_LAYER)
         share_scores(jobs, benches, n);
     on_threads(&w, make_holes);
     return true;
@@ -320,7 +290,7 @@ static void move_slot(struct cpu *c, struct head_state *head, uint32_t to, uint3
 static void compact(struct cpu *c, const struct select_job *job, const struct bench *b)
 {
     struct head_state *head = job->head;
-    for (uint32_t i = 0; job->remnant && i < job->n_slots; i++)
+    for (uint32_t i = 0; job->plan->remnant == REMNANT_MEAN && i < job->n_slots; i++)
         if (!b->keep[i] && b->positions[i] != HOLE)
             summarise(c, head, i);
     uint32_t to = 0;
@@ -363,8 +333,8 @@ static bool choose_together(struct select_job *jobs, const struct bench *benches
     bool ok = views && n_kept;
     for (uint32_t i = 0; ok && i < n; i++)
         views[i] = view_of(&jobs[i], &benches[i]);
-    ok = ok &&
-         select_adaptive(views, n, jobs[0].budget, 0.2, benches[0].keep, benches[0].keys, n_kept);
+    ok = ok && select_adaptive(views, n, jobs[0].budget, ADAPTIVE_ALPHA, benches[0].keep,
+                               benches[0].keys, n_kept);
     for (uint32_t i = 0; ok && i < n; i++)
         jobs[i].n_kept = n_kept[i];
     free(views);
@@ -375,7 +345,7 @@ static bool choose_together(struct select_job *jobs, const struct bench *benches
 static void forget_scores(const struct select_job *jobs, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++)
-        if (jobs[i].forget && jobs[i].head->scores)
+        if (select_job_forgets(&jobs[i]) && jobs[i].head->scores)
             memset(jobs[i].head->scores, 0, jobs[i].n_slots * sizeof *jobs[i].head->scores);
 }
 
@@ -396,9 +366,9 @@ bool cpu_compress(void *self, struct select_job *jobs, uint32_t n_jobs, struct e
         return false;
     struct head_work w = {.cpu = c, .jobs = jobs, .benches = benches, .n = n_jobs};
     on_threads(&w, score_part);
-    if (jobs[0].share == SHARE_LAYER)
+    if (jobs[0].plan->share == SHARE_LAYER)
         share_scores(jobs, benches, n_jobs);
-    if (!jobs[0].adaptive)
+    if (jobs[0].plan->allocation != ALLOCATION_ADAPTIVE)
         on_threads(&w, choose_part);
     else if (!choose_together(jobs, benches, n_jobs, e))
         return false;

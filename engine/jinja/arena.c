@@ -29,6 +29,7 @@ static void *take_chunk(struct arena *a, size_t bytes)
     struct arena_chunk *chunk = malloc(sizeof *chunk + size);
     if (!chunk) {
         a->cap_hit = false;
+        a->is_short = true;
         return NULL;
     }
     a->taken_bytes += size;

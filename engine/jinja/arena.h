@@ -14,7 +14,8 @@ struct arena {
     struct arena_chunk *chunks; /* newest first */
     size_t taken_bytes;         /* asked from malloc so far */
     size_t cap_bytes;
-    bool cap_hit; /* why the last take failed: the cap (true) or malloc (false) */
+    bool cap_hit;  /* why the last take failed: the cap (true) or malloc (false) */
+    bool is_short; /* malloc has failed */
 };
 
 void arena_init(struct arena *a, size_t cap_bytes);

@@ -50,7 +50,9 @@ struct jinja_program *jinja_compile(const char *source, size_t length, struct er
     p->source[used] = 0;
     if (parse_program(&p->program, p->source, used, &why))
         return p;
-    if (e && why.code[0])
+    if (p->program.memory.is_short)
+        error_set_memory(e, "a chat template", length);
+    else if (e && why.code[0])
         *e = why;
     else
         error_set(e, "template_error", "", "the template is too large to compile");

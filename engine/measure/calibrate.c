@@ -4,6 +4,7 @@
  * over the rotated queries of a layer before that layer's keys of the same step are in the pool, so
  * a layer is scored when the next one is observed: then its keys can be read back. Each step costs
  * one attention more than the forward pass itself; scores are held for four queries at a time. */
+#include "cache/policy/preset.h"
 #include "engine/measure/calibrate.h"
 
 #include <inttypes.h>
@@ -353,18 +354,19 @@ static float *allocate(size_t n, const char *what, struct error *e)
 
 static bool open_runtime(struct calibrator *c, struct error *e)
 {
-    struct plan plan;
+    const struct plan_asked full = plan_asked_of(preset_find("full"));
     struct runtime *r = &c->runtime;
     struct plan_limits limits = runtime_limits(r);
     uint64_t n_pages = runtime_pages(r, c->n_tokens);
-    if (!plan_parse_text("full", 4, "", &plan, e) || !plan_resolve(&plan, c->n_tokens, &limits, e))
-        return false;
-    return runtime_start(r, e) &&
-           runtime_has_room(r, n_pages, "--length", "a smaller --length needs less", e) &&
-           runtime_set_pool(r, n_pages, e) &&
-           (c->threads = threads_new(c->settings->n_threads, e)) &&
-           forward_set_observer(r->forward, observe, c, e) &&
-           (c->sequence = cache_sequence_new(r->cache, &plan, e));
+    const struct plan *plan = plan_resolve(&full, c->n_tokens, &limits, e);
+    bool opened = plan && runtime_start(r, e) &&
+                  runtime_has_room(r, n_pages, "--length", "a smaller --length needs less", e) &&
+                  runtime_set_pool(r, n_pages, e) &&
+                  (c->threads = threads_new(c->settings->n_threads, e)) &&
+                  forward_set_observer(r->forward, observe, c, e) &&
+                  (c->sequence = cache_sequence_new(r->cache, plan, e));
+    plan_release(plan);
+    return opened;
 }
 
 static bool open_buffers(struct calibrator *c, struct error *e)

@@ -88,7 +88,8 @@ static bool waits_for_session(const struct scheduler *s, const struct request *g
 }
 
 /* Goes on in the cache of its session, when the prompt begins with the tokens that made it; else
- * the session is forgotten and the prompt computed from its beginning. False: another policy. */
+ * the session is forgotten and the prompt computed from its beginning. False: another policy was
+ * asked for. */
 static bool continue_session(struct scheduler *s, struct request *g, struct choice *leader)
 {
     struct request_options *r = &g->options;
@@ -96,17 +97,17 @@ static bool continue_session(struct scheduler *s, struct request *g, struct choi
         r->session_id ? session_take(&s->sessions, r->session_id, r->owner_key) : NULL;
     if (!session)
         return true;
-    if (r->plan.source == SOURCE_DEFAULT || r->plan.source == SOURCE_SESSION) {
-        bool trace = r->plan.trace;
-        r->plan = session->plan;
-        r->plan.source = SOURCE_SESSION;
-        r->plan.trace = trace;
-        g->policy = preset_index(r->plan.preset);
-    } else if (!session_plan_agrees(&session->plan, &r->plan)) {
+    if (!plan_agrees(session->plan, r->plan)) {
+        if (r->plan->source == SOURCE_DEFAULT || r->plan->source == SOURCE_SESSION) {
+            /* Nobody asked for this plan, but it was chosen: the cache is of no use under it. */
+            g->usage.session_missed = true;
+            session_free(session);
+            return true;
+        }
         error_set(&g->error, "invalid_kv_policy", "kv_policy",
                   "the session '%.64s' was made under policy '%s' with budget %u; what it dropped "
                   "cannot come back, so it goes on under the same policy or not at all",
-                  r->session_id, session->plan.preset->name, session->plan.budget);
+                  r->session_id, session->plan->preset->name, session->plan->budget);
         session_put(&s->sessions, session, clock_ns());
         return false;
     }
@@ -163,7 +164,7 @@ static bool adopt_prefix(struct scheduler *s, struct request *g, struct choice *
     const struct request_options *r = &g->options;
     if (!r->reuse_prefix)
         return true;
-    uint32_t most = r->n_prompt_logprobs >= 0 ? 0 : prefix_usable(&r->plan, r->n_prompt);
+    uint32_t most = r->n_prompt_logprobs >= 0 ? 0 : prefix_usable(r->plan, r->n_prompt);
     uint32_t n = most ? prefix_match(s->runtime->cache, &r->prefix_root, r->prompt, most) : 0;
     if (g->usage.n_preemptions == 0) {
         g->usage.cached_tokens = n;
@@ -197,10 +198,10 @@ static void start(struct scheduler *s, struct request *g, uint64_t need, uint64_
         output_fail(s, g);
         return;
     }
-    g->usage.source = g->options.plan.source;
+    g->usage.source = g->options.plan->source;
     if (leader->cache)
         return;
-    leader->cache = cache_sequence_new(s->runtime->cache, &g->options.plan, &g->error);
+    leader->cache = cache_sequence_new(s->runtime->cache, g->options.plan, &g->error);
     memset(&leader->counted, 0, sizeof leader->counted);
     if (!leader->cache || !adopt_prefix(s, g, leader))
         output_fail(s, g);

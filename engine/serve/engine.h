@@ -79,7 +79,7 @@ struct request_options {
     char id[64];     /* for logs and /v1/kv/stats */
     int32_t *prompt; /* [n_prompt] >= 1, every id in range */
     uint32_t n_prompt;
-    struct plan plan; /* resolved */
+    const struct plan *plan; /* held */
     struct sampling sampling;
     struct stop_string *stops;
     uint32_t n_stops;
@@ -104,7 +104,7 @@ struct request_options {
     void *notify_context;
 };
 
-/* Frees prompt, stops, stop_tokens, sampling.bias. For requests that were not submitted. */
+/* Frees prompt, stops, stop_tokens, sampling.bias and lets go of the plan. For requests that were not submitted. */
 void request_options_clear(struct request_options *r);
 
 struct request;
@@ -151,12 +151,13 @@ struct request_usage {
     uint64_t bytes, bytes_peak, bytes_full;
     uint32_t pages, pages_returned;
     bool exact;
-    bool session_reused;     /* cached_tokens are those of the session */
-    bool session_missed;     /* there was one, but its tokens do not begin this prompt */
-    bool session_kept;       /* the cache waits for the next turn ... */
-    int64_t session_ends;    /* ... until then, Unix seconds */
-    const char *policy;      /* that was used; NULL while nothing was computed */
-    enum plan_source source; /* of the plan: a session's own may have replaced the default */
+    bool session_reused;  /* cached_tokens are those of the session */
+    bool session_missed;  /* there was one, but its tokens do not begin this prompt, or its plan is
+                                another */
+    bool session_kept;    /* the cache waits for the next turn ... */
+    int64_t session_ends; /* ... until then, Unix seconds */
+    const char *policy;   /* that was used; NULL while nothing was computed */
+    enum plan_source source; /* of the plan */
     uint32_t budget;         /* 0 for full */
     double queue_ms, prompt_ms, predicted_ms, ttft_ms;
     uint32_t n_preemptions;

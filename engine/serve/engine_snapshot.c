@@ -11,7 +11,7 @@ static void describe(const struct request *g, uint64_t now, struct engine_sequen
     memset(info, 0, sizeof *info);
     memcpy(info->id, g->options.id, sizeof info->id);
     memcpy(info->state, request_phase(g), strlen(request_phase(g)));
-    info->policy = g->options.plan.preset->name;
+    info->policy = g->options.plan->preset->name;
     info->owner_key = g->options.owner_key;
     info->age_ms = (double)(now - g->submitted_ns) / 1e6;
     info->pages = (uint32_t)g->held_pages;

@@ -42,7 +42,7 @@ static bool resolve_length(const struct engine *e, struct request *g, struct err
 {
     const struct request_options *r = &g->options;
     uint64_t room;
-    if (r->plan.positions == POSITIONS_CACHE) {
+    if (r->plan->positions == POSITIONS_CACHE) {
         room = (uint64_t)INT32_MAX - r->n_prompt;
         if (r->max_tokens < 0 && e->options.max_generate < room)
             room = e->options.max_generate;
@@ -100,29 +100,33 @@ static uint64_t needed_pages(const struct engine *e, const struct request *g,
  * `sink`, for the others hold the whole prompt once. 0 when no budget does. */
 static uint32_t largest_budget(const struct engine *e, const struct request *g)
 {
-    struct plan plan = g->options.plan;
-    const struct preset *sink = preset_find("sink");
-    if (plan.prefill != PREFILL_STREAM || !is_bounded(&plan)) {
+    const struct plan *own = g->options.plan, *sink = NULL;
+    if (own->prefill != PREFILL_STREAM || !is_bounded(own)) {
+        const struct plan_asked asked = plan_asked_of(preset_find("sink"));
+        const struct plan_limits limits = engine_plan_limits(e);
+        struct error ignored;
+        sink = plan_resolve(&asked, g->options.n_prompt, &limits, &ignored);
         if (!sink)
             return 0;
-        plan = sink->defaults;
     }
+    struct plan trial = sink ? *sink : *own; /* compared, never run */
     uint32_t low = 0, high = e->runtime.model->n_ctx_train;
     while (low < high) {
         uint32_t middle = low + (high - low + 1) / 2;
-        plan.budget = middle;
-        plan.recent = middle > plan.sinks ? middle - plan.sinks : 1;
-        if (needed_pages(e, g, &plan) <= e->runtime.n_pages)
+        trial.budget = middle;
+        trial.recent = middle > trial.sinks ? middle - trial.sinks : 1;
+        if (needed_pages(e, g, &trial) <= e->runtime.n_pages)
             low = middle;
         else
             high = middle - 1;
     }
-    return low >= plan.sinks + 1 ? low : 0;
+    plan_release(sink);
+    return low >= trial.sinks + 1 ? low : 0;
 }
 
 static bool check_memory(const struct engine *e, struct request *g, struct error *error)
 {
-    const struct plan *plan = &g->options.plan;
+    const struct plan *plan = g->options.plan;
     uint64_t needed = needed_pages(e, g, plan);
     if (is_bounded(plan)) {
         g->reserve_pages = needed;
@@ -170,7 +174,7 @@ static bool prepare(struct engine *e, struct request *g, struct error *error)
         if (!g->stops)
             return false;
     }
-    g->policy = preset_index(r->plan.preset);
+    g->policy = preset_index(r->plan->preset);
     g->wake = engine_wake;
     g->engine = e;
     g->submitted_ns = clock_ns();

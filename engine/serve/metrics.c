@@ -61,6 +61,6 @@ void engine_metrics_init(struct engine_metrics *m)
     histogram_init(&m->request_prompt_tokens, token_edges, N_EDGES(token_edges));
     histogram_init(&m->request_generation_tokens, token_edges, N_EDGES(token_edges));
     histogram_init(&m->step_batch_tokens, batch_edges, N_EDGES(batch_edges));
-    for (uint32_t i = 0; i < METRICS_MAX_POLICIES; i++)
+    for (uint32_t i = 0; i < PRESETS_MOST; i++)
         histogram_init(&m->page_lifetime[i], lifetime_edges, N_EDGES(lifetime_edges));
 }

@@ -6,8 +6,9 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#define METRICS_MAX_POLICIES 16
-#define METRICS_MAX_BUCKETS  32
+#include "cache/policy/preset.h"
+
+#define METRICS_MAX_BUCKETS 32
 
 /* Cumulative when rendered; `edges` ascending, in the unit of the name; the last bucket is +Inf. */
 struct histogram {
@@ -40,16 +41,16 @@ struct engine_metrics {
         session_pages; /* gauges */
     atomic_uint_fast64_t prompt_tokens, generation_tokens, preemptions;
     atomic_uint_fast64_t prefix_query_tokens, prefix_hit_tokens;
-    atomic_uint_fast64_t finished[METRICS_FINISH_COUNT][METRICS_MAX_POLICIES];
+    atomic_uint_fast64_t finished[METRICS_FINISH_COUNT][PRESETS_MOST];
     atomic_uint_fast64_t disconnects[METRICS_PHASE_COUNT];
     atomic_uint_fast64_t kv_pages, kv_pages_used, kv_pages_cached, page_bytes;
-    atomic_uint_fast64_t evicted_slots[METRICS_MAX_POLICIES], pages_returned[METRICS_MAX_POLICIES];
-    atomic_uint_fast64_t tokens_seen[METRICS_MAX_POLICIES], slots_kept[METRICS_MAX_POLICIES];
+    atomic_uint_fast64_t evicted_slots[PRESETS_MOST], pages_returned[PRESETS_MOST];
+    atomic_uint_fast64_t tokens_seen[PRESETS_MOST], slots_kept[PRESETS_MOST];
     struct histogram time_to_first_token, inter_token_latency, request_duration, queue_time,
         prefill_time, decode_time;
     struct histogram step_time, policy_time, request_prompt_tokens, request_generation_tokens,
         step_batch_tokens;
-    struct histogram page_lifetime[METRICS_MAX_POLICIES];
+    struct histogram page_lifetime[PRESETS_MOST];
 };
 void engine_metrics_init(struct engine_metrics *m);
 

@@ -62,8 +62,8 @@ static void record_pages(const struct scheduler *s, struct request *g,
     u->bytes_peak = c->pages_peak * s->runtime->page_bytes;
     u->bytes_full = c->pages_full * s->runtime->page_bytes;
     u->exact = c->exact;
-    u->policy = g->options.plan.preset->name;
-    u->budget = plan_evicts(&g->options.plan) ? g->options.plan.budget : 0;
+    u->policy = g->options.plan->preset->name;
+    u->budget = plan_evicts(g->options.plan) ? g->options.plan->budget : 0;
 }
 
 /* The answer too may be the beginning of the next prompt, where every token still sees all. */
@@ -72,7 +72,7 @@ static void list_answer(struct choice *q)
     struct request *g = q->owner;
     uint32_t n = cache_tokens_seen(q->cache), n_prompt = g->options.n_prompt;
     if (!g->options.reuse_prefix || q->index != 0 || g->n_chained + PAGE_SLOTS > n ||
-        n <= n_prompt || plan_evicts(&g->options.plan))
+        n <= n_prompt || plan_evicts(g->options.plan))
         return;
     int32_t *tokens = malloc(n * sizeof *tokens);
     for (uint32_t i = 0; tokens && i < n; i++)
@@ -102,7 +102,7 @@ static bool keep_session(struct scheduler *s, struct choice *q, enum finish_reas
         tokens[i] = choice_token(q, i);
     snprintf(session->id, sizeof session->id, "%s", id);
     session->owner_key = g->options.owner_key;
-    session->plan = g->options.plan;
+    session->plan = plan_hold(g->options.plan);
     session->tokens = tokens;
     session->n_tokens = n;
     session->cache = q->cache;
@@ -125,7 +125,7 @@ static void drop_cache(struct scheduler *s, struct choice *q, enum finish_reason
     if (q->index == 0) {
         record_pages(s, g, &counts);
         record_end(s, g, clock_ns());
-        if (g->options.plan.trace)
+        if (g->options.plan->trace)
             g->trace = trace_text(s->runtime->cache, q->cache, &g->trace_truncated);
     }
     scheduler_count(s, q);

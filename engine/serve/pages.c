@@ -54,11 +54,11 @@ uint64_t pages_to_admit(const struct scheduler *s, const struct request *g)
     if (!request_is_growing(g))
         return g->reserve_pages;
     const struct request_options *r = &g->options;
-    uint64_t need = pages_growing(s->runtime->cache, &r->plan, r->n_prompt, request_n_living(g));
-    uint64_t prompt = cache_bound_pages(s->runtime->cache, &r->plan, r->n_prompt, r->n_prompt);
+    uint64_t need = pages_growing(s->runtime->cache, r->plan, r->n_prompt, request_n_living(g));
+    uint64_t prompt = cache_bound_pages(s->runtime->cache, r->plan, r->n_prompt, r->n_prompt);
     for (uint32_t i = 0; g->choices && i < r->n_choices; i++)
         if (!g->choices[i].done)
-            need += cache_bound_pages(s->runtime->cache, &r->plan, r->n_prompt,
+            need += cache_bound_pages(s->runtime->cache, r->plan, r->n_prompt,
                                       choice_n_tokens(&g->choices[i])) -
                     prompt;
     return need;

@@ -13,6 +13,8 @@ void request_options_clear(struct request_options *r)
     free(r->stop_tokens);
     free(r->sampling.bias);
     free(r->session_id);
+    plan_release(r->plan);
+    r->plan = NULL;
     r->prompt = NULL;
     r->session_id = NULL;
     r->stops = NULL;

@@ -15,7 +15,7 @@
 
 /* ---- life */
 
-_Static_assert(METRICS_MAX_POLICIES <= UINT8_MAX, "the pool keeps a policy in a byte");
+_Static_assert(PRESETS_MOST <= UINT8_MAX, "the pool keeps a policy in a byte");
 
 static void note_lifetime(void *context, uint32_t policy, uint64_t held_ns)
 {
@@ -230,8 +230,8 @@ void scheduler_describe(const struct scheduler *s, const struct request *g,
     uint32_t n_kv_heads = cache_n_kv_heads(s->runtime->cache);
     *record = (struct request_record){.owner_key = r->owner_key,
                                       .order = g->order,
-                                      .policy = r->plan.preset->name,
-                                      .budget = plan_evicts(&r->plan) ? r->plan.budget : 0,
+                                      .policy = r->plan->preset->name,
+                                      .budget = plan_evicts(r->plan) ? r->plan->budget : 0,
                                       .n_prompt = r->n_prompt,
                                       .submitted_ns = g->submitted_ns};
     memcpy(record->id, r->id, sizeof record->id);

@@ -1,4 +1,5 @@
 /* Sessions: see session.h. */
+#include "cache/policy/preset.h"
 #include "engine/serve/session.h"
 
 #include <stdlib.h>
@@ -19,6 +20,7 @@ void session_free(struct session *session)
     if (!session)
         return;
     cache_sequence_free(session->cache);
+    plan_release(session->plan);
     free(session->tokens);
     free(session);
 }
@@ -120,19 +122,6 @@ bool session_give_up(struct session_store *s)
     return oldest != NULL;
 }
 
-bool session_plan_agrees(const struct plan *a, const struct plan *b)
-{
-    bool budgets = a->budget_share > 0 || b->budget_share > 0
-                       ? a->budget_share == b->budget_share
-                       : a->budget == b->budget && a->recent == b->recent;
-    return a->preset == b->preset && budgets && a->has_budget == b->has_budget &&
-           a->scorer == b->scorer && a->allocation == b->allocation && a->sinks == b->sinks &&
-           a->prefill == b->prefill && a->decode == b->decode && a->remnant == b->remnant &&
-           a->positions == b->positions && a->pool == b->pool && a->share == b->share &&
-           a->window == b->window && a->kernel == b->kernel && a->interval == b->interval &&
-           a->seed == b->seed && a->sparsity == b->sparsity && a->min_window == b->min_window;
-}
-
 uint32_t session_list(struct session_store *s, const char *id, uint32_t owner_key, bool all,
                       uint64_t now_ns, struct session_info *out, uint32_t most)
 {
@@ -145,7 +134,7 @@ uint32_t session_list(struct session_store *s, const char *id, uint32_t owner_ke
         if (!(all || x->owner_key == owner_key) || (id && strcmp(x->id, id) != 0))
             continue;
         struct session_info *i = &out[n++];
-        *i = (struct session_info){.policy = x->plan.preset->name,
+        *i = (struct session_info){.policy = x->plan->preset->name,
                                    .owner_key = x->owner_key,
                                    .n_tokens = x->n_tokens,
                                    .pages = x->pages,
@@ -159,14 +148,13 @@ uint32_t session_list(struct session_store *s, const char *id, uint32_t owner_ke
     return n;
 }
 
-bool session_plan(struct session_store *s, const char *id, uint32_t owner_key, struct plan *out)
+const struct plan *session_plan(struct session_store *s, const char *id, uint32_t owner_key)
 {
     pthread_mutex_lock(&s->lock);
     const struct session *x = find(s, id, owner_key, false);
-    if (x)
-        *out = x->plan;
+    const struct plan *plan = x ? plan_hold(x->plan) : NULL;
     pthread_mutex_unlock(&s->lock);
-    return x != NULL;
+    return plan;
 }
 
 bool session_delete(struct session_store *s, const char *id, uint32_t owner_key, bool all,

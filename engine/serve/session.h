@@ -17,9 +17,9 @@
 
 struct session {
     char id[SESSION_ID_MAX + 1];
-    uint32_t owner_key; /* ids of other keys do not exist for a caller */
-    struct plan plan;
-    int32_t *tokens; /* [n_tokens] that made the cache */
+    uint32_t owner_key;      /* ids of other keys do not exist for a caller */
+    const struct plan *plan; /* held */
+    int32_t *tokens;         /* [n_tokens] that made the cache */
     uint32_t n_tokens;
     struct cache_sequence *cache;
     double slots_kept;
@@ -51,8 +51,6 @@ void session_free(struct session *session);
 uint64_t session_expire(struct session_store *s, uint64_t now_ns);
 /* Frees the one that was used longest ago. False: there is none. */
 bool session_give_up(struct session_store *s);
-/* Whether a request under `asked` may go on in a cache made under `made`. */
-bool session_plan_agrees(const struct plan *made, const struct plan *asked);
 
 /* ---- loop thread */
 
@@ -66,8 +64,8 @@ struct session_info {
  * many. id: only that one, or NULL. */
 uint32_t session_list(struct session_store *s, const char *id, uint32_t owner_key, bool all,
                       uint64_t now_ns, struct session_info *out, uint32_t most);
-/* The plan of the one that waits under this name. False: there is none. */
-bool session_plan(struct session_store *s, const char *id, uint32_t owner_key, struct plan *out);
+/* The plan of the one that waits under this name, held for the caller. NULL: there is none. */
+const struct plan *session_plan(struct session_store *s, const char *id, uint32_t owner_key);
 /* Its pages go back before the engine's next step. False: there is none. */
 bool session_delete(struct session_store *s, const char *id, uint32_t owner_key, bool all,
                     uint32_t *pages);

@@ -1,5 +1,7 @@
 /* See admission.h. */
+#include "cache/policy/preset.h"
 #include "server/api/admission.h"
+#include "server/api/plan_json.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,11 +9,11 @@
 
 /* ---- plans */
 
-bool admission_pick_plan(const struct service *s, const struct plan *body, const char *header,
-                         const char *suffix, struct plan *out, struct error *e)
+bool admission_pick_policy(const struct service *s, const struct plan_asked *body,
+                           const char *header, const char *suffix, struct plan_asked *out,
+                           struct error *e)
 {
-    *out = s->default_plan;
-    out->source = SOURCE_DEFAULT;
+    *out = s->default_policy;
     if (body) {
         *out = *body;
         out->source = SOURCE_REQUEST;
@@ -42,52 +44,62 @@ bool admission_offers(const struct service *s, const struct preset *preset)
 
 bool admission_can_run(const struct service *s, const struct preset *preset)
 {
-    return preset->defaults.allocation != ALLOCATION_PROFILE ||
-           engine_plan_limits(s->engine).profile;
+    return preset->axes.allocation != ALLOCATION_PROFILE || engine_plan_limits(s->engine).profile;
 }
 
-bool admission_resolve_plan(const struct service *s, struct plan *plan, uint32_t n_prompt,
-                            struct error *e)
+struct plan_limits admission_limits(const struct service *s, enum plan_source source)
+{
+    struct plan_limits limits = engine_plan_limits(s->engine);
+    limits.max_budget = source == SOURCE_DEFAULT ? 0 : s->config->kv_policy_max_budget;
+    return limits;
+}
+
+const struct plan *admission_resolve_plan(const struct service *s, const struct plan_asked *asked,
+                                          uint32_t n_prompt, struct error *e)
 {
     const struct config *c = s->config;
-    struct plan_limits limits = engine_plan_limits(s->engine);
-    if (plan->source == SOURCE_SESSION)
-        return true; /* resolved when the session was made, under the same rules */
-    limits.max_budget = plan->source == SOURCE_DEFAULT ? 0 : c->kv_policy_max_budget;
-    if (plan->source != SOURCE_DEFAULT && c->kv_policy_lock)
-        return error_set(e, "kv_policy_not_allowed", "kv_policy",
-                         "this server's cache policy is fixed to '%s'",
-                         s->default_plan.preset->name);
-    if (plan->source != SOURCE_DEFAULT && !is_allowed(c, plan->preset))
-        return error_set(e, "kv_policy_not_allowed", "kv_policy",
-                         "this server does not offer the cache policy '%s'", plan->preset->name);
-    return plan_resolve(plan, n_prompt, &limits, e);
+    const struct plan_limits limits = admission_limits(s, asked->source);
+    if (asked->source != SOURCE_DEFAULT && c->kv_policy_lock) {
+        error_set(e, "kv_policy_not_allowed", "kv_policy",
+                  "this server's cache policy is fixed to '%s'", s->default_policy.preset->name);
+        return NULL;
+    }
+    if (asked->source != SOURCE_DEFAULT && !is_allowed(c, asked->preset)) {
+        error_set(e, "kv_policy_not_allowed", "kv_policy",
+                  "this server does not offer the cache policy '%s'", asked->preset->name);
+        return NULL;
+    }
+    return plan_resolve(asked, n_prompt, &limits, e);
+}
+
+/* The plan of the turn that this one will wait for: of the first of its session that still runs,
+ * under which the others go on. Held; NULL: there is none. */
+static const struct plan *plan_of_earlier_turn(const struct job *j)
+{
+    const struct job *other;
+    const struct plan *plan = NULL;
+    TAILQ_FOREACH(other, &j->jobs->running, entry)
+        if (other != j && other->admitted && other->key == j->key && other->r.session_id &&
+            !strcmp(other->r.session_id, j->r.session_id))
+            plan = other->plan; /* the newest is the first of the list */
+    return plan_hold(plan);
 }
 
 /* A turn that names no policy goes on under its session's: of the cache that waits, or of the turn
- * before, which this one will wait for. Known before the engine, so that the answer's header can
- * name it. */
-static void take_session_plan(const struct job *j, struct plan *asked)
+ * before. Chosen here and nowhere else, so that the answer's header can name it; the engine
+ * compares. False: "out_of_memory". */
+static bool take_session_plan(struct job *j, const struct plan_asked *asked, struct error *e)
 {
     const char *id = j->r.session_id;
-    const struct job *other;
-    struct plan plan;
     if (!id || asked->source != SOURCE_DEFAULT)
-        return;
-    bool found = session_plan(engine_sessions(j->jobs->service->engine), id, j->key, &plan);
-    TAILQ_FOREACH(other, &j->jobs->running, entry) {
-        if (found)
-            break;
-        found = other != j && other->admitted && other->key == j->key && other->r.session_id &&
-                !strcmp(other->r.session_id, id);
-        if (found)
-            plan = other->plan;
-    }
-    if (!found)
-        return;
-    plan.source = SOURCE_SESSION;
-    plan.trace = asked->trace;
-    *asked = plan;
+        return true;
+    const struct plan *plan = session_plan(engine_sessions(j->jobs->service->engine), id, j->key);
+    if (!plan)
+        plan = plan_of_earlier_turn(j);
+    if (plan)
+        j->plan = plan_for(plan, SOURCE_SESSION, asked->axes.trace, e);
+    plan_release(plan);
+    return !plan || j->plan;
 }
 
 /* ---- limits */
@@ -178,7 +190,7 @@ static bool make_options(struct prompt *p, const struct plan *plan, struct reque
     const struct config *c = j->jobs->service->config;
     *g = (struct request_options){.prompt = p->tokens.data,
                                   .n_prompt = p->n_tokens,
-                                  .plan = *plan,
+                                  .plan = plan_hold(plan),
                                   .include_stop_string = r->include_stop_string,
                                   .ignore_eos = r->ignore_eos,
                                   .show_control = !r->skip_special_tokens,
@@ -196,7 +208,7 @@ static bool make_options(struct prompt *p, const struct plan *plan, struct reque
                                   .notify = prompt_notify,
                                   .notify_context = p};
     p->tokens = (struct tokens){0}; /* moved */
-    /* The response's id; further prompts of the same request are told apart. */
+    /* The response's id; further prompts of the same request get a number behind it. */
     snprintf(g->id, sizeof g->id, p->index ? "%s.%u" : "%s", j->id, p->index);
     if (r->session_id && !(g->session_id = strdup(r->session_id)))
         return false;
@@ -231,27 +243,43 @@ static bool submit_prompt(struct prompt *p, const struct plan *plan, struct erro
     return p->request != NULL;
 }
 
+/* The plan of a prompt: its session's, or what was asked for at its own length. Held. */
+static const struct plan *plan_of_prompt(const struct prompt *p, const struct plan_asked *asked,
+                                         struct error *e)
+{
+    const struct job *j = p->job;
+    if (j->plan && j->plan->source == SOURCE_SESSION)
+        return plan_hold(j->plan);
+    return admission_resolve_plan(j->jobs->service, asked, p->n_tokens, e);
+}
+
+static bool admit_prompt(struct prompt *p, const struct plan_asked *asked, struct error *e)
+{
+    const struct plan *plan = plan_of_prompt(p, asked, e);
+    if (!plan)
+        return false;
+    if (!p->job->plan)
+        p->job->plan = plan_hold(plan);
+    bool submitted = submit_prompt(p, plan, e);
+    plan_release(plan);
+    return submitted;
+}
+
 bool admission_submit(struct job *j, struct error *e)
 {
     struct jobs *jobs = j->jobs;
-    const struct service *s = jobs->service;
-    struct plan asked;
+    struct plan_asked asked;
     if (!key_has_room(j, e) ||
-        !admission_pick_plan(s, j->r.has_policy ? &j->r.plan : NULL, j->policy_header,
-                             j->r.policy_suffix, &asked, e))
+        !admission_pick_policy(jobs->service, j->r.has_policy ? &j->r.policy : NULL,
+                               j->policy_header, j->r.policy_suffix, &asked, e))
         return false;
-    take_session_plan(j, &asked);
-    j->plan = asked;
-    for (uint32_t i = 0; i < j->n_prompts; i++) {
-        struct plan plan = asked; /* shares are of each prompt's own length */
-        if (!admission_resolve_plan(s, &plan, j->prompts[i].n_tokens, e))
+    j->policy = asked.preset->name;
+    if (!take_session_plan(j, &asked, e))
+        return false;
+    for (uint32_t i = 0; i < j->n_prompts; i++)
+        if (!admit_prompt(&j->prompts[i], &asked, e))
             return false;
-        if (i == 0)
-            j->plan = plan;
-        if (!submit_prompt(&j->prompts[i], &plan, e))
-            return false;
-    }
     j->admitted = true;
-    jobs->by_policy[(size_t)preset_index(j->plan.preset) * N_PLAN_SOURCES + j->plan.source]++;
+    jobs->by_policy[(size_t)preset_index(j->plan->preset) * N_SOURCES + j->plan->source]++;
     return true;
 }

@@ -1,4 +1,5 @@
 /* See answer.h. */
+#include "cache/policy/preset.h"
 #include "server/api/answer.h"
 
 #include <math.h>
@@ -51,7 +52,7 @@ json_t *answer_kv_cache(const struct job *j)
     double held = (double)u->bytes;
     json_t *kv = json_pack(
         "{s:s, s:o, s:s, s:I, s:f, s:I, s:I, s:f, s:I, s:I, s:I, s:f, s:I, s:I, s:b, s:s, s:f}",
-        "policy", u->policy ? u->policy : j->plan.preset->name, "budget",
+        "policy", u->policy ? u->policy : j->plan->preset->name, "budget",
         u->budget ? json_integer(u->budget) : json_null(), "source", plan_source_name(u->source),
         "tokens_seen", (json_int_t)u->tokens_seen, "slots_kept", u->slots_kept, "slots_kept_min",
         (json_int_t)u->slots_kept_min, "slots_kept_max", (json_int_t)u->slots_kept_max, "evicted",
@@ -268,7 +269,7 @@ json_t *answer_whole(struct job *j)
     json_object_set_new(answer, "timings", answer_timings(j));
     if (j->kind == API_REQUEST_CHAT && j->prompts[0].token_ids)
         json_object_set(answer, "prompt_token_ids", j->prompts[0].token_ids);
-    if (j->plan.trace)
+    if (j->plan->trace)
         json_object_set_new(answer, "kv_trace", answer_kv_trace(j));
     return answer;
 }

@@ -90,10 +90,14 @@ struct api *api_new(const struct config *c, uv_loop_t *loop, struct error *e)
 bool api_set_engine(struct api *a, struct engine *engine, struct error *e)
 {
     service_set_engine(&a->service, engine);
-    struct plan plan = a->service.default_plan;
+    const struct plan_asked *asked = &a->service.default_policy;
     struct error bad;
-    if (plan.budget_share == 0 && !admission_resolve_plan(&a->service, &plan, 1, &bad))
+    if (asked->axes.budget_share > 0)
+        return true; /* of what, a prompt will tell */
+    const struct plan *plan = admission_resolve_plan(&a->service, asked, 1, &bad);
+    if (!plan)
         return error_set(e, bad.code, "--kv-policy", "--kv-policy: %.500s", bad.message);
+    plan_release(plan);
     return true;
 }
 
@@ -137,5 +141,5 @@ struct engine *api_engine(const struct api *a)
 
 uint64_t api_policy_requests(const struct api *a, uint32_t preset, uint32_t source)
 {
-    return a->jobs.by_policy[(size_t)preset * N_PLAN_SOURCES + source];
+    return a->jobs.by_policy[(size_t)preset * N_SOURCES + source];
 }

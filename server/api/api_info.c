@@ -2,9 +2,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cache/policy/preset.h"
 #include "config/base/version.h"
 #include "server/api/admission.h"
 #include "server/api/handlers.h"
+#include "server/api/plan_json.h"
 #include "server/api/service.h"
 
 static json_t *model_row(const struct service *s, const char *suffix)
@@ -20,7 +22,7 @@ static json_t *model_row(const struct service *s, const char *suffix)
         (json_int_t)m->n_parameters, "size", (json_int_t)m->size_bytes, "ftype", m->quantisation,
         "layers", (json_int_t)m->n_layers, "kv_heads", (json_int_t)m->n_kv_heads, "head_dim",
         (json_int_t)m->head_dim, "default_kv_policy",
-        suffix ? suffix : s->default_plan.preset->name);
+        suffix ? suffix : s->default_policy.preset->name);
 }
 
 void handle_models(struct http_request *x, void *context)
@@ -68,6 +70,7 @@ void handle_props(struct http_request *x, void *context)
     const struct service *s = context;
     const struct config *c = s->config;
     const struct sampling *d = &s->default_sampling;
+    const struct plan_limits limits = admission_limits(s, SOURCE_DEFAULT);
     http_request_reply_json(
         x, 200,
         json_pack("{s:s, s:s, s:s, s:I, s:{s:I, s:{s:f, s:f, s:i, s:f}}, s:I, s:o, s:{s:I, s:I, "
@@ -78,7 +81,7 @@ void handle_props(struct http_request *x, void *context)
                   (json_int_t)engine_n_ctx(s->engine), "params", "temperature", d->temperature,
                   "top_p", d->top_p, "top_k", (int)d->top_k, "min_p", d->min_p, "n_ctx",
                   (json_int_t)engine_n_ctx(s->engine), "default_kv_policy",
-                  plan_to_json(&s->default_plan), "limits", "max_body",
+                  plan_asked_to_json(&s->default_policy, &limits), "limits", "max_body",
                   (json_int_t)c->max_body_bytes, "max_queue", (json_int_t)c->max_queue, "max_n",
                   (json_int_t)MAX_CHOICES, "max_kv_budget", (json_int_t)c->kv_policy_max_budget));
 }

@@ -4,10 +4,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cache/policy/preset.h"
 #include "config/base/clock.h"
 #include "config/base/size.h"
 #include "server/api/admission.h"
 #include "server/api/handlers.h"
+#include "server/api/plan_json.h"
 #include "server/api/request.h"
 #include "server/api/service.h"
 
@@ -53,43 +55,47 @@ void handle_stats(struct http_request *x, void *context)
 }
 
 /* The plan as it would run for a prompt, and the most memory it would take. */
-static void reply_resolved(struct http_request *x, const struct service *s, struct plan plan,
-                           uint32_t n_prompt, uint64_t n_total)
+static void reply_resolved(struct http_request *x, const struct service *s,
+                           const struct plan_asked *asked, uint32_t n_prompt, uint64_t n_total)
 {
     struct error e;
-    if (!admission_resolve_plan(s, &plan, n_prompt, &e)) {
+    const struct plan *plan = admission_resolve_plan(s, asked, n_prompt, &e);
+    if (!plan) {
         http_request_reply_error(x, &e);
         return;
     }
-    uint64_t pages = engine_bound_pages(s->engine, &plan, n_prompt, n_total);
-    http_request_reply_json(x, 200,
-                            json_pack("{s:o, s:I, s:I, s:{s:I, s:I, s:I}}", "plan",
-                                      plan_to_json(&plan), "prompt_tokens", (json_int_t)n_prompt,
-                                      "total_tokens", (json_int_t)n_total, "bound", "pages",
-                                      (json_int_t)pages, "bytes",
-                                      (json_int_t)(pages * engine_page_bytes(s->engine)),
-                                      "pool_pages", (json_int_t)engine_n_pages(s->engine)));
+    uint64_t pages = engine_bound_pages(s->engine, plan, n_prompt, n_total);
+    http_request_reply_json(
+        x, 200,
+        json_pack("{s:o, s:I, s:I, s:{s:I, s:I, s:I}}", "plan", plan_to_json(plan), "prompt_tokens",
+                  (json_int_t)n_prompt, "total_tokens", (json_int_t)n_total, "bound", "pages",
+                  (json_int_t)pages, "bytes", (json_int_t)(pages * engine_page_bytes(s->engine)),
+                  "pool_pages", (json_int_t)engine_n_pages(s->engine)));
+    plan_release(plan);
 }
 
 /* Why a request that names the policy would be refused. */
-static json_t *refusal_reason(const struct service *s, const struct preset *p)
+static json_t *refusal_reason(const struct service *s, const struct plan_asked *asked)
 {
-    struct plan plan;
     struct error e;
-    plan_default(&plan, p);
-    plan.source = SOURCE_REQUEST;
-    return admission_resolve_plan(s, &plan, 1024, &e) ? json_null() : json_string(e.message);
+    const struct plan *plan = admission_resolve_plan(s, asked, 1024, &e);
+    if (!plan)
+        return json_string(e.message);
+    plan_release(plan);
+    return json_null();
 }
 
 static json_t *policy_row(const struct service *s, const struct preset *p)
 {
-    struct plan plan;
-    plan_default(&plan, p);
+    struct plan_asked asked = plan_asked_of(p);
+    asked.source = SOURCE_REQUEST;
+    const struct plan_limits limits = admission_limits(s, asked.source);
     bool available = admission_can_run(s, p) && admission_offers(s, p);
-    return json_pack("{s:s, s:s, s:s, s:b, s:o, s:b, s:o}", "name", p->name, "help", p->help,
+    return json_pack("{s:s, s:s, s:s, s:b, s:o, s:b, s:o, s:o}", "name", p->name, "help", p->help,
                      "source", p->source, "available", available, "reason",
-                     available ? json_null() : refusal_reason(s, p), "multi_turn_safe",
-                     p->multi_turn_safe, "defaults", plan_to_json(&plan));
+                     available ? json_null() : refusal_reason(s, &asked), "multi_turn_safe",
+                     p->multi_turn_safe, "defaults", plan_asked_to_json(&asked, &limits), "follows",
+                     plan_rules_to_json(&asked));
 }
 
 static bool query_number(const struct http_request *x, const char *name, uint64_t otherwise,
@@ -107,19 +113,19 @@ static bool query_number(const struct http_request *x, const char *name, uint64_
 void handle_policies(struct http_request *x, void *context)
 {
     const struct service *s = context;
-    struct plan plan;
+    struct plan_asked asked;
     struct error e;
     const char *dry_run = http_request_query(x, "dry_run");
     if (dry_run) {
         uint64_t prompt, total;
-        if (!plan_parse_text(dry_run, strlen(dry_run), "dry_run", &plan, &e) ||
+        if (!plan_parse_text(dry_run, strlen(dry_run), "dry_run", &asked, &e) ||
             !query_number(x, "prompt_tokens", 1024, &prompt, &e) ||
             !query_number(x, "total_tokens", prompt, &total, &e)) {
             http_request_reply_error(x, &e);
             return;
         }
-        plan.source = SOURCE_REQUEST;
-        reply_resolved(x, s, plan, (uint32_t)prompt, total < prompt ? prompt : total);
+        asked.source = SOURCE_REQUEST;
+        reply_resolved(x, s, &asked, (uint32_t)prompt, total < prompt ? prompt : total);
         return;
     }
     json_t *rows = json_array();
@@ -127,7 +133,7 @@ void handle_policies(struct http_request *x, void *context)
         json_array_append_new(rows, policy_row(s, preset_at(i)));
     http_request_reply_json(x, 200,
                             json_pack("{s:s, s:o, s:s, s:o}", "object", "list", "data", rows,
-                                      "default", s->default_plan.preset->name, "schema",
+                                      "default", s->default_policy.preset->name, "schema",
                                       plan_schema()));
 }
 
@@ -150,7 +156,7 @@ static bool body_number(const json_t *body, const char *name, uint64_t otherwise
 void handle_resolve(struct http_request *x, void *context)
 {
     const struct service *s = context;
-    struct plan plan;
+    struct plan_asked asked;
     struct error e;
     size_t length;
     const char *text = http_request_body(x, &length);
@@ -160,7 +166,7 @@ void handle_resolve(struct http_request *x, void *context)
     bool ok = body != NULL;
     if (ok && !policy)
         ok = error_set(&e, "missing_required_parameter", "kv_policy", "kv_policy is missing");
-    ok = ok && plan_parse_json(policy, "kv_policy", &plan, &e) &&
+    ok = ok && plan_parse_json(policy, "kv_policy", &asked, &e) &&
          body_number(body, "prompt_tokens", 1024, &prompt, &e) &&
          body_number(body, "total_tokens", prompt, &total, &e);
     json_decref(body);
@@ -168,8 +174,8 @@ void handle_resolve(struct http_request *x, void *context)
         http_request_reply_error(x, &e);
         return;
     }
-    plan.source = SOURCE_REQUEST;
-    reply_resolved(x, s, plan, (uint32_t)prompt, total < prompt ? prompt : total);
+    asked.source = SOURCE_REQUEST;
+    reply_resolved(x, s, &asked, (uint32_t)prompt, total < prompt ? prompt : total);
 }
 
 /* ---- sessions */

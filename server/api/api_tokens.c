@@ -102,7 +102,7 @@ static json_t *ids_json(const struct tokens *list)
 }
 
 /* What a token puts out: text, or a list of byte values where they are only a part of a UTF-8
- * character (llama-server's way of telling the two apart). */
+ * character (as llama-server does). */
 static json_t *piece_json(const struct tokenizer *t, int32_t token)
 {
     size_t n;

@@ -126,7 +126,7 @@ static void begin_answer(struct job *j)
 {
     struct http_request *x = j->http_request;
     char described[128];
-    plan_describe(&j->plan, described, sizeof described);
+    plan_describe(j->plan, described, sizeof described);
     http_request_add_header(x, "X-KV-Policy", described);
     if (j->r.stream)
         http_request_stream_start(x, j->r.has_sse_ping

@@ -1,4 +1,5 @@
 /* See job.h. */
+#include "cache/policy/preset.h"
 #include "server/api/job.h"
 
 #include <stdio.h>
@@ -15,7 +16,7 @@ bool jobs_init(struct jobs *jobs, const struct service *service, struct mailbox 
     *jobs = (struct jobs){.service = service, .mailbox = mailbox, .on_events = on_events};
     TAILQ_INIT(&jobs->running);
     jobs->running_of_key = calloc(service->config->n_api_keys + 1, sizeof *jobs->running_of_key);
-    jobs->by_policy = calloc((size_t)preset_count() * N_PLAN_SOURCES, sizeof *jobs->by_policy);
+    jobs->by_policy = calloc((size_t)preset_count() * N_SOURCES, sizeof *jobs->by_policy);
     if (jobs->running_of_key && jobs->by_policy)
         return true;
     jobs_clear(jobs);
@@ -55,6 +56,7 @@ static void job_free(struct job *j)
     free(j->choices);
     free(j->body);
     free(j->policy_header);
+    plan_release(j->plan);
     free(j);
 }
 

@@ -11,15 +11,13 @@
 struct job;
 struct prompt;
 
-enum { N_PLAN_SOURCES = SOURCE_SESSION + 1 };
-
 struct jobs {
     const struct service *service;
-    struct mailbox *mailbox;   /* for prompts whose request has events */
-    TAILQ_HEAD(, job) running; /* with an HTTP request */
+    struct mailbox *mailbox;           /* for prompts whose request has events */
+    TAILQ_HEAD(job_list, job) running; /* with an HTTP request */
     uint32_t n_running;
     uint32_t *running_of_key; /* [1 + n_api_keys] */
-    uint64_t *by_policy;      /* [preset_count()][N_PLAN_SOURCES] admitted, for /metrics */
+    uint64_t *by_policy;      /* [preset_count()][N_SOURCES] admitted, for /metrics */
     void (*on_events)(struct prompt *prompt);
 };
 
@@ -66,7 +64,8 @@ struct job {
     uint32_t key;
     struct error error; /* of the pool's work; code "" = none */
 
-    struct plan plan; /* of the first prompt, resolved */
+    const struct plan *plan; /* held; of the first prompt. NULL before admission */
+    const char *policy;      /* the name that was asked for; NULL before admission */
     uint64_t seed;
     char id[48];
     int64_t created;

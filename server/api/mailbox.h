@@ -18,7 +18,7 @@ struct letter {
 
 struct mailbox {
     pthread_mutex_t lock;
-    TAILQ_HEAD(, letter) letters;
+    TAILQ_HEAD(letter_list, letter) letters;
     uv_async_t wake;
 };
 

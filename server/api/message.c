@@ -177,7 +177,10 @@ static json_t *parse_message(const json_t *message, size_t index, struct error *
         json_t *opened = open_tool_calls(calls, where, e);
         if (!opened)
             goto fail;
-        json_object_set_new(out, "tool_calls", opened);
+        if (json_object_set_new(out, "tool_calls", opened)) {
+            error_set_memory(e, "tool calls", 0);
+            goto fail;
+        }
     }
     return out;
 fail:
@@ -234,12 +237,15 @@ static json_t *template_variables(const json_t *body)
     static const char *const passed[] = {"reasoning_effort", "verbosity"};
     json_t *given = field(body, "chat_template_kwargs");
     json_t *all = given ? json_copy(given) : json_object();
-    for (size_t i = 0; all && i < sizeof passed / sizeof *passed; i++)
-        if (field(body, passed[i]) && json_object_set(all, passed[i], field(body, passed[i]))) {
-            json_decref(all);
-            return NULL;
-        }
-    return all;
+    /* Short of memory jansson copies less and says nothing. */
+    bool whole = json_object_size(all) == json_object_size(given);
+    for (size_t i = 0; whole && i < sizeof passed / sizeof *passed; i++)
+        if (field(body, passed[i]))
+            whole = json_object_set(all, passed[i], field(body, passed[i])) == 0;
+    if (whole)
+        return all;
+    json_decref(all);
+    return NULL;
 }
 
 bool chat_parse(const json_t *body, struct chat_request *out, struct error *e)

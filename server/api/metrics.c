@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "cache/policy/plan.h"
+#include "cache/policy/preset.h"
 #include "config/base/version.h"
 #include "server/api/metrics_text.h"
 

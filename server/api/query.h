@@ -13,7 +13,7 @@ struct query;
 struct queries {
     const struct service *service;
     struct mailbox *mailbox;
-    TAILQ_HEAD(, query) waiting; /* with an HTTP request */
+    TAILQ_HEAD(query_list, query) waiting; /* with an HTTP request */
     uint32_t n_waiting;
 };
 

@@ -1,4 +1,5 @@
 /* See reply.h. */
+#include "cache/policy/preset.h"
 #include "server/api/reply.h"
 
 #include <stdio.h>
@@ -123,11 +124,11 @@ static bool take_choice_end(struct job *j, uint32_t index, const struct request_
 
 static bool end_stream(struct job *j)
 {
-    bool with_usage = j->r.include_usage || j->plan.trace;
+    bool with_usage = j->r.include_usage || j->plan->trace;
     json_t *last = finish_chunk(j, j->last_choice);
     if (last && !with_usage) {
         json_object_set_new(last, "timings", answer_timings(j));
-        if (j->plan.source != SOURCE_DEFAULT)
+        if (j->plan->source != SOURCE_DEFAULT)
             json_object_set_new(last, "kv_cache", answer_kv_cache(j));
     }
     if (!start_stream(j) || !http_request_stream_event(j->http_request, last))
@@ -136,7 +137,7 @@ static bool end_stream(struct job *j)
         json_t *chunk = answer_chunk(j, -1, NULL, NULL, false);
         json_object_set_new(chunk, "usage", answer_usage(j));
         json_object_set_new(chunk, "timings", answer_timings(j));
-        if (j->plan.trace)
+        if (j->plan->trace)
             json_object_set_new(chunk, "kv_trace", answer_kv_trace(j));
         if (!http_request_stream_event(j->http_request, chunk))
             return false;
@@ -172,7 +173,7 @@ static bool take_done(struct prompt *p, const struct request_event *e)
         prompt += j->prompts[i].usage.prompt_tokens;
         completion += j->prompts[i].usage.completion_tokens;
     }
-    http_request_log_tokens(j->http_request, prompt, completion, j->plan.preset->name,
+    http_request_log_tokens(j->http_request, prompt, completion, j->plan->preset->name,
                             j->choices[0].finish == FINISH_LENGTH ? "length" : "stop");
     return j->r.stream ? end_stream(j) : end_whole(j);
 }
@@ -216,7 +217,7 @@ void reply_fail(struct job *j, const struct error *e)
     if (!x)
         return;
     http_request_log_tokens(x, j->n_prompts ? j->prompts[0].n_tokens : 0, 0,
-                            j->plan.preset ? j->plan.preset->name : "", "error");
+                            j->policy ? j->policy : "", "error");
     if (http_request_stream_committed(x))
         http_request_stream_end(x, http_request_stream_event(x, error_to_json(e)));
     else

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "server/api/field.h"
+#include "server/api/plan_json.h"
 
 enum { MAX_STOP_BYTES = 256, MAX_BIAS = 1024 };
 
@@ -347,9 +348,9 @@ static bool take_policy(struct api_request *r, struct error *e)
     if (!policy)
         return true;
     r->has_policy = true;
-    if (!plan_parse_json(policy, "kv_policy", &r->plan, e))
+    if (!plan_parse_json(policy, "kv_policy", &r->policy, e))
         return false;
-    r->plan.source = SOURCE_REQUEST;
+    r->policy.source = SOURCE_REQUEST;
     return true;
 }
 

@@ -64,8 +64,8 @@ struct api_request {
     bool cache_prompt;      /* default true */
     const char *cache_salt; /* [n_cache_salt] or NULL */
     size_t n_cache_salt;
-    bool has_policy;  /* kv_policy in the body */
-    struct plan plan; /* parsed, not resolved; source REQUEST; only when has_policy */
+    bool has_policy;          /* kv_policy in the body */
+    struct plan_asked policy; /* source REQUEST; only when has_policy */
 };
 
 /* Parses UTF-8 JSON text of a body. n_vocab bounds token ids (0 = do not check). On failure the

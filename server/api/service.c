@@ -1,4 +1,5 @@
 /* See service.h. */
+#include "cache/policy/preset.h"
 #include "server/api/service.h"
 
 #include <stdio.h>
@@ -6,6 +7,7 @@
 #include <time.h>
 
 #include "config/base/version.h"
+#include "server/api/plan_json.h"
 
 bool service_init(struct service *s, const struct config *c, struct error *e)
 {
@@ -14,8 +16,8 @@ bool service_init(struct service *s, const struct config *c, struct error *e)
         .config = c,
         .default_sampling = {
             .temperature = 1, .top_p = 1, .typical_p = 1, .repetition_penalty = 1}};
-    bool ok =
-        plan_parse_text(c->kv_policy, strlen(c->kv_policy), "--kv-policy", &s->default_plan, &bad);
+    bool ok = plan_parse_text(c->kv_policy, strlen(c->kv_policy), "--kv-policy", &s->default_policy,
+                              &bad);
     for (uint32_t i = 0; ok && i < c->kv_policy_allow.count; i++)
         ok = preset_find(c->kv_policy_allow.items[i]) ||
              error_set(&bad, "invalid_value", "--kv-policy-allow", "there is no policy '%.40s'",

@@ -12,8 +12,8 @@ struct service {
     struct engine *engine; /* NULL until it has loaded; not owned */
     char name[256];        /* of the model: --alias, else general.name, else the file's name */
     char fingerprint[64];
-    int64_t created; /* Unix time of the load */
-    struct plan default_plan;
+    int64_t created;                  /* Unix time of the load */
+    struct plan_asked default_policy; /* --kv-policy */
     struct sampling default_sampling;
 };
 

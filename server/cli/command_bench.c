@@ -135,19 +135,20 @@ static bool measure_size(struct run *r, const struct bench_case *c, enum plan_st
     bool is_prompt = has(a->prompts, a->n_prompts, size),
          is_context = has(a->contexts, a->n_contexts, size);
     struct plan_limits limits = bench_limits(r->bench);
-    struct plan plan = c->plan;
     struct error reason;
     uint32_t n = size ? size : 1; /* an empty context has its first token all the same */
-    if (!plan_resolve(&plan, n, &limits, &reason))
+    const struct plan *plan = plan_resolve(&c->policy, n, &limits, &reason);
+    if (!plan)
         return skip(r, is_prompt ? BENCH_PREFILL : BENCH_DECODE, c, storage, size, reason.message,
                     e);
     struct bench_prompt prompt = {0};
     struct bench_sample unused;
-    bool done = is_prompt ? measure_prefill(r, c, &plan, storage, n, &prompt, e)
-                          : bench_prefill(r->bench, &plan, n, &prompt, &unused, e);
+    bool done = is_prompt ? measure_prefill(r, c, plan, storage, n, &prompt, e)
+                          : bench_prefill(r->bench, plan, n, &prompt, &unused, e);
     for (uint32_t i = 0; done && is_context && !interrupted && i < a->n_batches; i++)
         done = measure_decode(r, c, storage, size, a->batches[i], &prompt, e);
     bench_prompt_free(&prompt);
+    plan_release(plan);
     return done;
 }
 
@@ -170,14 +171,14 @@ static bool measure_case(struct run *r, const struct bench_case *c, enum plan_st
 
 static bool warm_up(struct run *r, uint32_t most, struct error *e)
 {
-    struct plan plan;
+    const struct plan_asked full = plan_asked_of(preset_find("full"));
     struct plan_limits limits = bench_limits(r->bench);
     struct bench_prompt prompt;
     struct bench_sample sample;
     uint32_t n = most < WARM_TOKENS + WARM_STEPS ? 1 : WARM_TOKENS;
-    plan_default(&plan, preset_find("full"));
-    bool done = plan_resolve(&plan, n, &limits, e) &&
-                bench_prefill(r->bench, &plan, n, &prompt, &sample, e);
+    const struct plan *plan = plan_resolve(&full, n, &limits, e);
+    bool done = plan && bench_prefill(r->bench, plan, n, &prompt, &sample, e);
+    plan_release(plan);
     if (!done)
         return false;
     done = most < n + WARM_STEPS || bench_decode(r->bench, &prompt, 1, WARM_STEPS, &sample, e);

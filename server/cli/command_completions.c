@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cache/policy/plan.h"
+#include "cache/policy/preset.h"
 #include "server/cli/command.h"
 #include "server/cli/command_line.h"
 

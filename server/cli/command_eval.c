@@ -14,9 +14,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cache/policy/preset.h"
 #include "config/base/clock.h"
 #include "config/base/file.h"
 #include "engine/compute/machine.h"
+#include "server/api/plan_json.h"
 #include "server/cli/command.h"
 #include "server/cli/command_line.h"
 #include "server/devices.h"
@@ -56,9 +58,7 @@ static void put_full_first(struct eval *v)
 static bool all_policies(struct eval *v, struct error *e)
 {
     for (uint32_t i = 0; i < preset_count(); i++) {
-        struct plan plan;
-        plan_default(&plan, preset_at(i));
-        if (plan.allocation == ALLOCATION_PROFILE && !v->a.head_profile)
+        if (preset_at(i)->axes.allocation == ALLOCATION_PROFILE && !v->a.head_profile)
             continue;
         if (!(v->policies[v->n_policies++] = strdup(preset_at(i)->name)))
             return error_set_memory(e, "policies", 64);
@@ -141,10 +141,10 @@ static bool open_eval(struct eval *v, struct error *e)
         return false;
     /* A misspelt policy must not look like one that does not fit a budget. */
     for (uint32_t i = 0; i < v->n_policies; i++) {
-        struct plan plan;
+        struct plan_asked asked;
         json_t *value = *v->policies[i] == '{' ? json_loads(v->policies[i], 0, NULL)
                                                : json_string(v->policies[i]);
-        bool known = value ? plan_parse_json(value, "--policies", &plan, e)
+        bool known = value ? plan_parse_json(value, "--policies", &asked, e)
                            : error_set(e, "invalid_value", "--policies", "\"%.80s\" is not JSON",
                                        v->policies[i]);
         json_decref(value);

@@ -16,6 +16,7 @@
 #include "config/base/file.h"
 #include "engine/serve/engine.h"
 #include "engine/text/chat_request.h"
+#include "server/api/plan_json.h"
 #include "server/cli/command.h"
 #include "server/cli/command_line.h"
 #include "server/devices.h"
@@ -238,7 +239,8 @@ static bool make_request(const struct run_arguments *a, const struct engine *eng
                                   .notify = notify,
                                   .notify_context = waiter};
     struct plan_limits limits = engine_plan_limits(engine);
-    if (!plan_parse_text(a->kv_policy, strlen(a->kv_policy), "--kv-policy", &r->plan, e) ||
+    struct plan_asked policy;
+    if (!plan_parse_text(a->kv_policy, strlen(a->kv_policy), "--kv-policy", &policy, e) ||
         !encode_prompt(a, engine, &tokens, e)) {
         tokens_free(&tokens);
         return false;
@@ -249,7 +251,8 @@ static bool make_request(const struct run_arguments *a, const struct engine *eng
     }
     r->prompt = tokens.data;
     r->n_prompt = (uint32_t)tokens.count;
-    if (plan_resolve(&r->plan, r->n_prompt, &limits, e))
+    r->plan = plan_resolve(&policy, r->n_prompt, &limits, e);
+    if (r->plan)
         return true;
     request_options_clear(r);
     return false;

@@ -17,7 +17,7 @@ json_t *error_to_json(const struct error *e);
 
 /* For Retry-After: 1000 to 60000 for statuses 429 and 503, 0 for the others. */
 int64_t error_retry_after_ms(const struct error *e);
-/* Whether the client is told not to repeat the request, which would fail again. */
+/* Whether X-Should-Retry: false goes with it: the request would fail again. */
 bool error_forbids_retry(const struct error *e);
 
 /* A whole HTTP/1.1 answer that closes the connection, for a client whose request libmicrohttpd has

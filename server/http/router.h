@@ -5,7 +5,7 @@
 #include "server/http/http_request.h"
 
 /* The path without prefix, "/v1", and trailing slash, malloc'ed and percent-decoded; NULL when it
- * is not below the prefix or memory is short. *had_v1 tells if it began with /v1. */
+ * is not below the prefix or memory is short. *had_v1: it began with /v1. */
 char *router_normalise(const char *url, const char *prefix, bool *had_v1);
 
 /* The first route with this path (and method, unless NULL). *tail points into `path` for routes

@@ -36,7 +36,7 @@ struct transport {
     uint32_t n_listeners, n_addresses;
     uv_timer_t sweep;   /* every second: requests that are read too slowly */
     uint32_t n_handles; /* whose close callback is to come before the memory may go */
-    LIST_HEAD(, link) links;
+    LIST_HEAD(link_list, link) links;
     uint32_t n_links;
     uint32_t n_http_requests; /* not yet answered */
     bool ready, draining, stopping;

@@ -22,8 +22,9 @@ export const isLocked = () => presets.length > 0 && !presets.some((preset) => pr
 
 // The least number of slots that the policy can work with: what it always keeps must fit.
 function floorOf(preset, axes) {
-  const of = (axis) => Number(axes[axis] ?? preset.defaults[axis] ?? 0);
-  return Math.max(2, of("window"), of("sinks") + of("recent") + 1);
+  const of = (axis) => Number(axes[axis] ?? (preset.follows[axis] ? 0 : preset.defaults[axis]) ?? 0);
+  const recent = preset.follows.recent === "window" ? Math.max(of("recent"), of("window")) : of("recent");
+  return Math.max(2, of("sinks") + recent + 1);
 }
 
 // {policy, label, note} for a prompt of that many tokens, or null where requests may name no policy.
@@ -55,7 +56,8 @@ export const chosenName = () => choice.name;
 
 function field(axis, preset) {
   const rule = schema[axis] || {};
-  const standard = preset.defaults[axis];
+  const own = preset.defaults[axis];
+  const standard = preset.follows[axis] && !rule.enum ? undefined : own; // what follows from others has no number of its own
   const input = el(rule.enum ? "select" : "input");
   if (rule.enum) {
     for (const value of rule.enum.includes(standard) ? rule.enum : [standard, ...rule.enum])
@@ -66,7 +68,7 @@ function field(axis, preset) {
     if (rule.minimum !== undefined) input.min = rule.minimum;
     if (rule.maximum !== undefined) input.max = rule.maximum;
     input.step = rule.type === "number" ? "any" : 1;
-    input.placeholder = standard;
+    input.placeholder = own ?? preset.follows[axis];
     input.value = choice.axes[axis] ?? "";
   }
   input.addEventListener("change", () => {
@@ -79,11 +81,12 @@ function field(axis, preset) {
 }
 
 // Policies that take their budget from the head profile are left to it, unless a budget is asked for afterwards.
+const isByProfile = (preset) => preset.follows.budget !== undefined;
 function suitUnit(preset) {
-  if (preset.defaults.budget === 0 && !choice.unitBefore) {
+  if (isByProfile(preset) && !choice.unitBefore) {
     choice.unitBefore = choice.unit;
     choice.unit = "default";
-  } else if (preset.defaults.budget !== 0 && choice.unitBefore) {
+  } else if (!isByProfile(preset) && choice.unitBefore) {
     choice.unit = choice.unitBefore;
     choice.unitBefore = "";
   }
@@ -101,7 +104,7 @@ function showAxes(preset) {
 function showBudget(preset) {
   const takes = takesBudget(preset);
   const slots = choice.unit === "slots";
-  const standard = preset.defaults.budget;
+  const standard = isByProfile(preset) ? 0 : preset.defaults.budget;
   $("budget").hidden = !takes;
   $("budget-unit").value = choice.unit;
   $("budget-unit").options[2].text = standard ? `default: ${count(standard)} tokens` : "default: by the profile";

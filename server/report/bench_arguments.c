@@ -1,4 +1,5 @@
 /* See bench_arguments.h. */
+#include "server/api/plan_json.h"
 #include "server/report/bench_arguments.h"
 
 #include <stdio.h>
@@ -84,7 +85,7 @@ static bool add_case(struct bench_arguments *a, const char *name, struct error *
         return error_set(e, "invalid_value", "--policies", "more than %d policies with budgets",
                          BENCH_MOST);
     struct bench_case *c = &a->cases[a->n_cases];
-    if (!plan_parse_suffix(name, strlen(name), "--policies", &c->plan, e))
+    if (!plan_parse_suffix(name, strlen(name), "--policies", &c->policy, e))
         return false;
     snprintf(c->name, sizeof c->name, "%s", name);
     a->n_cases++;
@@ -107,7 +108,7 @@ static bool parse_cases(struct bench_arguments *a, const char *policies, const c
         const struct preset *preset = preset_find(name);
         if (!there)
             return true;
-        if (!preset || !preset->defaults.has_budget) {
+        if (!preset || !preset->axes.has_budget) {
             if (!add_case(a, name, e))
                 return false;
             continue;

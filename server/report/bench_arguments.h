@@ -2,15 +2,15 @@
 #ifndef WINNOW_SERVER_REPORT_BENCH_ARGUMENTS_H
 #define WINNOW_SERVER_REPORT_BENCH_ARGUMENTS_H
 
-#include "cache/policy/plan.h"
+#include "cache/policy/preset.h"
 #include "config/options.h"
 
 enum { BENCH_MOST = 64, BENCH_MOST_REPEATS = 100, BENCH_NAME = 96 };
 
-/* One way to keep a cache. The plan is not resolved: that takes a prompt's length. */
+/* One way to keep a cache; which plan it comes to takes a prompt's length. */
 struct bench_case {
     char name[BENCH_NAME]; /* "full", "snapkv:1024" */
-    struct plan plan;
+    struct plan_asked policy;
 };
 
 struct bench_arguments {

@@ -31,10 +31,10 @@ extern volatile sig_atomic_t eval_interrupted;
 /* Budgets of a policy, of which `full` has one, and the i-th. */
 uint32_t eval_n_budgets(const struct eval *v, uint32_t policy);
 double eval_budget(const struct eval *v, uint32_t policy, uint32_t i);
-/* The plan of a policy at a budget, a share below 1 being one of n_prompt tokens. False with the
- * reason when the two do not go together. */
-bool eval_plan(const struct eval *v, const char *policy, double budget, uint32_t n_prompt,
-               struct plan *plan, struct error *e);
+/* The plan of a policy at a budget, a share below 1 being one of n_prompt tokens. The caller holds
+ * it. NULL with the reason when the two do not go together. */
+const struct plan *eval_plan(const struct eval *v, const char *policy, double budget,
+                             uint32_t n_prompt, struct error *e);
 
 /* What tells a run from others; depth < 0: it has none. Owned by the caller, NULL: no memory. */
 json_t *eval_key(const char *task, uint32_t context, double depth, uint32_t sample,

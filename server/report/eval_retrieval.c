@@ -235,11 +235,11 @@ static bool run_question(struct eval *v, const char *policy, double budget, uint
         json_decref(key);
         return key || error_set_memory(e, "results", 4096);
     }
-    struct plan plan;
     struct error reason;
     struct evaluate_reply reply;
     /* Of the length, not of this prompt: both questions get the same number of slots. */
-    if (!eval_plan(v, policy, budget, context, &plan, &reason))
+    const struct plan *plan = eval_plan(v, policy, budget, context, &reason);
+    if (!plan)
         return eval_finish(v, key, json_pack("{s:s}", "skipped", reason.message), e);
     size_t n_text = h->text.count;
     bool done = append(&h->text, f->end.data, f->end.count, e);
@@ -248,7 +248,8 @@ static bool run_question(struct eval *v, const char *policy, double budget, uint
                                          .n_lead = f->n_lead,
                                          .fact_first = f->value_first,
                                          .fact_end = f->value_end};
-    done = done && evaluate_answer(v->evaluator, &plan, &question, &reply, e);
+    done = done && evaluate_answer(v->evaluator, plan, &question, &reply, e);
+    plan_release(plan);
     h->text.count = n_text;
     if (done)
         return eval_finish(v, key, outcome_of(v, f, &reply), e);

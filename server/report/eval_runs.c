@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "config/base/clock.h"
+#include "server/api/plan_json.h"
 #include "server/report/eval_private.h"
 
 volatile sig_atomic_t eval_interrupted;
@@ -52,21 +53,21 @@ json_t *eval_key(const char *task, uint32_t context, double depth, uint32_t samp
     return key;
 }
 
-bool eval_plan(const struct eval *v, const char *policy, double budget, uint32_t n_prompt,
-               struct plan *plan, struct error *e)
+const struct plan *eval_plan(const struct eval *v, const char *policy, double budget,
+                             uint32_t n_prompt, struct error *e)
 {
     struct plan_limits limits = evaluator_limits(v->evaluator);
+    struct plan_asked asked;
     json_t *value =
         *policy == '{' ? json_loads(policy, 0, NULL) : json_pack("{s:s}", "name", policy);
     if (json_is_object(value) && strcmp(policy, "full") != 0)
         json_object_set_new(value, "budget",
                             budget < 1 ? json_real(budget) : json_integer((json_int_t)budget));
-    bool done =
-        value
-            ? plan_parse_json(value, "policy", plan, e) && plan_resolve(plan, n_prompt, &limits, e)
-            : error_set(e, "invalid_value", "--policies", "\"%.80s\" is not JSON", policy);
+    bool parsed =
+        value ? plan_parse_json(value, "policy", &asked, e)
+              : error_set(e, "invalid_value", "--policies", "\"%.80s\" is not JSON", policy);
     json_decref(value);
-    return done;
+    return parsed ? plan_resolve(&asked, n_prompt, &limits, e) : NULL;
 }
 
 bool eval_finish(struct eval *v, json_t *key, json_t *outcome, struct error *e)

@@ -20,17 +20,20 @@ static bool run_text(struct eval *v, const char *policy, double budget, uint32_t
     size_t places = v->text.count - context,
            first = places * (2 * sample + 1) / (2 * v->a.n_samples);
     const int32_t *tokens = v->text.data + first;
-    struct plan plan, full;
     struct error reason;
     struct evaluate_text_result result;
-    if (!eval_plan(v, policy, budget, n_prompt, &plan, &reason))
+    const struct plan *plan = eval_plan(v, policy, budget, n_prompt, &reason), *full = NULL;
+    if (!plan)
         return eval_finish(v, key, json_pack("{s:s}", "skipped", reason.message), e);
     bool done =
-        reference->logits || !plan_evicts(&plan) ||
-        (eval_plan(v, "full", 1, n_prompt, &full, e) &&
-         evaluate_text(v->evaluator, &full, tokens, n_prompt, n_steps, reference, &result, e));
-    if (!done ||
-        !evaluate_text(v->evaluator, &plan, tokens, n_prompt, n_steps, reference, &result, e)) {
+        reference->logits || !plan_evicts(plan) ||
+        ((full = eval_plan(v, "full", 1, n_prompt, e)) &&
+         evaluate_text(v->evaluator, full, tokens, n_prompt, n_steps, reference, &result, e));
+    done =
+        done && evaluate_text(v->evaluator, plan, tokens, n_prompt, n_steps, reference, &result, e);
+    plan_release(full);
+    plan_release(plan);
+    if (!done) {
         json_decref(key);
         return false;
     }
@@ -85,25 +88,29 @@ static bool on_stream(void *context, uint64_t n_tokens, double nll, uint32_t pag
 /* In twenty parts, whose perplexities should be alike. */
 static bool run_stream(struct eval *v, const char *policy, double budget, struct error *e)
 {
-    struct plan plan;
     uint64_t n = v->a.n_stream;
-    if (!eval_plan(v, policy, budget, evaluator_model(v->evaluator)->n_ctx_train, &plan, e))
+    const struct plan *plan =
+        eval_plan(v, policy, budget, evaluator_model(v->evaluator)->n_ctx_train, e);
+    if (!plan)
         return false;
-    if (plan.positions != POSITIONS_CACHE)
+    if (plan->positions != POSITIONS_CACHE) {
+        plan_release(plan);
         return true; /* the others end where the model's training does */
+    }
     struct tokens text = {0};
     struct stream s = {.v = v, .policy = policy, .budget = budget, .started = clock_seconds()};
     bool done = eval_append_text(v, &text, 0, n, e) &&
-                evaluate_stream(v->evaluator, &plan, text.data, n, n / 20, on_stream, &s, e);
+                evaluate_stream(v->evaluator, plan, text.data, n, n / 20, on_stream, &s, e);
     tokens_free(&text);
     if (v->terminal)
         fputs("\r\033[K", stderr);
     if (done && s.n_reports)
         printf("stream %llu tokens, %s, %u slots: perplexity %.3f at first, %.3f on average, %.3f "
                "at worst; %u to %u pages; %.0f tokens/s\n",
-               (unsigned long long)n, policy, plan.budget, exp(s.first_nll),
+               (unsigned long long)n, policy, plan->budget, exp(s.first_nll),
                exp(s.sum_nll / s.n_reports), exp(s.worst_nll), s.pages_min, s.pages_max,
                (double)n / (clock_seconds() - s.started));
+    plan_release(plan);
     return done;
 }
 

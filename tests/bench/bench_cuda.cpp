@@ -131,9 +131,9 @@ struct scene {
             g.n_rows = rows_each;
             g.score = scored ? CACHE_SCORE_SUM : CACHE_SCORE_NONE;
             g.evicts = n_drop > 0;
-            g.scorer = SCORER_ATTENTION_SUM;
-            g.n_tokens = SLOTS;
-            g.recent = 32;
+            g.choice.scorer = SCORER_ATTENTION_SUM;
+            g.choice.n_tokens = SLOTS;
+            g.choice.recent = 32;
             for (uint32_t r = 0; r < rows_each; r++)
                 positions[i * rows_each + r] = (int32_t)(SLOTS - rows_each + r);
         }

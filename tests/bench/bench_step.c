@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "cache/policy/preset.h"
 #include "engine/compute/forward.h"
 
 enum { N_SEQUENCES = 64, N_LAYERS = 32, N_KV_HEADS = 8, N_HEADS = 32, HEAD_DIM = 128 };
@@ -252,14 +253,14 @@ static void read_prompt(struct bench *b, struct cache_sequence *s, uint32_t n_pr
 static void open_sequences(struct bench *b, const char *policy)
 {
     const struct plan_limits limits = {.n_ctx_train = 131072};
-    struct plan plan;
+    const struct plan_asked asked = plan_asked_of(preset_find(policy));
     struct error e;
     for (uint32_t i = 0; i < N_SEQUENCES; i++) {
         const uint32_t n = LEAST_PROMPT + i * (MOST_PROMPT - LEAST_PROMPT) / (N_SEQUENCES - 1);
-        if (!plan_parse_text(policy, strlen(policy), "", &plan, &e) ||
-            !plan_resolve(&plan, n, &limits, &e) ||
-            !(b->sequences[i] = cache_sequence_new(b->cache, &plan, &e)))
+        const struct plan *plan = plan_resolve(&asked, n, &limits, &e);
+        if (!plan || !(b->sequences[i] = cache_sequence_new(b->cache, plan, &e)))
             give_up(&e);
+        plan_release(plan);
         cache_sequence_set_prompt(b->sequences[i], n);
         read_prompt(b, b->sequences[i], n);
     }

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/api/plan_json.h"
 #include "server/api/request.h"
 
 enum { N_VOCAB = 512 };
@@ -21,12 +22,12 @@ static void expect_sane(const struct api_request *r)
     if (!sane)
         abort();
     if (r->has_policy) {
-        struct plan plan = r->plan;
         struct plan_limits limits = {.n_ctx_train = 512, .storage = STORAGE_F16};
         struct error e;
-        if (plan_resolve(&plan, 100, &limits, &e) && plan.has_budget &&
-            (plan.budget < 1 || plan.budget > 16777216))
+        const struct plan *plan = plan_resolve(&r->policy, 100, &limits, &e);
+        if (plan && plan->has_budget && (plan->budget < 1 || plan->budget > 16777216))
             abort();
+        plan_release(plan);
     }
 }
 
@@ -35,7 +36,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct api_request r;
     struct error e;
-    struct plan plan;
+    struct plan_asked asked;
     for (int kind = API_REQUEST_CHAT; kind <= API_REQUEST_COMPLETION; kind++) {
         char *copy = malloc(size + 1);
         if (!copy)
@@ -50,8 +51,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         }
     }
     if (size <= 2048) {
-        plan_parse_text((const char *)data, size, "X-KV-Policy", &plan, &e);
-        plan_parse_suffix((const char *)data, size, "model", &plan, &e);
+        plan_parse_text((const char *)data, size, "X-KV-Policy", &asked, &e);
+        plan_parse_suffix((const char *)data, size, "model", &asked, &e);
     }
     return 0;
 }

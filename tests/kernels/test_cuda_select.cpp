@@ -3,6 +3,7 @@
 #include "tests/kernels/cuda_case.h"
 
 extern "C" {
+#include "cache/policy/plan.h"
 #include "cache/policy/select.h"
 }
 #include "cuda/kernels/kernels.h"
@@ -247,46 +248,58 @@ static device_head head_of(const scene::head &h)
 struct valuation {
     plan_scorer scorer;
     plan_share share;
-    plan_pooling pool;
-    uint32_t layer, window, kernel;
+    plan_pooling pooling;
+    uint32_t layer, vote_queries, kernel;
     int64_t seed;
     std::vector<uint32_t> votes; /* [heads] */
 };
 
-static float plain_score(const scene &s, const valuation &v, uint32_t h, uint32_t slot)
+/* Dot products with the mean direction and squares of keys, in double. */
+static void plain_keys(const scene &s, const scene::head &head, std::vector<float> *dots,
+                       std::vector<float> *squares)
+{
+    double length = 0;
+    for (uint32_t d = 0; d < s.head_dim; d++)
+        length += head.key_sum->host[d] * head.key_sum->host[d];
+    for (uint32_t i = 0; i < head.n_slots; i++) {
+        double square = 0, dot = 0;
+        for (uint32_t d = 0; d < s.head_dim; d++) {
+            double k = s.value(head, i, d, true);
+            square += k * k;
+            dot += k * head.key_sum->host[d];
+        }
+        squares->push_back((float)square);
+        dots->push_back((float)(dot / sqrt(length)));
+    }
+}
+
+/* What the table says of one head, which is what the CPU computes. */
+static std::vector<float> plain_score(const scene &s, const valuation &v, uint32_t h)
 {
     const scene::head &head = s.heads[h];
-    const int32_t p = head.positions[slot];
-    const float score = head.scores->host[slot];
-    double squares = 0, dot = 0, length = 0;
-    uint32_t n = 0;
-    switch (v.scorer) {
-    case SCORER_ATTENTION_SUM:
-    case SCORER_LAST_QUERY:
-        return score;
-    case SCORER_ATTENTION_MEAN:
-        return score / (float)(s.n_tokens - (uint32_t)p);
-    case SCORER_WINDOW_ATTENTION:
-        return score / (float)v.window;
-    case SCORER_PERSISTENCE:
-        for (uint32_t bit = 0; bit < HISTORY_WORDS * 32; bit++)
-            n += head.history->host[(size_t)slot * HISTORY_WORDS + bit / 32] >> bit % 32 & 1;
-        return (float)n;
-    case SCORER_RANDOM:
-        return select_random(v.seed, v.layer, h, p);
-    case SCORER_KEY_NORM:
-    case SCORER_KEY_DIFF:
-        for (uint32_t d = 0; d < s.head_dim; d++) {
-            double k = s.value(head, slot, d, true), sum = head.key_sum->host[d];
-            squares += k * k;
-            dot += k * sum;
-            length += sum * sum;
-        }
-        return (float)(v.scorer == SCORER_KEY_NORM ? -sqrt(squares)
-                                                   : -dot / sqrt(squares * length));
-    default:
-        return (float)p;
-    }
+    const scorer *row = scorer_at(v.scorer);
+    std::vector<int32_t> positions = head.positions;
+    std::vector<float> scores(head.pages.size() * PAGE_SLOTS), dots, squares;
+    positions.resize(scores.size(), 0);
+    plan plan = {};
+    plan.vote_queries = v.vote_queries;
+    plan.seed = v.seed;
+    score_view view = {};
+    view.plan = &plan;
+    view.layer = v.layer;
+    view.kv_head = h;
+    view.n_tokens = s.n_tokens;
+    view.n_slots = head.n_slots;
+    view.positions = positions.data();
+    view.sums = head.scores->host.data();
+    view.history = head.history->host.data();
+    if (scorer_reads_keys(row))
+        plain_keys(s, head, &dots, &squares);
+    view.dots = dots.data();
+    view.squares = squares.data();
+    row->value(&view, scores.data());
+    scores.resize(head.n_slots);
+    return scores;
 }
 
 /* scores[h][slot] of all heads, pooled and shared as policy.c does. */
@@ -295,15 +308,14 @@ static std::vector<std::vector<float>> plain_scores(const scene &s, const valuat
     std::vector<std::vector<float>> out;
     for (uint32_t h = 0; h < s.heads.size(); h++) {
         const scene::head &head = s.heads[h];
-        std::vector<float> scores(head.n_slots);
-        for (uint32_t i = 0; i < head.n_slots; i++)
-            scores[i] = plain_score(s, v, h, i);
+        std::vector<float> scores = plain_score(s, v, h);
         if (v.scorer == SCORER_WINDOW_ATTENTION) {
             std::vector<float> pooled(head.n_slots);
             std::vector<uint32_t> order(head.n_slots);
             select_view view = {
                 head.positions.data(), scores.data(), head.n_slots, s.n_tokens, s.sinks, s.recent};
-            select_pool(&view, v.pool, v.kernel, s.n_tokens > v.window ? s.n_tokens - v.window : 0,
+            select_pool(&view, v.pooling, v.kernel,
+                        s.n_tokens > v.vote_queries ? s.n_tokens - v.vote_queries : 0,
                         pooled.data(), order.data());
             scores = pooled;
         }
@@ -342,7 +354,13 @@ static valuation any_valuation(const scene &s, bool share)
 
 static bool of_keys(plan_scorer scorer)
 {
-    return scorer == SCORER_KEY_NORM || scorer == SCORER_KEY_DIFF;
+    return scorer_reads_keys(scorer_at(scorer));
+}
+
+/* Every row of the table but the first, one after the other. */
+static plan_scorer nth_scorer(uint32_t n)
+{
+    return (plan_scorer)(SCORER_NONE + 1 + n % (N_SCORERS - 1));
 }
 
 /* Scores of keys: 256 products and sums in single precision, in four sums that are added, and one
@@ -353,11 +371,29 @@ static void take_key_scores(const scene &s, const valuation &v, const select_ben
 {
     std::vector<float> got(s.heads[h].n_slots);
     cudaMemcpy(got.data(), bench.scores, got.size() * sizeof(float), cudaMemcpyDeviceToHost);
-    const float tolerance = 80 * 0x1p-24f * (v.scorer == SCORER_KEY_NORM ? 24 : 1);
+    const float tolerance =
+        80 * 0x1p-24f * (scorer_at(v.scorer)->reads == SCORER_READS_KEYS ? 24 : 1);
     for (uint32_t i = 0; i < got.size(); i++)
         ck_assert_msg(fabsf(got[i] - (*scores)[i]) <= tolerance, "head %u slot %u: %.9g, not %.9g",
                       h, i, (double)got[i], (double)(*scores)[i]);
     *scores = got;
+}
+
+static step_choice choice_of(const scene &s, const valuation &v, bool remnant, bool adaptive)
+{
+    step_choice c = {};
+    c.scorer = v.scorer;
+    c.allocation = adaptive ? ALLOCATION_ADAPTIVE : ALLOCATION_UNIFORM;
+    c.share = v.share;
+    c.pooling = v.pooling;
+    c.remnant = remnant ? REMNANT_MEAN : REMNANT_NONE;
+    c.vote_queries = v.vote_queries;
+    c.kernel = v.kernel;
+    c.n_tokens = s.n_tokens;
+    c.sinks = s.sinks;
+    c.recent = s.recent;
+    c.seed = v.seed;
+    return c;
 }
 
 /* ---- evict */
@@ -379,13 +415,7 @@ static void check_evict(scene *s, const valuation &v, bool remnant, std::vector<
     }
     device_segment segment = {};
     segment.evicts = 1;
-    segment.scorer = v.scorer;
-    segment.share = v.share;
-    segment.remnant = remnant;
-    segment.n_tokens = s->n_tokens;
-    segment.sinks = s->sinks;
-    segment.recent = s->recent;
-    segment.seed = v.seed;
+    segment.choice = choice_of(*s, v, remnant, false);
     std::vector<device_segment> segments(3, segment);
     segments[0].evicts = 0;
     device_array<device_segment> device_segments(segments);
@@ -470,9 +500,7 @@ START_TEST(victims_are_those_of_select_victims)
 {
     for (uint32_t trial = 0; trial < 24; trial++) {
         bool share = random_below(3) == 0;
-        plan_scorer scorer = (plan_scorer)(SCORER_RECENCY + trial % 9);
-        if (scorer == SCORER_WINDOW_ATTENTION)
-            scorer = SCORER_ATTENTION_SUM; /* decode has no window that votes */
+        plan_scorer scorer = scorer_at(nth_scorer(trial))->after_prompt;
         uint32_t max_slots = trial % 6 == 0 ? 1 + random_below(6) : 1 + random_below(400);
         scene s = make_scene(1 + random_below(3), max_slots, 1 + random_below(70), share, true,
                              random_below(3), scorer, (plan_storage)(trial % 4));
@@ -601,21 +629,11 @@ static void check_compress(scene *s, const valuation &v, const budgets &b)
         device_job job = {};
         job.head = head_of(s->heads[h]);
         job.head.votes = v.votes[h];
-        job.scorer = v.scorer;
-        job.pool = v.pool;
-        job.share = v.share;
+        job.choice = choice_of(*s, v, b.remnant, b.adaptive);
         job.layer = v.layer;
         job.kv_head = h;
-        job.n_tokens = s->n_tokens;
-        job.sinks = s->sinks;
-        job.recent = s->recent;
-        job.window = v.window;
-        job.kernel = v.kernel;
         job.budget = b.of_head[h];
-        job.adaptive = b.adaptive;
-        job.remnant = b.remnant;
-        job.forget = b.forget;
-        job.seed = v.seed;
+        job.forgets = b.forget;
         jobs[h] = job;
         max_slots = s->heads[h].n_slots > max_slots ? s->heads[h].n_slots : max_slots;
     }
@@ -649,8 +667,8 @@ static void check_compress(scene *s, const valuation &v, const budgets &b)
     std::vector<uint64_t> keys(total);
     std::vector<uint32_t> expected(n_heads);
     if (b.adaptive)
-        ck_assert(select_adaptive(views.data(), n_heads, b.of_head[0], 0.2, keep, keys.data(),
-                                  expected.data()));
+        ck_assert(select_adaptive(views.data(), n_heads, b.of_head[0], ADAPTIVE_ALPHA, keep,
+                                  keys.data(), expected.data()));
     size_t at = 0;
     for (uint32_t h = 0; h < n_heads; at += views[h++].n) {
         scene::head &head = s->heads[h];
@@ -696,8 +714,8 @@ START_TEST(survivors_are_those_of_select_survivors)
         bool share = random_below(3) == 0;
         uint32_t max_slots = trial % 6 == 0 ? 1 + random_below(6) : 1 + random_below(400);
         scene s = make_scene(1 + random_below(3), max_slots, 1 + random_below(140), share,
-                             random_below(2), random_below(3),
-                             (plan_scorer)(SCORER_RECENCY + trial % 9), (plan_storage)(trial % 4));
+                             random_below(2), random_below(3), nth_scorer(trial),
+                             (plan_storage)(trial % 4));
         budgets b = {{}, false, random_below(2) == 0, random_below(2) == 0};
         for (uint32_t h = 0; h < s.heads.size(); h++)
             b.of_head.push_back(!share && random_below(5) == 0 ? UINT32_MAX : any_budget(s));
@@ -725,7 +743,7 @@ START_TEST(pooling_follows_positions_in_any_order_of_slots)
         scene s = make_scene(1, 1 + random_below(trial % 6 == 0 ? 2500 : 200), 2, true, trial % 2,
                              trial % 3, SCORER_WINDOW_ATTENTION);
         valuation v = any_valuation(s, false);
-        v.pool = trial % 2 ? POOLING_AVG : POOLING_MAX;
+        v.pooling = trial % 2 ? POOLING_AVG : POOLING_MAX;
         v.kernel = 1 + random_below(63);
         budgets b = {{any_budget(s)}, false, false, true};
         check_compress(&s, v, b);

@@ -37,7 +37,8 @@ START_TEST(decoding_is_the_formula_to_the_bit)
             float *out = floats(2 * w.cols + 1);
             out[2 * w.cols] = 12345;
             const int32_t tokens[2] = {2, 0};
-            b.embed(b.self, out, &w, tokens, 2);
+            const struct step step = {.n_rows = 2, .tokens = tokens};
+            b.embed(b.self, out, &w, &step);
             for (uint32_t i = 0; i < 2 * w.cols; i++) {
                 /* In double nothing is rounded, so the conversion is the only rounding. */
                 float want = (float)weight_value(&w, (uint32_t)tokens[i / w.cols], i % w.cols);

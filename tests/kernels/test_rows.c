@@ -169,7 +169,8 @@ START_TEST(elements_do_not_depend_on_their_place)
         ck_assert_float_eq(sum[n], 77);
     }
     const uint32_t rows[3] = {4, 0, 4};
-    b.gather(b.self, all, x, rows, 3, 13);
+    const struct step step = {.n_logits = 2, .n_hidden = 1, .output_rows = rows};
+    b.gather(b.self, all, x, &step, 13);
     assert_same_bits(all, x + 52, 13);
     assert_same_bits(all + 13, x, 13);
     assert_same_bits(all + 26, x + 52, 13);

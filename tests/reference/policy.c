@@ -129,7 +129,7 @@ static uint32_t recent_at(const struct policy *p, uint32_t n)
     return p->plan.recent;
 }
 
-static uint32_t window_budget_at(const struct policy *p, uint32_t n)
+static uint32_t other_budget_at(const struct policy *p, uint32_t n)
 {
     return p->plan.allocation == ALLOCATION_PROFILE && !is_voting(p)
                ? p->plan.sinks + recent_at(p, n)
@@ -196,7 +196,7 @@ void policy_attended(struct policy *p, uint32_t layer, uint32_t kv_head, uint32_
             h->score[j] += m[i];
             break;
         case SCORER_WINDOW_ATTENTION: /* the window votes, then the sum of decode */
-            if (decodes || t + p->plan.window >= p->prompt_end)
+            if (decodes || t + p->plan.vote_queries >= p->prompt_end)
                 h->score[j] += m[i];
             break;
         case SCORER_LAST_QUERY:
@@ -232,7 +232,7 @@ static double value_of(const struct policy *p, uint32_t layer, uint32_t kv_head,
     case SCORER_ATTENTION_MEAN:
         return h->score[j] / (n - j);
     case SCORER_WINDOW_ATTENTION:
-        return decodes ? h->score[j] : h->score[j] / p->plan.window;
+        return decodes ? h->score[j] : h->score[j] / p->plan.vote_queries;
     case SCORER_ATTENTION_SUM:
     case SCORER_LAST_QUERY:
         return h->score[j];
@@ -258,18 +258,18 @@ static void pool(const struct policy *p, const struct head *h, uint32_t n, doubl
 {
     int kernel = (int)p->plan.kernel, prefix = 0;
     double *from = zeroed(h->n_kept, sizeof *from);
-    while (prefix < (int)h->n_kept && h->kept[prefix] + p->plan.window < n) {
+    while (prefix < (int)h->n_kept && h->kept[prefix] + p->plan.vote_queries < n) {
         from[prefix] = value[h->kept[prefix]];
         prefix++;
     }
-    for (int i = 0; i < prefix && p->plan.pool != POOLING_NONE; i++) {
+    for (int i = 0; i < prefix && p->plan.pooling != POOLING_NONE; i++) {
         double sum = 0, largest = -INFINITY;
         for (int k = i - kernel / 2; k <= i + kernel / 2; k++)
             if (k >= 0 && k < prefix) {
                 sum += from[k];
                 largest = fmax(largest, from[k]);
             }
-        value[h->kept[i]] = p->plan.pool == POOLING_AVG ? sum / kernel : largest;
+        value[h->kept[i]] = p->plan.pooling == POOLING_AVG ? sum / kernel : largest;
     }
     free(from);
 }
@@ -470,17 +470,17 @@ static uint32_t voted_budget(const struct policy *p, uint32_t layer, uint32_t n)
 
 static uint32_t budget_at_end(const struct policy *p, uint32_t layer, uint32_t n)
 {
-    if (n <= window_budget_at(p, n))
-        return window_budget_at(p, n);
+    if (n <= other_budget_at(p, n))
+        return other_budget_at(p, n);
     if (p->plan.allocation == ALLOCATION_PYRAMID)
         return pyramid(p, layer, n);
-    return is_voting(p) ? voted_budget(p, layer, n) : window_budget_at(p, n);
+    return is_voting(p) ? voted_budget(p, layer, n) : other_budget_at(p, n);
 }
 
 static void end_prompt(struct policy *p, uint32_t layer, uint32_t n)
 {
     evaluate(p, layer, n, false);
-    bool exceeded = n > window_budget_at(p, n);
+    bool exceeded = n > other_budget_at(p, n);
     for (uint32_t i = 0; i < p->n_kv_heads; i++) {
         struct head *h = head_of(p, layer, i);
         h->budget = budget_at_end(p, layer, n);
@@ -511,7 +511,7 @@ void policy_end_layer(struct policy *p, uint32_t layer, uint32_t t)
     for (uint32_t i = 0; i < p->n_kv_heads; i++) {
         struct head *h = head_of(p, layer, i);
         uint32_t budget = p->plan.allocation == ALLOCATION_PROFILE && !is_voting(p)
-                              ? window_budget_at(p, n)
+                              ? other_budget_at(p, n)
                               : h->budget;
         if (is_whole(p, layer, i) || h->n_kept <= budget)
             continue;

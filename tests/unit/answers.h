@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "engine/serve/engine.h"
+#include "tests/unit/plan_of_text.h"
 #include "tests/unit/test_device.h"
 #include "tests/unit/wait.h"
 
@@ -90,11 +91,7 @@ static inline struct request_options greedy(const struct engine *engine, const c
                                 .n_prompt_logprobs = -1,
                                 .notify = notify};
     struct plan_limits limits = engine_plan_limits(engine);
-    size_t length = strlen(policy);
-    bool parsed = (policy[0] == '{' ? plan_parse_text(policy, length, "policy", &r.plan, &e)
-                                    : plan_parse_suffix(policy, length, "policy", &r.plan, &e)) &&
-                  plan_resolve(&r.plan, r.n_prompt, &limits, &e);
-    ck_assert_msg(parsed, "%s", e.message);
+    r.plan = held_plan(policy, r.n_prompt, &limits);
     return r;
 }
 

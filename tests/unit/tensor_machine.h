@@ -5,6 +5,7 @@
 #define WINNOW_TESTS_TENSOR_MACHINE_H
 
 #include "engine/compute/batch.h"
+#include "cache/policy/preset.h"
 #include "tests/kernels/kernel_cases.h"
 #include "tests/unit/test_device.h"
 
@@ -158,7 +159,7 @@ static inline void reader_open(struct reader *r, struct machine *m, const struct
 {
     struct error e = {.message = ""};
     *r = (struct reader){.machine = m, .tensors = t, .plan = *plan, .n_prompt = n_prompt};
-    r->s = cache_sequence_new(m->cache, plan, &e);
+    r->s = cache_sequence_new(m->cache, &r->plan, &e);
     require(r->s != NULL, "%s", e.message);
     cache_sequence_set_prompt(r->s, n_prompt);
     r->out = floats((size_t)t->n_layers * t->n * t->q_width);

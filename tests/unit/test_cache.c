@@ -14,6 +14,7 @@
 #include "engine/serve/trace.h"
 #include "tests/random.h"
 #include "tests/suite.h"
+#include "tests/unit/plan_of_text.h"
 
 enum { N_LAYERS = 2, N_KV_HEADS = 3, N_HEADS = N_LAYERS * N_KV_HEADS };
 enum { N_PAGES = 250, MOST_SEQUENCES = 8, MOST_TOKENS = 2000, MOST_ROWS = 100 };
@@ -56,8 +57,8 @@ static void perform_copies(struct cache *c)
 
 static struct plan plan_of(const char *preset, uint32_t sinks, uint32_t budget)
 {
-    struct plan plan;
-    plan_default(&plan, preset_find(preset));
+    const struct plan_limits limits = {.n_ctx_train = MOST_TOKENS};
+    struct plan plan = plan_of_text(preset, 1, &limits);
     plan.sinks = sinks;
     plan.budget = budget;
     plan.recent = budget - sinks;
@@ -200,9 +201,11 @@ static void open_or_fork(struct cache *c, struct shadow *q)
         *q = *of;
         q->s = cache_sequence_fork(of->s, &e);
     } else {
-        struct plan plan = random_plan();
+        const struct plan drawn = random_plan(),
+                          *plan = plan_for(&drawn, SOURCE_DEFAULT, false, &e);
         q->n = 0;
-        q->s = cache_sequence_new(c, &plan, &e);
+        q->s = cache_sequence_new(c, plan, &e);
+        plan_release(plan);
     }
     ck_assert_ptr_nonnull(q->s);
     ck_assert_uint_eq(cache_tokens_seen(q->s), q->n);

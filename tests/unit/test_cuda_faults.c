@@ -9,6 +9,7 @@
 #include "cuda/emulated/control.h"
 #include "cuda/host/device.h"
 #include "tests/suite.h"
+#include "tests/unit/plan_of_text.h"
 #include "tests/unit/test_device.h"
 
 #define MODEL "tests/data/stories260K.gguf"
@@ -81,12 +82,8 @@ static void machine_close(struct machine *m)
 
 static struct plan plan_of(const char *json)
 {
-    struct error e = {.message = ""};
-    struct plan plan;
     struct plan_limits limits = {.n_ctx_train = 512};
-    ck_assert_msg(plan_parse_text(json, strlen(json), "plan", &plan, &e), "%s", e.message);
-    ck_assert_msg(plan_resolve(&plan, 24, &limits, &e), "%s", e.message);
-    return plan;
+    return plan_of_text(json, 24, &limits);
 }
 
 static const char evicting[] = "{\"name\":\"h2o\",\"budget\":18,\"recent\":8}";

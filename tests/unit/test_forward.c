@@ -4,6 +4,7 @@
 
 #include "engine/measure/runtime.h"
 #include "tests/suite.h"
+#include "tests/unit/plan_of_text.h"
 #include "tests/unit/test_device.h"
 
 #define MODEL "tests/data/stories260K.gguf"
@@ -41,11 +42,9 @@ static void open_runtime(struct runtime *r)
 /* The logits of the last of n tokens, computed as one prompt, into out [n_vocab]. */
 static void compute(struct runtime *r, const int32_t *prompt, uint32_t n, float *out)
 {
-    struct plan plan;
-    struct plan_limits limits = runtime_limits(r);
+    const struct plan_limits limits = runtime_limits(r);
+    const struct plan plan = plan_of_text("full", n, &limits);
     uint32_t row;
-    ck_assert(plan_parse_suffix("full", 4, "policy", &plan, &e) &&
-              plan_resolve(&plan, n, &limits, &e));
     struct cache_sequence *s = cache_sequence_new(r->cache, &plan, &e);
     ck_assert_ptr_nonnull(s);
     cache_sequence_set_prompt(s, n);

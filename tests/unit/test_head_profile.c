@@ -15,6 +15,7 @@
 #include "engine/measure/profile_file.h"
 #include "engine/model/model_hash.h"
 #include "tests/suite.h"
+#include "tests/unit/plan_of_text.h"
 
 #define MODEL "tests/data/stories260K.gguf"
 #define HASH  "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
@@ -435,12 +436,10 @@ START_TEST(the_scores_are_those_of_the_formula)
     struct copied copied = {.layer_floats = (size_t)c->n_tokens * m->n_heads * m->head_dim};
     copied.q = malloc(m->n_layers * copied.layer_floats * sizeof *copied.q);
     struct backend be;
-    struct plan plan;
     struct plan_limits limits = {.n_ctx_train = m->n_ctx_train, .storage = STORAGE_F16};
+    struct plan plan = plan_of_text("full", c->n_tokens, &limits);
     uint32_t n_pages = (c->n_tokens / PAGE_SLOTS + 1) * m->n_layers * m->n_kv_heads;
-    ck_assert(
-        backend_cpu_open(&be, 1, NULL, &e) && be.kv_alloc(be.self, n_pages, m->head_dim, &e) &&
-        plan_parse_text("full", 4, "", &plan, &e) && plan_resolve(&plan, c->n_tokens, &limits, &e));
+    ck_assert(backend_cpu_open(&be, 1, NULL, &e) && be.kv_alloc(be.self, n_pages, m->head_dim, &e));
     struct cache *cache = cache_new(m->n_layers, m->n_kv_heads, m->head_dim, n_pages, &e);
     struct batch *batch = batch_new(cache, m, c->n_tokens, 1, &e);
     struct forward *forward = forward_new(&be, m, c->n_tokens, 1, &e);

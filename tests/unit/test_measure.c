@@ -9,6 +9,7 @@
 #include "engine/measure/evaluate.h"
 #include "engine/measure/runtime.h"
 #include "tests/suite.h"
+#include "tests/unit/plan_of_text.h"
 #include "tests/unit/test_device.h"
 
 #define MODEL "tests/data/stories260K.gguf"
@@ -17,13 +18,9 @@ enum { N_HEADS = 20, TRAINED = 512 }; /* of that model: 5 layers of 4 KV heads *
 
 static struct error e;
 
-static struct plan plan_for(const char *text, uint32_t n_prompt, struct plan_limits limits)
+static struct plan plan_at(const char *text, uint32_t n_prompt, struct plan_limits limits)
 {
-    struct plan plan;
-    ck_assert_msg(plan_parse_suffix(text, strlen(text), "policy", &plan, &e) &&
-                      plan_resolve(&plan, n_prompt, &limits, &e),
-                  "%s", e.message);
-    return plan;
+    return plan_of_text(text, n_prompt, &limits);
 }
 
 /* ---- the runtime */
@@ -177,7 +174,7 @@ START_TEST(a_timed_prompt_can_be_decoded_from_again_and_again)
         struct bench_prompt prompt;
         struct bench_sample read, first, again;
         ck_assert(bench_set_pool(b, i == 2 ? STORAGE_Q8 : STORAGE_F16, 200, &e));
-        struct plan plan = plan_for(policies[i], 100, bench_limits(b));
+        struct plan plan = plan_at(policies[i], 100, bench_limits(b));
         ck_assert(bench_prefill(b, &plan, 100, &prompt, &read, &e));
         ck_assert_uint_eq(cache_tokens_seen(prompt.sequence), 100);
         ck_assert(read.operations > 0 && read.seconds >= 0 && prompt.kv_held_bytes > 0);
@@ -206,7 +203,7 @@ START_TEST(a_pool_that_does_not_fit_is_refused_and_a_smaller_one_taken_after_it)
     ck_assert(bench_set_pool(b, STORAGE_F16, 64, &e));
     struct bench_prompt prompt;
     struct bench_sample sample;
-    struct plan plan = plan_for("full", 400, bench_limits(b));
+    struct plan plan = plan_at("full", 400, bench_limits(b));
     ck_assert(!bench_prefill(b, &plan, 400, &prompt, &sample, &e)); /* three sequences of 64 */
     ck_assert_str_eq(e.code, "kv_pool_empty");
     ck_assert_ptr_null(prompt.sequence);
@@ -269,7 +266,7 @@ START_TEST(full_attention_agrees_with_itself_and_what_is_shared_changes_no_bit)
         struct tokens text = story(v);
         struct evaluate_reference reference = {NULL};
         for (int i = 0; i < 6; i++) {
-            struct plan plan = plan_for(policies[i], N_PROMPT, evaluator_limits(v));
+            struct plan plan = plan_at(policies[i], N_PROMPT, evaluator_limits(v));
             ck_assert_msg(evaluate_text(v, &plan, text.data, N_PROMPT, N_STEPS, &reference,
                                         &results[no_sharing][i], &e),
                           "%s", e.message);
@@ -300,14 +297,14 @@ START_TEST(an_answer_holds_the_fact_that_its_policy_keeps)
     struct tokens text = story(v);
     struct evaluate_question q = {text.data, N_PROMPT, 2, 100, 105};
     struct evaluate_reply full, sink, again;
-    struct plan plan = plan_for("full", N_PROMPT, evaluator_limits(v));
+    struct plan plan = plan_at("full", N_PROMPT, evaluator_limits(v));
     ck_assert(evaluate_answer(v, &plan, &q, &full, &e));
     ck_assert_double_eq(full.held, 1);
     ck_assert_uint_gt(full.n, 0);
     ck_assert(evaluate_answer(v, &plan, &q, &again, &e));
     ck_assert_uint_eq(full.n, again.n);
     ck_assert_mem_eq(full.tokens, again.tokens, full.n * sizeof *full.tokens);
-    plan = plan_for("sink:32", N_PROMPT, evaluator_limits(v));
+    plan = plan_at("sink:32", N_PROMPT, evaluator_limits(v));
     ck_assert(evaluate_answer(v, &plan, &q, &sink, &e));
     ck_assert_double_eq(sink.held, 0); /* neither among the first tokens nor the last ones */
     q.fact_first = N_PROMPT - 5;
@@ -342,7 +339,7 @@ START_TEST(a_stream_far_longer_than_the_context_needs_no_more_pages)
     int32_t tokens[N];
     for (int i = 0; i < N; i++)
         tokens[i] = text.data[i % N_PROMPT];
-    struct plan plan = plan_for("sink:64", 1, evaluator_limits(v));
+    struct plan plan = plan_at("sink:64", 1, evaluator_limits(v));
     struct stream s = {0};
     ck_assert_msg(evaluate_stream(v, &plan, tokens, N, 500, report, &s, &e), "%s", e.message);
     ck_assert_uint_eq(s.n, 4); /* 500, 1000, 1500, 1535: the last token is only predicted */
@@ -370,7 +367,7 @@ START_TEST(a_prompt_longer_than_the_evaluators_pool_is_refused)
     struct tokens text = story(v);
     struct evaluate_reference reference = {NULL};
     struct evaluate_text_result out;
-    struct plan plan = plan_for("full", N_PROMPT, evaluator_limits(v));
+    struct plan plan = plan_at("full", N_PROMPT, evaluator_limits(v));
     ck_assert(!evaluate_text(v, &plan, text.data, N_PROMPT, N_STEPS, &reference, &out, &e));
     ck_assert_str_eq(e.code, "kv_pool_empty");
     ck_assert_ptr_null(reference.logits);

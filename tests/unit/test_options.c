@@ -8,6 +8,7 @@
 #include "config/options.h"
 #include "server/cli/command.h"
 #include "server/report/bench_arguments.h"
+#include "tests/suite.h"
 
 static struct error e;
 
@@ -222,7 +223,7 @@ END_TEST
 int main(void)
 {
     Suite *s = suite_create("options");
-    TCase *t = tcase_create("options");
+    TCase *t = suite_case(s, "options", 60);
     tcase_add_test(t, run_takes_its_flags);
     tcase_add_test(t, a_value_may_look_like_a_flag);
     tcase_add_test(t, the_other_commands_take_theirs);
@@ -230,10 +231,5 @@ int main(void)
     tcase_add_test(t, wrong_command_lines_name_the_flag);
     tcase_add_test(t, every_flag_is_in_the_help_the_completions_and_the_manual);
     tcase_add_test(t, a_command_has_each_name_once);
-    suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return suite_run(s);
 }

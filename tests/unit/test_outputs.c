@@ -5,6 +5,7 @@
 #include "engine/compute/forward.h"
 #include "tests/reference/transformer.h"
 #include "tests/suite.h"
+#include "tests/unit/plan_of_text.h"
 #include "tests/unit/test_device.h"
 
 enum { ROWS = 48, PAGES = 400 };
@@ -52,10 +53,11 @@ static void machine_close(struct machine *m)
 static struct cache_sequence *new_sequence(struct machine *m)
 {
     struct error e;
-    struct plan plan;
-    plan_default(&plan, preset_find("full"));
-    struct cache_sequence *s = cache_sequence_new(m->cache, &plan, &e);
+    const struct plan_limits limits = {.n_ctx_train = m->model->n_ctx_train};
+    const struct plan *plan = held_plan("full", ROWS, &limits);
+    struct cache_sequence *s = cache_sequence_new(m->cache, plan, &e);
     ck_assert_ptr_nonnull(s);
+    plan_release(plan);
     return s;
 }
 

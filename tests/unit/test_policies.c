@@ -10,6 +10,7 @@
 #include "engine/text/tokenizer.h"
 #include "tests/reference/transformer.h"
 #include "tests/suite.h"
+#include "tests/unit/plan_of_text.h"
 #include "tests/unit/test_device.h"
 
 #define MODEL    "tests/data/stories260K.gguf"
@@ -102,13 +103,8 @@ static void close_model(void)
 
 static struct plan resolve(const char *json, uint32_t n_prompt)
 {
-    struct error e = {.message = ""};
-    struct plan plan;
     struct plan_limits limits = {.n_ctx_train = MOST, .profile = &profile};
-    ck_assert_msg(plan_parse_text(json, strlen(json), "plan", &plan, &e), "%s: %s", json,
-                  e.message);
-    ck_assert_msg(plan_resolve(&plan, n_prompt, &limits, &e), "%s: %s", json, e.message);
-    return plan;
+    return plan_of_text(json, n_prompt, &limits);
 }
 
 /* ---- the engine's lower half, without its thread */
@@ -363,15 +359,16 @@ END_TEST
 START_TEST(batch_mates_change_no_bit)
 {
     static struct result alone[N_PLANS], crowd[N_PLANS];
+    static struct plan running[N_PLANS];
     struct machine m;
     struct cache_sequence *s[N_PLANS];
     uint32_t n_prompt[N_PLANS], done[N_PLANS] = {0}, row[N_PLANS], n_running = N_PLANS;
     machine_open(&m, 12000, 400);
     for (uint32_t i = 0; i < N_PLANS; i++) {
         n_prompt[i] = PROMPT - 5 * i;
-        struct plan plan = resolve(plans[i], n_prompt[i]);
-        step_alone(&m, &plan, 64, n_prompt[i], &alone[i]);
-        s[i] = new_sequence(&m, &plan, n_prompt[i]);
+        running[i] = resolve(plans[i], n_prompt[i]);
+        step_alone(&m, &running[i], 64, n_prompt[i], &alone[i]);
+        s[i] = new_sequence(&m, &running[i], n_prompt[i]);
         crowd[i].logits = malloc((size_t)STEPS * model->n_vocab * sizeof(float));
     }
     while (n_running > 0) {
@@ -420,15 +417,17 @@ START_TEST(room_for_everything_is_full_attention_to_the_bit)
     struct plan plan = resolve(plans[0], PROMPT);
     machine_open(&m, 600, 64);
     step_alone(&m, &plan, 64, PROMPT, &full);
-    ck_assert(plan_parse_text(plans[_i], strlen(plans[_i]), "plan", &plan, &e));
-    if (plan.has_budget) {
-        plan.budget_share = 0;
-        plan.budget = PROMPT + STEPS;
+    struct plan_asked asked = asked_of_text(plans[_i]);
+    if (asked.axes.has_budget) {
+        asked.axes.budget_share = 0;
+        asked.axes.budget = PROMPT + STEPS;
     } else {
-        plan.min_window = plan.recent = 400;
+        asked.axes.min_window = asked.axes.recent = 400;
     }
-    ck_assert_msg(plan_resolve(&plan, PROMPT, &limits, &e), "%s", e.message);
-    step_alone(&m, &plan, 64, PROMPT, &roomy);
+    const struct plan *same_but_roomy = plan_resolve(&asked, PROMPT, &limits, &e);
+    ck_assert_msg(same_but_roomy != NULL, "%s", e.message);
+    step_alone(&m, same_but_roomy, 64, PROMPT, &roomy);
+    plan_release(same_but_roomy);
     ck_assert_msg(same(&full, &roomy), "%s", plans[_i]);
     free(full.logits);
     free(roomy.logits);

@@ -5,6 +5,7 @@
  * the same with the tensors of a real model, whose layers build on one another. */
 #include "tests/reference/policy.h"
 #include "tests/suite.h"
+#include "tests/unit/plan_of_text.h"
 #include "tests/unit/tensor_machine.h"
 
 #define MOST_LAYERS   3
@@ -98,17 +99,12 @@ static struct plan plan_of(const char *row, uint32_t budget, uint32_t n_prompt,
                            const struct shape *s, const struct head_profile *profile)
 {
     char json[256];
-    struct error e = {.message = ""};
-    struct plan plan;
     struct plan_limits limits = {.n_ctx_train = 1000, .profile = profile, .storage = s->storage};
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
     snprintf(json, sizeof json, row, budget);
 #pragma GCC diagnostic pop
-    ck_assert_msg(plan_parse_text(json, strlen(json), "plan", &plan, &e), "%s: %s", json,
-                  e.message);
-    ck_assert_msg(plan_resolve(&plan, n_prompt, &limits, &e), "%s: %s", json, e.message);
-    return plan;
+    return plan_of_text(json, n_prompt, &limits);
 }
 
 /* ---- the reference over the tensors of one reader */

@@ -12,6 +12,7 @@
 #include "engine/serve/engine.h"
 #include "tests/reference/transformer.h"
 #include "tests/suite.h"
+#include "tests/unit/plan_of_text.h"
 #include "tests/unit/test_device.h"
 #include "tests/unit/wait.h"
 
@@ -64,7 +65,6 @@ struct run {
 static struct request_options greedy(const struct engine *engine, const struct run *run,
                                      const char *policy, uint32_t n)
 {
-    struct error e = {.message = ""};
     struct request_options r = {.id = "test",
                                 .prompt = malloc(run->n_prompt * sizeof *r.prompt),
                                 .n_prompt = run->n_prompt,
@@ -77,9 +77,7 @@ static struct request_options greedy(const struct engine *engine, const struct r
                                 .notify = notify};
     memcpy(r.prompt, run->prompt, run->n_prompt * sizeof *r.prompt);
     struct plan_limits limits = engine_plan_limits(engine);
-    ck_assert_msg(plan_parse_suffix(policy, strlen(policy), "policy", &r.plan, &e) &&
-                      plan_resolve(&r.plan, r.n_prompt, &limits, &e),
-                  "%s", e.message);
+    r.plan = held_plan(policy, r.n_prompt, &limits);
     return r;
 }
 
@@ -328,7 +326,7 @@ START_TEST(sink_streams_20000_tokens_in_constant_memory)
     static int32_t prompt[] = {1, 403, 407, 261, 378};
     struct run run = {.prompt = prompt, .n_prompt = 5};
     struct request_options r = greedy(engine, &run, "sink:128", 20000);
-    uint64_t bound = engine_bound_pages(engine, &r.plan, r.n_prompt, 20000);
+    uint64_t bound = engine_bound_pages(engine, r.plan, r.n_prompt, 20000);
     r.sampling.temperature = 1;
     r.sampling.seed = 20000;
     generate(engine, &run, &r, 128 + PAGE_SLOTS);

@@ -338,7 +338,7 @@ START_TEST(policies_are_checked_and_misspellings_found)
     ck_assert(parse(API_REQUEST_COMPLETION,
                     "{\"prompt\":\"a\",\"kv_policy\":{\"name\":\"sink\",\"budget\":64}}"));
     ck_assert(r.has_policy);
-    ck_assert_uint_eq(r.plan.budget, 64);
+    ck_assert_uint_eq(r.policy.axes.budget, 64);
     api_request_clear(&r);
     /* CVE-2026-21869 was a negative number of tokens to evict */
     refuses(API_REQUEST_COMPLETION,

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "server/server.h"
+#include "tests/suite.h"
 #include "tests/unit/http_client.h"
 
 #define MODEL "tests/data/stories260K.gguf"
@@ -505,7 +506,7 @@ END_TEST
 int main(void)
 {
     Suite *s = suite_create("server");
-    TCase *c = tcase_create("served"), *refused = tcase_create("refused");
+    TCase *refused = suite_case(s, "refused", 600), *c = suite_case(s, "served", 600);
     tcase_add_unchecked_fixture(c, start, stop);
     tcase_add_test(c, a_stream_says_what_a_whole_answer_says);
     tcase_add_test(c, choices_of_several_prompts_stand_in_their_order);
@@ -526,12 +527,7 @@ int main(void)
     tcase_add_test(c, questions_to_the_engine_are_answered);
     tcase_add_test(c, probes_metrics_and_the_page_need_no_key);
     tcase_add_test(refused, a_start_that_fails_ends_with_status_1);
-    suite_add_tcase(s, refused);
-    suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_set_fork_status(r, CK_NOFORK); /* the server is a thread of this process */
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    /* The server is a thread of this process. CK_FORK=no of the environment says the same. */
+    setenv("CK_FORK", "no", 1);
+    return suite_run(s);
 }

@@ -20,8 +20,7 @@ static void set_up(void)
     struct plan_limits limits = {.n_ctx_train = 512};
     cache = cache_new(1, 2, 8, N_PAGES, &e);
     ck_assert(cache && session_store_init(&store, TTL_NS, &e));
-    ck_assert(plan_parse_text("full", 4, "", &full, &e) &&
-              plan_resolve(&full, N_TOKENS, &limits, &e));
+    full = plan_of_text("full", N_TOKENS, &limits);
 }
 
 static void tear_down(void)
@@ -36,7 +35,7 @@ static struct session *make(const char *id, uint32_t owner_key)
     struct session *x = calloc(1, sizeof *x);
     snprintf(x->id, sizeof x->id, "%s", id);
     x->owner_key = owner_key;
-    x->plan = full;
+    x->plan = &full;
     x->n_tokens = N_TOKENS;
     x->tokens = calloc(N_TOKENS, sizeof *x->tokens);
     x->cache = cache_sequence_new(cache, &full, &e);
@@ -80,12 +79,11 @@ START_TEST(a_key_sees_its_own_sessions_only)
 {
     set_up();
     struct session_info info[4];
-    struct plan plan;
     uint32_t pages = 0;
     put("talk", 1, 0);
     ck_assert_ptr_null(session_take(&store, "talk", 2));
-    ck_assert(!session_plan(&store, "talk", 2, &plan) && session_plan(&store, "talk", 1, &plan));
-    ck_assert_ptr_eq(plan.preset, full.preset);
+    ck_assert_ptr_null(session_plan(&store, "talk", 2));
+    ck_assert_ptr_eq(session_plan(&store, "talk", 1), &full);
     ck_assert_uint_eq(list(NULL, 2, false, 0, info, 4), 0);
     ck_assert_uint_eq(list(NULL, 1, false, 0, info, 4), 1);
     ck_assert_uint_eq(list(NULL, 2, true, 0, info, 4), 1);
@@ -177,8 +175,7 @@ static void *list_and_delete(void *unused)
     uint32_t pages;
     for (uint32_t i = 0; !stop; i++) {
         session_list(&store, NULL, 0, false, i, info, 8);
-        struct plan plan;
-        session_plan(&store, "1", 0, &plan);
+        plan_release(session_plan(&store, "1", 0));
         if (i % 64 == 0)
             session_delete(&store, "3", 0, false, &pages);
         ck_assert_uint_le(store.pages, 8 * PAGES_EACH);
@@ -221,6 +218,14 @@ static struct request_options turn(const struct engine *engine, const char *prom
     r.session_id = strdup("talk");
     r.ignore_eos = true;
     return r;
+}
+
+/* As if somebody else had asked for the plan. */
+static void ask_for(struct request_options *r, enum plan_source source)
+{
+    const struct plan *plan = r->plan;
+    r->plan = plan_for(plan, source, false, &e);
+    plan_release(plan);
 }
 
 /* The prompt of a turn behind `a`: all tokens of that turn, and one more. */
@@ -283,7 +288,7 @@ START_TEST(another_prompt_forgets_the_session_and_another_policy_is_refused)
 
     /* What the first turn dropped cannot come back, so it goes on under its own policy. */
     r = turn(engine, "Once upon a time", "sink:32", 4);
-    r.plan.source = SOURCE_REQUEST;
+    ask_for(&r, SOURCE_REQUEST);
     struct answer *refused = submit(engine, &r);
     read_all(&refused, 1);
     ck_assert(refused->failed);
@@ -298,6 +303,47 @@ START_TEST(another_prompt_forgets_the_session_and_another_policy_is_refused)
     ck_assert(other->usage.session_kept);
     ck_assert_uint_eq(engine_sessions(engine)->count, 1);
     drop(other);
+    engine_close(engine);
+}
+END_TEST
+
+/* The plan is chosen and told when the request comes. Should the session have got another one since,
+ * the choice is kept to, and the session's cache is of no use. */
+START_TEST(a_plan_that_was_chosen_for_a_turn_is_kept_to)
+{
+    struct engine *engine = open_with_sessions(60000);
+    int32_t prompt[64];
+    struct request_options r = turn(engine, "Once upon a time", "h2o:16", 20);
+    uint32_t n_prompt = r.n_prompt;
+    memcpy(prompt, r.prompt, n_prompt * sizeof *prompt);
+    struct answer *first = query(engine, &r), *next;
+    const struct plan *plan = session_plan(engine_sessions(engine), "talk", 0);
+    ck_assert_uint_eq(plan->budget, 16);
+
+    r = turn(engine, "x", "full", 4);
+    go_on_behind(&r, prompt, n_prompt, first);
+    plan_release(r.plan);
+    r.plan = plan_for(plan, SOURCE_SESSION, false, &e);
+    plan_release(plan);
+    next = query(engine, &r);
+    ck_assert(next->usage.session_reused && next->usage.source == SOURCE_SESSION);
+    ck_assert_uint_eq(next->usage.budget, 16);
+    drop(next);
+
+    static const struct {
+        const char *policy;
+        enum plan_source source;
+    } chosen[] = {{"full", SOURCE_DEFAULT}, {"sink", SOURCE_SESSION}};
+    for (uint32_t i = 0; i < 2; i++) {
+        r = turn(engine, "x", chosen[i].policy, 4);
+        go_on_behind(&r, prompt, n_prompt, first);
+        ask_for(&r, chosen[i].source);
+        next = query(engine, &r);
+        ck_assert(next->usage.session_missed && !next->usage.session_reused);
+        ck_assert_str_eq(next->usage.policy, chosen[i].policy);
+        drop(next);
+    }
+    drop(first);
     engine_close(engine);
 }
 END_TEST
@@ -374,6 +420,7 @@ int main(void)
     tcase_set_timeout(t, 120); /* for sanitizers on a loaded machine; normally seconds */
     tcase_add_test(t, the_next_turn_goes_on_in_the_cache_of_the_last_one);
     tcase_add_test(t, another_prompt_forgets_the_session_and_another_policy_is_refused);
+    tcase_add_test(t, a_plan_that_was_chosen_for_a_turn_is_kept_to);
     tcase_add_test(t, turns_of_one_session_run_one_after_the_other);
     tcase_add_test(t, sessions_make_room_for_running_work);
     tcase_add_test(t, a_session_expires_while_nobody_asks_for_anything);
