@@ -1,4 +1,5 @@
 /* Picking a kind of device from a table: here one of made-up kinds, and the program's own. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "server/devices.h"

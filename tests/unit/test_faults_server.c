@@ -107,7 +107,7 @@ static bool parse_policy(void *context, struct error *e)
     struct plan_asked asked;
     const struct plan *plan = NULL;
     bool done = plan_parse_text(context, strlen(context), "kv_policy", &asked, e) &&
-                (plan = plan_resolve(&asked, 100, &limits, e)) != NULL;
+                (plan = plan_resolve(&asked, 1000, &limits, e)) != NULL;
     plan_release(plan);
     return done;
 }
