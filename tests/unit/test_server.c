@@ -37,6 +37,8 @@ static void start(void)
     snprintf(host, sizeof host, "unix:%s", path);
     char *argv[] = {(char *)"serve",
                     (char *)MODEL,
+                    (char *)"--device",
+                    (char *)"cpu",
                     (char *)"--host",
                     host,
                     (char *)"--api-key",
