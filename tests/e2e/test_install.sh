@@ -10,7 +10,7 @@ server=
 trap '[ -n "$server" ] && kill "$server" 2>/dev/null; rm -rf "$work"' EXIT
 # The build folder as it is: no nvcc where it was built without.
 cuda=none
-for object in "$BUILD"/cuda/*.cu.o; do [ -f "$object" ] && cuda=auto; done
+for object in "$BUILD"/cuda/kernels/*.cu.o; do [ -f "$object" ] && cuda=auto; done
 
 check() { # name, status of the condition, file to show
     if [ "$2" -eq 0 ]; then passed=$((passed + 1)); else
