@@ -60,6 +60,7 @@ static struct engine_options options(void)
                                    .device = test_device_name(),
                                    .max_queue = 64,
                                    .max_generate = 1000,
+                                   .kv_memory_bytes = test_kv_memory(),
                                    .audit = true};
 }
 
