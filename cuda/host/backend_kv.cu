@@ -84,7 +84,7 @@ void cuda_kv_write(void *self, const float *k, const float *v, const int32_t *po
         return;
     c->seen_page = UINT32_MAX;
     struct wave w = wave_of(c, segments);
-    launch_kv_write(c->stream, &c->step, segments[0].layer, w.first, w.n, k, v);
+    launch_kv_write(c->stream, &c->step, segments[0].layer, w.first, w.n, w.max_rows, k, v);
 }
 
 void cuda_attention(void *self, float *out, const float *q, const float *q_sink,

@@ -179,8 +179,10 @@ struct scene {
         std::vector<step_segment> all;
         std::vector<uint32_t> slots;
         std::vector<int32_t> at_position;
+        uint32_t most_rows = 0;
         for (size_t i = 0; i < sequences.size(); i++) {
             const uint32_t n = sequences[i].n_tokens;
+            most_rows = n > most_rows ? n : most_rows;
             step_segment one{};
             one.first_row = (uint32_t)at_position.size();
             one.n_rows = n;
@@ -201,8 +203,8 @@ struct scene {
         write.heads = memory.put(heads);
         write.write_slots = memory.put(slots);
         const size_t n = at_position.size() * n_kv_heads * head_dim;
-        launch_kv_write(nullptr, &write, layer, 0, (uint32_t)all.size(), memory.put(normals(n)),
-                        memory.put(normals(n)));
+        launch_kv_write(nullptr, &write, layer, 0, (uint32_t)all.size(), most_rows,
+                        memory.put(normals(n)), memory.put(normals(n)));
         MUST(cudaDeviceSynchronize());
     }
 
@@ -623,7 +625,7 @@ START_TEST(rows_are_stored_as_on_the_cpu)
     s.heads = memory.put(std::vector<step_head>{head});
     s.positions = memory.put(std::vector<int32_t>{77});
     s.write_slots = memory.put(std::vector<uint32_t>{SLOT_OF_HOLE});
-    launch_kv_write(nullptr, &s, 0, 0, 1, memory.put(k), memory.put(v));
+    launch_kv_write(nullptr, &s, 0, 0, 1, 1, memory.put(k), memory.put(v));
     std::vector<uint8_t> pool = get(s.pool, 3 * layout.bytes);
     const uint32_t at = 35 % PAGE_SLOTS; /* the last of the holes, in the second page: number 0 */
     for (uint32_t i = 0; i < layout.row_bytes / 2; i++) {
@@ -697,7 +699,7 @@ START_TEST(quantised_rows_mean_what_they_do_on_the_cpu)
         std::vector<float> k = odd_numbers(d, kind), v = odd_numbers(d, kind), k_cpu(d), v_cpu(d);
         const uint32_t slot = random_below(PAGE_SLOTS);
         write.write_slots = memory.put(std::vector<uint32_t>(scene::n_layers, slot));
-        launch_kv_write(nullptr, &write, scene::layer, 0, 1, memory.put(k), memory.put(v));
+        launch_kv_write(nullptr, &write, scene::layer, 0, 1, 1, memory.put(k), memory.put(v));
         launch_kv_read(nullptr, s.s.pool, s.s.page_bytes, storage, d, s.pages[0][0], slot, d_k, d_v,
                        d_position);
         cpu::page_write(&shape, page.data(), slot, k.data(), v.data());
