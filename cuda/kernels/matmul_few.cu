@@ -17,8 +17,9 @@
  * mma.m16n8k16 for 1024 weights, about 32 cycles of an SM's tensor cores next to the 27 of its
  * memory (Q4_0, H200): the roof of both, and the limit of this file.
  *
- * The columns of w are cut into units of 64 (32 if not quantised), unit u belongs to phase u % 8. A
- * warp has one phase of a band of 32 rows. It streams its units through a ring of its own in shared
+ * The columns of w are cut into units of 64 (32 if not quantised), and units, one or two or four
+ * neighbours at a time (a run), belong to the phases 0 to 7 in turn: a unit that is not quantised
+ * has 64 bytes of a row, of which memory wants to deliver more at once. A warp has one phase of a band of 32 rows. It streams its units through a ring of its own in shared
  * memory with cp.async (about 50 KB in flight for each block; Little's law asks for 40 per SM), and
  * goes on with the next band's while the block finishes one: there are as many blocks as the device
  * can hold, and each has several tiles of rows. All warps of a block convert x into shared memory: at
@@ -41,7 +42,7 @@
 #define BROAD_BANDS MAX_PHASES
 #define MAX_BROAD   4096 /* tiles of BROAD_BANDS bands in one launch */
 #define RING_BYTES  (64 * 1024)
-#define LEAST_BYTES (99 * 1024) /* of shared memory: what every GPU of this kind allows a block */
+#define LEAST_BYTES (98 * 1024) /* of shared memory: what every GPU of this kind has for a block */
 
 /* Blocks that have finished, for each tile of broad launches; 0 between launches, which follow each
  * other on the engine's stream. */
@@ -68,7 +69,16 @@ struct few_shape {
     uint32_t chunk_bytes;
     uint32_t vectors; /* rows of x are aligned to 16 bytes */
     uint32_t n_tiles;
+    uint32_t run_bits; /* 2^run_bits units are a run */
 };
+
+/* A phase's unit of a turn. */
+static __device__ __forceinline__ uint32_t unit_of(const few_shape &s, uint32_t n_phases,
+                                                   uint32_t turn, uint32_t phase)
+{
+    const uint32_t in_run = turn & ((1u << s.run_bits) - 1);
+    return ((turn >> s.run_bits) * n_phases + phase) << s.run_bits | in_run;
+}
 
 /* The weights of one launch, one after another: their tiles of rows are numbered through. */
 struct few_jobs {
@@ -165,7 +175,7 @@ static __device__ void convert_x(uint8_t *xs, const float *x, const few_shape &s
             const uint32_t item = first + u * blockDim.x, j = item / of_row, i = item % of_row;
             const uint32_t slot = i / quarters, turn = slot / p.phases;
             const uint32_t unit =
-                (first_turn + turn) * p.n_phases + p.first_phase + slot - turn * p.phases;
+                unit_of(s, p.n_phases, first_turn + turn, p.first_phase + slot - turn * p.phases);
             if (item < n_items)
                 v[u] = load_x(x + (uint64_t)j * s.cols, (unit * quarters + i % quarters) * 4, s);
         }
@@ -194,7 +204,7 @@ static __device__ __forceinline__ void fetch_unit(uint8_t *stage, const uint8_t 
                                                   uint32_t lane)
 {
     constexpr weight_geometry g = few<type>::geometry;
-    if (!few<type>::quantised) {
+    if constexpr (!few<type>::quantised) {
         const uint32_t col = unit * BLOCK_COLS + lane % 4 * 8;
         const uint64_t row_bytes = weight_row_bytes(type, s.cols);
 #pragma unroll
@@ -204,16 +214,21 @@ static __device__ __forceinline__ void fetch_unit(uint8_t *stage, const uint8_t 
             const uint8_t *from = inside ? w + row * row_bytes + col * 2 : w;
             cp_async_16_zero(stage + (r * 32 + lane) * 16, from, inside ? 16 : 0);
         }
-        return;
+    } else {
+        const uint8_t *start = w + band * weight_band_bytes(g, s.cols);
+        const uint8_t *from = start + weight_block_offset(g, unit * 2) + lane * 16;
+        /* K types have a multiple of 8 blocks: their units are whole. */
+        constexpr uint32_t whole = 2 * g.block_bytes + g.unit_scales;
+        const uint32_t n = g.super_scales != 0 || unit * 2 + 1 < s.n_blocks ? whole : g.block_bytes;
+#pragma unroll
+        for (uint32_t i = 0; i < whole; i += 512)
+            if (i + lane * 16 < n)
+                cp_async_16(stage + i + lane * 16, from + i);
+        if (g.super_scales != 0 && lane * 16 < g.super_scales)
+            cp_async_16(stage + few<type>::stage_bytes - g.super_scales + lane * 16,
+                        start + weight_block_offset(g, unit / 4 * 8 + 8) - g.super_scales +
+                            lane * 16);
     }
-    const uint8_t *start = w + band * weight_band_bytes(g, s.cols);
-    const uint8_t *from = start + weight_block_offset(g, unit * 2);
-    const uint32_t n = min(2u, s.n_blocks - unit * 2) * g.block_bytes + g.unit_scales;
-    for (uint32_t i = lane * 16; i < n; i += 512)
-        cp_async_16(stage + i, from + i);
-    if (g.super_scales != 0 && lane * 16 < g.super_scales)
-        cp_async_16(stage + few<type>::stage_bytes - g.super_scales + lane * 16,
-                    start + weight_block_offset(g, unit / 4 * 8 + 8) - g.super_scales + lane * 16);
 }
 
 /* The place in xs of the part of a row of x that is column `column` of group `group`. The parts of a
@@ -445,19 +460,21 @@ static __global__ void __launch_bounds__(MAX_PHASES * 32, broad || n_groups < 4 
     float *sums = (float *)(n_groups == 1 ? rings + n_warps * f::n_stages * f::stage_bytes : rings);
 
     /* The next unit to fetch: of this tile, or of one to come. */
-    uint32_t next_tile = blockIdx.x, next_unit = phase, stage = 0;
+    uint32_t next_tile = blockIdx.x, next_turn = 0, stage = 0;
     few_place next = place_of<broad>(jobs, s, next_tile);
     const auto fetch = [&](uint8_t *to) {
-        while (next_unit >= next.n_units && next_tile < s.n_tiles) {
+        uint32_t unit = unit_of(s, p.n_phases, next_turn, phase);
+        while (unit >= next.n_units && next_tile < s.n_tiles) {
             next_tile += gridDim.x;
-            next_unit = phase;
+            next_turn = 0;
             next = place_of<broad>(jobs, s, next_tile);
+            unit = unit_of(s, p.n_phases, 0, phase);
         }
-        if (next_unit < next.n_units)
-            fetch_unit<type>(to, jobs.job[next.job].w, jobs.job[next.job].rows, s, next.band,
-                             next_unit, lane);
+        if (unit < next.n_units)
+            fetch_unit<type>(to, jobs.job[next.job].w, jobs.job[next.job].rows, s, next.band, unit,
+                             lane);
         cp_async_commit();
-        next_unit += p.n_phases;
+        next_turn++;
     };
     for (uint32_t i = 0; i + 1 < f::n_stages; i++)
         fetch(ring + i * f::stage_bytes);
@@ -466,7 +483,6 @@ static __global__ void __launch_bounds__(MAX_PHASES * 32, broad || n_groups < 4 
     for (uint32_t tile = blockIdx.x, count = 0; tile < s.n_tiles; tile += gridDim.x, count++) {
         const few_place at = place_of<broad>(jobs, s, tile);
         float acc[2][n_groups][4] = {};
-        uint32_t unit = phase;
         for (uint32_t turn = 0; turn < n_turns; turn += s.chunk_turns) {
             const uint32_t end_turn = min(n_turns, turn + s.chunk_turns);
             if (count == 0 || !stays) {
@@ -475,10 +491,12 @@ static __global__ void __launch_bounds__(MAX_PHASES * 32, broad || n_groups < 4 
                 convert_x<type>(xs, x, s, p, turn, end_turn - turn);
                 __syncthreads();
             }
-            const uint32_t end = min(at.n_units, end_turn * p.n_phases);
             const uint8_t *columns = xs + (broad ? 0 : warp) * unit_blocks * s.n_columns * 64;
-            for (; unit < end;
-                 unit += p.n_phases, columns += p.phases * unit_blocks * s.n_columns * 64) {
+            for (uint32_t t = turn; t < end_turn;
+                 t++, columns += p.phases * unit_blocks * s.n_columns * 64) {
+                const uint32_t unit = unit_of(s, p.n_phases, t, phase);
+                if (unit >= at.n_units)
+                    break;
                 cp_async_wait<f::n_stages - 2>();
                 __syncwarp(); /* the unit is there for all, and all are done with the one before */
                 const uint32_t before = stage == 0 ? f::n_stages - 1 : stage - 1;
@@ -525,13 +543,20 @@ static __global__ void __launch_bounds__(MAX_PHASES * 32, broad || n_groups < 4 
     cp_async_wait<0>();
 }
 
-/* Shared memory of a block such that two of them fit, if that leaves enough. */
-static uint32_t block_bytes(const struct device_limits &device)
+/* Shared memory of a block such that two of them fit, if that leaves enough; all that there is where
+ * one is all that a multiprocessor gets. Besides what is asked for, a block has a few static bytes,
+ * and on a multiprocessor 1 KB is the system's. */
+static uint32_t most_bytes(const struct device_limits &device)
 {
-    const uint32_t half = device.shared_of_sm / 2 - 1024;
-    const uint32_t most =
-        device.shared_of_block < LEAST_BYTES ? device.shared_of_block : LEAST_BYTES;
-    return half > most ? half < device.shared_of_block ? half : device.shared_of_block : most;
+    return device.shared_of_block - 256;
+}
+static uint32_t block_bytes(const struct device_limits &device, uint32_t n_tiles)
+{
+    const uint32_t most = most_bytes(device), half = device.shared_of_sm / 2 - 1024 - 256;
+    const uint32_t least = most < LEAST_BYTES ? most : LEAST_BYTES;
+    if (n_tiles <= device.n_sms || half > most)
+        return most;
+    return half > least ? half : least;
 }
 
 template <uint32_t type, int n_groups, bool broad>
@@ -548,6 +573,7 @@ static void launch_groups(cudaStream_t stream, const struct matmul_job *jobs, ui
     s.n = n;
     s.n_columns = n * f::n_parts;
     s.vectors = cols % 4 == 0 && (uintptr_t)x % 16 == 0;
+    s.run_bits = s.n_units % (4 * MAX_PHASES) == 0 ? 2 : s.n_units % (2 * MAX_PHASES) == 0 ? 1 : 0;
     few_jobs all = {};
     all.n = n_jobs;
     const uint32_t tile_rows = BAND_ROWS * (broad ? BROAD_BANDS : 1);
@@ -567,13 +593,14 @@ static void launch_groups(cudaStream_t stream, const struct matmul_job *jobs, ui
                             : n_groups == 1 ? rings + 2 * sums
                             : rings > sums  ? rings
                                             : sums;
-    const uint32_t most = block_bytes(device), fit = (most - beside) / turn_bytes;
+    const uint32_t most = block_bytes(device, s.n_tiles * (broad ? MAX_PHASES : 1));
+    const uint32_t fit = (most - beside) / turn_bytes;
     s.chunk_turns = n_turns < fit ? n_turns : fit;
     s.chunk_bytes = s.chunk_turns * turn_bytes;
     static bool allowed; /* engine thread */
     if (!allowed) {
         cudaFuncSetAttribute(matmul_few<type, n_groups, broad>,
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, (int)most);
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, (int)most_bytes(device));
         allowed = true;
     }
     uint32_t n_blocks = 2 * device.n_sms / (broad ? MAX_PHASES : 1);
@@ -584,14 +611,14 @@ static void launch_groups(cudaStream_t stream, const struct matmul_job *jobs, ui
 }
 
 /* Whether x of n rows in one group of columns fits into a narrow block whole. */
-template <uint32_t type> static bool fits_narrow(uint32_t cols, uint32_t n)
+template <uint32_t type> static bool fits_narrow(uint64_t rows, uint32_t cols, uint32_t n)
 {
     typedef few<type> f;
     constexpr uint32_t sums = MAX_PHASES * most_rows<type, 1>() * 36 * sizeof(float);
     const uint64_t units = (cols + f::unit_blocks * BLOCK_COLS - 1) / (f::unit_blocks * BLOCK_COLS);
     const uint64_t turns = (units + MAX_PHASES - 1) / MAX_PHASES;
     return turns * MAX_PHASES * f::unit_blocks * n * f::n_parts * 64 + RING_BYTES + 2 * sums <=
-           block_bytes(device_limits_of());
+           block_bytes(device_limits_of(), (uint32_t)((rows + BAND_ROWS - 1) / BAND_ROWS));
 }
 
 /* Broad where that spares reading x and the weights have 8 phases and a tile of bands. */
@@ -608,7 +635,7 @@ static void launch_type(cudaStream_t stream, const struct matmul_job *jobs, uint
     const bool one = n <= most_rows<type, 1>();
     const bool broad = cols > (MAX_PHASES - 1) * unit_cols && rows >= BROAD_BANDS * BAND_ROWS &&
                        rows / (BROAD_BANDS * BAND_ROWS) + n_jobs <= MAX_BROAD &&
-                       !(one && fits_narrow<type>(cols, n));
+                       !(one && fits_narrow<type>(rows, cols, n));
     if (one && broad)
         launch_groups<type, 1, true>(stream, jobs, n_jobs, x, n, scratch);
     else if (one)
