@@ -181,9 +181,11 @@ START_TEST(a_request_ends_with_its_answer_or_says_that_memory_is_short)
         faults_begin(FAULT_MEMORY, nth, false);
         bool worked = talk_and_again(&t, &e);
         uint64_t n = faults_end(&met);
-        ck_assert_msg(worked || !strcmp(e.code, "out_of_memory"),
-                      "call %llu failing gives \"%s\": %s", (unsigned long long)nth, e.code,
-                      e.message);
+        /* What a policy lacks in the midst of a step ends the step, and with it the engine. */
+        bool expected = !strcmp(e.code, "out_of_memory") ||
+                        (!strcmp(e.code, "engine_fault") && strstr(e.message, "cannot allocate"));
+        ck_assert_msg(worked || expected, "call %llu failing gives \"%s\": %s",
+                      (unsigned long long)nth, e.code, e.message);
         ck_assert_msg(faults_living() == before, "call %llu failing leaves %lld allocations (%s)",
                       (unsigned long long)nth, (long long)(faults_living() - before), e.message);
         n_runs++;
