@@ -34,6 +34,14 @@ static inline bool test_device_is_cpu(void)
     return strcmp(test_device_name(), "cuda") != 0;
 }
 
+/* For engine_options: where the default is all of a GPU's memory, some of it. On a card of 140 GB the
+ * pool of a test's small model would have a hundred million pages, which the audit counts after
+ * every step: half a second each. */
+static inline uint64_t test_kv_memory(void)
+{
+    return test_device_is_cpu() ? 0 : UINT64_C(16) << 20;
+}
+
 /* Emulation is slow: WINNOW_TEST_PART=n runs every nth case of a loop of tests (and says so), for a
  * run that is a sample. 1 without it: everything. */
 static inline int test_part(void)

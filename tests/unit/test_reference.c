@@ -44,6 +44,7 @@ static struct engine *open_engine(uint32_t max_batched_tokens, bool audit)
                                .device = test_device(),
                                .max_queue = 4,
                                .max_generate = 20000,
+                               .kv_memory_bytes = test_kv_memory(),
                                .audit = audit};
     struct error e = {.message = ""};
     sem_init(&something, 0, 0);
