@@ -68,10 +68,12 @@ void blas_close(struct blas *b);
 /* ---- kv_write.cu, attention*.cu, score.cu: segments [first, first + n) of a step's layer */
 
 /* Writes k, v [rows][n_kv_heads][head_dim] into the slots of the segments' rows, with their
- * positions. SLOT_OF_HOLE takes the top of the head's holes. The written slot's score and history
- * begin at 0. Adds k / |k| (as stored) to the key sum, in order of rows, in double. */
+ * positions; at most max_rows_of_segment rows in one of them. SLOT_OF_HOLE takes the top of the
+ * head's holes. The written slot's score and history begin at 0. Adds k / |k| (as stored) to the
+ * key sum, in order of rows, in double. */
 void launch_kv_write(cudaStream_t stream, const struct device_step *step, uint32_t layer,
-                     uint32_t first, uint32_t n, const float *k, const float *v);
+                     uint32_t first, uint32_t n, uint32_t max_rows_of_segment, const float *k,
+                     const float *v);
 
 /* Working memory of attention, allocated once at start for max_rows rows (of which max_decode may
  * be alone in their segment) and heads of at most max_slots slots. A launch may be given fewer
