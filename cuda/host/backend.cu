@@ -312,7 +312,10 @@ static void cuda_close(void *self)
 static bool take_buffers(struct cuda_backend *c, struct error *e)
 {
     const struct cuda_options *o = &c->o;
-    const uint64_t enough = UINT64_C(256) << 20;
+    /* Every step of 32 sequences of up to 131072 tokens asks for 540 MB of it: what a large GPU has
+     * a hundredth of. With less, attention is launched for fewer rows at a time. */
+    const uint64_t least = UINT64_C(256) << 20, share = c->memory_bytes / 64,
+                   enough = share > least ? share : least;
     uint64_t matmul = matmul_scratch_bytes(o->max_rows, o->max_matrix_rows, o->max_matrix_cols);
     /* A whole prompt is compressed alone; decode rows drop many at once, from short heads. */
     uint64_t compress = select_scratch_bytes(&c->step, 1, o->max_slots),
@@ -371,6 +374,7 @@ static bool open_device(struct cuda_backend *c, struct backend *b, struct error 
         return error_set(e, "device_unavailable", "--device",
                          "%s has compute capability %d.%d; 8.0 (Ampere) or newer is needed",
                          properties.name, properties.major, properties.minor);
+    c->memory_bytes = properties.totalGlobalMem;
     snprintf(b->description, sizeof b->description, "%.100s, %.1f GiB", properties.name,
              (double)properties.totalGlobalMem / 1073741824);
     return true;

@@ -59,6 +59,7 @@ struct weight_copy {
 struct cuda_backend {
     struct cuda_options o;
     cudaStream_t stream;
+    uint64_t memory_bytes; /* the device's, all of it */
     cudaError_t failed; /* the first error, for good */
     const char *failed_at;
     struct blas *blas;
