@@ -104,6 +104,17 @@ template <class T> static __device__ __forceinline__ uint16_t to_bits(float x, f
     return __half_as_ushort(h);
 }
 
+/* What a query is multiplied by so that the exponent of its largest element (bits without a sign)
+ * becomes 9: a power of two. Zeros, infinities and NaN stay, and what is close to the end of the
+ * range is moved less. */
+static __device__ __forceinline__ float power_for_query(uint32_t largest)
+{
+    const uint32_t exponent = largest >> 23;
+    if (largest == 0 || exponent == 255)
+        return 1;
+    return __uint_as_float((127 + 127 + 9 - max(exponent, 10u)) << 23);
+}
+
 /* A query x [head_dim] (NULL: zeros) becomes row `row` of q [q_parts][rows][T::row]; *factor turns
  * its products into logits. By a warp. */
 template <class T>
@@ -119,15 +130,9 @@ static __device__ void store_query(uint16_t *q, uint32_t rows, uint32_t row, con
         values[i] = x != NULL && d < head_dim ? x[d] : 0;
         largest = max(largest, __float_as_uint(values[i]) & 0x7fffffff);
     }
-    largest = __reduce_max_sync(0xffffffff, largest);
-    /* Its exponent becomes 9; of zeros, infinities and NaN it stays, and of what is close to the
-     * end of the range it is moved less. */
-    uint32_t exponent = largest >> 23, up = 127;
-    if (largest != 0 && exponent < 255)
-        up = 127 + 127 + 9 - max(exponent, 10u);
-    const float grow = __uint_as_float(up << 23), shrink = __uint_as_float((254 - up) << 23);
+    const float grow = power_for_query(__reduce_max_sync(0xffffffff, largest));
     if (lane == 0)
-        *factor = scale * shrink;
+        *factor = scale / grow;
     UNROLL
     for (uint32_t i = 0; i < T::dim / 32; i++) {
         float rest = values[i] * grow;

@@ -479,8 +479,8 @@ static const uint32_t storages[] = {STORAGE_F16, STORAGE_BF16, STORAGE_Q8, STORA
 /* head_dim, KV heads, group */
 static const uint32_t shapes[][3] = {{64, 2, 1},  {128, 1, 4}, {8, 2, 3},  {80, 1, 2},
                                      {256, 1, 1}, {33, 2, 5},  {96, 1, 8}, {13, 1, 16},
-                                     {200, 1, 2}, {128, 1, 7}};
-#define N_SHAPES 10
+                                     {200, 1, 2}, {128, 1, 7}, {65, 1, 2}};
+#define N_SHAPES 11
 
 static sequence random_sequence(uint32_t n_rows)
 {
