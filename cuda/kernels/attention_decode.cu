@@ -237,8 +237,8 @@ static __global__ void __launch_bounds__(decode_memory<T, n_groups>::warps * 32)
         const float *x = (i < memory::queries ? q : q_sink) +
                          ((uint64_t)at.row * step.n_heads + head0 + query0 + g) * head_dim;
         const decode_queries<T, n_groups> to = {sets + i / memory::queries * memory::set_bytes};
-        place_query<T, n_groups>(to, g, g < n_queries ? x : NULL, head_dim, scale,
-                                 T::storage == STORAGE_Q4 ? to.whole(g) : (float *)ring);
+        place_columns<T, n_groups>(to, g, g < n_queries ? x : NULL, head_dim, scale,
+                                   T::storage == STORAGE_Q4 ? to.whole(g) : (float *)ring);
     }
     __syncthreads();
 

@@ -95,19 +95,17 @@ static __device__ __forceinline__ uint32_t dimension_of(uint32_t step, uint32_t 
 /* A query x [head_dim] (NULL: zeros) becomes the columns of its parts, scaled by a power of two as
  * in store_query. By a warp, that keeps a copy in `copy` [T::dim]. */
 template <class T, uint32_t n_groups>
-static __device__ void place_query(const decode_queries<T, n_groups> &to, uint32_t query,
-                                   const float *x, uint32_t head_dim, float scale, float *copy)
+static __device__ void place_columns(const decode_queries<T, n_groups> &to, uint32_t query,
+                                     const float *x, uint32_t head_dim, float scale, float *copy)
 {
     typedef decode_memory<T, n_groups> memory;
     const uint32_t lane = threadIdx.x % 32;
     float values[T::dim / 32];
     uint32_t largest = 0;
+    load_query<T>(values, x, head_dim);
     UNROLL
-    for (uint32_t i = 0; i < T::dim / 32; i++) {
-        const uint32_t d = i * 32 + lane;
-        values[i] = x != NULL && d < head_dim ? x[d] : 0;
+    for (uint32_t i = 0; i < T::dim / 32; i++)
         largest = max(largest, __float_as_uint(values[i]) & 0x7fffffff);
-    }
     const float grow = power_for_query(__reduce_max_sync(0xffffffff, largest));
     if (lane == 0)
         *to.factor(query) = scale / grow;
