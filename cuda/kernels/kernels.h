@@ -47,18 +47,26 @@ void launch_gather(cudaStream_t stream, float *out, const float *x, const uint32
 uint64_t device_weight_bytes(uint32_t type, uint32_t rows, uint32_t cols);
 void device_weight_pack(uint8_t *to, const void *from, uint32_t type, uint32_t rows, uint32_t cols);
 
-/* Scratch that launch_matmul needs for at most max_n rows of x and weights of max_rows x max_cols
+/* out[n][w.rows] = x[n][w.cols] * w^T (+ bias). */
+struct matmul_job {
+    float *out;
+    const struct device_weight *w;
+    const float *bias; /* [w.rows] or NULL */
+};
+#define MATMUL_JOBS 4 /* that share a launch, at most */
+
+/* Scratch that launch_products needs for at most max_n rows of x and weights of max_rows x max_cols
  * (activations as 16-bit numbers, split sums). 256-byte aligned. */
 uint64_t matmul_scratch_bytes(uint32_t max_n, uint32_t max_rows, uint32_t max_cols);
 
-/* out[n][w.rows] = x[n][w.cols] * w^T (+ bias). Few rows: one pass over the weight's bytes, each
- * read once in 16-byte loads for all n; many: tensor cores, or cuBLAS where it was found (blas may
- * be NULL). F32 weights are multiplied in fp32 whatever n. Each output's order of summation depends
- * on the weight's shape and on which of the two ways is taken, never on the other rows. */
+/* Products of the same x [n][cols]: weights of one type, as many as scratch has room for, share a
+ * launch, since small ones fill no GPU. Few rows: one pass over the weight's bytes, each read once
+ * in 16-byte loads for all n; many: tensor cores, or cuBLAS where it was found (blas may be NULL).
+ * F32 weights are multiplied in fp32 whatever n. Each output's order of summation depends on the
+ * weight's shape and on which of the ways is taken, never on the other rows or jobs. */
 struct blas;
-void launch_matmul(cudaStream_t stream, struct blas *blas, float *out,
-                   const struct device_weight *w, const float *x, uint32_t n, const float *bias,
-                   uint8_t *scratch);
+void launch_products(cudaStream_t stream, struct blas *blas, const struct matmul_job *jobs,
+                     uint32_t n_jobs, const float *x, uint32_t n, uint8_t *scratch);
 
 /* blas.cu: cuBLAS, loaded with dlopen when it is there. NULL otherwise (why is logged by the caller
  * from *reason, a static string). Not in emulation. */
