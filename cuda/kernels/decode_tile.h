@@ -360,16 +360,17 @@ logits_of_codes(float (&s)[n_groups][2], const uint8_t *k, const decode_sections
                          extremes = __half22float2(half2_of(four.y));
             const uint8_t *places =
                 sections.places + (slot + 8 * i) * layout.place_bytes + first / 2 * 2;
-            const uint32_t place[2] = {places[0], places[1]};
+            /* What belongs to no token may be any byte. */
+            const uint32_t place = places[0] % PAGE_KEY_GROUP, other = places[1] % PAGE_KEY_GROUP;
             UNROLL
             for (uint32_t j = 0; j < n_groups; j++) {
                 const uint32_t query = 4 * j + t;
                 const float *whole = q.whole(query) + first * 32;
                 float sum = fmaf(pair.x, acc[j][2 * i] + acc[j][2 * i + 1],
                                  pair.y * *q.sum(query, first / 2));
-                if (place[0] != place[1])
-                    sum = fmaf(whole[place[0]], extremes.x - pair.y, sum);
-                s[j][i] += fmaf(whole[place[1]], extremes.y - pair.y, sum);
+                if (place != other)
+                    sum = fmaf(whole[place], extremes.x - pair.y, sum);
+                s[j][i] += fmaf(whole[other], extremes.y - pair.y, sum);
             }
         }
     }
