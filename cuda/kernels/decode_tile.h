@@ -23,9 +23,12 @@ constexpr uint32_t TILE_SLOTS = 16;
  * codes_of_values need it. */
 template <class T, uint32_t n_groups> struct decode_memory {
     static constexpr uint32_t warps = T::dim > 128 && !T::quantised ? 3 : 4;
-    static constexpr uint32_t stages = T::storage == STORAGE_Q4        ? 4
-                                       : T::dim > 128 && !T::quantised ? 2
-                                                                       : 3;
+    /* Of quantised pages fewer, for the sake of a fourth block on a multiprocessor: the unpacking has
+     * its own latencies. */
+    static constexpr uint32_t stages = T::storage == STORAGE_Q4   ? 3
+                                       : T::storage == STORAGE_Q8 ? 2
+                                       : T::dim > 128             ? 2
+                                                                  : 3;
     static constexpr uint32_t code_bytes = T::storage == STORAGE_Q8 ? T::dim : T::dim / 2;
     static constexpr uint32_t k_pitch = T::storage == STORAGE_Q8   ? T::dim + 32
                                         : T::storage == STORAGE_Q4 ? code_bytes + 16
