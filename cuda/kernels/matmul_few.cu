@@ -21,8 +21,8 @@
  * warp has one phase of a band of 32 rows. It streams its units through a ring of its own in shared
  * memory with cp.async (about 50 KB in flight for each block; Little's law asks for 40 per SM), and
  * goes on with the next band's while the block finishes one: there are as many blocks as the device
- * can hold, and each has several tiles of rows. All warps of a block convert x into shared memory: at
- * once, or a chunk of columns at a time where it is too large.
+ * can hold, and each has several tiles of rows. All warps of a block convert x into shared memory:
+ * at once, or a chunk of columns at a time where it is too large.
  *
  *   narrow   a block has the 8 phases of one band and reads all of x: 4 n bytes for 18 of w (Q4_0).
  *            For one group of columns of x that fits into shared memory
@@ -31,8 +31,11 @@
  *            17 MB from L2 (5.5 TB/s: 3 us) next to 9.4 MB of w (2 us); so it is 2 MB
  *
  * Both add the phases in the same order, in pairs: an output's bits depend neither on n nor on the
- * way. What converting x anew for each band costs was seen on an H200, BF16 14336 x 4096: 35 us for
- * one row, but 64 for 8 and 116 for 16, of which the memory needs 29. */
+ * way. On an H200 converting x anew for each band, in chunks, had 14336 x 4096 of BF16 take 36 us for
+ * one row of x but 65 for 8 and 116 for 16, of which the memory needs 28. Rows of a weight that is
+ * not quantised come 64 bytes a unit: the narrow way reads 512 neighbouring bytes at a time, the
+ * broad way does not, and stays at half of the memory's rate. Giving each phase 256 neighbouring
+ * bytes, one unit after the other, did not help it and cost the narrow way 30 %. */
 #include "cuda/kernels/matmul.h"
 
 #include "cuda/kernels/weight_decode.h"
@@ -41,7 +44,7 @@
 #define BROAD_BANDS MAX_PHASES
 #define MAX_BROAD   4096 /* tiles of BROAD_BANDS bands in one launch */
 #define RING_BYTES  (64 * 1024)
-#define LEAST_BYTES (99 * 1024) /* of shared memory: what every GPU of this kind allows a block */
+#define LEAST_BYTES (98 * 1024) /* of shared memory: what every GPU of this kind has for a block */
 
 /* Blocks that have finished, for each tile of broad launches; 0 between launches, which follow each
  * other on the engine's stream. */
@@ -194,7 +197,7 @@ static __device__ __forceinline__ void fetch_unit(uint8_t *stage, const uint8_t 
                                                   uint32_t lane)
 {
     constexpr weight_geometry g = few<type>::geometry;
-    if (!few<type>::quantised) {
+    if constexpr (!few<type>::quantised) {
         const uint32_t col = unit * BLOCK_COLS + lane % 4 * 8;
         const uint64_t row_bytes = weight_row_bytes(type, s.cols);
 #pragma unroll
@@ -204,16 +207,21 @@ static __device__ __forceinline__ void fetch_unit(uint8_t *stage, const uint8_t 
             const uint8_t *from = inside ? w + row * row_bytes + col * 2 : w;
             cp_async_16_zero(stage + (r * 32 + lane) * 16, from, inside ? 16 : 0);
         }
-        return;
+    } else {
+        const uint8_t *start = w + band * weight_band_bytes(g, s.cols);
+        const uint8_t *from = start + weight_block_offset(g, unit * 2) + lane * 16;
+        /* K types have a multiple of 8 blocks: their units are whole. */
+        constexpr uint32_t whole = 2 * g.block_bytes + g.unit_scales;
+        const uint32_t n = g.super_scales != 0 || unit * 2 + 1 < s.n_blocks ? whole : g.block_bytes;
+#pragma unroll
+        for (uint32_t i = 0; i < whole; i += 512)
+            if (i + lane * 16 < n)
+                cp_async_16(stage + i + lane * 16, from + i);
+        if (g.super_scales != 0 && lane * 16 < g.super_scales)
+            cp_async_16(stage + few<type>::stage_bytes - g.super_scales + lane * 16,
+                        start + weight_block_offset(g, unit / 4 * 8 + 8) - g.super_scales +
+                            lane * 16);
     }
-    const uint8_t *start = w + band * weight_band_bytes(g, s.cols);
-    const uint8_t *from = start + weight_block_offset(g, unit * 2);
-    const uint32_t n = min(2u, s.n_blocks - unit * 2) * g.block_bytes + g.unit_scales;
-    for (uint32_t i = lane * 16; i < n; i += 512)
-        cp_async_16(stage + i, from + i);
-    if (g.super_scales != 0 && lane * 16 < g.super_scales)
-        cp_async_16(stage + few<type>::stage_bytes - g.super_scales + lane * 16,
-                    start + weight_block_offset(g, unit / 4 * 8 + 8) - g.super_scales + lane * 16);
 }
 
 /* The place in xs of the part of a row of x that is column `column` of group `group`. The parts of a
@@ -525,13 +533,20 @@ static __global__ void __launch_bounds__(MAX_PHASES * 32, broad || n_groups < 4 
     cp_async_wait<0>();
 }
 
-/* Shared memory of a block such that two of them fit, if that leaves enough. */
-static uint32_t block_bytes(const struct device_limits &device)
+/* Shared memory of a block such that two of them fit, if that leaves enough; all that there is where
+ * one is all that a multiprocessor gets. Besides what is asked for, a block has a few static bytes,
+ * and on a multiprocessor 1 KB is the system's. */
+static uint32_t most_bytes(const struct device_limits &device)
 {
-    const uint32_t half = device.shared_of_sm / 2 - 1024;
-    const uint32_t most =
-        device.shared_of_block < LEAST_BYTES ? device.shared_of_block : LEAST_BYTES;
-    return half > most ? half < device.shared_of_block ? half : device.shared_of_block : most;
+    return device.shared_of_block - 256;
+}
+static uint32_t block_bytes(const struct device_limits &device, uint32_t n_tiles)
+{
+    const uint32_t most = most_bytes(device), half = device.shared_of_sm / 2 - 1024 - 256;
+    const uint32_t least = most < LEAST_BYTES ? most : LEAST_BYTES;
+    if (n_tiles <= device.n_sms || half > most)
+        return most;
+    return half > least ? half : least;
 }
 
 template <uint32_t type, int n_groups, bool broad>
@@ -567,13 +582,14 @@ static void launch_groups(cudaStream_t stream, const struct matmul_job *jobs, ui
                             : n_groups == 1 ? rings + 2 * sums
                             : rings > sums  ? rings
                                             : sums;
-    const uint32_t most = block_bytes(device), fit = (most - beside) / turn_bytes;
+    const uint32_t most = block_bytes(device, s.n_tiles * (broad ? MAX_PHASES : 1));
+    const uint32_t fit = (most - beside) / turn_bytes;
     s.chunk_turns = n_turns < fit ? n_turns : fit;
     s.chunk_bytes = s.chunk_turns * turn_bytes;
     static bool allowed; /* engine thread */
     if (!allowed) {
         cudaFuncSetAttribute(matmul_few<type, n_groups, broad>,
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, (int)most);
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, (int)most_bytes(device));
         allowed = true;
     }
     uint32_t n_blocks = 2 * device.n_sms / (broad ? MAX_PHASES : 1);
@@ -584,14 +600,14 @@ static void launch_groups(cudaStream_t stream, const struct matmul_job *jobs, ui
 }
 
 /* Whether x of n rows in one group of columns fits into a narrow block whole. */
-template <uint32_t type> static bool fits_narrow(uint32_t cols, uint32_t n)
+template <uint32_t type> static bool fits_narrow(uint64_t rows, uint32_t cols, uint32_t n)
 {
     typedef few<type> f;
     constexpr uint32_t sums = MAX_PHASES * most_rows<type, 1>() * 36 * sizeof(float);
     const uint64_t units = (cols + f::unit_blocks * BLOCK_COLS - 1) / (f::unit_blocks * BLOCK_COLS);
     const uint64_t turns = (units + MAX_PHASES - 1) / MAX_PHASES;
     return turns * MAX_PHASES * f::unit_blocks * n * f::n_parts * 64 + RING_BYTES + 2 * sums <=
-           block_bytes(device_limits_of());
+           block_bytes(device_limits_of(), (uint32_t)((rows + BAND_ROWS - 1) / BAND_ROWS));
 }
 
 /* Broad where that spares reading x and the weights have 8 phases and a tile of bands. */
@@ -608,7 +624,7 @@ static void launch_type(cudaStream_t stream, const struct matmul_job *jobs, uint
     const bool one = n <= most_rows<type, 1>();
     const bool broad = cols > (MAX_PHASES - 1) * unit_cols && rows >= BROAD_BANDS * BAND_ROWS &&
                        rows / (BROAD_BANDS * BAND_ROWS) + n_jobs <= MAX_BROAD &&
-                       !(one && fits_narrow<type>(cols, n));
+                       !(one && fits_narrow<type>(rows, cols, n));
     if (one && broad)
         launch_groups<type, 1, true>(stream, jobs, n_jobs, x, n, scratch);
     else if (one)

@@ -296,9 +296,8 @@ START_TEST(unpacked_weights_are_the_files_numbers)
             const std::vector<uint16_t> got = out.read();
             for (uint32_t r = 0; r < n; r++)
                 for (uint32_t c = 0; c < m.cols; c++) {
-                    __half half;
+                    const __half half = __ushort_as_half(got[(size_t)r * m.cols + c]);
                     double value, size;
-                    memcpy(&half, &got[(size_t)r * m.cols + c], 2);
                     value_and_size(m, first + r, c, &value, &size);
                     /* As in tolerance_of. */
                     const double bound = 4 * size * 0x1p-11 + 33 * 0x1p-25;
