@@ -41,6 +41,7 @@ void cuda_kv_free(void *self)
 {
     struct cuda_backend *c = (struct cuda_backend *)self;
     cudaStreamSynchronize(c->stream);
+    step_forget(c);
     state_close(c);
     cudaFree(c->pool);
     c->pool = NULL;
