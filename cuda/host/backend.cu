@@ -228,19 +228,27 @@ static void cuda_rms_norm(void *self, float *out, const float *x, const float *g
     launch_rms_norm(c->stream, out, x, gain, (uint32_t)step_rows(c, n), width, eps);
 }
 
-static void cuda_matmul(void *self, float *out, const struct weight *w, const float *x, uint32_t n,
-                        const float *bias)
-{
-    struct cuda_backend *c = (struct cuda_backend *)self;
-    launch_matmul(c->stream, c->blas, out, on_device(w), x, (uint32_t)step_rows(c, n), bias,
-                  c->matmul_scratch);
-}
-
 static void cuda_products(void *self, const struct product *products, uint32_t n_products,
                           const float *x, uint32_t n)
 {
-    for (uint32_t i = 0; i < n_products; i++)
-        cuda_matmul(self, products[i].out, products[i].w, x, n, products[i].bias);
+    struct cuda_backend *c = (struct cuda_backend *)self;
+    struct matmul_job jobs[MATMUL_JOBS];
+    for (uint32_t done = 0, some = 0; done < n_products; done += some) {
+        some = n_products - done < MATMUL_JOBS ? n_products - done : MATMUL_JOBS;
+        for (uint32_t i = 0; i < some; i++) {
+            const struct product *p = &products[done + i];
+            jobs[i] = (struct matmul_job){p->out, on_device(p->w), p->bias};
+        }
+        launch_products(c->stream, c->blas, jobs, some, x, (uint32_t)step_rows(c, n),
+                        c->matmul_scratch);
+    }
+}
+
+static void cuda_matmul(void *self, float *out, const struct weight *w, const float *x, uint32_t n,
+                        const float *bias)
+{
+    const struct product one = {out, w, bias};
+    cuda_products(self, &one, 1, x, n);
 }
 
 static void cuda_rope_angles(void *self, float *out, const struct rope_table *table,
@@ -312,7 +320,10 @@ static void cuda_close(void *self)
 static bool take_buffers(struct cuda_backend *c, struct error *e)
 {
     const struct cuda_options *o = &c->o;
-    const uint64_t enough = UINT64_C(256) << 20;
+    /* Every step of 32 sequences of up to 131072 tokens asks for 540 MB of it: what a large GPU has
+     * a hundredth of. With less, attention is launched for fewer rows at a time. */
+    const uint64_t least = UINT64_C(256) << 20, share = c->memory_bytes / 64,
+                   enough = share > least ? share : least;
     uint64_t matmul = matmul_scratch_bytes(o->max_rows, o->max_matrix_rows, o->max_matrix_cols);
     /* A whole prompt is compressed alone; decode rows drop many at once, from short heads. */
     uint64_t compress = select_scratch_bytes(&c->step, 1, o->max_slots),
@@ -371,6 +382,7 @@ static bool open_device(struct cuda_backend *c, struct backend *b, struct error 
         return error_set(e, "device_unavailable", "--device",
                          "%s has compute capability %d.%d; 8.0 (Ampere) or newer is needed",
                          properties.name, properties.major, properties.minor);
+    c->memory_bytes = properties.totalGlobalMem;
     snprintf(b->description, sizeof b->description, "%.100s, %.1f GiB", properties.name,
              (double)properties.totalGlobalMem / 1073741824);
     return true;

@@ -41,6 +41,7 @@ void cuda_kv_free(void *self)
 {
     struct cuda_backend *c = (struct cuda_backend *)self;
     cudaStreamSynchronize(c->stream);
+    step_forget(c);
     state_close(c);
     cudaFree(c->pool);
     c->pool = NULL;
@@ -80,7 +81,7 @@ void cuda_write(void *self, const struct step *step, uint32_t layer, uint32_t wa
     (void)step; /* it is on the device */
     c->seen_page = UINT32_MAX;
     struct wave w = wave_of(c, wave);
-    launch_kv_write(c->stream, &c->step, layer, w.first, w.n, rows->k, rows->v);
+    launch_kv_write(c->stream, &c->step, layer, w.first, w.n, w.max_rows, rows->k, rows->v);
 }
 
 void cuda_attend(void *self, const struct step *step, uint32_t layer, uint32_t wave,

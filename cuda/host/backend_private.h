@@ -59,6 +59,7 @@ struct weight_copy {
 struct cuda_backend {
     struct cuda_options o;
     cudaStream_t stream;
+    uint64_t memory_bytes; /* the device's, all of it */
     cudaError_t failed; /* the first error, for good */
     const char *failed_at;
     struct blas *blas;
@@ -123,6 +124,9 @@ void *mailbox_send(struct cuda_backend *c, const void *data, size_t bytes);
 /* backend_step.cu */
 bool step_open(struct cuda_backend *c, struct error *e);
 void step_close(struct cuda_backend *c);
+/* Recorded steps hold the pool's address, the size of its pages and how they are stored: they are
+ * worth nothing when the pool goes. */
+void step_forget(struct cuda_backend *c);
 bool cuda_step_begin(void *self, struct step *step, struct error *e);
 bool cuda_step_end(void *self, struct error *e);
 /* What the device needs of a job's plan; all heads of a layer need the same. */

@@ -64,7 +64,7 @@ bool step_open(struct cuda_backend *c, struct error *e)
     return true;
 }
 
-static void drop_graphs(struct cuda_backend *c)
+void step_forget(struct cuda_backend *c)
 {
     for (uint32_t i = 0; i < c->n_graphs; i++)
         cudaGraphExecDestroy(c->graphs[i].exec);
@@ -73,7 +73,7 @@ static void drop_graphs(struct cuda_backend *c)
 
 void step_close(struct cuda_backend *c)
 {
-    drop_graphs(c);
+    step_forget(c);
     cudaFreeHost(c->image.pinned);
     cudaFree(c->image.device);
     if (c->image.sent)

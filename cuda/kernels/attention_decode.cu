@@ -2,38 +2,33 @@
  * cut into splits, one block each, whose results a second kernel merges by their maxima and sums;
  * the merge also turns logits that were kept into scores, so K is read once.
  *
- *   split kernel   block (KV head, segment, split): all query heads of the group, padded to 16 rows
- * of an mma tile. Its 4 warps walk tiles of 16 slots, each its own (tile w, w + 4, ...) with a ring
- * of STAGES tiles in shared memory filled by cp.async: no barrier in the loop. merge kernel   block
- * (KV head, segment, split): the first adds up the output and the summary slot, each scores the
- * slots of its split.
+ *   split kernel   block (KV head, segment, split). Its 4 warps walk tiles of 16 slots, each its own
+ *                  (tile w, w + 4, ...) with a ring of tiles in shared memory filled by cp.async: no
+ *                  barrier in the loop.
+ *   merge kernel   block (KV head, segment, split): the first adds up the output and the summary
+ *                  slot, each scores the slots of its split.
  *
  * Where splits end depends on the head's n_slots alone (split_pages), never on the batch, and every
  * sum has one order: a sequence's bits are the same alone and in a crowd.
  *
  * Cost at d = 128, f16, group of 4, 32 sequences x 8 KV heads x 8192 slots: 516 bytes a slot, 1.08
- * GB, 323 us at 3.35 TB/s. An SM's share is 14.5 bytes a cycle, 36 cycles a slot. A tile of 16
- * slots takes a warp 8 x (1 + 2) + 8 ldmatrix, 8 x 2 x 2 + 8 x 2 x 2 mma (queries in two parts,
- * weights in two), 17 cp.async and about 200 others: 20 issue slots a slot of the 144 that 36
- * cycles have; the mma take 4 mma x 2048 products / 1024 a cycle = 8 cycles a slot of the 36.
- * Memory is the limit, by a factor of four. In flight: (STAGES - 1) x 8.2 KB x 4 warps = 66 KB a
- * block; 111 KB of shared memory without sink queries, so two blocks on an SM of 227 KB: 131 KB,
- * three times what latency x bandwidth (~40 KB) asks. A block of 512 slots (8k) moves 264 KB in
- * about 20 us, its start and end (queries, merge of 4 warps, 2 us) hidden behind the other block.
+ * GB. A tile of 16 slots takes a warp 16 ldmatrix, 16 mma, 17 cp.async and about 100 others: 9 issue
+ * slots a slot; q8 (276 bytes) about 25, q4 (192) about 35, where an H200's memory leaves an SM 100,
+ * 55 and 38. In flight: (STAGES - 1) x 8.8 KB x 4 warps = 70 KB a block, two of them on an SM of 227
+ * KB: three times what latency x bandwidth (~40 KB) asks. A block of 512 slots (8k) moves 264 KB in
+ * about 17 us, its start and end hidden behind the other block.
  *
- * Quantised tiles come as they lie in the page and are unpacked into a tile of the warp's own; 276
- * bytes (q8) or 192 (q4) a slot of d = 128, 19 or 13 cycles. Unpacking takes about 8 instructions a
- * number of K and 6 of V, 56 issue slots a slot, the rest 25, of 76 (q8) and 53 (q4): q8 is at the
- * limit of memory and of issue at once, q4 is held by issue at about two thirds of the memory's
- * rate, and still reads a slot in half the time of f16. */
+ * The way it was before, queries as rows and quantised tiles unpacked to shared memory, moved 79 %
+ * of what a copy does on an H200 in f16, 49 % in bf16, 23 % in q8 and 12 % in q4, with 64 mma a tile
+ * and a chain of latencies for the unpacking. */
 #include <cassert>
 
-#include "cuda/kernels/attention_tile.h"
+#include "cuda/kernels/decode_tile.h"
 #include "cuda/kernels/kernels.h"
 
 #include "cache/pages/cache.h"
 
-constexpr uint32_t MERGE_WARPS = 4, TILE_SLOTS = 16, MAX_SPLITS = 32;
+constexpr uint32_t MERGE_WARPS = 8, MAX_SPLITS = 32;
 
 /* Pages of a split: 8 pages (256 slots) up to 16 splits, then as few splits as 16 pages each make,
  * to 32 at most. */
@@ -107,14 +102,17 @@ static __device__ bool find_place(const device_step &step, uint32_t layer, uint3
                                   uint32_t kv_head, uint32_t split, decode_place *p)
 {
     const uint32_t s = first + blockIdx.y;
-    if (s >= step.header->n_segments || step.segments[s].n_rows != 1)
-        return false;
     p->segment = &step.segments[s];
     p->head = &step.heads[((uint64_t)s * step.n_layers + layer) * step.n_kv_heads + kv_head];
+    /* All loads at once, before it is known whether the segment is there (its place is). */
+    const uint32_t n_segments = step.header->n_segments, n_rows = p->segment->n_rows,
+                   n_slots = p->head->n_slots;
+    if (s >= n_segments || n_rows != 1)
+        return false;
     p->kv_head = kv_head;
     p->group = step.n_heads / step.n_kv_heads;
     p->row = p->segment->first_row;
-    const uint32_t n_pages = (p->head->n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
+    const uint32_t n_pages = (n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
     const uint32_t pages = split_pages(n_pages);
     p->first_page = split * pages;
     p->end_page = min(n_pages, p->first_page + pages);
@@ -123,68 +121,16 @@ static __device__ bool find_place(const device_step &step, uint32_t layer, uint3
     return split == 0 || p->first_page < n_pages;
 }
 
-/* Shared memory of the split kernel. */
-template <class T> struct decode_memory {
-    static constexpr uint32_t warps = T::dim > 128 ? 3 : 4;
-    static constexpr uint32_t stages = T::dim > 128 ? 2 : T::storage == STORAGE_Q4 ? 4 : 3;
-    static constexpr uint32_t rows = TILE_SLOTS * T::row; /* 16-bit numbers of K or V of a tile */
-    /* Tiles of halves come as they are used; quantised ones as they lie in pages, to be unpacked.
-     */
-    static constexpr uint32_t stage_bytes =
-        T::quantised ? TILE_SLOTS * T::raw_bytes : 2 * rows * 2 + TILE_SLOTS * 4;
-    static constexpr uint32_t unpacked_bytes = T::quantised ? (T::k_parts + 1) * rows * 2 : 0;
-    static constexpr uint32_t warp_bytes = stages * stage_bytes + unpacked_bytes;
-    static constexpr uint32_t query_bytes = T::q_parts * 16 * T::row * 2;
-    /* What a warp leaves for the others, in place of its ring: values, maxima, sums, slots seen. */
-    static constexpr uint32_t result_row = T::dim + 8;
-    static_assert((16 * result_row + 33) * 4 <= warp_bytes, "a warp's result fits into its ring");
-    static constexpr __host__ __device__ uint32_t bytes(bool sinks)
-    {
-        return warps * warp_bytes + (sinks ? 2 : 1) * (query_bytes + 16 * 4);
-    }
-};
-
-template <class T>
-static __device__ __forceinline__ void load_tile(uint8_t *stage, const device_step &step,
-                                                 const page_layout &layout, uint32_t page,
-                                                 uint32_t half, uint32_t steps)
-{
-    typedef decode_memory<T> memory;
-    const uint32_t lane = threadIdx.x % 32, slot = half * TILE_SLOTS;
-    const uint8_t *from = step.pool + page * step.page_bytes;
-    uint16_t *k = (uint16_t *)stage;
-    if (T::quantised) {
-        load_raw(stage, from, layout, slot, TILE_SLOTS, lane, 32);
-        return;
-    }
-    load_rows<T>(k, from + layout.k_at + slot * layout.row_bytes, layout.row_bytes, TILE_SLOTS,
-                 0xffffffff, steps, lane, 32);
-    load_rows<T>(k + memory::rows, from + layout.v_at + slot * layout.row_bytes, layout.row_bytes,
-                 TILE_SLOTS, 0xffffffff, steps, lane, 32);
-    if (lane < TILE_SLOTS / 4)
-        cp_async_16(stage + 4 * memory::rows + lane * 16, from + (slot + lane * 4) * 4);
-}
-
-/* Rows of V that are not seen may hold anything; a weight of 0 would not silence a NaN. */
-template <class T> static __device__ void silence(uint16_t *v, uint32_t visible, uint32_t steps)
-{
-    const uint32_t lane = threadIdx.x % 32, pieces = 2 * steps;
-    for (uint32_t c = lane; c < TILE_SLOTS * pieces; c += 32)
-        if (!(visible >> c / pieces & 1))
-            *(uint4 *)(v + c / pieces * T::row + c % pieces * 8) = make_uint4(0, 0, 0, 0);
-    __syncwarp();
-}
-
-/* A warp's tiles of 16 slots one after another. */
-template <class T>
+/* A warp's tiles of 16 slots one after another. query0: the block's first in its head. */
+template <class T, uint32_t n_groups>
 static __device__ void walk_tiles(const device_step &step, const page_layout &layout,
-                                  const decode_place &at, const uint16_t *q, const float *factors,
+                                  const decode_place &at, const decode_queries<T, n_groups> &q,
+                                  const decode_queries<T, n_groups> &q_sink, uint32_t query0,
                                   uint8_t *ring, float *weights, uint32_t max_slots,
-                                  running<1> &state, float (&o)[1][T::dim / 8][4], uint32_t *n_seen)
+                                  decode_sums<T, n_groups> &sums)
 {
-    typedef decode_memory<T> memory;
-    constexpr uint32_t sink_set = memory::query_bytes / 2; /* from q to q_sink */
-    const uint32_t lane = threadIdx.x % 32, row = lane / 4, column = lane % 4 * 2;
+    typedef decode_memory<T, n_groups> memory;
+    const uint32_t lane = threadIdx.x % 32, t = lane % 4;
     const uint32_t steps = T::steps(layout.head_dim), n_slots = at.head->n_slots;
     const uint32_t end = min(at.end_page * 2, (n_slots + TILE_SLOTS - 1) / TILE_SLOTS);
     const int32_t now = step.positions[at.row];
@@ -196,172 +142,171 @@ static __device__ void walk_tiles(const device_step &step, const page_layout &la
     uint32_t page = load < end ? at.head->pages[load / 2] : 0;
     for (uint32_t i = 0; i + 1 < memory::stages; i++) {
         if (load < end)
-            load_tile<T>(ring + i * memory::stage_bytes, step, layout, page, load % 2, steps);
+            load_tile<T, n_groups>(ring + i * memory::stage_bytes, step, layout, page, load % 2,
+                                   steps);
         cp_async_commit();
         load += memory::warps;
         page = load < end ? at.head->pages[load / 2] : 0;
     }
-    for (uint32_t t = at.first_page * 2 + threadIdx.x / 32; t < end; t += memory::warps) {
+    for (uint32_t tile = at.first_page * 2 + threadIdx.x / 32; tile < end; tile += memory::warps) {
         cp_async_wait<memory::stages - 2>();
         __syncwarp(); /* the tile is there for all lanes, and nobody is in the one before it */
         const uint32_t next = stage == 0 ? memory::stages - 1 : stage - 1;
         if (load < end)
-            load_tile<T>(ring + next * memory::stage_bytes, step, layout, page, load % 2, steps);
+            load_tile<T, n_groups>(ring + next * memory::stage_bytes, step, layout, page, load % 2,
+                                   steps);
         cp_async_commit();
         load += memory::warps;
         page = load < end ? at.head->pages[load / 2] : 0;
 
         uint8_t *here = ring + stage * memory::stage_bytes;
-        uint16_t *k =
-            (uint16_t *)(T::quantised ? ring + memory::stages * memory::stage_bytes : here);
-        uint16_t *v = k + T::k_parts * memory::rows;
-        const int32_t *positions =
-            (const int32_t *)(here + (T::quantised ? raw_positions_at(layout, TILE_SLOTS)
-                                                   : 4 * memory::rows));
+        const decode_sections sections = sections_of<T, n_groups>(here, layout);
+        uint8_t *v = here + TILE_SLOTS * memory::k_pitch;
         stage = stage + 1 == memory::stages ? 0 : stage + 1;
-        const uint32_t slot = t * TILE_SLOTS + lane % 16;
-        const int32_t p = positions[lane % 16];
+        const uint32_t slot = tile * TILE_SLOTS + lane % 16;
+        const int32_t p = sections.positions[lane % 16];
         const bool sees = slot < n_slots && is_visible(p, now, n_sinks, window);
         /* Bits 0..15: what is seen; 16..31: what of it is a sink that q_sink asks. */
         const uint32_t bits = __ballot_sync(
             0xffffffff, lane < 16 ? sees : sees && sink_query && (uint32_t)p < n_sinks);
         const uint32_t visible = bits & 0xffff, sinks = bits >> 16;
-        *n_seen += (uint32_t)__popc(visible);
-        if (T::quantised && visible != 0) {
-            unpack_tile<T>(k, v, here, layout, TILE_SLOTS, visible, steps, lane, 32);
-            __syncwarp();
-        }
-        float s[1][2][4];
-        if (visible != 0) {
-            tile_logits<T, 1, 2>(s, q, 16, 0, k, TILE_SLOTS, steps);
-            UNROLL
-            for (uint32_t n = 0; n < 2; n++)
-                UNROLL
-            for (uint32_t i = 0; i < 4; i++)
-                s[0][n][i] *= factors[row + i / 2 * 8];
-        }
+        sums.n_seen += (uint32_t)__popc(visible);
+        float s[n_groups][2];
+        if (visible != 0)
+            logits_of<T, n_groups>(s, here, sections, q, layout, steps);
         if (sinks != 0) {
-            float other[1][2][4];
-            tile_logits<T, 1, 2>(other, q + sink_set, 16, 0, k, TILE_SLOTS, steps);
+            float other[n_groups][2];
+            logits_of<T, n_groups>(other, here, sections, q_sink, layout, steps);
             UNROLL
-            for (uint32_t n = 0; n < 2; n++)
+            for (uint32_t j = 0; j < n_groups; j++)
                 UNROLL
-            for (uint32_t i = 0; i < 4; i++)
-                if (sinks >> (n * 8 + column + i % 2) & 1)
-                    s[0][n][i] = other[0][n][i] * factors[16 + row + i / 2 * 8];
+            for (uint32_t i = 0; i < 2; i++)
+                if (sinks >> (lane / 4 + 8 * i) & 1)
+                    s[j][i] = other[j][i];
         }
         UNROLL
-        for (uint32_t n = 0; n < 2; n++)
+        for (uint32_t j = 0; j < n_groups; j++)
             UNROLL
-        for (uint32_t i = 0; i < 4; i++)
-            if (!(visible >> (n * 8 + column + i % 2) & 1))
-                s[0][n][i] = MINUS_INFINITY;
-        UNROLL
-        for (uint32_t half = 0; half < 2 && at.scored; half++)
-            UNROLL
-        for (uint32_t n = 0; n < 2; n++)
-            if (row + half * 8 < at.group)
-                *(float2 *)(weights + (uint64_t)(row + half * 8) * max_slots + t * TILE_SLOTS +
-                            n * 8 + column) = make_float2(s[0][n][2 * half], s[0][n][2 * half + 1]);
+        for (uint32_t i = 0; i < 2; i++) {
+            if (!(visible >> (lane / 4 + 8 * i) & 1))
+                s[j][i] = MINUS_INFINITY;
+            if (at.scored && query0 + 4 * j + t < at.group)
+                weights[(uint64_t)(query0 + 4 * j + t) * max_slots + tile * TILE_SLOTS + lane / 4 +
+                        8 * i] = s[j][i];
+        }
         if (visible == 0)
             continue;
         if (!T::quantised && visible != 0xffff)
-            silence<T>(v, visible, steps);
-        tile_softmax<T, 1, 2>(s, state, o, steps);
-        /* Quantised values are rounded to halves, so weights need no more. */
-        tile_values<T, 1, 2, T::quantised ? 1 : 2>(o, s, v, steps);
+            silence<T>((uint16_t *)v, visible, steps);
+        soften<T, n_groups>(s, sums);
+        uint32_t b[n_groups][2];
+        UNROLL
+        for (uint32_t j = 0; j < n_groups; j++)
+            place_weights<T>(b[j], s[j]);
+        if constexpr (T::quantised)
+            add_codes<T, n_groups>(sums, b, v, sections, layout, visible);
+        else
+            add_halves<T, n_groups>(sums, b, (const uint16_t *)v, steps);
     }
     cp_async_wait<0>();
 }
 
-template <class T>
-static __global__ void __launch_bounds__(decode_memory<T>::warps * 32)
+/* Grid: KV heads times the parts into which the queries of one are cut, segments, splits. */
+template <class T, uint32_t n_groups>
+static __global__ void __launch_bounds__(decode_memory<T, n_groups>::warps * 32)
     decode_split(device_step step, page_layout layout, uint32_t layer, uint32_t first,
                  const float *q, const float *q_sink, attention_workspace w, float scale)
 {
-    typedef decode_memory<T> memory;
+    typedef decode_memory<T, n_groups> memory;
     static_assert(memory::bytes(true) <= SHARED_MAX, "also on sm_80");
     DYNAMIC_SHARED(uint8_t, shared);
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, split = blockIdx.z;
+    const uint32_t parts = gridDim.x / step.n_kv_heads;
     decode_place at;
-    if (!find_place(step, layer, first, blockIdx.x, split, &at))
+    if (!find_place(step, layer, first, blockIdx.x / parts, split, &at))
         return;
     const uint32_t head0 = at.kv_head * at.group, head_dim = layout.head_dim;
-    uint16_t *queries = (uint16_t *)(shared + memory::warps * memory::warp_bytes);
-    const uint32_t sets = at.segment->sink_query && q_sink != NULL ? 2 : 1;
-    float *factors = (float *)((uint8_t *)queries + (q_sink != NULL ? 2 : 1) * memory::query_bytes);
-    for (uint32_t i = warp; i < sets * 16; i += memory::warps) {
-        const uint32_t g = i % 16;
-        const float *x =
-            (i < 16 ? q : q_sink) + ((uint64_t)at.row * step.n_heads + head0 + g) * head_dim;
-        store_query<T>(queries + i / 16 * (memory::query_bytes / 2), 16, g, g < at.group ? x : NULL,
-                       head_dim, scale, factors + i);
+    const uint32_t query0 = blockIdx.x % parts * memory::queries;
+    const uint32_t n_queries = min(memory::queries, at.group - query0);
+    uint8_t *sets = shared + memory::warps * memory::warp_bytes;
+    const decode_queries<T, n_groups> own = {sets}, sink = {sets + memory::set_bytes};
+    const uint32_t n_sets = at.segment->sink_query && q_sink != NULL ? 2 : 1;
+    uint8_t *ring = shared + warp * memory::warp_bytes;
+    for (uint32_t i = warp; i < n_sets * memory::queries; i += memory::warps) {
+        const uint32_t g = i % memory::queries;
+        const float *x = (i < memory::queries ? q : q_sink) +
+                         ((uint64_t)at.row * step.n_heads + head0 + query0 + g) * head_dim;
+        const decode_queries<T, n_groups> to = {sets + i / memory::queries * memory::set_bytes};
+        place_columns<T, n_groups>(to, g, g < n_queries ? x : NULL, head_dim, scale,
+                                   T::storage == STORAGE_Q4 ? to.whole(g) : (float *)ring);
     }
     __syncthreads();
 
-    running<1> state;
-    float o[1][T::dim / 8][4];
-    uint32_t n_seen = 0;
+    decode_sums<T, n_groups> sums;
+    sums.n_seen = 0;
     UNROLL
-    for (uint32_t i = 0; i < 2; i++) {
-        state.maximum[0][i] = MINUS_INFINITY;
-        state.sum[0][i] = 0;
-    }
-    UNROLL
-    for (uint32_t n = 0; n < T::dim / 8; n++)
+    for (uint32_t j = 0; j < n_groups; j++) {
+        sums.maximum[j] = MINUS_INFINITY;
+        sums.sum[j] = 0;
         UNROLL
-    for (uint32_t i = 0; i < 4; i++)
-        o[0][n][i] = 0;
-    const uint64_t query0 = (uint64_t)blockIdx.y * step.n_heads + head0;
-    uint8_t *ring = shared + warp * memory::warp_bytes;
-    walk_tiles<T>(step, layout, at, queries, factors, ring, w.weights + query0 * w.max_slots,
-                  w.max_slots, state, o, &n_seen);
+        for (uint32_t m = 0; m < T::dim / 16; m++)
+            UNROLL
+        for (uint32_t i = 0; i < 4; i++)
+            sums.o[j][m][i] = 0;
+    }
+    const uint64_t query_of_all = (uint64_t)blockIdx.y * step.n_heads + head0;
+    walk_tiles<T, n_groups>(step, layout, at, own, sink, query0, ring,
+                            w.weights + query_of_all * w.max_slots, w.max_slots, sums);
 
     /* The warps' results side by side, in place of their rings. */
     __syncwarp();
-    float *values = (float *)ring, *maxima = values + 16 * memory::result_row, *sums = maxima + 16;
+    float *values = (float *)ring, *maxima = values + memory::queries * memory::result_row,
+          *totals = maxima + memory::queries;
     UNROLL
-    for (uint32_t half = 0; half < 2; half++) {
-        const uint32_t row = lane / 4 + half * 8;
-        const float sum = sum_of_row(state.sum[0][half]);
-        if (lane % 4 == 0) {
-            maxima[row] = state.maximum[0][half];
-            sums[row] = sum;
+    for (uint32_t j = 0; j < n_groups; j++) {
+        const uint32_t query = 4 * j + lane % 4;
+        float sum = sums.sum[j];
+        UNROLL
+        for (int i = 4; i < 32; i *= 2)
+            sum += __shfl_xor_sync(0xffffffff, sum, i);
+        if (lane < 4) {
+            maxima[query] = sums.maximum[j];
+            totals[query] = sum;
         }
         UNROLL
-        for (uint32_t n = 0; n < T::dim / 8; n++)
-            *(float2 *)(values + row * memory::result_row + n * 8 + lane % 4 * 2) =
-                make_float2(o[0][n][2 * half], o[0][n][2 * half + 1]);
+        for (uint32_t m = 0; m < T::dim / 16; m++)
+            UNROLL
+        for (uint32_t half = 0; half < 2; half++)
+            values[query * memory::result_row + row_of_value<T>(m, half)] =
+                sums.o[j][m][2 * half] + sums.o[j][m][2 * half + 1];
     }
     if (lane == 0)
-        ((uint32_t *)sums)[16] = n_seen;
+        ((uint32_t *)totals)[memory::queries] = sums.n_seen;
     __syncthreads();
 
     const uint32_t width = partial_floats(head_dim);
-    for (uint32_t g = warp; g < at.group; g += memory::warps) {
+    for (uint32_t g = warp; g < n_queries; g += memory::warps) {
         float factor[memory::warps], maximum = MINUS_INFINITY, sum = 0;
         uint32_t seen = 0;
+        const auto result_of = [&](uint32_t i) {
+            return (const float *)(shared + i * memory::warp_bytes);
+        };
         UNROLL
         for (uint32_t i = 0; i < memory::warps; i++)
-            maximum = fmaxf(
-                maximum,
-                ((const float *)(shared + i * memory::warp_bytes))[16 * memory::result_row + g]);
+            maximum = fmaxf(maximum, result_of(i)[memory::queries * memory::result_row + g]);
         UNROLL
         for (uint32_t i = 0; i < memory::warps; i++) {
-            const float *m =
-                (const float *)(shared + i * memory::warp_bytes) + 16 * memory::result_row;
+            const float *m = result_of(i) + memory::queries * memory::result_row;
             factor[i] = m[g] == MINUS_INFINITY ? 0 : exp2f(m[g] - maximum);
-            sum += m[16 + g] * factor[i];
-            seen += ((const uint32_t *)m)[32];
+            sum += m[memory::queries + g] * factor[i];
+            seen += ((const uint32_t *)m)[2 * memory::queries];
         }
-        float *to = w.partial + ((query0 + g) * gridDim.z + split) * width;
+        float *to = w.partial + ((query_of_all + query0 + g) * gridDim.z + split) * width;
         for (uint32_t d = lane; d < head_dim; d += 32) {
             float value = 0;
             UNROLL
             for (uint32_t i = 0; i < memory::warps; i++)
-                value +=
-                    factor[i] *
-                    ((const float *)(shared + i * memory::warp_bytes))[g * memory::result_row + d];
+                value += factor[i] * result_of(i)[g * memory::result_row + d];
             to[d] = value;
         }
         if (lane == 0) {
@@ -478,16 +423,33 @@ static __global__ void __launch_bounds__(MERGE_WARPS * 32)
                      seen[0], step.positions[at.row]);
 }
 
+template <class T, uint32_t n_groups>
+static void launch_groups(cudaStream_t stream, const struct device_step *step, uint32_t layer,
+                          uint32_t first, uint32_t n, const float *q, const float *q_sink,
+                          const struct attention_workspace *w, float scale)
+{
+    typedef decode_memory<T, n_groups> memory;
+    const uint32_t bytes = memory::bytes(q_sink != NULL), group = step->n_heads / step->n_kv_heads;
+    const uint32_t parts = (group + memory::queries - 1) / memory::queries;
+    cudaFuncSetAttribute(decode_split<T, n_groups>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                         (int)bytes);
+    LAUNCH((decode_split<T, n_groups>), dim3(step->n_kv_heads * parts, n, max_splits(w->max_slots)),
+           memory::warps * 32, bytes, stream, *step, page_layout_of(step->head_dim, step->storage),
+           layer, first, q, q_sink, *w, scale);
+}
+
+/* Up to 8 queries of a KV head in one block: more would read K and V again, from L2. Those of the
+ * largest heads go by fours, for their sums fill the registers. */
 template <class T>
 static void launch_split(cudaStream_t stream, const struct device_step *step, uint32_t layer,
                          uint32_t first, uint32_t n, const float *q, const float *q_sink,
                          const struct attention_workspace *w, float scale)
 {
-    const uint32_t bytes = decode_memory<T>::bytes(q_sink != NULL);
-    cudaFuncSetAttribute(decode_split<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-    LAUNCH((decode_split<T>), dim3(step->n_kv_heads, n, max_splits(w->max_slots)),
-           decode_memory<T>::warps * 32, bytes, stream, *step,
-           page_layout_of(step->head_dim, step->storage), layer, first, q, q_sink, *w, scale);
+    constexpr uint32_t most = T::dim > 128 ? 1 : 2;
+    if (step->n_heads / step->n_kv_heads <= 4)
+        launch_groups<T, 1>(stream, step, layer, first, n, q, q_sink, w, scale);
+    else
+        launch_groups<T, most>(stream, step, layer, first, n, q, q_sink, w, scale);
 }
 
 void launch_attention_decode(cudaStream_t stream, const struct device_step *step, uint32_t layer,

@@ -104,30 +104,44 @@ template <class T> static __device__ __forceinline__ uint16_t to_bits(float x, f
     return __half_as_ushort(h);
 }
 
-/* A query x [head_dim] (NULL: zeros) becomes row `row` of q [q_parts][rows][T::row]; *factor turns
- * its products into logits. By a warp. */
-template <class T>
-static __device__ void store_query(uint16_t *q, uint32_t rows, uint32_t row, const float *x,
-                                   uint32_t head_dim, float scale, float *factor)
+/* What a query is multiplied by so that the exponent of its largest element (bits without a sign)
+ * becomes 9: a power of two. Zeros, infinities and NaN stay, and what is close to the end of the
+ * range is moved less. */
+static __device__ __forceinline__ float power_for_query(uint32_t largest)
 {
-    const uint32_t lane = threadIdx.x % 32;
-    float values[T::dim / 32];
-    uint32_t largest = 0;
+    const uint32_t exponent = largest >> 23;
+    if (largest == 0 || exponent == 255)
+        return 1;
+    return __uint_as_float((127 + 127 + 9 - max(exponent, 10u)) << 23);
+}
+
+/* A lane's share of a query x [head_dim] (NULL: zeros). */
+template <class T>
+static __device__ __forceinline__ void load_query(float (&values)[T::dim / 32], const float *x,
+                                                  uint32_t head_dim)
+{
     UNROLL
     for (uint32_t i = 0; i < T::dim / 32; i++) {
-        const uint32_t d = i * 32 + lane;
+        const uint32_t d = i * 32 + threadIdx.x % 32;
         values[i] = x != NULL && d < head_dim ? x[d] : 0;
-        largest = max(largest, __float_as_uint(values[i]) & 0x7fffffff);
     }
-    largest = __reduce_max_sync(0xffffffff, largest);
-    /* Its exponent becomes 9; of zeros, infinities and NaN it stays, and of what is close to the
-     * end of the range it is moved less. */
-    uint32_t exponent = largest >> 23, up = 127;
-    if (largest != 0 && exponent < 255)
-        up = 127 + 127 + 9 - max(exponent, 10u);
-    const float grow = __uint_as_float(up << 23), shrink = __uint_as_float((254 - up) << 23);
+}
+
+/* Such a query becomes row `row` of q [q_parts][rows][T::row]; *factor turns its products into
+ * logits. By a warp. */
+template <class T>
+static __device__ __forceinline__ void place_query(uint16_t *q, uint32_t rows, uint32_t row,
+                                                   const float (&values)[T::dim / 32], float scale,
+                                                   float *factor)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    uint32_t largest = 0;
+    UNROLL
+    for (uint32_t i = 0; i < T::dim / 32; i++)
+        largest = max(largest, __float_as_uint(values[i]) & 0x7fffffff);
+    const float grow = power_for_query(__reduce_max_sync(0xffffffff, largest));
     if (lane == 0)
-        *factor = scale * shrink;
+        *factor = scale / grow;
     UNROLL
     for (uint32_t i = 0; i < T::dim / 32; i++) {
         float rest = values[i] * grow;
@@ -135,6 +149,15 @@ static __device__ void store_query(uint16_t *q, uint32_t rows, uint32_t row, con
         for (uint32_t part = 0; part < T::q_parts; part++)
             q[(part * rows + row) * T::row + i * 32 + lane] = to_bits<T>(rest, &rest);
     }
+}
+
+template <class T>
+static __device__ void store_query(uint16_t *q, uint32_t rows, uint32_t row, const float *x,
+                                   uint32_t head_dim, float scale, float *factor)
+{
+    float values[T::dim / 32];
+    load_query<T>(values, x, head_dim);
+    place_query<T>(q, rows, row, values, scale, factor);
 }
 
 template <class T>

@@ -1,5 +1,6 @@
-/* cuBLAS where it is installed: for F16 and BF16 weights and many rows, its wgmma kernels run at up
- * to 1.5 times what mma.sync can. Loaded with dlopen, so that winnow neither links against it nor
+/* cuBLAS where it is installed: for many rows its wgmma kernels run at 2 to 2.5 times what mma.sync
+ * does in matmul_many.cu (on an H200 640 TFLOP/s, and 310 with BF16 or 230 with Q4_K weights). So
+ * even quantised weights are first unpacked, a piece at a time, into halves. Loaded with dlopen, so that winnow neither links against it nor
  * asks for its headers. Called by the engine thread.
  *
  * cuBLAS gives the same bits again for the same shapes on one stream (its documentation, "Results
@@ -23,8 +24,8 @@ void blas_close(struct blas *b)
     (void)b;
 }
 
-bool launch_matmul_blas(cudaStream_t, struct blas *, float *, const struct device_weight *,
-                        const float *, uint32_t, const float *, uint8_t *)
+bool launch_matmul_blas(cudaStream_t, struct blas *, const struct matmul_job *, uint32_t,
+                        const float *, uint32_t, uint8_t *)
 {
     return false;
 }
@@ -44,11 +45,13 @@ enum {
     CUBLAS_DEFAULT_MATH_WITHOUT_REDUCED_PRECISION = 16,
 };
 #define WORKSPACE_BYTES ((size_t)32 << 20) /* what NVIDIA recommends for Hopper */
+#define UNPACKED_BYTES  ((size_t)64 << 20) /* 2340 rows of 14336 halves */
 
 struct blas {
     void *library;
     cublas_handle handle;
     void *workspace;
+    uint16_t *unpacked; /* NULL: no memory for it */
     int (*destroy)(cublas_handle);
     int (*set_stream)(cublas_handle, cudaStream_t);
     int (*gemm)(cublas_handle, int op_a, int op_b, int m, int n, int k, const void *alpha,
@@ -96,6 +99,10 @@ struct blas *blas_open(cudaStream_t stream, const char **reason)
         cudaGetLastError(); /* not an error of the step to come */
         goto fail;
     }
+    if (cudaMalloc((void **)&b->unpacked, UNPACKED_BYTES) != cudaSuccess) {
+        cudaGetLastError();
+        b->unpacked = NULL;
+    }
     *reason = "cuBLAS refuses its stream or workspace";
     if (b->set_stream(b->handle, stream) != 0 ||
         set_workspace(b->handle, b->workspace, WORKSPACE_BYTES) != 0 ||
@@ -114,46 +121,78 @@ void blas_close(struct blas *b)
         return;
     if (b->handle != NULL)
         b->destroy(b->handle);
-    if (b->workspace != NULL)
-        cudaFree(b->workspace);
+    cudaFree(b->workspace);
+    cudaFree(b->unpacked);
     if (b->library != NULL)
         dlclose(b->library);
     free(b);
 }
 
-/* out = out * the row's scale + bias; most blocks find that there is nothing to do. Grid: parts of
- * a row of out, rows. */
+/* out = out * the row's scale + bias. A block has a row, for most find that there is nothing to do.
+ */
 static __global__ void finish_rows(float *out, const float *scales, const float *bias,
                                    uint32_t rows)
 {
-    const uint32_t row = blockIdx.x * blockDim.x + threadIdx.x;
-    const float scale = scales[blockIdx.y];
-    if (row >= rows || (scale == 1 && bias == NULL))
+    const float scale = scales[blockIdx.x];
+    if (scale == 1 && bias == NULL)
         return;
-    float *at = out + (uint64_t)blockIdx.y * rows + row;
-    *at = bias != NULL ? *at * scale + bias[row] : *at * scale;
+    float *at = out + (uint64_t)blockIdx.x * rows;
+    for (uint32_t row = threadIdx.x; row < rows; row += blockDim.x)
+        at[row] = bias != NULL ? at[row] * scale + bias[row] : at[row] * scale;
 }
 
-/* As BLAS sees row-major matrices: out^T [rows x n] = (w^T)^T [rows x cols] x^T [cols x n]. */
-bool launch_matmul_blas(cudaStream_t stream, struct blas *blas, float *out,
-                        const struct device_weight *w, const float *x, uint32_t n,
-                        const float *bias, uint8_t *scratch)
+/* Rows of w, as they lie at `rows`, times x. As BLAS sees row-major matrices:
+ * out^T [n_rows x n] = (w^T)^T [n_rows x cols] x^T [cols x n]. */
+static bool multiply(struct blas *blas, float *out, uint32_t out_pitch, const void *rows,
+                     uint32_t n_rows, uint32_t pitch, uint32_t cols, int type,
+                     const struct matmul_x16 *x, uint32_t n)
 {
-    if (blas == NULL || (w->type != TENSOR_F16 && w->type != TENSOR_BF16))
-        return false;
-    const bool bfloat = w->type == TENSOR_BF16;
-    const int type = bfloat ? CUDA_R_16BF : CUDA_R_16F;
     const float one = 1, zero = 0;
-    const struct matmul_x16 x16 = matmul_x16_place(scratch, n, w->cols);
-    launch_matmul_convert(stream, &x16, x, n, w->cols, bfloat, false);
-    const int status = blas->gemm(
-        blas->handle, CUBLAS_OP_T, CUBLAS_OP_N, (int)w->rows, (int)n, (int)w->cols, &one, w->data,
-        type, (int)(weight_row_bytes(w->type, w->cols) / 2), x16.values, type, (int)x16.pitch,
-        &zero, out, CUDA_R_32F, (int)w->rows, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
-    if (status != 0)
+    return blas->gemm(blas->handle, CUBLAS_OP_T, CUBLAS_OP_N, (int)n_rows, (int)n, (int)cols, &one,
+                      rows, type, (int)pitch, x->values, type, (int)x->pitch, &zero, out,
+                      CUDA_R_32F, (int)out_pitch, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT) == 0;
+}
+
+/* A quantised weight goes through the unpacked rows piece by piece, pieces as equal as can be. */
+static bool multiply_unpacked(cudaStream_t stream, struct blas *blas, const struct matmul_job *job,
+                              const struct matmul_x16 *x, uint32_t n)
+{
+    const uint32_t rows = job->w->rows, cols = job->w->cols;
+    const uint32_t most = (uint32_t)(UNPACKED_BYTES / 2 / cols / BAND_ROWS * BAND_ROWS);
+    if (most == 0)
         return false;
-    LAUNCH(finish_rows, dim3((w->rows + 255) / 256, n), 256, 0, stream, out, x16.scales, bias,
-           w->rows);
+    const uint32_t n_pieces = (rows + most - 1) / most;
+    const uint32_t piece =
+        ((rows + n_pieces - 1) / n_pieces + BAND_ROWS - 1) / BAND_ROWS * BAND_ROWS;
+    for (uint32_t row = 0; row < rows; row += piece) {
+        const uint32_t some = rows - row < piece ? rows - row : piece;
+        launch_matmul_unpack(stream, blas->unpacked, job->w, row, some);
+        if (!multiply(blas, job->out + row, rows, blas->unpacked, some, cols, cols, CUDA_R_16F, x,
+                      n))
+            return false;
+    }
+    return true;
+}
+
+bool launch_matmul_blas(cudaStream_t stream, struct blas *blas, const struct matmul_job *jobs,
+                        uint32_t n_jobs, const float *x, uint32_t n, uint8_t *scratch)
+{
+    const uint32_t type = jobs[0].w->type, cols = jobs[0].w->cols;
+    const bool quantised = weight_is_quantised(type), bfloat = type == TENSOR_BF16;
+    if (blas == NULL || (quantised && (n < MATMUL_UNPACK || blas->unpacked == NULL)))
+        return false;
+    const struct matmul_x16 x16 = matmul_x16_place(scratch, n, cols);
+    launch_matmul_convert(stream, &x16, x, n, cols, bfloat, false);
+    for (uint32_t i = 0; i < n_jobs; i++) {
+        const struct device_weight *w = jobs[i].w;
+        if (quantised ? !multiply_unpacked(stream, blas, &jobs[i], &x16, n)
+                      : !multiply(blas, jobs[i].out, w->rows, w->data, w->rows,
+                                  (uint32_t)(weight_row_bytes(type, cols) / 2), cols,
+                                  bfloat ? CUDA_R_16BF : CUDA_R_16F, &x16, n))
+            return false;
+        if (!bfloat || jobs[i].bias != NULL) /* bfloat16s need no scales */
+            LAUNCH(finish_rows, n, 512, 0, stream, jobs[i].out, x16.scales, jobs[i].bias, w->rows);
+    }
     return true;
 }
 

@@ -47,18 +47,26 @@ void launch_gather(cudaStream_t stream, float *out, const float *x, const uint32
 uint64_t device_weight_bytes(uint32_t type, uint32_t rows, uint32_t cols);
 void device_weight_pack(uint8_t *to, const void *from, uint32_t type, uint32_t rows, uint32_t cols);
 
-/* Scratch that launch_matmul needs for at most max_n rows of x and weights of max_rows x max_cols
+/* out[n][w.rows] = x[n][w.cols] * w^T (+ bias). */
+struct matmul_job {
+    float *out;
+    const struct device_weight *w;
+    const float *bias; /* [w.rows] or NULL */
+};
+#define MATMUL_JOBS 4 /* that share a launch, at most */
+
+/* Scratch that launch_products needs for at most max_n rows of x and weights of max_rows x max_cols
  * (activations as 16-bit numbers, split sums). 256-byte aligned. */
 uint64_t matmul_scratch_bytes(uint32_t max_n, uint32_t max_rows, uint32_t max_cols);
 
-/* out[n][w.rows] = x[n][w.cols] * w^T (+ bias). Few rows: one pass over the weight's bytes, each
- * read once in 16-byte loads for all n; many: tensor cores, or cuBLAS where it was found (blas may
- * be NULL). F32 weights are multiplied in fp32 whatever n. Each output's order of summation depends
- * on the weight's shape and on which of the two ways is taken, never on the other rows. */
+/* Products of the same x [n][cols]: weights of one type, as many as scratch has room for, share a
+ * launch, since small ones fill no GPU. Few rows: one pass over the weight's bytes, each read once
+ * in 16-byte loads for all n; many: tensor cores, or cuBLAS where it was found (blas may be NULL).
+ * F32 weights are multiplied in fp32 whatever n. Each output's order of summation depends on the
+ * weight's shape and on which of the ways is taken, never on the other rows or jobs. */
 struct blas;
-void launch_matmul(cudaStream_t stream, struct blas *blas, float *out,
-                   const struct device_weight *w, const float *x, uint32_t n, const float *bias,
-                   uint8_t *scratch);
+void launch_products(cudaStream_t stream, struct blas *blas, const struct matmul_job *jobs,
+                     uint32_t n_jobs, const float *x, uint32_t n, uint8_t *scratch);
 
 /* blas.cu: cuBLAS, loaded with dlopen when it is there. NULL otherwise (why is logged by the caller
  * from *reason, a static string). Not in emulation. */
@@ -68,10 +76,12 @@ void blas_close(struct blas *b);
 /* ---- kv_write.cu, attention*.cu, score.cu: segments [first, first + n) of a step's layer */
 
 /* Writes k, v [rows][n_kv_heads][head_dim] into the slots of the segments' rows, with their
- * positions. SLOT_OF_HOLE takes the top of the head's holes. The written slot's score and history
- * begin at 0. Adds k / |k| (as stored) to the key sum, in order of rows, in double. */
+ * positions; at most max_rows_of_segment rows in one of them. SLOT_OF_HOLE takes the top of the
+ * head's holes. The written slot's score and history begin at 0. Adds k / |k| (as stored) to the
+ * key sum, in order of rows, in double. */
 void launch_kv_write(cudaStream_t stream, const struct device_step *step, uint32_t layer,
-                     uint32_t first, uint32_t n, const float *k, const float *v);
+                     uint32_t first, uint32_t n, uint32_t max_rows_of_segment, const float *k,
+                     const float *v);
 
 /* Working memory of attention, allocated once at start for max_rows rows (of which max_decode may
  * be alone in their segment) and heads of at most max_slots slots. A launch may be given fewer

@@ -130,12 +130,15 @@ static __global__ void __launch_bounds__(WRITE_WARPS * 32)
 }
 
 void launch_kv_write(cudaStream_t stream, const struct device_step *step, uint32_t layer,
-                     uint32_t first, uint32_t n, const float *k, const float *v)
+                     uint32_t first, uint32_t n, uint32_t max_rows_of_segment, const float *k,
+                     const float *v)
 {
     if (n == 0)
         return;
-    /* A few segments may have many rows: they get several blocks a head; many decode rows one. */
-    const uint32_t depth = n >= 64 ? 1 : n >= 16 ? 2 : n >= 4 ? 4 : 8;
+    /* A block for every WRITE_ROWS rows. 8 blocks a head for 2048 rows, whatever their number, took
+     * 240 us a layer on an H200, a tenth of the whole prompt's time. */
+    const uint32_t chunks = (max_rows_of_segment + WRITE_ROWS - 1) / WRITE_ROWS;
+    const uint32_t depth = chunks < 1 ? 1 : chunks > 64 ? 64 : chunks;
     LAUNCH(write_rows, dim3(n, step->n_kv_heads, depth), WRITE_WARPS * 32, 0, stream, *step,
            page_layout_of(step->head_dim, step->storage), layer, first, k, v);
 }

@@ -20,7 +20,8 @@
  *   load_16_stream(global)                      16 bytes read once: no space in L1
  *   load_16_cached(global)                      read-only, through L1
  *   fma_f32x2(a, b, c)                          two fused multiply-adds; one instruction where the
- *                                               device has it */
+ *                                               device has it
+ * On the host: device_limits_of()               what launches are sized by */
 #ifndef CUDA_PORTABLE_H
 #define CUDA_PORTABLE_H
 
@@ -184,4 +185,23 @@ static __device__ __forceinline__ float2 fma_f32x2(float2 a, float2 b, float2 c)
 }
 
 #endif
+
+/* Of the device in use: multiprocessors, and bytes of shared memory of one and of a block at most. */
+struct device_limits {
+    uint32_t n_sms, shared_of_sm, shared_of_block;
+};
+static inline struct device_limits device_limits_of()
+{
+    static struct device_limits limits; /* a process uses one device, from one thread */
+    int device = 0, n_sms = 1, of_sm = 100 << 10, of_block = 99 << 10; /* the least there is */
+    if (limits.n_sms == 0) {
+        cudaGetDevice(&device);
+        cudaDeviceGetAttribute(&n_sms, cudaDevAttrMultiProcessorCount, device);
+        cudaDeviceGetAttribute(&of_sm, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+        cudaDeviceGetAttribute(&of_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+        limits = {(uint32_t)n_sms, (uint32_t)of_sm, (uint32_t)of_block};
+    }
+    return limits;
+}
+
 #endif

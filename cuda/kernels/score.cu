@@ -9,8 +9,9 @@
  * Cost at d = 128, f16: 32 queries x 32 slots are 128 mma, 256 cycles of an SM at 1024 products a
  * cycle; shared memory moves 16 KB of Q and 8 of K (192 cycles) and 4 + 4 of probabilities (64):
  * the two are balanced, and the pass takes about two thirds of attention's time (2 products of 3).
- * Queries come from L2 once for 256 slots: 512 bytes for 8 x 32 mma-cycles. Shared memory 105 KB:
- * two blocks an SM. */
+ * Queries come from L2 once for 256 slots: 512 bytes for 8 x 32 mma-cycles; those to come are on
+ * their way while 32 are added (when they were loaded where they were needed, the pass took three
+ * times as long as attention on an H200). Shared memory 105 KB: two blocks an SM. */
 #include "cuda/kernels/attention_tile.h"
 #include "cuda/kernels/kernels.h"
 
@@ -19,20 +20,73 @@
 constexpr uint32_t QUERIES = 32, SCRATCH_ROW = PAGE_SLOTS + 1;
 
 template <class T> struct score_memory {
-    static constexpr uint32_t warps = (T::dim > 128 ? 4 : 8) / T::k_parts; /* at most */
+    static constexpr uint32_t warps = (T::dim > 128 ? 4 : 8) / T::k_parts;
+    static constexpr uint32_t of_warp = QUERIES / warps; /* queries that a warp brings */
     static constexpr uint32_t page_bytes = T::k_parts * PAGE_SLOTS * T::row * 2;
     static constexpr uint32_t warp_bytes = page_bytes + 16 * SCRATCH_ROW * 4;
-    static constexpr __host__ __device__ uint32_t bytes(uint32_t n_warps)
-    {
-        return n_warps * warp_bytes + T::q_parts * QUERIES * T::row * 2 + 3 * QUERIES * 4;
-    }
+    static constexpr uint32_t bytes =
+        warps * warp_bytes + T::q_parts * QUERIES * T::row * 2 + 4 * QUERIES * 4;
+    /* Registers hold the queries to come, but not of the largest heads. */
+    static constexpr bool ahead = of_warp * T::dim / 32 <= 32;
 };
 
 /* The rows that are being added, in shared memory. */
 struct score_rows {
     uint16_t *q;
     float *factors, *largest, *share; /* [QUERIES] */
+    int32_t *positions;               /* [QUERIES] -1: no row */
 };
+
+/* Rows [row, row + 2 * per_tile) of the segment: tile i holds per_tile rows from query 16 i on. A
+ * warp's share of them, in registers; largest, share, position: in lane 0. */
+template <class T> struct rows_to_come {
+    float q[score_memory<T>::of_warp][T::dim / 32];
+    float largest[score_memory<T>::of_warp], share[score_memory<T>::of_warp];
+    int32_t position[score_memory<T>::of_warp];
+};
+
+template <class T>
+static __device__ __forceinline__ void
+load_rows_to_come(rows_to_come<T> &to, const device_step &step, const device_segment *segment,
+                  uint32_t kv_head, uint32_t row, uint32_t per_tile, const float *q,
+                  const attention_workspace &w)
+{
+    typedef score_memory<T> memory;
+    const uint32_t group = step.n_heads / step.n_kv_heads;
+    UNROLL
+    for (uint32_t k = 0; k < memory::of_warp; k++) {
+        const uint32_t i = threadIdx.x / 32 + k * memory::warps;
+        const uint32_t in_tile = i % 16 / group, at = row + i / 16 * per_tile + in_tile;
+        const bool is_row = in_tile < per_tile && at < segment->n_rows;
+        const uint64_t head =
+            (uint64_t)(segment->first_row + at) * step.n_heads + kv_head * group + i % 16 % group;
+        load_query<T>(to.q[k], is_row ? q + head * step.head_dim : NULL, step.head_dim);
+        to.largest[k] = to.share[k] = 0;
+        to.position[k] = -1;
+        if (threadIdx.x % 32 == 0 && is_row) {
+            to.largest[k] = w.softmax[2 * head];
+            to.share[k] = w.softmax[2 * head + 1];
+            to.position[k] = step.positions[segment->first_row + at];
+        }
+    }
+}
+
+template <class T>
+static __device__ __forceinline__ void place_rows(const score_rows &to, const rows_to_come<T> &from,
+                                                  float scale)
+{
+    typedef score_memory<T> memory;
+    UNROLL
+    for (uint32_t k = 0; k < memory::of_warp; k++) {
+        const uint32_t i = threadIdx.x / 32 + k * memory::warps;
+        place_query<T>(to.q, QUERIES, i, from.q[k], scale, to.factors + i);
+        if (threadIdx.x % 32 == 0) {
+            to.largest[i] = from.largest[k];
+            to.share[i] = from.share[k];
+            to.positions[i] = from.position[k];
+        }
+    }
+}
 
 /* A slot's state while rows go by. */
 struct slot_score {
@@ -41,27 +95,6 @@ struct slot_score {
     float score;
     uint32_t word, bits; /* of the history; word UINT32_MAX: none loaded */
 };
-
-/* Rows [row, row + 2 * per_tile) of the segment: tile i holds per_tile rows from query 16 i on. */
-template <class T>
-static __device__ void store_rows(const device_step &step, const device_segment *segment,
-                                  uint32_t kv_head, uint32_t row, uint32_t per_tile, const float *q,
-                                  const attention_workspace &w, const score_rows &to, float scale)
-{
-    const uint32_t group = step.n_heads / step.n_kv_heads;
-    for (uint32_t i = threadIdx.x / 32; i < QUERIES; i += blockDim.x / 32) {
-        const uint32_t in_tile = i % 16 / group, at = row + i / 16 * per_tile + in_tile;
-        const bool is_row = in_tile < per_tile && at < segment->n_rows;
-        const uint64_t head =
-            (uint64_t)(segment->first_row + at) * step.n_heads + kv_head * group + i % 16 % group;
-        store_query<T>(to.q, QUERIES, i, is_row ? q + head * step.head_dim : NULL, step.head_dim,
-                       scale, to.factors + i);
-        if (threadIdx.x % 32 == 0 && is_row) {
-            to.largest[i] = w.softmax[2 * head];
-            to.share[i] = w.softmax[2 * head + 1];
-        }
-    }
-}
 
 static __device__ void add_to_history(const device_head *head, uint32_t slot, slot_score *state,
                                       bool set, int32_t now)
@@ -79,12 +112,11 @@ static __device__ void add_to_history(const device_head *head, uint32_t slot, sl
 
 /* One row's mean over the group reaches the lane's slot. */
 static __device__ void add_row(const device_step &step, const device_segment *segment,
-                               const device_head *head, uint32_t kv_head, uint32_t row,
+                               const device_head *head, uint32_t kv_head, uint32_t row, int32_t now,
                                const float *probabilities, uint32_t slot, slot_score *state,
                                const attention_workspace &w)
 {
     const uint32_t group = step.n_heads / step.n_kv_heads, at = segment->first_row + row;
-    const int32_t now = step.positions[at];
     const bool visible =
         state->used && is_visible(state->position, now, head->n_sinks, head->window);
     float mean = 0;
@@ -104,14 +136,15 @@ static __device__ void add_row(const device_step &step, const device_segment *se
 }
 
 template <class T>
-static __global__ void __launch_bounds__(score_memory<T>::warps * 32)
+static __global__ void __launch_bounds__(score_memory<T>::warps * 32, T::dim > 128 ? 1 : 2)
     score_pages(device_step step, page_layout layout, uint32_t layer, uint32_t first,
                 const float *q, attention_workspace w, float scale)
 {
     typedef score_memory<T> memory;
-    static_assert(memory::bytes(memory::warps) <= SHARED_MAX, "also on sm_80");
+    static_assert(memory::bytes <= SHARED_MAX, "also on sm_80");
     DYNAMIC_SHARED(uint8_t, shared);
-    const uint32_t n_warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    constexpr uint32_t n_warps = memory::warps;
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const uint32_t s = first + blockIdx.z, kv_head = blockIdx.y, page = blockIdx.x * n_warps + warp;
     if (s >= step.header->n_segments)
         return;
@@ -132,6 +165,7 @@ static __global__ void __launch_bounds__(score_memory<T>::warps * 32)
     rows.factors = (float *)(rows.q + T::q_parts * QUERIES * T::row);
     rows.largest = rows.factors + QUERIES;
     rows.share = rows.largest + QUERIES;
+    rows.positions = (int32_t *)(rows.share + QUERIES);
 
     slot_score state = {slot < head->n_slots, HOLE, 0, UINT32_MAX, 0};
     if (page * PAGE_SLOTS < head->n_slots) {
@@ -153,14 +187,19 @@ static __global__ void __launch_bounds__(score_memory<T>::warps * 32)
     cp_async_wait<0>(); /* the barrier of the first rows makes it known to the other lanes */
 
     const uint32_t group = step.n_heads / step.n_kv_heads, per_tile = 16 / group;
+    rows_to_come<T> next;
+    if (memory::ahead)
+        load_rows_to_come<T>(next, step, segment, kv_head, segment->first_scored, per_tile, q, w);
     for (uint32_t row = segment->first_scored; row < segment->n_rows; row += 2 * per_tile) {
         const uint32_t end = min(segment->n_rows, row + 2 * per_tile);
+        if (!memory::ahead)
+            load_rows_to_come<T>(next, step, segment, kv_head, row, per_tile, q, w);
         __syncthreads(); /* nobody reads the queries of before */
-        store_rows<T>(step, segment, kv_head, row, per_tile, q, w, rows, scale);
+        place_rows<T>(rows, next, scale);
         __syncthreads();
-        int32_t latest = -1;
-        for (uint32_t r = row; r < end; r++)
-            latest = max(latest, step.positions[segment->first_row + r]);
+        if (memory::ahead)
+            load_rows_to_come<T>(next, step, segment, kv_head, row + 2 * per_tile, per_tile, q, w);
+        const int32_t latest = __reduce_max_sync(0xffffffff, rows.positions[lane]);
         if (earliest > latest) /* nothing of the page is seen yet */
             continue;
         float l[2][4][4];
@@ -180,6 +219,7 @@ static __global__ void __launch_bounds__(score_memory<T>::warps * 32)
             __syncwarp();
             for (uint32_t r = row + m * per_tile; r < min(end, row + (m + 1) * per_tile); r++)
                 add_row(step, segment, head, kv_head, r,
+                        rows.positions[m * 16 + (r - row - m * per_tile) * group],
                         scratch + (r - row - m * per_tile) * group * SCRATCH_ROW, slot, &state, w);
             __syncwarp();
         }
@@ -196,8 +236,7 @@ static void launch_score(cudaStream_t stream, const struct device_step *step, ui
                          const struct attention_workspace *w)
 {
     const uint32_t pages = (max_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
-    const uint32_t most = score_memory<T>::warps;
-    const uint32_t warps = pages < most ? pages : most, bytes = score_memory<T>::bytes(warps);
+    const uint32_t warps = score_memory<T>::warps, bytes = score_memory<T>::bytes;
     cudaFuncSetAttribute(score_pages<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     LAUNCH((score_pages<T>), dim3((pages + warps - 1) / warps, step->n_kv_heads, n), warps * 32,
            bytes, stream, *step, page_layout_of(step->head_dim, step->storage), layer, first, q, *w,

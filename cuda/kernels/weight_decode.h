@@ -1,5 +1,5 @@
 /* Quantised weights in registers: from the layout of weight_layout.h to what mma.m16n8k16 takes,
- * for matmul_few.cu and matmul_many.cu; and one row's values as floats, for embed in rows.cu.
+ * for matmul_few.cu, matmul_many.cu and matmul_unpack.cu.
  *
  * A code q of up to 8 bits becomes a half without a conversion: 0x6400 | q is 1024 + q, and a
  * subtraction (exact: all integers up to 2048 are halves) takes the 1024 and the type's zero away.
@@ -181,6 +181,31 @@ static __device__ __forceinline__ void decode_scales(block_scales &s, const weig
         for (int r = 0; r < 4; r++) {
             s.scale[0][r] = d[r] * byte_minus(scales, r, 0);
             s.minimum[r] = -dmin[r] * byte_minus(minima, r, 0);
+        }
+    }
+}
+
+/* The registers b of 32 rows of w (by eights) and 32 columns [h], as halves. */
+template <uint32_t type>
+static __device__ __forceinline__ void quantised_registers(uint32_t (&b)[2][4][2],
+                                                           const weight_block &block, uint32_t lane)
+{
+    uint32_t a[2][2][4];
+    block_scales s;
+    decode_codes<type>(a, block, lane);
+    decode_scales<type>(s, block, lane);
+#pragma unroll
+    for (int r = 0; r < 4; r++) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const __half2 scale = __float2half2_rn(s.scale[type == TENSOR_Q6_K ? h : 0][r]);
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                const __half2 code = half2_of_bits(a[r / 2][h][r % 2 + 2 * i]);
+                b[h][r][i] = bits_of_half2(
+                    weight_has_minimum(type) ? __hfma2(code, scale, __float2half2_rn(s.minimum[r]))
+                                             : __hmul2(code, scale));
+            }
         }
     }
 }

@@ -1,8 +1,10 @@
-/* How near the CUDA kernels come to what the GPU can do: decode attention against the bandwidth of
- * a copy, products of one row against reading their weights, prefill attention and products of many
- * rows against the rate of cuBLAS. `make bench-cuda`; medians of CUDA events. Shapes are those of
- * Llama-3-8B (32 query heads on 8 KV heads of 128 dimensions, 4096 wide, 14336 in between); under
- * emulation everything is tiny and the numbers mean nothing, but the program runs. */
+/* How near the CUDA kernels come to what the GPU can do: decode attention and products of few rows
+ * against the bandwidth of a copy, prefill attention and products of many rows against the rate of
+ * cuBLAS. `make bench-cuda`; medians of CUDA events around a graph of launches, as a decode step
+ * runs them, over numbers drawn at random (zeros are faster: the GPU may clock higher). Shapes are
+ * those of Llama-3-8B (32 query heads on 8 KV heads of 128 dimensions, 4096 wide, 14336 in
+ * between); under emulation everything is tiny and the numbers mean nothing, but the program runs.
+ */
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -15,7 +17,16 @@
 #include "cuda/kernels/page.h"
 
 #ifdef WINNOW_CUDA_EMULATED
-enum { SEQUENCES = 2, SLOTS = 96, ROWS = 32, WIDTH = 256, BETWEEN = 512, REPEATS = 1, COPY_MB = 1 };
+enum {
+    SEQUENCES = 2,
+    SLOTS = 96,
+    ROWS = 32,
+    WIDTH = 256,
+    BETWEEN = 512,
+    REPEATS = 1,
+    COPY_MB = 1,
+    COPIES = 2
+};
 #else
 enum {
     SEQUENCES = 32,
@@ -23,8 +34,9 @@ enum {
     ROWS = 2048,
     WIDTH = 4096,
     BETWEEN = 14336,
-    REPEATS = 21,
-    COPY_MB = 2048
+    REPEATS = 15,
+    COPY_MB = 2048,
+    COPIES = 8 /* of a weight, so that none stays in the L2 cache from one product to the next */
 };
 #endif
 enum { HEADS = 32, KV_HEADS = 8, DIM = 128 };
@@ -44,6 +56,23 @@ static void *device(size_t bytes)
     void *p = NULL;
     must(cudaMalloc(&p, bytes), "taking memory");
     must(cudaMemset(p, 0, bytes), "clearing memory");
+    return p;
+}
+
+/* Random bytes of which every half and bfloat16 is a number; from a piece that is sent once. */
+static void *device_noise(size_t bytes)
+{
+    const size_t piece = (size_t)1 << 20;
+    std::vector<uint8_t> some(bytes < piece ? bytes : piece);
+    uint32_t state = 7;
+    for (uint8_t &b : some)
+        b = (uint8_t)((state = state * 1664525u + 1013904223u) >> 24 & 0xbb);
+    uint8_t *p = (uint8_t *)device(bytes);
+    for (size_t at = 0; at < bytes; at += some.size())
+        must(cudaMemcpyAsync(p + at, at == 0 ? some.data() : p, std::min(some.size(), bytes - at),
+                             cudaMemcpyDefault, stream),
+             "filling memory");
+    must(cudaStreamSynchronize(stream), "filling memory");
     return p;
 }
 
@@ -74,6 +103,23 @@ static double median_ms(const std::function<void()> &work)
     must(cudaGetLastError(), "computing");
     std::sort(times.begin(), times.end());
     return times[times.size() / 2];
+}
+
+/* The same for launches that a graph can hold, which is how a decode step runs them. */
+static double graph_ms(const std::function<void()> &work)
+{
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    work(); /* what is set up at a first launch */
+    must(cudaStreamSynchronize(stream), "computing");
+    must(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "recording");
+    work();
+    must(cudaStreamEndCapture(stream, &graph), "recording");
+    must(cudaGraphInstantiate(&exec, graph, 0), "recording");
+    double ms = median_ms([&] { must(cudaGraphLaunch(exec, stream), "replaying"); });
+    cudaGraphExecDestroy(exec);
+    cudaGraphDestroy(graph);
+    return ms;
 }
 
 static double copy_gb_per_s()
@@ -115,7 +161,7 @@ struct scene {
         s.head_dim = DIM;
         s.page_bytes = layout.bytes;
         s.storage = storage;
-        s.pool = (uint8_t *)device((size_t)n_pages * layout.bytes);
+        s.pool = (uint8_t *)device_noise((size_t)n_pages * layout.bytes);
         std::vector<uint32_t> pages(n_pages);
         for (uint32_t i = 0; i < n_pages; i++)
             pages[i] = (uint32_t)((uint64_t)i * 2654435761u % n_pages);
@@ -180,7 +226,7 @@ static void decode_attention(double copy)
     double plain = 0;
     for (uint32_t storage = 0; storage < 4; storage++) {
         scene a(SEQUENCES, 1, storage, false, 0);
-        double ms = median_ms([&] {
+        double ms = graph_ms([&] {
             launch_attention_decode(stream, &a.s, 0, 0, SEQUENCES, a.q, NULL, a.out, &a.w);
         });
         double bytes = (double)SEQUENCES * KV_HEADS * SLOTS / PAGE_SLOTS * (double)a.s.page_bytes;
@@ -189,11 +235,11 @@ static void decode_attention(double copy)
         plain = storage == 0 ? ms : plain;
     }
     scene b(SEQUENCES, 1, 0, true, 0);
-    double scored = median_ms(
+    double scored = graph_ms(
         [&] { launch_attention_decode(stream, &b.s, 0, 0, SEQUENCES, b.q, NULL, b.out, &b.w); });
     scene c(SEQUENCES, 1, 0, true, 1);
     uint8_t *scratch = (uint8_t *)device(select_scratch_bytes(&c.s, SEQUENCES, SLOTS));
-    double evict = median_ms([&] { launch_evict(stream, &c.s, 0, 0, SEQUENCES, SLOTS, scratch); });
+    double evict = graph_ms([&] { launch_evict(stream, &c.s, 0, 0, SEQUENCES, SLOTS, scratch); });
     printf("scores while attending: +%.1f %%; choosing and dropping one of %d slots a head: +%.1f "
            "%%\n",
            100 * (scored / plain - 1), SLOTS, 100 * evict / plain);
@@ -209,33 +255,77 @@ static void prefill_attention()
            SLOTS, ms, flop / ms / 1e9);
 }
 
+static const struct {
+    uint32_t type;
+    const char *name;
+} weight_types[] = {{TENSOR_BF16, "BF16"}, {TENSOR_Q8_0, "Q8_0"}, {TENSOR_Q4_K, "Q4_K"}};
+
+/* A weight that is there COPIES times. */
+struct weights {
+    device_weight w[COPIES];
+
+    weights(uint32_t type, uint32_t rows, uint32_t cols)
+    {
+        for (device_weight &one : w) {
+            one = {type, rows, cols, NULL, device_weight_bytes(type, rows, cols)};
+            one.data = (uint8_t *)device_noise(one.n_bytes);
+        }
+    }
+    ~weights()
+    {
+        for (device_weight &one : w)
+            cudaFree(one.data);
+    }
+};
+
+/* Of each shape, the time of a product and the share of a copy's bandwidth at which it reads the
+ * weight. */
+static void products_of_few(double copy, uint8_t *scratch, const float *x, float *out)
+{
+    const uint32_t shapes[][2] = {
+        {BETWEEN, WIDTH}, {WIDTH, BETWEEN}, {WIDTH, WIDTH}, {WIDTH / 4, WIDTH}};
+    const uint32_t n_rows[] = {1, 2, 4, 8, 16, 32, 64};
+    for (const auto &t : weight_types)
+        for (const auto &shape : shapes) {
+            weights w(t.type, shape[0], shape[1]);
+            printf("product %s %5u x %5u, rows: us, %% of a copy ", t.name, shape[0], shape[1]);
+            for (uint32_t n : n_rows) {
+                double ms = graph_ms([&] {
+                    for (const device_weight &one : w.w) {
+                        const matmul_job job = {out, &one, NULL};
+                        launch_products(stream, NULL, &job, 1, x, n, scratch);
+                    }
+                });
+                ms /= COPIES;
+                printf(" | %u: %5.1f, %2.0f", n, ms * 1e3,
+                       (double)w.w[0].n_bytes / ms / 1e4 / copy);
+            }
+            printf("\n");
+        }
+}
+
+static void products_of_many(struct blas *blas, uint8_t *scratch, const float *x, float *out)
+{
+    for (const auto &t : weight_types) {
+        weights w(t.type, BETWEEN, WIDTH);
+        const matmul_job job = {out, &w.w[0], NULL};
+        double many = median_ms([&] { launch_products(stream, blas, &job, 1, x, ROWS, scratch); });
+        double own = median_ms([&] { launch_products(stream, NULL, &job, 1, x, ROWS, scratch); });
+        double flop = 2.0 * BETWEEN * WIDTH * ROWS;
+        printf("product %s %d x %d: %d rows %.1f TFLOP/s (own kernel %.1f)\n", t.name, BETWEEN,
+               WIDTH, ROWS, flop / many / 1e9, flop / own / 1e9);
+    }
+}
+
 static void products(double copy)
 {
-    const struct {
-        uint32_t type;
-        const char *name;
-    } types[] = {{TENSOR_BF16, "BF16"}, {TENSOR_Q8_0, "Q8_0"}, {TENSOR_Q4_K, "Q4_K"}};
     const char *reason;
     struct blas *blas = blas_open(stream, &reason);
     uint8_t *scratch = (uint8_t *)device(matmul_scratch_bytes(ROWS, BETWEEN, BETWEEN));
     float *x = upload(numbers((size_t)ROWS * BETWEEN)),
           *out = (float *)device((size_t)ROWS * BETWEEN * sizeof(float));
-    for (const auto &t : types) {
-        device_weight w = {t.type, BETWEEN, WIDTH, NULL,
-                           device_weight_bytes(t.type, BETWEEN, WIDTH)};
-        w.data = (uint8_t *)device(w.n_bytes);
-        double one = median_ms([&] { launch_matmul(stream, blas, out, &w, x, 1, NULL, scratch); });
-        double many =
-            median_ms([&] { launch_matmul(stream, blas, out, &w, x, ROWS, NULL, scratch); });
-        double own =
-            median_ms([&] { launch_matmul(stream, NULL, out, &w, x, ROWS, NULL, scratch); });
-        double flop = 2.0 * BETWEEN * WIDTH * ROWS;
-        printf("product %s %d x %d: one row %.3f ms, %.0f %% of a copy's bandwidth; %d rows %.1f "
-               "TFLOP/s (own kernel %.1f)\n",
-               t.name, BETWEEN, WIDTH, one, (double)w.n_bytes / one / 1e4 / copy, ROWS,
-               flop / many / 1e9, flop / own / 1e9);
-        cudaFree(w.data);
-    }
+    products_of_few(copy, scratch, x, out);
+    products_of_many(blas, scratch, x, out);
     blas_close(blas);
 }
 

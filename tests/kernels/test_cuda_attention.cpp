@@ -184,9 +184,11 @@ struct scene {
         std::vector<device_segment> all;
         std::vector<device_head> targets;
         std::vector<int32_t> at_position;
+        uint32_t most_rows = 0;
         for (size_t i = 0; i < sequences.size(); i++)
             for (uint32_t t = 0, n; t < sequences[i].n_tokens; t += n) {
                 n = run_of(i, t);
+                most_rows = n > most_rows ? n : most_rows;
                 device_segment one{};
                 one.first_row = (uint32_t)at_position.size();
                 one.n_rows = n;
@@ -206,8 +208,8 @@ struct scene {
         write.segments = memory.put(all);
         write.heads = memory.put(targets);
         const size_t n = at_position.size() * n_kv_heads * head_dim;
-        launch_kv_write(nullptr, &write, layer, 0, (uint32_t)all.size(), memory.put(normals(n)),
-                        memory.put(normals(n)));
+        launch_kv_write(nullptr, &write, layer, 0, (uint32_t)all.size(), most_rows,
+                        memory.put(normals(n)), memory.put(normals(n)));
         MUST(cudaDeviceSynchronize());
     }
 
@@ -477,8 +479,8 @@ static const uint32_t storages[] = {STORAGE_F16, STORAGE_BF16, STORAGE_Q8, STORA
 /* head_dim, KV heads, group */
 static const uint32_t shapes[][3] = {{64, 2, 1},  {128, 1, 4}, {8, 2, 3},  {80, 1, 2},
                                      {256, 1, 1}, {33, 2, 5},  {96, 1, 8}, {13, 1, 16},
-                                     {200, 1, 2}, {128, 1, 7}};
-#define N_SHAPES 10
+                                     {200, 1, 2}, {128, 1, 7}, {65, 1, 2}};
+#define N_SHAPES 11
 
 static sequence random_sequence(uint32_t n_rows)
 {
@@ -654,7 +656,7 @@ START_TEST(rows_are_stored_as_on_the_cpu)
     head.write_slot = SLOT_OF_HOLE;
     s.heads = memory.put(std::vector<device_head>{head});
     s.positions = memory.put(std::vector<int32_t>{77});
-    launch_kv_write(nullptr, &s, 0, 0, 1, memory.put(k), memory.put(v));
+    launch_kv_write(nullptr, &s, 0, 0, 1, 1, memory.put(k), memory.put(v));
     std::vector<uint8_t> pool = get(s.pool, 3 * layout.bytes);
     const uint32_t at = 35 % PAGE_SLOTS; /* the last of the holes, in the second page: number 0 */
     for (uint32_t i = 0; i < layout.row_bytes / 2; i++) {
@@ -729,7 +731,7 @@ START_TEST(quantised_rows_mean_what_they_do_on_the_cpu)
         const uint32_t slot = random_below(PAGE_SLOTS);
         s.head(0, 0)->write_slot = slot;
         write.heads = memory.put(s.heads);
-        launch_kv_write(nullptr, &write, scene::layer, 0, 1, memory.put(k), memory.put(v));
+        launch_kv_write(nullptr, &write, scene::layer, 0, 1, 1, memory.put(k), memory.put(v));
         launch_kv_read(nullptr, s.s.pool, s.s.page_bytes, storage, d, s.pages[0][0], slot, d_k, d_v,
                        d_position);
         cpu::page_write(&shape, page.data(), slot, k.data(), v.data());

@@ -1,6 +1,7 @@
 /* Matrix products of the CUDA backend, every type of weight, against double precision, and the
  * promise that an output depends on its own row of x. */
 #include "cuda/kernels/kernels.h"
+#include "cuda/kernels/matmul.h"
 
 extern "C" {
 #include "tests/kernels/weight_cases.h"
@@ -108,7 +109,8 @@ static numbers product(const matrix &m, const numbers &x, uint32_t n, const numb
     device_buffer<float> dx(x), out((size_t)n * m.rows), dbias(bias ? *bias : numbers(1));
     device_buffer<uint8_t> scratch(matmul_scratch_bytes(n, m.rows, m.cols));
     const device_weight w = m.weight();
-    launch_matmul(0, NULL, out.data, &w, dx.data, n, bias ? dbias.data : NULL, scratch.data);
+    const matmul_job job = {out.data, &w, bias ? dbias.data : NULL};
+    launch_products(0, NULL, &job, 1, dx.data, n, scratch.data);
     return out.read();
 }
 
@@ -228,6 +230,87 @@ START_TEST(a_row_has_the_same_bits_alone_and_in_a_crowd)
 }
 END_TEST
 
+/* More tiles of rows than blocks at once: a block goes on with another, whose first weights it has
+ * fetched before. */
+START_TEST(tall_matrices_work_too)
+{
+    const enum tensor_type type = all_types[_i];
+    random_state = 600 + (uint64_t)_i;
+    check_product(type, 8704 + random_below(90), 512, 1, true, 1);
+    check_product(type, 8704 + random_below(90), 512, 5, false, 1);
+    check_product(type, 2400 + random_below(90), 768, 16, true, 1);
+}
+END_TEST
+
+/* Weights that share a launch, in every way: the bits are those of each alone. */
+START_TEST(products_of_one_x_do_not_meet)
+{
+    const enum tensor_type type = all_types[_i];
+    random_state = 700 + (uint64_t)_i;
+    const uint32_t cols = 768, rows[] = {70, 257, 33, 512, 1};
+    std::vector<matrix *> weights;
+    for (uint32_t r : rows)
+        weights.push_back(new matrix(weights.size() == 2 ? TENSOR_Q6_K : type, r, cols));
+    for (uint32_t n : {1u, 2u, 4u, 9u, 16u, 40u, 70u}) {
+        const numbers x = random_numbers((size_t)n * cols, 1), bias = random_numbers(512, 1);
+        device_buffer<float> dx(x), dbias(bias);
+        device_buffer<uint8_t> scratch(matmul_scratch_bytes(n, 512, cols));
+        std::vector<device_buffer<float> *> outs;
+        std::vector<device_weight> on_device;
+        std::vector<matmul_job> jobs;
+        for (const matrix *m : weights) {
+            on_device.push_back(m->weight());
+            outs.push_back(new device_buffer<float>((size_t)n * m->rows));
+        }
+        for (size_t i = 0; i < weights.size(); i++)
+            jobs.push_back({outs[i]->data, &on_device[i], i % 2 ? dbias.data : NULL});
+        launch_products(0, NULL, jobs.data(), (uint32_t)jobs.size(), dx.data, n, scratch.data);
+        for (size_t i = 0; i < weights.size(); i++) {
+            const numbers some(bias.begin(), bias.begin() + rows[i]);
+            const numbers together = outs[i]->read(),
+                          alone = product(*weights[i], x, n, i % 2 ? &some : NULL);
+            ck_assert_msg(memcmp(together.data(), alone.data(), alone.size() * 4) == 0,
+                          "weight %zu, %u rows of x: not the bits that it has alone", i, n);
+            delete outs[i];
+        }
+    }
+    for (matrix *m : weights)
+        delete m;
+}
+END_TEST
+
+/* What cuBLAS is given: the weights, each rounded to a half. */
+START_TEST(unpacked_weights_are_the_files_numbers)
+{
+    for (int i = 0; i < N_TYPES; i++) {
+        const enum tensor_type type = all_types[i];
+        if (tensor_type_info(type)->block_values == 1)
+            continue;
+        random_state = 800 + (uint64_t)i;
+        const matrix m(type, 75, 768);
+        const device_weight w = m.weight();
+        for (uint32_t first : {0u, 32u}) {
+            const uint32_t n = m.rows - first;
+            device_buffer<uint16_t> out((size_t)n * m.cols);
+            launch_matmul_unpack(0, out.data, &w, first, n);
+            const std::vector<uint16_t> got = out.read();
+            for (uint32_t r = 0; r < n; r++)
+                for (uint32_t c = 0; c < m.cols; c++) {
+                    const __half half = __ushort_as_half(got[(size_t)r * m.cols + c]);
+                    double value, size;
+                    value_and_size(m, first + r, c, &value, &size);
+                    /* As in tolerance_of. */
+                    const double bound = 4 * size * 0x1p-11 + 33 * 0x1p-25;
+                    ck_assert_msg(fabs((double)__half2float(half) - value) <= bound,
+                                  "%s: row %u, column %u is %g, not %g",
+                                  tensor_type_info(type)->name, first + r, c,
+                                  (double)__half2float(half), value);
+                }
+        }
+    }
+}
+END_TEST
+
 START_TEST(quantised_weights_take_the_files_bytes)
 {
     for (int i = 0; i < N_TYPES; i++) {
@@ -247,6 +330,9 @@ int main(void)
     tcase_add_loop_test(tc, wide_matrices_work_too, 0, N_TYPES);
     tcase_add_loop_test(tc, large_and_small_activations_keep_their_precision, 0, N_TYPES);
     tcase_add_loop_test(tc, a_row_has_the_same_bits_alone_and_in_a_crowd, 0, N_TYPES);
+    tcase_add_loop_test(tc, tall_matrices_work_too, 0, N_TYPES);
+    tcase_add_loop_test(tc, products_of_one_x_do_not_meet, 0, N_TYPES);
+    tcase_add_test(tc, unpacked_weights_are_the_files_numbers);
     tcase_add_test(tc, quantised_weights_take_the_files_bytes);
     return suite_run(suite);
 }

@@ -86,7 +86,7 @@ static void fill_slots(const device_step &shape, const std::vector<int32_t> &pos
     one.positions = device_positions.device;
     one.segments = segments.device;
     one.heads = heads.device;
-    launch_kv_write(0, &one, 0, 0, 1, k.device, v.device);
+    launch_kv_write(0, &one, 0, 0, 1, n, k.device, v.device);
     for (uint32_t i = 0; i < head->n_slots; i++) {
         launch_kv_read(0, shape.pool, shape.page_bytes, shape.storage, d,
                        head->pages[i / PAGE_SLOTS], i % PAGE_SLOTS, read.device, read.device + d,

@@ -56,6 +56,7 @@ static inline struct engine_options options(void)
                                    .device = test_device(),
                                    .max_queue = 64,
                                    .max_generate = 1000,
+                                   .kv_memory_bytes = test_kv_memory(),
                                    .audit = true};
 }
 

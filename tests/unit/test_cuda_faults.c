@@ -50,15 +50,15 @@ static int32_t position_of(void *context, uint32_t page, uint32_t index)
     return m->backend.kv_read(m->backend.self, page, index, model->head_dim, NULL, NULL);
 }
 
-static bool machine_open(struct machine *m, struct error *e)
+/* A pool and what lies over it, in place of those of before. */
+static bool machine_set_pool(struct machine *m, enum plan_storage storage, struct error *e)
 {
-    const struct device_options o = {.max_rows = ROWS, .max_logits = ROWS, .max_slots = 128};
-    *m = (struct machine){.is_open = false};
-    m->is_open = device_open(&m->backend, &device_cuda, &o, model, e);
-    if (!m->is_open)
-        return false;
-    m->forward = forward_new(&m->backend, model, ROWS, ROWS, e);
-    if (!m->forward || !m->backend.kv_alloc(m->backend.self, PAGES, model->head_dim, e))
+    batch_free(m->batch);
+    cache_free(m->cache);
+    m->batch = NULL;
+    m->cache = NULL;
+    m->backend.kv_set_storage(m->backend.self, storage);
+    if (!m->backend.kv_alloc(m->backend.self, PAGES, model->head_dim, e))
         return false;
     m->cache = cache_new(model->n_layers, model->n_kv_heads, model->head_dim, PAGES, e);
     ck_assert_ptr_nonnull(m->cache);
@@ -67,6 +67,17 @@ static bool machine_open(struct machine *m, struct error *e)
     m->batch = batch_new(m->cache, model, ROWS, ROWS, e);
     ck_assert_ptr_nonnull(m->batch);
     return true;
+}
+
+static bool machine_open(struct machine *m, struct error *e)
+{
+    const struct device_options o = {.max_rows = ROWS, .max_logits = ROWS, .max_slots = 128};
+    *m = (struct machine){.is_open = false};
+    m->is_open = device_open(&m->backend, &device_cuda, &o, model, e);
+    if (!m->is_open)
+        return false;
+    m->forward = forward_new(&m->backend, model, ROWS, ROWS, e);
+    return m->forward && machine_set_pool(m, STORAGE_F16, e);
 }
 
 static void machine_close(struct machine *m)
@@ -284,6 +295,24 @@ START_TEST(when_state_memory_runs_out_others_go_on)
 }
 END_TEST
 
+/* ---- another pool */
+
+/* Decode steps that were recorded over the first would write there: the audit would not find what
+ * they wrote. */
+START_TEST(steps_recorded_over_one_pool_are_not_replayed_over_the_next)
+{
+    struct machine m;
+    struct error e = {.message = ""};
+    ck_assert_msg(machine_open(&m, &e) && serve(&m, &e), "%s", e.message);
+    static const enum plan_storage storages[] = {STORAGE_Q8, STORAGE_Q4, STORAGE_F16};
+    for (size_t i = 0; i < sizeof storages / sizeof *storages; i++)
+        ck_assert_msg(machine_set_pool(&m, storages[i], &e) && serve(&m, &e), "storage %d: %s",
+                      (int)storages[i], e.message);
+    machine_close(&m);
+    ck_assert_uint_eq(emu_n_allocations(), 0);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("cuda_faults");
@@ -293,5 +322,6 @@ int main(void)
     tcase_add_test(t, every_other_call_that_fails_is_told_and_leaks_nothing);
     tcase_add_test(t, a_fault_of_a_step_ends_it_and_all_that_follow);
     tcase_add_test(t, when_state_memory_runs_out_others_go_on);
+    tcase_add_test(t, steps_recorded_over_one_pool_are_not_replayed_over_the_next);
     return suite_run(suite);
 }

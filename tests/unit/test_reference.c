@@ -44,6 +44,7 @@ static struct engine *open_engine(uint32_t max_batched_tokens, bool audit)
                                .device = test_device(),
                                .max_queue = 4,
                                .max_generate = 20000,
+                               .kv_memory_bytes = test_kv_memory(),
                                .audit = audit};
     struct error e = {.message = ""};
     sem_init(&something, 0, 0);
@@ -294,7 +295,17 @@ START_TEST(sink_with_room_for_everything_is_full_attention_to_the_bit)
     struct engine *engine = open_engine(64, true);
     struct run full = run_long_prompt(engine, "full", 100),
                sink = run_long_prompt(engine, "sink:512", 100);
-    check_same_bits(&full, &sink);
+    /* On a GPU slots that are sinks are added first under `sink`: bits may differ, and then two tokens
+     * that are as good as each other may change places and begin other texts. */
+    if (test_device_is_cpu())
+        check_same_bits(&full, &sink);
+    for (uint32_t i = 0; i < full.n_tokens; i++) {
+        ck_assert_msg(test_same_logprob(full.logprobs[i], sink.logprobs[i]),
+                      "log-probability of token %u is %.9g and %.9g", i, (double)full.logprobs[i],
+                      (double)sink.logprobs[i]);
+        if (full.tokens[i] != sink.tokens[i])
+            break;
+    }
     ck_assert(sink.usage.exact);
     run_clear(&full);
     run_clear(&sink);
