@@ -77,15 +77,15 @@ NVCC_FLAGS = -std=c++17 -O3 $(CUDA_ARCH) -I. --threads 2 -Werror all-warnings -X
 EMULATED_OBJECTS := $(CUDA_SOURCES:%.cu=$(BUILD)/emulated/%.o) \
 	$(patsubst %.cpp,$(BUILD)/%.o,$(sort $(wildcard cuda/emulated/*.cpp)))
 
-# What tests find behind --device cuda: the emulated device, or the real one (make test-cuda).
+# What tests find behind --device cuda: the emulated device, the real one (make test-cuda), or none.
 TEST_CUDA ?= emulated
 ifeq ($(TEST_CUDA),emulated)
 TEST_CUDA_OBJECTS := $(EMULATED_OBJECTS)
 else
 TEST_CUDA_OBJECTS := $(CUDA_OBJECTS)
 TEST_CUDA_LIBS := $(CUDA_LIBS)
-# A real device does not fail on demand.
-ONLY_EMULATED := $(BUILD)/tests/unit/test_cuda_faults
+# A real device does not fail on demand; without one there is none to sample on.
+ONLY_EMULATED := $(addprefix $(BUILD)/tests/unit/,test_cuda_faults $(if $(filter none,$(TEST_CUDA)),test_device_sampling))
 endif
 
 # How each compiler is called. A file in BUILD holds the words and is written when they change, so that what was built
@@ -119,7 +119,7 @@ TESTS := $(UNIT_TESTS) $(KERNEL_TESTS) $(EMULATION_TESTS)
 BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/tests/bench/%,$(sort $(wildcard tests/bench/bench_*.c)))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
-.PHONY: all run test test-cuda bench-cuda test-cuda-built test-built sanitized emulated-asan bench clean format lint lint-built lint-format lint-arrows lint-shell lint-cppcheck lint-tidy asan tsan fuzz \
+.PHONY: all run test test-cuda bench-cuda test-cuda-built test-built tests-asan tests-tsan asan-built tsan-built coverage coverage-built bench clean format lint lint-built lint-format lint-arrows lint-shell lint-cppcheck lint-tidy asan tsan fuzz \
 	fuzz-built install uninstall deps deps-test deps-format deps-lint deps-fuzz binary tests fuzzers
 all: deps
 	@$(MAKE) $(PARALLEL) --no-print-directory binary
@@ -132,7 +132,7 @@ run: deps
 	@$(MAKE) $(PARALLEL) --no-print-directory binary
 	exec $(BUILD)/winnow serve "$(MODEL)" $(if $(HEADS),--head-profile "$(HEADS)") $(ARGS)
 
-test: deps deps-test
+test: deps deps-test deps-lint
 	@$(MAKE) $(PARALLEL) --no-print-directory tests
 	@BUILD="$(BUILD)" sh tests/run.sh
 
@@ -143,25 +143,36 @@ bench: deps
 	@$(MAKE) --no-print-directory OPTIMISE=-O2 $(BENCHES)
 	@for b in $(BENCHES); do echo "== $$b"; $$b || exit 1; done
 
-# Kernels that choose, move and write slots, under sanitizers on the emulated device: a part that builds and runs in two
-# minutes (tests/run.sh does so); `make asan` is everything.
-ONLY ?= test_cuda_select test_cuda_rows
-SANITIZED_TESTS := $(addprefix $(BUILD)/sanitized/,$(ONLY))
-SANITIZED_OBJECTS := $(patsubst %,$(BUILD)/emulated/cuda/kernels/%.o,select evict compress kv_write page rows matmul_pack) \
-	$(BUILD)/cuda/emulated/fibers.o $(BUILD)/cuda/emulated/runtime.o $(BUILD)/cache/policy/select.o $(BUILD)/cache/policy/scorer.o $(BUILD)/engine/cpu/page.o $(BUILD)/engine/model/tensor_type.o \
-	$(BUILD)/engine/model/weight_block.o
-emulated-asan:
-	@$(MAKE) --no-print-directory BUILD=build/asan OPTIMISE=-O1 \
-		SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer" sanitized
-sanitized: $(SANITIZED_TESTS)
-	@for t in $(SANITIZED_TESTS); do $$t || exit 1; done
-
-# The same tests under a sanitizer, in a build folder of their own.
+# Under sanitizers, each in a build folder of its own. `make test` runs the unit tests and the kernels that choose, move
+# and write slots under AddressSanitizer and UndefinedBehaviorSanitizer, and what uses threads under ThreadSanitizer;
+# `make asan` and `make tsan` run everything so.
+ASAN := BUILD="$(BUILD)/asan" OPTIMISE=-O1 \
+	SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
+TSAN := BUILD="$(BUILD)/tsan" OPTIMISE=-O1 SANITIZE="-fsanitize=thread"
+ASAN_TESTS := $(UNIT_TESTS) $(addprefix $(BUILD)/tests/kernels/,test_attention test_matmul test_pages test_rows test_cuda_select test_cuda_rows)
+TSAN_TESTS := $(addprefix $(BUILD)/tests/,unit/test_engine unit/test_event_buffer unit/test_request_history unit/test_reference \
+	unit/test_faults_engine kernels/test_matmul kernels/test_rows)
+asan-built: $(ASAN_TESTS)
+tsan-built: $(TSAN_TESTS)
+tests-asan:
+	@$(MAKE) $(PARALLEL) --no-print-directory $(ASAN) CUDA=none asan-built
+tests-tsan:
+	@$(MAKE) $(PARALLEL) --no-print-directory $(TSAN) CUDA=none TEST_CUDA=none tsan-built
 asan: deps deps-test
-	@$(MAKE) --no-print-directory BUILD=build/asan OPTIMISE=-O1 \
-		SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer" test-built
+	@$(MAKE) --no-print-directory $(ASAN) test-built
 tsan: deps deps-test
-	@$(MAKE) --no-print-directory BUILD=build/tsan OPTIMISE=-O1 SANITIZE="-fsanitize=thread" test-built
+	@$(MAKE) --no-print-directory $(TSAN) test-built
+
+# What the unit tests run of the product, by room. With FLAGS=--files by file, with FLAGS=--memory the lines that report a
+# lack of memory and whether a test has reached them.
+COVERAGE := BUILD="$(BUILD)/coverage" OPTIMISE=-O1 SANITIZE=--coverage CUDA=none TEST_CUDA=none
+coverage: deps deps-test
+	@$(MAKE) $(PARALLEL) --no-print-directory $(COVERAGE) coverage-built
+	@find $(BUILD)/coverage -name '*.gcda' -delete
+	@for t in $(patsubst $(BUILD)/%,$(BUILD)/coverage/%,$(UNIT_TESTS)); do \
+		[ ! -x $$t ] || WINNOW_TEST_PART=12 $$t >$$t.log 2>&1 || { cat $$t.log; exit 1; }; done
+	@python3 tests/lint/coverage.py $(BUILD)/coverage $(FLAGS)
+coverage-built: $(UNIT_TESTS)
 
 # The kernel tests, and the tests of the engine that take a device, on the GPU of this machine.
 test-cuda: deps deps-test
@@ -295,10 +306,6 @@ $(BUILD)/real/tests/bench/bench_cuda: $(BUILD)/real/tests/bench/bench_cuda.o $(L
 $(REAL_TESTS): $(BUILD)/real/%: $(BUILD)/real/%.o $(LIB) $(CUDA_OBJECTS)
 	$(if $(V),,@echo "  ld $@")
 	$(Q)$(CXX) -o $@ $^ $(LIB) $(LIBS) $(CUDA_LIBS) $(CHECK_LIBS)
-$(SANITIZED_TESTS): $(BUILD)/sanitized/%: $(BUILD)/tests/kernels/%.o $(SANITIZED_OBJECTS)
-	@mkdir -p $(@D)
-	$(if $(V),,@echo "  ld $@")
-	$(Q)$(CXX) $(SANITIZE) -o $@ $^ $(LIBS) $(CHECK_LIBS)
 $(BENCHES): $(BUILD)/%: $(BUILD)/%.o $(LIB) $(CUDA_OBJECTS)
 	$(if $(V),,@echo "  ld $@")
 	$(Q)$(CC) $(SANITIZE) -o $@ $^ $(LIB) $(LIBS) $(CUDA_LIBS)
@@ -306,4 +313,4 @@ $(FUZZERS): $(BUILD)/%: $(BUILD)/%.o $(LIB) $(BUILD)/cuda/host/absent.o
 	$(if $(V),,@echo "  ld $@")
 	$(Q)$(CC) $(SANITIZE) -fsanitize=fuzzer -o $@ $^ $(LIB) $(LIBS)
 
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD) -mindepth 1 \( -name asan -o -name tsan -o -name coverage -o -name fuzz -o -name cuda-real \) -prune -o -name '*.d' -print 2>/dev/null)
