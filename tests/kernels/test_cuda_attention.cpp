@@ -208,8 +208,13 @@ struct scene {
         write.segments = memory.put(all);
         write.heads = memory.put(targets);
         const size_t n = at_position.size() * n_kv_heads * head_dim;
-        launch_kv_write(nullptr, &write, layer, 0, (uint32_t)all.size(), most_rows,
-                        memory.put(normals(n)), memory.put(normals(n)));
+        const float *k = memory.put(normals(n)), *v = memory.put(normals(n));
+        /* A step has one segment of a head. Segments that add to the same sum take turns here: on a
+         * GPU they would race. */
+        const uint32_t count = (uint32_t)all.size(),
+                       together = targets[0].key_sum != NULL ? 1 : count;
+        for (uint32_t first = 0; first < count; first += together)
+            launch_kv_write(nullptr, &write, layer, first, together, most_rows, k, v);
         MUST(cudaDeviceSynchronize());
     }
 
