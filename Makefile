@@ -119,7 +119,7 @@ TESTS := $(UNIT_TESTS) $(KERNEL_TESTS) $(EMULATION_TESTS)
 BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/tests/bench/%,$(sort $(wildcard tests/bench/bench_*.c)))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
-.PHONY: all run test test-cuda bench-cuda test-cuda-built test-built tests-asan tests-tsan asan-built tsan-built coverage coverage-built bench clean format lint lint-built lint-format lint-arrows lint-shell lint-cppcheck lint-tidy asan tsan fuzz \
+.PHONY: all run test test-cuda gpu-bundle bench-cuda test-cuda-built test-built tests-asan tests-tsan asan-built tsan-built coverage coverage-built bench clean format lint lint-built lint-format lint-arrows lint-shell lint-cppcheck lint-tidy asan tsan fuzz \
 	fuzz-built install uninstall deps deps-test deps-format deps-lint deps-fuzz binary tests fuzzers
 all: deps
 	@$(MAKE) $(PARALLEL) --no-print-directory binary
@@ -180,6 +180,12 @@ test-cuda: deps deps-test
 	@$(MAKE) --no-print-directory BUILD=build/cuda TEST_CUDA=real test-cuda-built
 	@BUILD=build/cuda sh tests/run_cuda.sh
 test-cuda-built: $(BUILD)/winnow $(UNIT_TESTS) $(REAL_TESTS)
+
+# What a machine with a GPU and without packages runs, in one archive: tests/gpu/README.md. Needs nvcc, and no GPU.
+gpu-bundle: deps deps-test
+	@[ -n "$(NVCC)" ] || { echo "make gpu-bundle needs nvcc" >&2; exit 2; }
+	@sh config/deps.sh xz subunit "xz-utils libsubunit-dev"
+	@BUILD="$(BUILD)" sh tests/gpu/bundle.sh
 
 # How near the kernels come to what this machine's GPU can do.
 bench-cuda: deps
@@ -313,4 +319,4 @@ $(FUZZERS): $(BUILD)/%: $(BUILD)/%.o $(LIB) $(BUILD)/cuda/host/absent.o
 	$(if $(V),,@echo "  ld $@")
 	$(Q)$(CC) $(SANITIZE) -fsanitize=fuzzer -o $@ $^ $(LIB) $(LIBS)
 
--include $(shell find $(BUILD) -mindepth 1 \( -name asan -o -name tsan -o -name coverage -o -name fuzz -o -name cuda-real \) -prune -o -name '*.d' -print 2>/dev/null)
+-include $(shell find $(BUILD) -mindepth 1 \( -name asan -o -name tsan -o -name coverage -o -name fuzz -o -name gpu \) -prune -o -name '*.d' -print 2>/dev/null)
