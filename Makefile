@@ -184,7 +184,7 @@ test-cuda-built: $(BUILD)/winnow $(UNIT_TESTS) $(REAL_TESTS)
 # What a machine with a GPU and without packages runs, in one archive: tests/gpu/README.md. Needs nvcc, and no GPU.
 gpu-bundle: deps deps-test
 	@[ -n "$(NVCC)" ] || { echo "make gpu-bundle needs nvcc" >&2; exit 2; }
-	@sh config/deps.sh xz subunit "xz-utils libsubunit-dev"
+	@sh config/deps.sh xz libsubunit "xz-utils libsubunit-dev"
 	@BUILD="$(BUILD)" sh tests/gpu/bundle.sh
 
 # How near the kernels come to what this machine's GPU can do.
