@@ -260,7 +260,7 @@ $(BUILD)/winnow-emulated: $(BUILD)/server/cli/main.o $(LIB) $(EMULATED_OBJECTS)
 $(BUILD)/%.cu.o: %.cu $(BUILD)/called-nvcc
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  nvcc $<")
-	$(Q)$(NVCC) $(NVCC_FLAGS) -MD -MF $(@:.o=.d) -c -o $@ $<
+	$(Q)$(NVCC) $(NVCC_FLAGS) -MD -MP -MF $(@:.o=.d) -c -o $@ $<
 
 # Rebuilt when the commit changes, so that --version tells the truth.
 $(BUILD)/config/base/version.o: CFLAGS_ALL += -DWINNOW_COMMIT='"$(COMMIT)"'
@@ -305,7 +305,7 @@ $(EMULATION_TESTS): $(BUILD)/%: $(BUILD)/%.o $(EMULATED_OBJECTS) $(LIB)
 $(BUILD)/real/%.o: %.cpp $(BUILD)/called-nvcc
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  nvcc $<")
-	$(Q)$(NVCC) -x cu $(NVCC_FLAGS) -MD -MF $(@:.o=.d) -c -o $@ $<
+	$(Q)$(NVCC) -x cu $(NVCC_FLAGS) -MD -MP -MF $(@:.o=.d) -c -o $@ $<
 $(BUILD)/real/tests/bench/bench_cuda: $(BUILD)/real/tests/bench/bench_cuda.o $(LIB) $(CUDA_OBJECTS)
 	$(if $(V),,@echo "  ld $@")
 	$(Q)$(CXX) -o $@ $^ $(LIB) $(LIBS) $(CUDA_LIBS)

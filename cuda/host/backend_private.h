@@ -60,7 +60,7 @@ struct cuda_backend {
     struct cuda_options o;
     cudaStream_t stream;
     uint64_t memory_bytes; /* the device's, all of it */
-    cudaError_t failed; /* the first error, for good */
+    cudaError_t failed;    /* the first error, for good */
     const char *failed_at;
     struct blas *blas;
     struct weight_copy *weights;
