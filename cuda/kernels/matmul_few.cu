@@ -310,7 +310,7 @@ static __device__ __forceinline__ void multiply_quantised(float (&acc)[2][n_grou
         for (int m = 0; m < 2; m++) {
             float sum[4] = {0, 0, 0, 0};
             mma_m16n8k16_f16(sum, a[m][0], x[0]);
-            if (type == TENSOR_Q6_K) { /* a scale for each 16 columns */
+            if (weight_traits_of(type).scales == SCALES_6) { /* a scale for each 16 columns */
                 float second[4] = {0, 0, 0, 0};
                 mma_m16n8k16_f16(second, a[m][1], x[1]);
                 add_scaled(acc[m][group], sum, s.scale[0][2 * m], s.scale[0][2 * m + 1]);
@@ -648,27 +648,8 @@ uint64_t matmul_few_scratch_bytes(uint32_t max_n, uint32_t max_rows)
 void launch_matmul_few(cudaStream_t stream, const struct matmul_job *jobs, uint32_t n_jobs,
                        const float *x, uint32_t n, uint8_t *scratch)
 {
-    float *phases = (float *)scratch;
-    switch (jobs[0].w->type) {
-    case TENSOR_F16:
-        return launch_type<TENSOR_F16>(stream, jobs, n_jobs, x, n, phases);
-    case TENSOR_BF16:
-        return launch_type<TENSOR_BF16>(stream, jobs, n_jobs, x, n, phases);
-    case TENSOR_Q8_0:
-        return launch_type<TENSOR_Q8_0>(stream, jobs, n_jobs, x, n, phases);
-    case TENSOR_Q4_0:
-        return launch_type<TENSOR_Q4_0>(stream, jobs, n_jobs, x, n, phases);
-    case TENSOR_Q4_1:
-        return launch_type<TENSOR_Q4_1>(stream, jobs, n_jobs, x, n, phases);
-    case TENSOR_Q5_0:
-        return launch_type<TENSOR_Q5_0>(stream, jobs, n_jobs, x, n, phases);
-    case TENSOR_Q5_1:
-        return launch_type<TENSOR_Q5_1>(stream, jobs, n_jobs, x, n, phases);
-    case TENSOR_Q4_K:
-        return launch_type<TENSOR_Q4_K>(stream, jobs, n_jobs, x, n, phases);
-    case TENSOR_Q5_K:
-        return launch_type<TENSOR_Q5_K>(stream, jobs, n_jobs, x, n, phases);
-    case TENSOR_Q6_K:
-        return launch_type<TENSOR_Q6_K>(stream, jobs, n_jobs, x, n, phases);
-    }
+    for_weight_type(jobs[0].w->type, [&](auto t) {
+        if constexpr (t.type != TENSOR_F32)
+            launch_type<t.type>(stream, jobs, n_jobs, x, n, (float *)scratch);
+    });
 }

@@ -409,26 +409,8 @@ static void launch_type(cudaStream_t stream, const struct matmul_job *jobs, uint
 void launch_matmul_many(cudaStream_t stream, const struct matmul_job *jobs, uint32_t n_jobs,
                         const float *x, uint32_t n, uint8_t *scratch)
 {
-    switch (jobs[0].w->type) {
-    case TENSOR_F16:
-        return launch_type<TENSOR_F16>(stream, jobs, n_jobs, x, n, scratch);
-    case TENSOR_BF16:
-        return launch_type<TENSOR_BF16>(stream, jobs, n_jobs, x, n, scratch);
-    case TENSOR_Q8_0:
-        return launch_type<TENSOR_Q8_0>(stream, jobs, n_jobs, x, n, scratch);
-    case TENSOR_Q4_0:
-        return launch_type<TENSOR_Q4_0>(stream, jobs, n_jobs, x, n, scratch);
-    case TENSOR_Q4_1:
-        return launch_type<TENSOR_Q4_1>(stream, jobs, n_jobs, x, n, scratch);
-    case TENSOR_Q5_0:
-        return launch_type<TENSOR_Q5_0>(stream, jobs, n_jobs, x, n, scratch);
-    case TENSOR_Q5_1:
-        return launch_type<TENSOR_Q5_1>(stream, jobs, n_jobs, x, n, scratch);
-    case TENSOR_Q4_K:
-        return launch_type<TENSOR_Q4_K>(stream, jobs, n_jobs, x, n, scratch);
-    case TENSOR_Q5_K:
-        return launch_type<TENSOR_Q5_K>(stream, jobs, n_jobs, x, n, scratch);
-    case TENSOR_Q6_K:
-        return launch_type<TENSOR_Q6_K>(stream, jobs, n_jobs, x, n, scratch);
-    }
+    for_weight_type(jobs[0].w->type, [&](auto t) {
+        if constexpr (t.type != TENSOR_F32)
+            launch_type<t.type>(stream, jobs, n_jobs, x, n, scratch);
+    });
 }

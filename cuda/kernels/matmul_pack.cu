@@ -19,14 +19,14 @@ static void or_word(uint8_t *at, uint32_t bits)
 }
 
 /* Puts the codes of row `row` (of the band) into the quants of a block, which were zero. */
-static void put_codes(uint8_t *block, uint32_t type, const uint8_t *codes, uint32_t row)
+static void put_codes(uint8_t *block, uint32_t bits, const uint8_t *codes, uint32_t row)
 {
     const uint32_t group = row % 8, m = row / 16, odd = row / 8 % 2;
     for (uint32_t h = 0; h < 2; h++) {
         for (uint32_t t = 0; t < 4; t++) {
             const uint32_t lane = group * 4 + t, w = m * 2 + h;
             const uint8_t *c = codes + 16 * h + 4 * t;
-            if (type == TENSOR_Q8_0) {
+            if (bits == 8) {
                 uint8_t *at = block + (m * 32 + lane) * 16 + h * 8 + odd * 2;
                 for (uint32_t k = 0; k < 4; k++)
                     at[k / 2 * 4 + k % 2] = c[k] ^ 0x80; /* signed, plus 128 */
@@ -37,9 +37,9 @@ static void put_codes(uint8_t *block, uint32_t type, const uint8_t *codes, uint3
                 const uint32_t low = c[2 * pair], high = c[2 * pair + 1];
                 or_word(block + lane * 16 + w * 4, ((low & 15) | (high & 15) << 16) << (4 * i));
                 const uint32_t upper = low >> 4 | high >> 4 << 16;
-                if (type == TENSOR_Q6_K)
+                if (bits == 6)
                     or_word(block + 512 + lane * 8 + m * 4, upper << SIXTH_BITS(h, i));
-                else if (upper != 0)
+                else if (bits == 5)
                     or_word(block + 512 + lane * 4, upper << FIFTH_BIT(w, i));
             }
         }
@@ -47,26 +47,24 @@ static void put_codes(uint8_t *block, uint32_t type, const uint8_t *codes, uint3
 }
 
 /* Scales of block `block` of the band at `band`, for row `row`. */
-static void put_scales(uint8_t *band, weight_geometry g, uint32_t type,
+static void put_scales(uint8_t *band, weight_geometry g, weight_scales scales,
                        const struct weight_block *r, uint32_t block, uint32_t row)
 {
     const uint32_t group = row % 8, i = row / 8;
     uint8_t *unit = band + weight_block_offset(g, block / 2 * 2);
     uint8_t *super = band + weight_block_offset(g, block / 8 * 8 + 8) - g.super_scales;
     uint8_t *own = band + weight_block_offset(g, block) + g.block_bytes;
-    switch (type) {
-    case TENSOR_Q8_0:
-    case TENSOR_Q4_0:
-    case TENSOR_Q5_0:
+    switch (scales) {
+    case SCALES_NONE:
+        break;
+    case SCALES_ONE:
         memcpy(own - 64 + group * 8 + i * 2, &r->d, 2);
         break;
-    case TENSOR_Q4_1:
-    case TENSOR_Q5_1:
+    case SCALES_MIN:
         memcpy(own - 128 + group * 16 + i * 2, &r->d, 2);
         memcpy(own - 128 + group * 16 + 8 + i * 2, &r->m, 2);
         break;
-    case TENSOR_Q4_K:
-    case TENSOR_Q5_K:
+    case SCALES_K:
         unit += 2 * g.block_bytes;
         or_word(unit + block % 2 * 32 + group * 4,
                 ((uint32_t)(r->small[0] & 15) | (uint32_t)(r->small[1] & 15) << 4) << (8 * i));
@@ -76,7 +74,7 @@ static void put_scales(uint8_t *band, weight_geometry g, uint32_t type,
         memcpy(super + group * 16 + i * 2, &r->d, 2);
         memcpy(super + group * 16 + 8 + i * 2, &r->m, 2);
         break;
-    case TENSOR_Q6_K:
+    case SCALES_6:
         memcpy(own - 64 + group * 8 + i * 2, r->small, 2);
         memcpy(super + group * 8 + i * 2, &r->d, 2);
         break;
@@ -103,6 +101,7 @@ void device_weight_pack(uint8_t *to, const void *from, uint32_t type, uint32_t r
             memcpy(to + row * row_bytes, file + row * file_row, file_row);
         return;
     }
+    const weight_traits t = weight_traits_of(type);
     const weight_geometry g = weight_geometry_of(type);
     const uint64_t band_bytes = weight_band_bytes(g, cols);
     for (uint32_t row = 0; row < rows; row++) {
@@ -110,8 +109,8 @@ void device_weight_pack(uint8_t *to, const void *from, uint32_t type, uint32_t r
         for (uint32_t block = 0; block < cols / BLOCK_COLS; block++) {
             struct weight_block r;
             weight_block_read(&r, type, file + row * file_row, block);
-            put_codes(band + weight_block_offset(g, block), type, r.q, row % BAND_ROWS);
-            put_scales(band, g, type, &r, block, row % BAND_ROWS);
+            put_codes(band + weight_block_offset(g, block), t.bits, r.q, row % BAND_ROWS);
+            put_scales(band, g, t.scales, &r, block, row % BAND_ROWS);
         }
     }
 }

@@ -52,22 +52,8 @@ static void launch_type(cudaStream_t stream, uint16_t *out, const struct device_
 void launch_matmul_unpack(cudaStream_t stream, uint16_t *out, const struct device_weight *w,
                           uint32_t first_row, uint32_t n_rows)
 {
-    switch (w->type) {
-    case TENSOR_Q8_0:
-        return launch_type<TENSOR_Q8_0>(stream, out, w, first_row, n_rows);
-    case TENSOR_Q4_0:
-        return launch_type<TENSOR_Q4_0>(stream, out, w, first_row, n_rows);
-    case TENSOR_Q4_1:
-        return launch_type<TENSOR_Q4_1>(stream, out, w, first_row, n_rows);
-    case TENSOR_Q5_0:
-        return launch_type<TENSOR_Q5_0>(stream, out, w, first_row, n_rows);
-    case TENSOR_Q5_1:
-        return launch_type<TENSOR_Q5_1>(stream, out, w, first_row, n_rows);
-    case TENSOR_Q4_K:
-        return launch_type<TENSOR_Q4_K>(stream, out, w, first_row, n_rows);
-    case TENSOR_Q5_K:
-        return launch_type<TENSOR_Q5_K>(stream, out, w, first_row, n_rows);
-    case TENSOR_Q6_K:
-        return launch_type<TENSOR_Q6_K>(stream, out, w, first_row, n_rows);
-    }
+    for_weight_type(w->type, [&](auto t) {
+        if constexpr (weight_is_quantised(t.type))
+            launch_type<t.type>(stream, out, w, first_row, n_rows);
+    });
 }

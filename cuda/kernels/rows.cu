@@ -34,6 +34,7 @@ static __device__ __forceinline__ float half_at(const uint8_t *p)
 template <uint32_t type>
 static __device__ float4 quantised_at(const uint8_t *w, uint32_t cols, uint32_t row, uint32_t c)
 {
+    constexpr weight_traits traits = weight_traits_of(type);
     constexpr weight_geometry g = weight_geometry_of(type);
     const uint32_t in_band = row % BAND_ROWS, group = in_band % 8, r = in_band / 8;
     const uint32_t block = c / BLOCK_COLS, h = c / 16 % 2, t = c / 4 % 4, lane = group * 4 + t;
@@ -46,31 +47,29 @@ static __device__ float4 quantised_at(const uint8_t *w, uint32_t cols, uint32_t 
 #pragma unroll
     for (int k = 0; k < 4; k++) {
         const uint32_t i = odd + k / 2 * 2, half = k % 2 * 16;
-        if (type == TENSOR_Q8_0) {
-            codes[k] = q[(m * 32 + lane) * 16 + h * 8 + i * 2 + k % 2] - 128;
+        if (traits.bits == 8) {
+            codes[k] = q[(m * 32 + lane) * 16 + h * 8 + i * 2 + k % 2] - traits.zero;
             continue;
         }
         const uint32_t word = *(const uint32_t *)(q + lane * 16 + (m * 2 + h) * 4);
         uint32_t code = word >> (half + 4 * i) & 15;
-        if (weight_has_fifth_bit(type))
+        if (traits.bits == 5)
             code |=
                 (*(const uint32_t *)(q + 512 + lane * 4) >> (half + FIFTH_BIT(m * 2 + h, i)) & 1)
                 << 4;
-        if (type == TENSOR_Q6_K)
+        if (traits.bits == 6)
             code |=
                 (*(const uint32_t *)(q + 512 + lane * 8 + m * 4) >> (half + SIXTH_BITS(h, i)) & 3)
                 << 4;
-        codes[k] = (int)code - weight_zero(type);
+        codes[k] = (int)code - traits.zero;
     }
     float scale, minimum = 0;
-    switch (type) {
-    case TENSOR_Q4_1:
-    case TENSOR_Q5_1:
+    switch (traits.scales) {
+    case SCALES_MIN:
         scale = half_at(end - 128 + group * 16 + r * 2);
         minimum = half_at(end - 128 + group * 16 + 8 + r * 2);
         break;
-    case TENSOR_Q4_K:
-    case TENSOR_Q5_K: {
+    case SCALES_K: {
         const uint32_t low = *(const uint32_t *)(unit + block % 2 * 32 + group * 4) >> (8 * r);
         const uint32_t high = *(const uint32_t *)(unit + 64 + group * 4) >> (8 * r + block % 2 * 4);
         scale = half_at(super + group * 16 + r * 2) * (float)((low & 15) | (high & 3) << 4);
@@ -78,7 +77,7 @@ static __device__ float4 quantised_at(const uint8_t *w, uint32_t cols, uint32_t 
                   (float)((low >> 4 & 15) | (high >> 2 & 3) << 4);
         break;
     }
-    case TENSOR_Q6_K:
+    case SCALES_6:
         scale = half_at(super + group * 8 + r * 2) *
                 (float)*(const int8_t *)(end - 64 + group * 8 + r * 2 + h);
         break;
@@ -143,30 +142,7 @@ static void launch_embed_type(cudaStream_t stream, float *out, const struct devi
 void launch_embed(cudaStream_t stream, float *out, const struct device_weight *w,
                   const int32_t *tokens, uint32_t n)
 {
-    switch (w->type) {
-    case TENSOR_F32:
-        return launch_embed_type<TENSOR_F32>(stream, out, w, tokens, n);
-    case TENSOR_F16:
-        return launch_embed_type<TENSOR_F16>(stream, out, w, tokens, n);
-    case TENSOR_BF16:
-        return launch_embed_type<TENSOR_BF16>(stream, out, w, tokens, n);
-    case TENSOR_Q8_0:
-        return launch_embed_type<TENSOR_Q8_0>(stream, out, w, tokens, n);
-    case TENSOR_Q4_0:
-        return launch_embed_type<TENSOR_Q4_0>(stream, out, w, tokens, n);
-    case TENSOR_Q4_1:
-        return launch_embed_type<TENSOR_Q4_1>(stream, out, w, tokens, n);
-    case TENSOR_Q5_0:
-        return launch_embed_type<TENSOR_Q5_0>(stream, out, w, tokens, n);
-    case TENSOR_Q5_1:
-        return launch_embed_type<TENSOR_Q5_1>(stream, out, w, tokens, n);
-    case TENSOR_Q4_K:
-        return launch_embed_type<TENSOR_Q4_K>(stream, out, w, tokens, n);
-    case TENSOR_Q5_K:
-        return launch_embed_type<TENSOR_Q5_K>(stream, out, w, tokens, n);
-    case TENSOR_Q6_K:
-        return launch_embed_type<TENSOR_Q6_K>(stream, out, w, tokens, n);
-    }
+    for_weight_type(w->type, [&](auto t) { launch_embed_type<t.type>(stream, out, w, tokens, n); });
 }
 
 /* ---- rms_norm */

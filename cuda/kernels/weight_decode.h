@@ -33,26 +33,6 @@ static __device__ __forceinline__ float2 floats_of_half_bits(uint32_t bits)
     return __half22float2(half2_of_bits(bits));
 }
 
-/* What the code of a type stands for is (code - zero) * scale. */
-static __host__ __device__ constexpr int weight_zero(uint32_t type)
-{
-    return type == TENSOR_Q8_0   ? 128
-           : type == TENSOR_Q4_0 ? 8
-           : type == TENSOR_Q5_0 ? 16
-           : type == TENSOR_Q6_K ? 32
-                                 : 0;
-}
-
-static __host__ __device__ constexpr bool weight_has_minimum(uint32_t type)
-{
-    return type == TENSOR_Q4_1 || type == TENSOR_Q5_1 || type == TENSOR_Q4_K || type == TENSOR_Q5_K;
-}
-
-static __host__ __device__ constexpr bool weight_has_fifth_bit(uint32_t type)
-{
-    return type == TENSOR_Q5_0 || type == TENSOR_Q5_1 || type == TENSOR_Q5_K;
-}
-
 /* Where a thread finds a block: in global or shared memory. */
 struct weight_block {
     const uint8_t *quants;
@@ -72,8 +52,9 @@ template <uint32_t type>
 static __device__ __forceinline__ void decode_codes(uint32_t (&a)[2][2][4], const weight_block &b,
                                                     uint32_t lane)
 {
-    if (type == TENSOR_Q8_0) {
-        const __half2 zero = __float2half2_rn(1024.0f + 128.0f);
+    constexpr weight_traits t = weight_traits_of(type);
+    if (t.bits == 8) {
+        const __half2 zero = __float2half2_rn(1024.0f + t.zero);
 #pragma unroll
         for (int m = 0; m < 2; m++) {
             const uint4 v = *(const uint4 *)(b.quants + (m * 32 + lane) * 16);
@@ -87,15 +68,15 @@ static __device__ __forceinline__ void decode_codes(uint32_t (&a)[2][2][4], cons
         }
         return;
     }
-    const __half2 zero = __float2half2_rn(1024.0f + weight_zero(type));
-    const __half2 zero_high = __float2half2_rn(-64.0f - weight_zero(type));
+    const __half2 zero = __float2half2_rn(1024.0f + t.zero);
+    const __half2 zero_high = __float2half2_rn(-64.0f - t.zero);
     const __half2 sixteenth = __float2half2_rn(1.0f / 16);
     const uint4 v = *(const uint4 *)(b.quants + lane * 16);
     const uint32_t words[4] = {v.x, v.y, v.z, v.w};
     uint32_t upper[2] = {0, 0};
-    if (weight_has_fifth_bit(type)) {
+    if (t.bits == 5) {
         upper[0] = *(const uint32_t *)(b.quants + 512 + lane * 4);
-    } else if (type == TENSOR_Q6_K) {
+    } else if (t.bits == 6) {
         const uint2 u = *(const uint2 *)(b.quants + 512 + lane * 8);
         upper[0] = u.x;
         upper[1] = u.y;
@@ -107,11 +88,11 @@ static __device__ __forceinline__ void decode_codes(uint32_t (&a)[2][2][4], cons
             const uint32_t word = u ? words[w] >> 8 : words[w];
             uint32_t low = (word & 0x000f000fu) | 0x64006400u;
             uint32_t high = (word & 0x00f000f0u) | 0x64006400u;
-            if (weight_has_fifth_bit(type)) {
+            if (t.bits == 5) {
                 const uint32_t bits = moved(upper[0], FIFTH_BIT(w, 2 * u), 4);
                 low |= bits & 0x00100010u;
                 high |= bits & 0x01000100u;
-            } else if (type == TENSOR_Q6_K) {
+            } else if (t.bits == 6) {
                 const uint32_t bits = moved(upper[w / 2], SIXTH_BITS(w % 2, 2 * u), 4);
                 low |= bits & 0x00300030u;
                 high |= bits & 0x03000300u;
@@ -126,7 +107,7 @@ static __device__ __forceinline__ void decode_codes(uint32_t (&a)[2][2][4], cons
 /* What the sums of products with codes are multiplied by, and what is added for every x, for the
  * rows group + 8 r. */
 struct block_scales {
-    float scale[2][4]; /* [h][r]; only Q6_K has h = 1 */
+    float scale[2][4]; /* [h][r]; only SCALES_6 has h = 1 */
     float minimum[4];
 };
 
@@ -149,15 +130,16 @@ template <uint32_t type>
 static __device__ __forceinline__ void decode_scales(block_scales &s, const weight_block &b,
                                                      uint32_t lane)
 {
+    constexpr weight_traits t = weight_traits_of(type);
     constexpr weight_geometry g = weight_geometry_of(type);
     const uint32_t group = lane / 4;
-    if (type == TENSOR_Q8_0 || type == TENSOR_Q4_0 || type == TENSOR_Q5_0) {
+    if (t.scales == SCALES_ONE) {
         unpack_halves(s.scale[0], *(const uint2 *)(b.quants + g.block_bytes - 64 + group * 8));
-    } else if (type == TENSOR_Q4_1 || type == TENSOR_Q5_1) {
+    } else if (t.scales == SCALES_MIN) {
         const uint4 v = *(const uint4 *)(b.quants + g.block_bytes - 128 + group * 16);
         unpack_halves(s.scale[0], make_uint2(v.x, v.y));
         unpack_halves(s.minimum, make_uint2(v.z, v.w));
-    } else if (type == TENSOR_Q6_K) {
+    } else if (t.scales == SCALES_6) {
         float d[4];
         unpack_halves(d, *(const uint2 *)(b.super_scales + group * 8));
         const uint2 v = *(const uint2 *)(b.quants + g.block_bytes - 64 + group * 8);
@@ -190,6 +172,7 @@ template <uint32_t type>
 static __device__ __forceinline__ void quantised_registers(uint32_t (&b)[2][4][2],
                                                            const weight_block &block, uint32_t lane)
 {
+    constexpr weight_traits t = weight_traits_of(type);
     uint32_t a[2][2][4];
     block_scales s;
     decode_codes<type>(a, block, lane);
@@ -198,7 +181,7 @@ static __device__ __forceinline__ void quantised_registers(uint32_t (&b)[2][4][2
     for (int r = 0; r < 4; r++) {
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            const __half2 scale = __float2half2_rn(s.scale[type == TENSOR_Q6_K ? h : 0][r]);
+            const __half2 scale = __float2half2_rn(s.scale[t.scales == SCALES_6 ? h : 0][r]);
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 const __half2 code = half2_of_bits(a[r / 2][h][r % 2 + 2 * i]);

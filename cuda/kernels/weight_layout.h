@@ -59,9 +59,7 @@
 
 #include "cuda/kernels/portable.h"
 
-extern "C" {
-#include "engine/model/tensor_type.h"
-}
+#include "cuda/kernels/weight_type.h"
 
 #define BAND_ROWS  32
 #define BLOCK_COLS 32
@@ -81,30 +79,21 @@ struct weight_geometry {
     uint32_t super_scales; /* after every 8 blocks */
 };
 
-static __host__ __device__ constexpr bool weight_is_quantised(uint32_t type)
-{
-    return type != TENSOR_F32 && type != TENSOR_F16 && type != TENSOR_BF16;
-}
-
 static __host__ __device__ constexpr weight_geometry weight_geometry_of(uint32_t type)
 {
-    switch (type) {
-    case TENSOR_Q8_0:
-        return {1024 + 64, 0, 0};
-    case TENSOR_Q4_0:
-        return {512 + 64, 0, 0};
-    case TENSOR_Q4_1:
-        return {512 + 128, 0, 0};
-    case TENSOR_Q5_0:
-        return {512 + 128 + 64, 0, 0};
-    case TENSOR_Q5_1:
-        return {512 + 128 + 128, 0, 0};
-    case TENSOR_Q4_K:
-        return {512, 96, 128};
-    case TENSOR_Q5_K:
-        return {512 + 128, 96, 128};
-    case TENSOR_Q6_K:
-        return {512 + 256 + 64, 0, 64};
+    const weight_traits t = weight_traits_of(type);
+    const uint32_t quants = BAND_ROWS * BLOCK_COLS * t.bits / 8;
+    switch (t.scales) {
+    case SCALES_NONE:
+        break;
+    case SCALES_ONE:
+        return {quants + 64, 0, 0};
+    case SCALES_MIN:
+        return {quants + 128, 0, 0};
+    case SCALES_K:
+        return {quants, 96, 128};
+    case SCALES_6:
+        return {quants + 64, 0, 64};
     }
     return {0, 0, 0};
 }

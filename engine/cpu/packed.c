@@ -7,34 +7,11 @@
 
 bool packed_format_of(enum tensor_type type, struct packed_format *f)
 {
-    switch (type) {
-    case TENSOR_Q8_0:
-        *f = (struct packed_format){8, SCALES_ONE, 0};
-        return true;
-    case TENSOR_Q4_0:
-        *f = (struct packed_format){4, SCALES_ONE, 8};
-        return true;
-    case TENSOR_Q5_0:
-        *f = (struct packed_format){5, SCALES_ONE, 16};
-        return true;
-    case TENSOR_Q4_1:
-        *f = (struct packed_format){4, SCALES_MIN, 0};
-        return true;
-    case TENSOR_Q5_1:
-        *f = (struct packed_format){5, SCALES_MIN, 0};
-        return true;
-    case TENSOR_Q4_K:
-        *f = (struct packed_format){4, SCALES_K, 0};
-        return true;
-    case TENSOR_Q5_K:
-        *f = (struct packed_format){5, SCALES_K, 0};
-        return true;
-    case TENSOR_Q6_K:
-        *f = (struct packed_format){6, SCALES_6, 32};
-        return true;
-    default:
+    const struct tensor_type_info *info = tensor_type_info(type);
+    if (info == NULL || info->scales == SCALES_NONE)
         return false;
-    }
+    *f = (struct packed_format){info->bits, info->scales, info->zero};
+    return true;
 }
 
 struct packed packed_shape(const struct packed_format *f, uint32_t rows, uint32_t cols)
@@ -96,12 +73,14 @@ static void put_half(uint8_t *at, uint32_t r, uint16_t h)
     memcpy(at + 2 * r, &h, sizeof h);
 }
 
-static void put_scales(uint8_t *scales, enum packed_scales kind, uint32_t block, uint32_t r,
+static void put_scales(uint8_t *scales, enum weight_scales kind, uint32_t block, uint32_t r,
                        const struct weight_block *b)
 {
     const uint32_t super = block / PACKED_SUPER, part = block % PACKED_SUPER;
     uint8_t *at;
     switch (kind) {
+    case SCALES_NONE: /* never packed */
+        break;
     case SCALES_ONE:
         put_half(scales + block * 32, r, b->d);
         break;

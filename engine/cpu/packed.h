@@ -35,11 +35,9 @@ enum { PACKED_ROWS = 16, PACKED_COLS = 32, PACKED_SUPER = 8 /* blocks under one 
 /* Of the integers of a block of 32 columns of a group. */
 #define PACKED_BLOCK_BYTES(bits) ((bits) * (PACKED_ROWS * PACKED_COLS / 8))
 
-enum packed_scales { SCALES_ONE, SCALES_MIN, SCALES_K, SCALES_6 };
-
 struct packed_format {
     uint32_t bits; /* 4, 5, 6 or 8 */
-    enum packed_scales scales;
+    enum weight_scales scales;
     int32_t zero; /* what q counts from; 0 where there is a minimum */
 };
 

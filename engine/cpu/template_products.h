@@ -52,12 +52,14 @@ ALWAYS vw columns(const int bits, const uint8_t *values, const int p)
 /* Of the block's integers, where those of vector v begin. */
 #define VECTOR_AT(bits, v) ((v)*LANES * ((bits) == 8 ? 2 : 4))
 
-ALWAYS void load_scales(const enum packed_scales kind, const uint8_t *scales, uint32_t block,
+ALWAYS void load_scales(const enum weight_scales kind, const uint8_t *scales, uint32_t block,
                         uint32_t row, struct block_scales *s)
 {
     const uint32_t super = block / PACKED_SUPER, part = block % PACKED_SUPER;
     const uint8_t *at, *small;
     switch (kind) {
+    case SCALES_NONE: /* never packed */
+        break;
     case SCALES_ONE:
         s->scale[0] = v_from_half(scales + block * 32 + row * 2);
         break;
@@ -132,7 +134,7 @@ ALWAYS void dots(const int bits, const struct source *from, const int n_g, uint3
 }
 
 /* acc[g][v][i] += block b of n_g groups' rows, times n_x rows of x. */
-ALWAYS void add_block(const int bits, const enum packed_scales kind, const struct source *from,
+ALWAYS void add_block(const int bits, const enum weight_scales kind, const struct source *from,
                       const int n_g, uint32_t b, const struct quantised *x, uint32_t x0,
                       const int n_x, vf (*acc)[ROW_VECTORS][TILE_X])
 {
@@ -204,7 +206,7 @@ ALWAYS void put_tile(const struct packed *w, uint32_t first_row, uint32_t x0, co
 /* n_walks groups, 1 or WALKS, against n_x rows of x: `first` and those that are `apart` from it and
  * each other. The sums of integers stay in registers and acc lies in memory: it is met once a
  * block. */
-ALWAYS void tile(const struct packed *w, const int bits, const enum packed_scales kind,
+ALWAYS void tile(const struct packed *w, const int bits, const enum weight_scales kind,
                  const int n_walks, uint32_t first, uint32_t apart, const struct quantised *x,
                  uint32_t x0, const int n_x, const float *bias, float *out, size_t out_stride)
 {
@@ -268,7 +270,7 @@ ALWAYS void tile(const struct packed *w, const int bits, const enum packed_scale
 #define X_AT_ONCE       256
 #define X_AT_ONCE_BYTES 262144
 
-ALWAYS void widen(const int bits, const enum packed_scales kind, const uint8_t *scales,
+ALWAYS void widen(const int bits, const enum weight_scales kind, const uint8_t *scales,
                   const uint8_t *values, uint32_t b, struct wide_block *to)
 {
     values += (size_t)b * PACKED_BLOCK_BYTES(bits);
@@ -290,7 +292,7 @@ struct panel {
 };
 
 /* acc += a panel times n_x rows of x. */
-ALWAYS void tile_of_panel(const enum packed_scales kind, const struct panel *p, bool ahead,
+ALWAYS void tile_of_panel(const enum weight_scales kind, const struct panel *p, bool ahead,
                           const struct quantised *x, uint32_t x0, const int n_x,
                           vf (*acc)[ROW_VECTORS][TILE_X])
 {
@@ -316,7 +318,7 @@ TIMES_PANEL(times_panel_halves, SCALES_6)
 
 /* Many rows of x, X_AT_ONCE at most, against one group. A panel of its blocks is made 16 bits wide
  * once for all of them. */
-ALWAYS void times_many(const struct packed *w, const int bits, const enum packed_scales kind,
+ALWAYS void times_many(const struct packed *w, const int bits, const enum weight_scales kind,
                        uint32_t group, const struct quantised *x, uint32_t n, const float *bias,
                        float *out, size_t out_stride)
 {
@@ -371,6 +373,8 @@ static void multiply_all(const struct packed *w, const struct quantised *x, uint
 {
     const bool five = w->format.bits == 5;
     switch (w->format.scales) {
+    case SCALES_NONE: /* never packed */
+        break;
     case SCALES_ONE:
         (w->format.bits == 8 ? multiply_8
          : five              ? multiply_5

@@ -56,9 +56,8 @@ static double time_matmul(const struct backend *b, const struct weight *w, const
  * feed-forward layer. Bytes are 0x11, so all scales are small ordinary numbers. */
 static void bench_matmul(const struct backend *b)
 {
-    static const enum tensor_type types[] = {TENSOR_F32,  TENSOR_F16,  TENSOR_BF16, TENSOR_Q8_0,
-                                             TENSOR_Q4_0, TENSOR_Q4_1, TENSOR_Q5_0, TENSOR_Q5_1,
-                                             TENSOR_Q4_K, TENSOR_Q5_K, TENSOR_Q6_K};
+#define TYPE_OF_ROW(name, ...) TENSOR_##name,
+    static const enum tensor_type types[] = {TENSOR_TYPES(TYPE_OF_ROW)};
     const uint32_t rows = 8192, cols = 2048, many = 128;
     float *x = allocate((size_t)many * cols * sizeof *x);
     float *out = allocate((size_t)many * rows * sizeof *out);

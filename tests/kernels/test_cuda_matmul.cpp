@@ -60,9 +60,7 @@ static void value_and_size(const matrix &m, uint32_t row, uint32_t col, double *
     const uint32_t i = col % info->block_values;
     *value = block_value(m.type, block, i);
     *size = fabs(*value);
-    const int codes = m.type == TENSOR_Q4_1 || m.type == TENSOR_Q5_1   ? 4
-                      : m.type == TENSOR_Q4_K || m.type == TENSOR_Q5_K ? 16
-                                                                       : 0;
+    const int codes = info->scales == SCALES_MIN ? 4 : info->scales == SCALES_K ? 16 : 0;
     if (codes != 0) {
         uint8_t without[256] = {0};
         memcpy(without, block, codes);

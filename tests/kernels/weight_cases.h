@@ -18,10 +18,9 @@ static inline void fill_normal(float *x, size_t n)
         x[i] = random_normal();
 }
 
-static const enum tensor_type all_types[] = {TENSOR_F32,  TENSOR_F16,  TENSOR_BF16, TENSOR_Q8_0,
-                                             TENSOR_Q4_0, TENSOR_Q4_1, TENSOR_Q5_0, TENSOR_Q5_1,
-                                             TENSOR_Q4_K, TENSOR_Q5_K, TENSOR_Q6_K};
-#define N_TYPES 11
+#define TYPE_OF_ROW(name, ...) TENSOR_##name,
+static const enum tensor_type all_types[] = {TENSOR_TYPES(TYPE_OF_ROW)};
+#define N_TYPES ((int)(sizeof all_types / sizeof *all_types))
 
 static inline void put_half(uint8_t *at, float value)
 {
@@ -29,28 +28,25 @@ static inline void put_half(uint8_t *at, float value)
     memcpy(at, &h, sizeof h);
 }
 
-/* Where the half-precision scales of a block lie. */
+/* Offsets of the half-precision scales of a block: how many, and where. */
 static inline int scale_places(enum tensor_type type, int places[2])
 {
-    switch (type) {
-    case TENSOR_Q8_0:
-    case TENSOR_Q4_0:
-    case TENSOR_Q5_0:
+    switch (tensor_type_info(type)->scales) {
+    case SCALES_NONE:
+        return 0;
+    case SCALES_ONE:
         places[0] = 0;
         return 1;
-    case TENSOR_Q4_1:
-    case TENSOR_Q5_1:
-    case TENSOR_Q4_K:
-    case TENSOR_Q5_K:
+    case SCALES_MIN:
+    case SCALES_K:
         places[0] = 0;
         places[1] = 2;
         return 2;
-    case TENSOR_Q6_K:
+    case SCALES_6:
         places[0] = 208;
         return 1;
-    default:
-        return 0;
     }
+    abort();
 }
 
 /* Fills blocks with random bytes everywhere, but scales that are ordinary numbers, some of them
