@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/json_read.h"
 #include "config/options_private.h"
 
 /* A JSON value of the config file as the text that a flag would have. False when the type cannot be
@@ -61,22 +62,18 @@ static bool apply_file_value(struct option_parse *p, const struct option_row *ro
 static bool apply_file(struct option_parse *p, const char *path)
 {
     size_t length;
-    json_error_t where;
     bool ok = true;
     p->level = LEVEL_FILE;
     p->shown = "--config";
     char *text = option_read_file(p, path, &length);
     if (!text)
         return false;
-    json_t *root = json_loadb(text, length, 0, &where);
+    json_t *root = json_read(text, length, 0, "invalid_json", "--config", path, p->e);
     free(text);
-    if (!json_is_object(root)) {
-        ok = error_set(p->e, "invalid_json", "--config", "%s: %s", path,
-                       root ? "the file is not a JSON object" : where.text);
-        if (!root)
-            ok = error_set(p->e, "invalid_json", "--config", "%s, line %d, column %d: %s", path,
-                           where.line, where.column, where.text);
-    }
+    if (!root)
+        return false;
+    if (!json_is_object(root))
+        ok = error_set(p->e, "invalid_json", "--config", "%s is JSON, but not an object", path);
     const char *key;
     json_t *value;
     json_object_foreach(root, key, value)

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "config/base/file.h"
+#include "config/json_read.h"
 #include "engine/model/model_hash.h"
 
 /* Far above any model; they bound what a bad file can make us allocate. */
@@ -138,11 +139,10 @@ static bool read_whole_heads(struct head_profile *p, const json_t *object, const
 static bool read_json(struct head_profile *p, const char *text, size_t length, const char *path,
                       struct error *e)
 {
-    json_error_t why;
-    json_t *object = json_loadb(text, length, JSON_REJECT_DUPLICATES, &why);
+    json_t *object =
+        json_read(text, length, JSON_REJECT_DUPLICATES, BAD, path, "the head profile", e);
     if (!object)
-        return error_set(e, BAD, path, "not valid JSON: line %d, column %d: %s", why.line,
-                         why.column, why.text);
+        return false;
     bool ok = read_head(p, object, path, e) && retrieval_init(p, e) &&
               read_scores(p, object, "induction", path, e) &&
               read_scores(p, object, "echo", path, e) && read_whole_heads(p, object, path, e);

@@ -1,10 +1,11 @@
 /* See answer.h. */
-#include "cache/policy/preset.h"
 #include "server/api/answer.h"
 
 #include <math.h>
 #include <string.h>
 
+#include "cache/policy/preset.h"
+#include "config/json_read.h"
 #include "server/api/json_text.h"
 
 static const char *const finish_names[] = {"stop", "length", "stop", "stop"};
@@ -114,7 +115,10 @@ json_t *answer_timings(const struct job *j)
 json_t *answer_kv_trace(const struct job *j)
 {
     const struct prompt *p = &j->prompts[0];
-    json_t *kept = p->kv_trace ? json_loads(p->kv_trace, 0, NULL) : NULL;
+    json_t *kept = NULL;
+    if (p->kv_trace &&
+        !(kept = json_read(p->kv_trace, strlen(p->kv_trace), 0, "", "", "kv_trace", NULL)))
+        return NULL;
     json_t *trace = json_pack("{s:o?}", "kept", kept);
     if (trace && p->kv_trace_truncated)
         json_object_set_new(trace, "trace_truncated", json_true());

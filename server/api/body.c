@@ -1,6 +1,7 @@
 /* The text of a body to JSON, by our rules: see request.h. Pure. */
 #include <string.h>
 
+#include "config/json_read.h"
 #include "server/api/request.h"
 
 enum { MAX_DEPTH = 64 };
@@ -31,7 +32,6 @@ static bool depth_fits(const char *text, size_t length)
 
 json_t *body_parse(const char *text, size_t length, struct error *e)
 {
-    json_error_t wrong;
     if (length >= 3 && !memcmp(text, "\xEF\xBB\xBF", 3)) {
         text += 3;
         length -= 3;
@@ -44,14 +44,8 @@ json_t *body_parse(const char *text, size_t length, struct error *e)
         error_set(e, "invalid_json", "", "the body is nested deeper than %d", MAX_DEPTH);
         return NULL;
     }
-    json_t *value = json_loadb(text, length, JSON_ALLOW_NUL, &wrong);
-    if (!value) {
-        char shown[80];
-        error_set(e, "invalid_json", "", "the body is not JSON: line %d, column %d: %s", wrong.line,
-                  wrong.column, error_excerpt(shown, wrong.text, strlen(wrong.text)));
-        return NULL;
-    }
-    if (!json_is_object(value)) {
+    json_t *value = json_read(text, length, JSON_ALLOW_NUL, "invalid_json", "", "the body", e);
+    if (value && !json_is_object(value)) {
         json_decref(value);
         error_set(e, "invalid_json", "", "the body is JSON, but not an object");
         return NULL;

@@ -9,6 +9,7 @@
 #include "cache/policy/axis.h"
 #include "cache/policy/preset.h"
 #include "config/base/nearest.h"
+#include "config/json_read.h"
 
 enum { LONGEST_TEXT = 2048 };
 
@@ -267,7 +268,6 @@ bool plan_parse_text(const char *text, size_t length, const char *where, struct 
                      struct error *e)
 {
     struct parse p = {.where = where, .e = e};
-    json_error_t at;
     while (length && (*text == ' ' || *text == '\t')) {
         text++;
         length--;
@@ -284,10 +284,9 @@ bool plan_parse_text(const char *text, size_t length, const char *where, struct 
         name[length] = 0;
         return parse_name(&p, name, length, out);
     }
-    json_t *value = json_loadb(text, length, JSON_DECODE_ANY, &at);
+    json_t *value = json_read(text, length, JSON_DECODE_ANY, "invalid_kv_policy", where, where, e);
     if (!value)
-        return error_set(e, "invalid_kv_policy", where, "%s is not JSON: line %d, column %d: %s",
-                         where, at.line, at.column, at.text);
+        return false;
     bool ok = plan_parse_json(value, where, out, e);
     json_decref(value);
     return ok;
@@ -304,7 +303,10 @@ bool plan_parse_suffix(const char *text, size_t length, const char *where, struc
     snprintf(name, sizeof name, "%.*s", (int)(name_length < 63 ? name_length : 63), text);
     if (!parse_name(&p, name, name_length < 63 ? name_length : 0, out) || !colon)
         return colon ? false : out->preset != NULL;
-    json_t *budget = json_loadb(colon + 1, length - name_length - 1, JSON_DECODE_ANY, NULL);
+    json_t *budget = json_read(colon + 1, length - name_length - 1, JSON_DECODE_ANY,
+                               "invalid_kv_policy", where, "the budget", e);
+    if (!budget && !strcmp(e->code, "out_of_memory"))
+        return false;
     if (!json_is_number(budget)) {
         json_decref(budget);
         return error_set(e, "invalid_kv_policy", where,

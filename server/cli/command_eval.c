@@ -142,11 +142,8 @@ static bool open_eval(struct eval *v, struct error *e)
     /* A misspelt policy must not look like one that does not fit a budget. */
     for (uint32_t i = 0; i < v->n_policies; i++) {
         struct plan_asked asked;
-        json_t *value = *v->policies[i] == '{' ? json_loads(v->policies[i], 0, NULL)
-                                               : json_string(v->policies[i]);
-        bool known = value ? plan_parse_json(value, "--policies", &asked, e)
-                           : error_set(e, "invalid_value", "--policies", "\"%.80s\" is not JSON",
-                                       v->policies[i]);
+        json_t *value = eval_policy_json(v->policies[i], e);
+        bool known = value && plan_parse_json(value, "--policies", &asked, e);
         json_decref(value);
         if (!known)
             return false;

@@ -31,6 +31,9 @@ extern volatile sig_atomic_t eval_interrupted;
 /* Budgets of a policy, of which `full` has one, and the i-th. */
 uint32_t eval_n_budgets(const struct eval *v, uint32_t policy);
 double eval_budget(const struct eval *v, uint32_t policy, uint32_t i);
+/* A policy of --policies, a name or a JSON object, as an object. New reference. NULL:
+ * "invalid_value", "out_of_memory". */
+json_t *eval_policy_json(const char *policy, struct error *e);
 /* The plan of a policy at a budget, a share below 1 being one of n_prompt tokens. The caller holds
  * it. NULL with the reason when the two do not go together. */
 const struct plan *eval_plan(const struct eval *v, const char *policy, double budget,

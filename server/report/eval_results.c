@@ -7,29 +7,44 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "config/json_read.h"
+
 static bool file_failed(const struct eval_results *r, const char *name, struct error *e)
 {
     return error_set(e, "file_error", name, "%s/%s cannot be used: %s", r->directory, name,
                      strerror(errno));
 }
 
-/* The lines that are there. One that an interrupt cut short ends the file and is cut off, so that
- * the next line begins a line. */
+/* A line as an object. NULL with an empty code: an interrupt cut the line short. */
+static json_t *parse_line(const char *line, size_t length, struct error *e)
+{
+    *e = (struct error){.code = ""};
+    if (line[length - 1] != '\n')
+        return NULL;
+    json_t *value = json_read(line, length, 0, "", "", "a result", e);
+    if (json_is_object(value))
+        return value;
+    json_decref(value);
+    return NULL;
+}
+
+/* Reads the lines of an earlier run. A line that an interrupt cut short is removed from the file, so
+ * that the next one begins a line. */
 static bool read_lines(struct eval_results *r, FILE *file, struct error *e)
 {
     char *line = NULL;
     size_t room = 0;
     long good = 0;
     for (ssize_t length; (length = getline(&line, &room, file)) > 0; good = ftell(file)) {
-        json_t *value = line[length - 1] == '\n' ? json_loadb(line, (size_t)length, 0, NULL) : NULL;
-        if (!json_is_object(value)) {
-            json_decref(value);
+        json_t *value = parse_line(line, (size_t)length, e);
+        if (!value && !e->code[0])
             break;
+        if (!value || (good > 0 && json_array_append_new(r->runs, value) != 0)) {
+            free(line);
+            return error_set_memory(e, "results", (uint64_t)length);
         }
-        if (good > 0) {
-            json_array_append_new(r->runs, value);
+        if (good > 0)
             continue;
-        }
         bool same = json_equal(value, r->settings);
         json_decref(value);
         if (!same) {

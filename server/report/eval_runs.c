@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "config/base/clock.h"
+#include "config/json_read.h"
 #include "server/api/plan_json.h"
 #include "server/report/eval_private.h"
 
@@ -53,19 +54,26 @@ json_t *eval_key(const char *task, uint32_t context, double depth, uint32_t samp
     return key;
 }
 
+json_t *eval_policy_json(const char *policy, struct error *e)
+{
+    if (*policy == '{')
+        return json_read(policy, strlen(policy), 0, "invalid_value", "--policies", policy, e);
+    json_t *value = json_pack("{s:s}", "name", policy);
+    if (!value)
+        error_set_memory(e, "a policy", strlen(policy));
+    return value;
+}
+
 const struct plan *eval_plan(const struct eval *v, const char *policy, double budget,
                              uint32_t n_prompt, struct error *e)
 {
     struct plan_limits limits = evaluator_limits(v->evaluator);
     struct plan_asked asked;
-    json_t *value =
-        *policy == '{' ? json_loads(policy, 0, NULL) : json_pack("{s:s}", "name", policy);
-    if (json_is_object(value) && strcmp(policy, "full") != 0)
+    json_t *value = eval_policy_json(policy, e);
+    if (value && strcmp(policy, "full") != 0)
         json_object_set_new(value, "budget",
                             budget < 1 ? json_real(budget) : json_integer((json_int_t)budget));
-    bool parsed =
-        value ? plan_parse_json(value, "policy", &asked, e)
-              : error_set(e, "invalid_value", "--policies", "\"%.80s\" is not JSON", policy);
+    bool parsed = value && plan_parse_json(value, "policy", &asked, e);
     json_decref(value);
     return parsed ? plan_resolve(&asked, n_prompt, &limits, e) : NULL;
 }

@@ -99,6 +99,33 @@ START_TEST(messages)
 }
 END_TEST
 
+/* No token has more than 15 bytes, which jansson's first buffer holds: see FAULT_JSON. */
+static const char *const short_texts[] = {"{\"prompt\": \"Once\", \"seed\": 3, \"top_p\": 0.5, "
+                                          "\"stop\": [\"a\", \"b\"], \"a\": {\"b\": null}}",
+                                          "{\"\": \"\"}"};
+
+static bool parse_text(void *context, struct error *e)
+{
+    json_t *body = body_parse(context, strlen(context), e);
+    json_decref(body);
+    return body != NULL;
+}
+
+START_TEST(json_text)
+{
+    struct error e;
+    faults_in_every_call("JSON text", FAULT_JSON, "out_of_memory", parse_text,
+                         (void *)short_texts[_i], 0);
+    faults_in_every_call("JSON text", FAULT_MEMORY, "out_of_memory", parse_text,
+                         (void *)short_texts[_i], 0);
+    /* The same two messages of jansson for wrong text. */
+    ck_assert(!parse_text("{\"a\": nothing}", &e));
+    ck_assert_str_eq(e.code, "invalid_json");
+    ck_assert(!parse_text("{1: \"a\"}", &e));
+    ck_assert_str_eq(e.code, "invalid_json");
+}
+END_TEST
+
 /* ---- policies */
 
 static bool parse_policy(void *context, struct error *e)
@@ -110,6 +137,12 @@ static bool parse_policy(void *context, struct error *e)
                 (plan = plan_resolve(&asked, 1000, &limits, e)) != NULL;
     plan_release(plan);
     return done;
+}
+
+static bool parse_suffix(void *context, struct error *e)
+{
+    struct plan_asked asked;
+    return plan_parse_suffix(context, strlen(context), "model", &asked, e);
 }
 
 struct shown {
@@ -134,6 +167,8 @@ START_TEST(policies)
     char text[] = "{\"name\": \"snapkv\", \"budget\": 0.25, \"pool\": \"max\", \"kernel\": 5, "
                   "\"trace\": true}";
     faults_in_every_call("a policy", FAULT_MEMORY, "out_of_memory", parse_policy, text, 0);
+    faults_in_every_call("a policy", FAULT_JSON, "out_of_memory", parse_policy, text, 0);
+    faults_in_every_call("a budget", FAULT_JSON, "out_of_memory", parse_suffix, "h2o:0.25", 0);
     const struct plan_limits limits = {.n_ctx_train = 4096};
     s.plan = held_plan(text, 1000, &limits);
     s.expected = plan_to_json(s.plan);
@@ -196,6 +231,7 @@ START_TEST(settings)
     write_file(keys_path, "# keys\nsomebody:secret\nanother-secret\n");
     setenv("WINNOW_MAX_QUEUE", "12", 1);
     faults_in_every_call("config_parse", FAULT_MEMORY, "out_of_memory", parse_settings, NULL, 0);
+    faults_in_every_call("config_parse", FAULT_JSON, "out_of_memory", parse_settings, NULL, 0);
     faults_in_every_call("config_parse", FAULT_FILE, "file_error", parse_settings, NULL, 0);
     unlink(config_path);
     unlink(keys_path);
@@ -337,6 +373,7 @@ int main(void)
     TCase *t = suite_case(s, "all", 120);
     tcase_add_loop_test(t, bodies_of_requests, 0, sizeof bodies / sizeof *bodies);
     tcase_add_test(t, messages);
+    tcase_add_loop_test(t, json_text, 0, sizeof short_texts / sizeof *short_texts);
     tcase_add_test(t, policies);
     tcase_add_test(t, settings);
     tcase_add_test(t, arguments_of_bench);

@@ -191,12 +191,12 @@ static void refused_with(const char *old, const char *new, const char *message)
 
 START_TEST(a_broken_profile_says_what)
 {
-    refused("{", "not valid JSON: line 1");
+    refused("{", "not JSON: line 1");
     refused("{}", "\"format\" is not");
     refused("{\"format\": 1}", "\"format\" is not");
     refused_with("\"version\": 1", "\"version\": 2", "\"version\" is 2, not in 1 to 1");
     refused_with("\"version\"", "\"x\"", "\"version\" is missing");
-    refused_with("\"n_layers\": 2", "\"n_layers\": 2, \"n_layers\": 2", "not valid JSON");
+    refused_with("\"n_layers\": 2", "\"n_layers\": 2, \"n_layers\": 2", "not JSON");
     refused_with("\"m\"", "7", "\"model\" is missing or not a string");
     refused_with("0123456789abcdef", "0123456789ABCDEF", "not 64 hex digits");
     refused_with("0123456789abcdef", "", "not 64 hex digits");
