@@ -18,12 +18,17 @@ const choice = { name: "full", unit: "share", unitBefore: "", share: 20, slots: 
 const presetOf = (name) => presets.find((preset) => preset.name === name);
 const current = () => presetOf(choice.name);
 const takesBudget = (preset) => preset !== undefined && preset.defaults.budget !== undefined;
+const isByProfile = (preset) => preset.follows.budget !== undefined; // the budget comes from the head profile
 export const isLocked = () => presets.length > 0 && !presets.some((preset) => preset.available);
 
-// The least number of slots that the policy can work with: what it always keeps must fit.
+// The smallest budget, in slots, that holds what the policy always keeps. With a head profile it also depends on
+// the heads that keep everything, which only the server knows: a budget that is too small is refused there.
 function floorOf(preset, axes) {
+  if (isByProfile(preset)) return 0;
   const of = (axis) => Number(axes[axis] ?? (preset.follows[axis] ? 0 : preset.defaults[axis]) ?? 0);
-  const recent = preset.follows.recent === "window" ? Math.max(of("recent"), of("window")) : of("recent");
+  const rule = preset.follows.recent;
+  if (rule === "half of the budget" && axes.recent === undefined) return Math.max(2, 2 * of("sinks") + 1);
+  const recent = rule === "window" ? Math.max(of("recent"), of("window")) : of("recent");
   return Math.max(2, of("sinks") + recent + 1);
 }
 
@@ -80,8 +85,7 @@ function field(axis, preset) {
   return el("label", {}, axis.replaceAll("_", " "), input);
 }
 
-// Policies that take their budget from the head profile are left to it, unless a budget is asked for afterwards.
-const isByProfile = (preset) => preset.follows.budget !== undefined;
+// A policy whose budget follows the head profile starts with that budget; a person may choose another.
 function suitUnit(preset) {
   if (isByProfile(preset) && !choice.unitBefore) {
     choice.unitBefore = choice.unit;

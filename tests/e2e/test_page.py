@@ -753,7 +753,30 @@ def profiled(browser):
             check("heads differ, some keep all", {n == of for n, of in labels} == {True, False}, labels)
             policy(page, "snapkv")
             check("others go back to a share", page.js("document.getElementById('budget-unit').value") == "share")
+            followed(s, page)
             clean("profiled", page, s.url)
+
+
+def followed(server, page):
+    """Axes that follow from others, as GET /v1/kv/policies tells in `follows`."""
+    for row in server.get("/v1/kv/policies")["data"]:
+        name, follows = row["name"], row["follows"]
+        policy(page, name)
+        shown = dict(page.js("[...document.querySelectorAll('#axes-fields label')].map((l) => [l.firstChild.textContent.replaceAll(' ', '_'), "
+                             "l.lastChild.tagName === 'INPUT' ? [l.lastChild.value, l.lastChild.placeholder] : l.lastChild.value])"))
+        for axis in set(follows) & set(shown):
+            own = row["defaults"][axis]
+            hint = follows[axis] if own is None else str(own)
+            check(f"{name}: {axis} is not sent unless it is set", shown[axis] in (["", hint], own), (shown[axis], hint))
+        plan = page.js(f"import(new URL('page/policy.js', location)).then((m) => {{ m.choose('{name}', 1); return m.planFor('{name}', 100); }})")
+        budget = plan["policy"].get("budget")
+        check(f"{name}: only what was chosen is sent", set(plan["policy"]) <= {"name", "trace", "budget"}, plan)
+        if budget is None or "budget" in follows:
+            check(f"{name}: a share that follows the profile is left to the server", budget in (None, 0.01) and not plan["note"], plan)
+            continue
+        told = [server.post("/v1/kv/policies/resolve", {"kv_policy": {**plan["policy"], "budget": b}, "prompt_tokens": 100})[0]
+                for b in (budget, budget - 1)]
+        check(f"{name}: 1 % of a short prompt becomes the least budget that the server takes", told == [200, 400] and plan["note"], (plan, told))
 
 
 def prefixed(browser):
