@@ -122,50 +122,52 @@ static bool key_has_room(struct job *j, struct error *e)
 
 /* ---- options of the engine's request */
 
-static bool copy_stops(const struct api_request *r, struct request_options *g)
+static bool copy_stops(const struct api_request *r, struct request_options *options)
 {
-    g->stops = calloc(r->n_stops + 1, sizeof *g->stops);
-    g->stop_tokens = malloc((r->n_stop_tokens + 1) * sizeof *g->stop_tokens);
-    if (!g->stops || !g->stop_tokens)
+    options->stops = calloc(r->n_stops + 1, sizeof *options->stops);
+    options->stop_tokens = malloc((r->n_stop_tokens + 1) * sizeof *options->stop_tokens);
+    if (!options->stops || !options->stop_tokens)
         return false;
     for (uint32_t i = 0; i < r->n_stops; i++) {
-        g->stops[i].bytes = malloc(r->stops[i].length + 1);
-        if (!g->stops[i].bytes)
+        options->stops[i].bytes = malloc(r->stops[i].length + 1);
+        if (!options->stops[i].bytes)
             return false;
-        memcpy(g->stops[i].bytes, r->stops[i].bytes, r->stops[i].length);
-        g->stops[i].length = (uint32_t)r->stops[i].length;
-        g->n_stops = i + 1;
+        memcpy(options->stops[i].bytes, r->stops[i].bytes, r->stops[i].length);
+        options->stops[i].length = (uint32_t)r->stops[i].length;
+        options->n_stops = i + 1;
     }
     if (r->n_stop_tokens)
-        memcpy(g->stop_tokens, r->stop_tokens, r->n_stop_tokens * sizeof *g->stop_tokens);
-    g->n_stop_tokens = r->n_stop_tokens;
+        memcpy(options->stop_tokens, r->stop_tokens,
+               r->n_stop_tokens * sizeof *options->stop_tokens);
+    options->n_stop_tokens = r->n_stop_tokens;
     return true;
 }
 
 /* What the request leaves open is the server's (--sampling-defaults). */
-static bool copy_sampling(const struct job *j, struct request_options *g)
+static bool copy_sampling(const struct job *j, struct request_options *options)
 {
     const struct api_request *r = &j->r;
     const struct sampling *d = &j->jobs->service->default_sampling;
-    g->sampling = r->sampling;
-    g->sampling.bias = NULL;
-    g->sampling.n_bias = 0;
+    options->sampling = r->sampling;
+    options->sampling.bias = NULL;
+    options->sampling.n_bias = 0;
     if (!r->has_temperature)
-        g->sampling.temperature = d->temperature;
+        options->sampling.temperature = d->temperature;
     if (!r->has_top_p)
-        g->sampling.top_p = d->top_p;
+        options->sampling.top_p = d->top_p;
     if (!r->has_top_k)
-        g->sampling.top_k = d->top_k;
+        options->sampling.top_k = d->top_k;
     if (!r->has_min_p)
-        g->sampling.min_p = d->min_p;
-    g->sampling.seed = j->seed;
+        options->sampling.min_p = d->min_p;
+    options->sampling.seed = j->seed;
     if (r->sampling.n_bias == 0)
         return true;
-    g->sampling.bias = malloc(r->sampling.n_bias * sizeof *g->sampling.bias);
-    if (!g->sampling.bias)
+    options->sampling.bias = malloc(r->sampling.n_bias * sizeof *options->sampling.bias);
+    if (!options->sampling.bias)
         return false;
-    memcpy(g->sampling.bias, r->sampling.bias, r->sampling.n_bias * sizeof *g->sampling.bias);
-    g->sampling.n_bias = r->sampling.n_bias;
+    memcpy(options->sampling.bias, r->sampling.bias,
+           r->sampling.n_bias * sizeof *options->sampling.bias);
+    options->sampling.n_bias = r->sampling.n_bias;
     return true;
 }
 
@@ -183,36 +185,36 @@ static struct prefix_name prefix_root_of(const struct job *j)
 }
 
 /* The options own what they point to: request_options_clear, also after false. */
-static bool make_options(struct prompt *p, const struct plan *plan, struct request_options *g)
+static bool make_options(struct prompt *p, const struct plan *plan, struct request_options *options)
 {
     const struct job *j = p->job;
     const struct api_request *r = &j->r;
     const struct config *c = j->jobs->service->config;
-    *g = (struct request_options){.prompt = p->tokens.data,
-                                  .n_prompt = p->n_tokens,
-                                  .plan = plan_hold(plan),
-                                  .include_stop_string = r->include_stop_string,
-                                  .ignore_eos = r->ignore_eos,
-                                  .show_control = !r->skip_special_tokens,
-                                  .min_tokens = r->min_tokens,
-                                  .max_tokens = r->max_tokens,
-                                  .n_choices = r->n,
-                                  .n_logprobs = r->n_logprobs,
-                                  .n_prompt_logprobs = r->echo ? r->n_logprobs : -1,
-                                  .progress = r->stream && r->return_progress,
-                                  .timeout_ms =
-                                      r->timeout_ms ? r->timeout_ms : c->request_timeout_ms,
-                                  .reuse_prefix = c->prefix_cache && r->cache_prompt,
-                                  .prefix_root = prefix_root_of(j),
-                                  .owner_key = j->key,
-                                  .notify = prompt_notify,
-                                  .notify_context = p};
+    *options = (struct request_options){.prompt = p->tokens.data,
+                                        .n_prompt = p->n_tokens,
+                                        .plan = plan_hold(plan),
+                                        .include_stop_string = r->include_stop_string,
+                                        .ignore_eos = r->ignore_eos,
+                                        .show_control = !r->skip_special_tokens,
+                                        .min_tokens = r->min_tokens,
+                                        .max_tokens = r->max_tokens,
+                                        .n_choices = r->n,
+                                        .n_logprobs = r->n_logprobs,
+                                        .n_prompt_logprobs = r->echo ? r->n_logprobs : -1,
+                                        .progress = r->stream && r->return_progress,
+                                        .timeout_ms =
+                                            r->timeout_ms ? r->timeout_ms : c->request_timeout_ms,
+                                        .reuse_prefix = c->prefix_cache && r->cache_prompt,
+                                        .prefix_root = prefix_root_of(j),
+                                        .owner_key = j->key,
+                                        .notify = prompt_notify,
+                                        .notify_context = p};
     p->tokens = (struct tokens){0}; /* moved */
     /* The response's id; further prompts of the same request get a number behind it. */
-    snprintf(g->id, sizeof g->id, p->index ? "%s.%u" : "%s", j->id, p->index);
-    if (r->session_id && !(g->session_id = strdup(r->session_id)))
+    snprintf(options->id, sizeof options->id, p->index ? "%s.%u" : "%s", j->id, p->index);
+    if (r->session_id && !(options->session_id = strdup(r->session_id)))
         return false;
-    return copy_sampling(j, g) && copy_stops(r, g);
+    return copy_sampling(j, options) && copy_stops(r, options);
 }
 
 /* The sentence that agents recognise, with every wording they look for; see API.md section 6. */

@@ -174,13 +174,13 @@ static void print_usage(const struct request_usage *u)
 }
 
 /* Streams the events of one request. Returns the exit status. */
-static int stream(struct request *g, struct waiter *w, struct progress *progress)
+static int stream(struct request *request, struct waiter *w, struct progress *progress)
 {
     bool cancelled = false;
     for (;;) {
-        struct request_event event = request_next(g);
+        struct request_event event = request_next(request);
         if (interrupted && !cancelled) {
-            request_cancel(g, false);
+            request_cancel(request, false);
             cancelled = true;
         }
         switch (event.kind) {
@@ -224,20 +224,20 @@ static struct sampling sampling_of(const struct run_arguments *a)
     return s;
 }
 
-static bool make_request(const struct run_arguments *a, const struct engine *engine,
-                         struct waiter *waiter, struct request_options *r, struct error *e)
+static bool make_options(const struct run_arguments *a, const struct engine *engine,
+                         struct waiter *waiter, struct request_options *options, struct error *e)
 {
     struct tokens tokens = {0};
-    *r = (struct request_options){.id = "run",
-                                  .sampling = sampling_of(a),
-                                  .ignore_eos = a->ignore_eos,
-                                  .max_tokens = a->n_tokens,
-                                  .n_choices = 1,
-                                  .n_logprobs = -1,
-                                  .n_prompt_logprobs = -1,
-                                  .progress = true,
-                                  .notify = notify,
-                                  .notify_context = waiter};
+    *options = (struct request_options){.id = "run",
+                                        .sampling = sampling_of(a),
+                                        .ignore_eos = a->ignore_eos,
+                                        .max_tokens = a->n_tokens,
+                                        .n_choices = 1,
+                                        .n_logprobs = -1,
+                                        .n_prompt_logprobs = -1,
+                                        .progress = true,
+                                        .notify = notify,
+                                        .notify_context = waiter};
     struct plan_limits limits = engine_plan_limits(engine);
     struct plan_asked policy;
     if (!plan_parse_text(a->kv_policy, strlen(a->kv_policy), "--kv-policy", &policy, e) ||
@@ -249,30 +249,30 @@ static bool make_request(const struct run_arguments *a, const struct engine *eng
         tokens_free(&tokens);
         return error_set(e, "invalid_value", "prompt", "the prompt is empty");
     }
-    r->prompt = tokens.data;
-    r->n_prompt = (uint32_t)tokens.count;
-    r->plan = plan_resolve(&policy, r->n_prompt, &limits, e);
-    if (r->plan)
+    options->prompt = tokens.data;
+    options->n_prompt = (uint32_t)tokens.count;
+    options->plan = plan_resolve(&policy, options->n_prompt, &limits, e);
+    if (options->plan)
         return true;
-    request_options_clear(r);
+    request_options_clear(options);
     return false;
 }
 
 static int run(const struct run_arguments *a, struct engine *engine, struct progress *progress)
 {
     struct waiter waiter = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false};
-    struct request_options request;
+    struct request_options options;
     struct error e;
-    struct request *g = NULL;
-    if (make_request(a, engine, &waiter, &request, &e))
-        g = engine_submit(engine, &request, &e);
-    if (!g) {
+    struct request *request = NULL;
+    if (make_options(a, engine, &waiter, &options, &e))
+        request = engine_submit(engine, &options, &e);
+    if (!request) {
         command_line_print_error(OPTION_RUN, &e);
         return 1;
     }
     progress->started = clock_seconds();
-    int status = stream(g, &waiter, progress);
-    request_release(g);
+    int status = stream(request, &waiter, progress);
+    request_release(request);
     return status;
 }
 
