@@ -1,6 +1,6 @@
-/* What the command lines of the commands beside `serve` ask for, each as one struct that
- * options_parse fills (options.h has names, ranges and defaults; config.h has serve's). Strings are
- * owned (options_clear), NULL where nothing was said. Main thread. */
+/* The arguments of each command except `serve` (see config.h) as a struct that options_parse fills.
+ * option_table.c has names, ranges and defaults. Strings are owned (options_clear), NULL when not
+ * given. Main thread. */
 #ifndef WINNOW_CONFIG_ARGUMENTS_H
 #define WINNOW_CONFIG_ARGUMENTS_H
 
@@ -9,10 +9,10 @@
 struct run_arguments {
     char *model_path, *device, *isa, *chat_template, *head_profile, *kv_policy, *kv_storage;
     struct memory_size kv_memory;
-    uint32_t n_threads, n_ctx; /* 0: physical cores, as trained */
+    uint32_t n_threads, n_ctx; /* 0: physical cores; as trained */
     char *prompt, *prompt_file, *system;
     bool chat, ignore_eos;
-    int64_t n_tokens; /* -1: as many as there is room for */
+    int64_t n_tokens; /* -1: as many as fit */
     double temperature, top_p, min_p, repetition_penalty;
     int64_t top_k, seed; /* seed -1: random */
 };
@@ -28,12 +28,12 @@ struct inspect_arguments {
 
 struct calibrate_arguments {
     char *model_path, *profile_path, *isa;
-    uint32_t length; /* 0: chosen by the context */
+    uint32_t length; /* 0: chosen from the context */
     uint32_t induction_percent, echo_percent, n_threads;
     int64_t seed;
 };
 
-/* Lists as written, between commas. */
+/* Lists are the text as written, separated by commas. */
 struct eval_arguments {
     char *model_path, *text_path, *directory, *policies, *budgets, *contexts, *depths, *tasks,
         *head_profile, *storage, *isa, *device;
@@ -45,7 +45,7 @@ struct eval_arguments {
 struct bench_settings {
     char *model_path, *head_profile, *isa, *device, *json_path, *svg_path;
     char *contexts, *prompts, *batches, *policies, *budgets, *storages;
-    uint32_t n_threads, n_tokens, n_repeats, max_rows; /* threads, rows 0: as the server */
+    uint32_t n_threads, n_tokens, n_repeats, max_rows; /* n_threads, max_rows 0: as in the server */
     uint64_t max_ms;
 };
 

@@ -11,8 +11,8 @@
 #include "config/json_read.h"
 #include "config/options_private.h"
 
-/* A JSON value of the config file as the text that a flag would have. False when the type cannot be
- * one. */
+/* A JSON value of the config file as the text that its flag would have. False: no flag has a value of
+ * that type. */
 static bool json_as_text(const json_t *value, char *number, size_t size, char **dumped,
                          const char **text)
 {
@@ -132,7 +132,7 @@ static bool apply_environment(struct option_parse *p)
     return true;
 }
 
-/* Rules that need more than one setting. */
+/* Checks that concern the settings together, and tidies --api-prefix. */
 static bool check_together(struct option_parse *p)
 {
     struct config *c = p->settings;

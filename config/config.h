@@ -1,9 +1,8 @@
-/* Every setting of `winnow serve` as one checked struct, passed down by pointer and never changed
- * after start.
+/* The settings of `winnow serve` as one checked struct. It is passed down by pointer and never changes
+ * after start, so any thread may read it.
  *
  * A setting comes from the flag, else the environment (WINNOW_<FLAG>), else the JSON config file,
- * else the default; option_table.c has the one table of names, aliases, types, ranges and help.
- * Filled by the main thread. */
+ * else the default. option_table.c has names, aliases, types, ranges and help. Main thread. */
 #ifndef WINNOW_CONFIG_CONFIG_H
 #define WINNOW_CONFIG_CONFIG_H
 
@@ -13,7 +12,7 @@
 #include "config/base/log.h"
 
 struct api_key {
-    char *name; /* for logs: the part before ':' in a key file, or "key1", "key2", ... */
+    char *name; /* for logs: what stands before ':' in a key file, or "key1", "key2", ... */
     char *key;
 };
 
@@ -22,7 +21,7 @@ struct string_list {
     uint32_t count;
 };
 
-/* Memory as bytes, or as a share of what is free; both 0: nothing was said. */
+/* Memory in bytes or as a share of the free memory; both 0: not given. */
 struct memory_size {
     uint64_t bytes;
     double share; /* 0..1 */
@@ -32,10 +31,10 @@ struct config {
     char *model;
     char *host; /* an address, a name, or "unix:/path" */
     uint32_t port;
-    char *alias;  /* the name that /v1/models shows, or NULL = from the model file */
+    char *alias;  /* the name in /v1/models; NULL = from the model file */
     char *device; /* "auto", "cpu" or "cuda" */
     double gpu_memory_share;
-    char *isa; /* NULL = best, or "plain", "avx2", "avx512" */
+    char *isa; /* "plain", "avx2" or "avx512"; NULL = the best one */
     uint32_t threads, ctx_size, max_num_seqs, max_batched_tokens, max_generate;
     struct memory_size kv_memory;
     char *kv_storage;                   /* "f16", "bf16", "q8" or "q4" */
@@ -61,18 +60,18 @@ struct config {
     uint64_t queue_timeout_ms, request_timeout_ms, http_timeout_ms, sse_ping_interval_ms,
         shutdown_timeout_ms;                        /* 0 = off */
     struct string_list cors_origins, allowed_hosts; /* "*" is allowed in cors_origins */
-    char *api_prefix;                               /* "" or "/p" without a slash at the end */
+    char *api_prefix;                               /* "", or "/p" without a slash at the end */
     bool metrics_compat_vllm, metrics_compat_legacy;
-    uint32_t metrics_port; /* 0 = none of its own */
+    uint32_t metrics_port; /* 0 = no extra port */
 
     enum log_format log_format;
     enum log_level log_level;
     bool audit; /* check the cache's invariants after every step */
 };
 
-/* Fills *c from the command line (argv[0] is the subcommand), environment and config file. On
- * success the caller frees it with config_clear. False: `e` has the sentence, *c is cleared. *help
- * is set when --help was asked for (nothing else is checked then). */
+/* Fills *c from the command line (argv[0] is the subcommand), environment and config file. The caller
+ * frees it with config_clear. False: *e says why and *c is cleared. *help is set when --help was
+ * given; then nothing else is checked. */
 bool config_parse(struct config *c, int argc, char **argv, bool *help, struct error *e);
 void config_clear(struct config *c);
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Checks that build tools and libraries are there and installs Debian packages where they are not.
+# Checks for build tools and libraries, and installs Debian packages when some are missing.
 # usage: deps.sh "commands" "pkg-config modules" "Debian packages"
 set -eu
 commands=$1 modules=$2 packages=$3
@@ -11,7 +11,7 @@ missing() {
     for m in $modules; do
         pkg-config --exists "$m" 2>/dev/null || { echo "$m"; return; }
     done
-    # Debian's python3 comes without these; a Python from elsewhere brings its own.
+    # Debian's python3 needs packages for these modules.
     case " $packages " in *" python3-jinja2 "*)
         python3 -c 'import jinja2, numpy, venv, ensurepip' 2>/dev/null || echo "python3 modules"
     esac
@@ -21,7 +21,7 @@ what=$(missing)
 [ -z "$what" ] && exit 0
 
 if ! command -v apt-get >/dev/null 2>&1; then
-    echo "winnow needs '$what', and this machine has no apt-get; install the equivalents of: $packages" >&2
+    echo "winnow needs '$what', and this machine has no apt-get. Install the equivalents of: $packages" >&2
     exit 1
 fi
 if [ "$(id -u)" = 0 ]; then
@@ -31,7 +31,7 @@ elif command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then
 elif command -v sudo >/dev/null 2>&1 && [ -t 0 ]; then
     sudo=sudo # asks for the password at the terminal
 else
-    echo "winnow needs '$what'. Install what it builds with:" >&2
+    echo "winnow needs '$what'. Install it with:" >&2
     echo "  sudo apt-get update && sudo apt-get install -y --no-install-recommends $packages" >&2
     exit 1
 fi
@@ -45,6 +45,6 @@ $sudo apt-get install -y -qq --no-install-recommends $packages >/dev/null 2>&1 |
 what=$(missing)
 case "$what" in
 "") ;;
-"python3 modules") echo "note: the python3 on PATH has no jinja2, numpy or venv; tests that need them say so and are skipped" >&2 ;;
+"python3 modules") echo "note: the python3 on PATH lacks jinja2, numpy or venv; tests that need them are skipped" >&2 ;;
 *) echo "installed $packages, but '$what' is still missing" >&2; exit 1 ;;
 esac

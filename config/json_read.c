@@ -8,9 +8,9 @@ static bool begins(const char *text, const char *with)
     return !strncmp(text, with, strlen(with));
 }
 
-/* jansson 2.14 reports no failed allocation while it parses. For most it leaves the error empty. For
- * a string's memory it reports the string as a wrong token, although a whole string (its last byte
- * is the quote) is right in these two places. */
+/* jansson 2.14 does not report failed allocations while it parses. Most leave the error's text empty.
+ * When a string's memory is missing, it calls the string an invalid token; but in these two places a
+ * whole string, which ends with a quote, is never invalid. */
 static bool memory_was_short(const json_error_t *wrong, const char *text, size_t length)
 {
     if (!wrong->text[0])

@@ -1,4 +1,5 @@
-/* The one reader of JSON text. Any thread. */
+/* Reads JSON text. Everything that parses JSON goes through here, so that a failed allocation is not
+ * reported as wrong syntax. Any thread. */
 #ifndef WINNOW_CONFIG_JSON_READ_H
 #define WINNOW_CONFIG_JSON_READ_H
 

@@ -1,4 +1,4 @@
-/* A flag's row, and the nearest one to a misspelling: see options.h. Main thread. */
+/* Finds the row of a flag: see options.h. Main thread. */
 #include <string.h>
 
 #include "config/base/nearest.h"
@@ -32,7 +32,7 @@ const struct option_row *option_find(enum option_command command, const char *fl
 
 static enum option_command asked; /* for name_of */
 
-/* Of another command's row "", which is near to nothing. */
+/* "" for rows that the command does not take: no word is near to it. */
 static const char *name_of(uint32_t i)
 {
     return option_taken(asked, &option_rows[i]) ? option_rows[i].name : "";

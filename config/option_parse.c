@@ -1,4 +1,4 @@
-/* Command lines by the table: see options.h. Main thread. */
+/* Parses command lines with the table: see options.h. Main thread. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,8 +37,8 @@ bool option_apply_defaults(struct option_parse *p)
     return true;
 }
 
-/* The value of argument *i: attached to it, or the next argument. NULL with an error when there is
- * none. */
+/* The value of argument *i: attached to it, or the next argument. NULL with an error: it has none, or
+ * has one and takes none. */
 static const char *value_of(struct option_parse *p, const struct option_row *row,
                             const char *attached, int argc, char **argv, int *i)
 {
@@ -56,7 +56,7 @@ static const char *value_of(struct option_parse *p, const struct option_row *row
     return NULL;
 }
 
-/* The row of an argument. A short flag may have its value attached ("-n5"): *attached is that. */
+/* The row of an argument. *attached is the value in "--port=80" and "-n5", else NULL. */
 static const struct option_row *row_of(const struct option_parse *p, const char *argument,
                                        char flag[64], const char **attached)
 {
@@ -89,10 +89,10 @@ static bool take_model(struct option_parse *p, const char *path)
     const struct option_row *row = option_find(p->command, "--model");
     p->shown = "MODEL";
     if (!row)
-        return error_set(p->e, "invalid_value", "", "\"%.100s\" is one argument too many", path);
+        return error_set(p->e, "invalid_value", "", "'%.100s' is one argument too many", path);
     if (p->seen[row - option_rows] == LEVEL_FLAG)
         return error_set(p->e, "invalid_value", "MODEL",
-                         "one model file is taken, and '%.100s' is a second one", path);
+                         "'%.100s' is a second model file; only one can be given", path);
     return option_set(p, row, path);
 }
 
@@ -144,7 +144,7 @@ bool options_parse(enum option_command command, void *settings, int argc, char *
         if (*help || !model || *(char **)option_field(command, settings, model))
             return true;
         error_set(e, "missing_required_parameter", "MODEL",
-                  "no model file is named: winnow %s MODEL.gguf", option_commands[command].name);
+                  "the model file is missing: winnow %s MODEL.gguf", option_commands[command].name);
     }
     options_clear(command, settings);
     return false;

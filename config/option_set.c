@@ -1,4 +1,4 @@
-/* One value of one option, from its text into its field: see options_private.h. Main thread. */
+/* Sets one option from text: see options_private.h. Main thread. */
 #include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
@@ -154,19 +154,19 @@ void option_clear_keys(struct config *c)
     c->n_api_keys = 0;
 }
 
-/* A key is shown to nobody, so its errors name the place only. */
+/* Errors must not show the key, so they only name the place. */
 static bool key_push(struct option_parse *p, const char *name, size_t name_length, const char *key,
                      size_t length)
 {
     struct config *c = p->settings;
     if (length == 0 || length > MAX_KEY_BYTES)
         return error_set(p->e, "invalid_value", p->shown,
-                         "%s: a key has 1 to %d bytes, this one has %zu", p->shown, MAX_KEY_BYTES,
-                         length);
+                         "%s: a key has %zu bytes; it must have 1 to %d", p->shown, length,
+                         MAX_KEY_BYTES);
     for (size_t i = 0; i < length; i++)
         if (key[i] <= 0x20 || key[i] == 0x7F)
             return error_set(p->e, "invalid_value", p->shown,
-                             "%s: a key holds a space or a control character", p->shown);
+                             "%s: a key contains a space or a control character", p->shown);
     if (c->n_api_keys == MAX_KEYS)
         return error_set(p->e, "invalid_value", p->shown, "%s: more than %d keys", p->shown,
                          MAX_KEYS);
@@ -245,7 +245,7 @@ static bool set_key_file(struct option_parse *p, const char *path)
     }
     free(text);
     if (ok && ((struct config *)p->settings)->n_api_keys == before)
-        return error_set(p->e, "invalid_value", p->shown, "%s: %s holds no key", p->shown, path);
+        return error_set(p->e, "invalid_value", p->shown, "%s: %s contains no key", p->shown, path);
     return ok;
 }
 
@@ -336,7 +336,7 @@ bool option_set(struct option_parse *p, const struct option_row *row, const char
         return true;
     case OPTION_REFUSED:
         return error_set(p->e, "unsupported_parameter", p->shown, "%s: %s", p->shown, row->help);
-    case OPTION_CONFIG_FILE: /* read before everything else */
+    case OPTION_CONFIG_FILE: /* already read: option_apply_flags */
     case OPTION_IGNORED:
         return true;
     }

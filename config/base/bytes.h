@@ -1,4 +1,4 @@
-/* A growing byte buffer. Zero-initialise; free with bytes_clear. Any thread, one at a time. */
+/* A growing byte buffer. Zero-initialise it and free it with bytes_clear. Any thread, one at a time. */
 #ifndef WINNOW_CONFIG_BASE_BYTES_H
 #define WINNOW_CONFIG_BASE_BYTES_H
 
@@ -6,11 +6,11 @@
 #include <stddef.h>
 
 struct bytes {
-    char *data; /* [length], malloc'ed, not terminated; NULL while nothing was added */
+    char *data; /* [length], owned, no NUL at the end; NULL while empty */
     size_t length, capacity;
 };
 
-/* Makes room for `more` bytes behind the last. False: out of memory, nothing changed. */
+/* Makes room for `more` bytes after the last one. False: out of memory, nothing changed. */
 bool bytes_reserve(struct bytes *b, size_t more);
 /* Appends. False: out of memory, nothing changed. */
 bool bytes_add(struct bytes *b, const void *data, size_t length);

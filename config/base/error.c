@@ -7,7 +7,7 @@
 
 #include "config/base/utf8.h"
 
-/* Cuts a formatted text that filled its buffer back to the last whole UTF-8 character. */
+/* Removes an incomplete UTF-8 character from the end of a text that filled its buffer. */
 static void cut_to_character(char *text, size_t capacity)
 {
     size_t length = strlen(text);
@@ -20,7 +20,7 @@ static void cut_to_character(char *text, size_t capacity)
     text[length] = 0;
 }
 
-/* In parentheses because of the macros of error.h for the analyzer. */
+/* The parentheses keep the analyzer's macros of error.h from expanding here. */
 bool(error_set)(struct error *e, const char *code, const char *where, const char *format, ...)
 {
     if (!e)

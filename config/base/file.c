@@ -1,4 +1,4 @@
-/* Small files, read whole: see file.h. */
+/* See file.h. */
 #include "config/base/file.h"
 
 #include <errno.h>
@@ -13,7 +13,7 @@ static const char *code_of(const struct file_wanted *w, const char *usual)
     return w->code ? w->code : usual;
 }
 
-/* Pipes do not say how much is to come, so the room grows with what has come. */
+/* The length of a pipe is not known in advance, so the buffer grows while reading. */
 static bool read_stream(const struct file_wanted *w, FILE *stream, struct bytes *b, struct error *e)
 {
     while (!feof(stream)) {

@@ -1,4 +1,5 @@
-/* IEEE half precision in plain C: exact to float, and from float to the nearest even. */
+/* IEEE half precision in plain C. The conversion to float is exact; the one from float rounds to the
+ * nearest, ties to even. */
 #ifndef WINNOW_CONFIG_BASE_HALF_H
 #define WINNOW_CONFIG_BASE_HALF_H
 
@@ -21,8 +22,8 @@ static inline float half_float_of_bits(uint32_t u)
     return f;
 }
 
-/* Exponent and fraction moved to float's places are the value divided by 2^112, also when they are
- * subnormal; the multiplication is exact. */
+/* Half's exponent and fraction bits, shifted to where float has them, are the value divided by 2^112.
+ * This also holds for subnormal values. The multiplication is exact. */
 static inline float half_to_float(uint16_t h)
 {
     uint32_t u = half_bits_of_float(half_float_of_bits((uint32_t)(h & 0x7fff) << 13) * 0x1p112f);

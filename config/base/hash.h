@@ -1,5 +1,5 @@
-/* FNV-1a, 64 bits: a name for bytes that nobody chose to collide (what a client can choose is hashed
- * with a seed or by SHA-256). Any thread. */
+/* FNV-1a, 64 bits. Not for bytes that a client can choose: those are hashed with a seed or by SHA-256.
+ * Any thread. */
 #ifndef WINNOW_CONFIG_BASE_HASH_H
 #define WINNOW_CONFIG_BASE_HASH_H
 
@@ -8,7 +8,7 @@
 
 #define FNV_START UINT64_C(0xCBF29CE484222325)
 
-/* The hash of what `hash` covers followed by n bytes of `data`. */
+/* Continues `hash` with n bytes of `data`. Start with FNV_START. */
 static inline uint64_t fnv_add(uint64_t hash, const void *data, size_t n)
 {
     const uint8_t *bytes = (const uint8_t *)data;

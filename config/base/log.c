@@ -1,5 +1,4 @@
-/* Log lines: see log.h. A line is built in one buffer and written with one call, so lines never
- * mix. */
+/* See log.h. A line is built in one buffer and written with one call, so lines never mix. */
 #include "config/base/log.h"
 
 #include <math.h>
@@ -41,7 +40,7 @@ static void line_format(struct line *l, const char *format, ...)
     line_add(l, piece, n < 0 ? 0 : n < (int)sizeof piece ? (size_t)n : sizeof piece - 1);
 }
 
-/* Escapes what would break a line or a JSON string; both formats use JSON's escapes. */
+/* Escapes what would break a line or a JSON string. Both formats use JSON's escapes. */
 static void line_escape(struct line *l, const char *text)
 {
     for (const unsigned char *c = (const unsigned char *)text; *c; c++) {
@@ -86,7 +85,7 @@ static void line_end(struct line *l)
 {
     l->text[l->length++] = '\n';
     ssize_t written = write(STDERR_FILENO, l->text, l->length);
-    (void)written; /* nowhere left to report it */
+    (void)written; /* there is nowhere to report a failure */
 }
 
 static void field_text(struct line *l, const char *key, const char *value, bool json)

@@ -1,4 +1,4 @@
-/* Log lines on stderr, as text or as one JSON object a line. Thread-safe: one write per line. */
+/* Log lines on stderr, as text or as one JSON object per line. Any thread: a line is one write. */
 #ifndef WINNOW_CONFIG_BASE_LOG_H
 #define WINNOW_CONFIG_BASE_LOG_H
 
@@ -11,11 +11,11 @@ enum log_format { LOG_TEXT, LOG_JSON };
 void log_setup(enum log_format format, enum log_level least);
 bool log_enabled(enum log_level level);
 
-/* A line of plain text. */
+/* A line with a message only. */
 void log_line(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* A line with fields: text is "message key=value key=value", JSON an object. Strings are escaped;
- * NULL skipped. */
+/* A line with fields: "message key=value key=value" as text, or an object as JSON. Strings are
+ * escaped. A field whose text is NULL or whose number is not finite is left out. */
 struct log_field {
     const char *key;
     enum { LOG_FIELD_TEXT, LOG_FIELD_INT, LOG_FIELD_NUMBER } kind;

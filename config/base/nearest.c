@@ -1,11 +1,11 @@
-/* The nearest name by edits: see nearest.h. */
+/* See nearest.h. */
 #include "config/base/nearest.h"
 
 #include <string.h>
 
 enum { MOST_EDITS = 3, LONGEST_NAME = 40 };
 
-/* Edits between two words of at most LONGEST_NAME bytes (Levenshtein's distance). */
+/* The Levenshtein distance of two words of at most LONGEST_NAME bytes. */
 static uint32_t edits(const char *a, size_t n_a, const char *b, size_t n_b)
 {
     uint32_t row[LONGEST_NAME + 1];

@@ -1,4 +1,4 @@
-/* SHA-256: see sha256.h. Plain C; the inputs are small. */
+/* See sha256.h. Plain C: the inputs are small. */
 #include "config/base/sha256.h"
 
 #include <string.h>

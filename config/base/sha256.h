@@ -1,4 +1,4 @@
-/* SHA-256 (FIPS 180-4): names a model in files that belong to it. Any thread; no allocation. */
+/* SHA-256 (FIPS 180-4): the hash that identifies a model. Any thread; no allocation. */
 #ifndef WINNOW_CONFIG_BASE_SHA256_H
 #define WINNOW_CONFIG_BASE_SHA256_H
 
@@ -14,7 +14,7 @@ struct sha256 {
 void sha256_init(struct sha256 *s);
 void sha256_add(struct sha256 *s, const void *data, size_t n_bytes);
 void sha256_add_u64(struct sha256 *s, uint64_t number); /* 8 bytes, little endian */
-/* Ends the hash; `s` must be initialised anew before it is used again. */
+/* Ends the hash. `s` must be initialised again before its next use. */
 void sha256_finish(struct sha256 *s, uint8_t digest[32]);
 /* 64 lower-case hex digits and a NUL. */
 void sha256_hex(const uint8_t digest[32], char out[65]);

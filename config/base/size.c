@@ -1,4 +1,4 @@
-/* Numbers with units: see size.h. */
+/* See size.h. */
 #include "config/base/size.h"
 
 #include <ctype.h>

@@ -5,14 +5,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* "4G", "512M", "16MiB", "1.5G", "65536": bytes, units of 1024. False when it is anything else or
- * over 2^62. */
+/* "4G", "512M", "16MiB", "1.5G" or "65536" to bytes; units are powers of 1024. False: anything else,
+ * or more than 2^62. */
 bool size_parse(const char *text, uint64_t *bytes);
-/* "0.5", "30", "1e3": seconds to milliseconds, 0 <= value <= 1e9. */
+/* "0.5", "30" or "1e3" seconds to milliseconds; 0 to 1e9 seconds. */
 bool seconds_parse(const char *text, uint64_t *ms);
-/* Digits only, min <= value <= max. */
+/* Digits only; a value from min to max. */
 bool whole_number_parse(const char *text, uint64_t min, uint64_t max, uint64_t *value);
-/* A plain decimal number, finite. */
+/* A finite decimal number without a sign. */
 bool number_parse(const char *text, double *value);
 /* "1.5 GiB" into out; returns out. */
 const char *size_format(char out[32], uint64_t bytes);

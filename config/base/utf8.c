@@ -1,4 +1,4 @@
-/* Characters of UTF-8: see utf8.h. */
+/* See utf8.h. */
 #include "config/base/utf8.h"
 
 size_t utf8_length_by_first(uint8_t first)

@@ -1,4 +1,4 @@
-/* What this binary is. */
+/* The version of this binary. Any thread. */
 #ifndef WINNOW_CONFIG_BASE_VERSION_H
 #define WINNOW_CONFIG_BASE_VERSION_H
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# What `make install` and `make uninstall` do: one list of files for both. Completions and the manual page's flags come
-# from the built program itself. Environment: BUILD, PREFIX, DESTDIR. usage: install.sh install|uninstall
+# `make install` and `make uninstall` run this; both use the same list of files. Completions and the manual page's flags
+# come from the built program. Environment: BUILD, PREFIX, DESTDIR. usage: install.sh install|uninstall
 set -eu
 cd "$(dirname "$0")/../.."
 winnow=${BUILD:-build}/winnow
@@ -53,6 +53,6 @@ for file in models/*.gguf models/*.heads.json; do
 done
 if [ "$action" = uninstall ]; then
     for folder in share/winnow share/doc/winnow; do
-        rmdir "$root/$folder" 2>/dev/null || [ ! -d "$root/$folder" ] || echo "kept $root/$folder: it holds files of others"
+        rmdir "$root/$folder" 2>/dev/null || [ ! -d "$root/$folder" ] || echo "kept $root/$folder: it has files that winnow did not install"
     done
 fi

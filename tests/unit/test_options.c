@@ -122,7 +122,7 @@ START_TEST(wrong_command_lines_name_the_flag)
     static const struct {
         enum option_command command;
         const char *line, *piece;
-    } bad[] = {{OPTION_RUN, "-p x", "no model file is named: winnow run"},
+    } bad[] = {{OPTION_RUN, "-p x", "the model file is missing: winnow run"},
                {OPTION_RUN, "m --port 1", "unknown flag --port"},
                {OPTION_RUN, "m --repeat-penlty 1", "did you mean --repeat-penalty"},
                {OPTION_RUN, "m --temp 3", "--temp: '3' is not a number from 0 to 2"},
@@ -136,7 +136,7 @@ START_TEST(wrong_command_lines_name_the_flag)
                {OPTION_EVAL, "m --seed -1", "--seed"},
                {OPTION_EVAL, "m --samples 0", "--samples"},
                {OPTION_BENCH, "m --repeats 101", "--repeats"},
-               {OPTION_INSPECT, "a b", "'b' is a second one"},
+               {OPTION_INSPECT, "a b", "'b' is a second model file"},
                {OPTION_COMPLETIONS, "bash", "one argument too many"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         union {
