@@ -36,7 +36,7 @@ static void chore_work(void *context)
     if (!body)
         return;
     if (c->work(c, body, &c->error) && !c->answer)
-        error_set(&c->error, "internal_error", "", "the server is out of memory");
+        error_set(&c->error, "out_of_memory", "", "the server is out of memory");
     json_decref(body);
 }
 
@@ -74,7 +74,7 @@ static void chore_start(struct http_request *x, const struct service *service,
     }
     if (c)
         chore_free(c);
-    error_set(&e, "internal_error", "", "the server is out of memory");
+    error_set(&e, "out_of_memory", "", "the server is out of memory");
     http_request_reply_error(x, &e);
 }
 
@@ -247,7 +247,7 @@ static bool detokenize(struct chore *c, const json_t *body, struct error *e)
             ok = error_set(e, "invalid_value", where, "%s is %lld; ids go from 0 to %d", where,
                            (long long)json_integer_value(value), tokenizer_n_vocab(t) - 1);
         else if (!tokens_push(&list, (int32_t)json_integer_value(value)))
-            ok = error_set(e, "internal_error", "", "the server is out of memory");
+            ok = error_set(e, "out_of_memory", "", "the server is out of memory");
         if (!ok)
             break;
     }

@@ -12,7 +12,7 @@
 static void fail_memory(struct job *j)
 {
     struct error e;
-    error_set(&e, "internal_error", "", "the server is out of memory");
+    error_set(&e, "out_of_memory", "", "the server is out of memory");
     reply_fail(j, &e);
 }
 
@@ -230,7 +230,7 @@ static void handle(struct http_request *x, struct jobs *jobs, enum api_request_k
     struct job *j = job_new(jobs, x, kind);
     if (!j) {
         struct error e;
-        error_set(&e, "internal_error", "", "the server is out of memory");
+        error_set(&e, "out_of_memory", "", "the server is out of memory");
         http_request_reply_error(x, &e);
         return;
     }

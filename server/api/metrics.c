@@ -290,7 +290,7 @@ void handle_metrics(struct http_request *x, void *context)
     metrics_process(&t);
     if (t.failed) {
         struct error e;
-        error_set(&e, "internal_error", "", "the server is out of memory");
+        error_set(&e, "out_of_memory", "", "the server is out of memory");
         http_request_reply_error(x, &e);
         bytes_clear(&t.bytes);
         return;

@@ -52,7 +52,7 @@ static void query(struct http_request *x, struct queries *queries, enum engine_q
     struct query *k = calloc(1, sizeof *k + n_heads * sizeof *k->heads);
     if (!k) {
         struct error e;
-        error_set(&e, "internal_error", "", "the server is out of memory");
+        error_set(&e, "out_of_memory", "", "the server is out of memory");
         http_request_reply_error(x, &e);
         return;
     }

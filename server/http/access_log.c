@@ -1,4 +1,4 @@
-/* One log line and one count for each request, when it has ended. Loop thread. */
+/* Logs and counts each request when it has ended. Loop thread. */
 #include <string.h>
 
 #include "server/http/transport_private.h"
@@ -17,7 +17,7 @@ static void count(struct http_request *x)
     }
 }
 
-/* Scrapers and probes ask every few seconds: their lines are for debugging. */
+/* Scrapers and probes ask every few seconds, so their lines are for debugging only. */
 static enum log_level level_of(const struct http_request *x)
 {
     static const char *const quiet[] = {"metrics", "health", "livez", "readyz"};
@@ -59,7 +59,7 @@ void access_log(struct http_request *x, const char *how)
     }
     if (x->refusal.code[0])
         TEXT("error", x->refusal.code);
-    if (x->status != 499) { /* the headers are gone with the connection */
+    if (x->status != 499) { /* with 499 the headers no longer exist */
         TEXT("traceparent", http_request_header(x, "traceparent"));
         TEXT("retry", http_request_header(x, "X-Stainless-Retry-Count"));
     }

@@ -15,8 +15,7 @@ const char *auth_key_of(const char *authorization, const char *x_api_key, const 
     return x_api_key ? x_api_key : api_key;
 }
 
-/* Looks at every byte of the client's key whatever the outcome; the length of ours is not a secret.
- */
+/* Always compares every byte of the client's key. The length of our key is not a secret. */
 static bool equal(const char *ours, const char *theirs)
 {
     size_t n = strlen(ours), m = strlen(theirs);

@@ -44,6 +44,7 @@ static const struct code_row code_rows[] = {
     {"headers_too_large", 431, "invalid_request_error"},
     {"internal_error", 500, "server_error"},
     {"engine_fault", 500, "server_error"},
+    {"out_of_memory", 503, "unavailable_error"},
     {"model_loading", 503, "unavailable_error"},
     {"draining", 503, "unavailable_error"},
     {"deadline_exceeded", 504, "timeout_error"},
@@ -80,7 +81,7 @@ json_t *error_to_json(const struct error *e)
     if (!strcmp(row->code, "context_length_exceeded")) {
         json_object_set_new(o, "n_prompt_tokens", json_integer(e->n_prompt_tokens));
         json_object_set_new(o, "n_ctx", json_integer(e->n_ctx));
-        /* the policy that takes a prompt of any length */
+        /* the policy that takes prompts of any length */
         json_object_set_new(o, "kv_hint", json_pack("{s:s}", "name", "sink"));
     }
     add_number(o, "needed_pages", e->needed_pages);

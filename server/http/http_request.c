@@ -1,7 +1,7 @@
 /* One request and its answer: see http_request.h. Loop thread.
  *
- * An answer is queued from libmicrohttpd's access handler: at once while that runs, otherwise after
- * the connection was resumed, which makes libmicrohttpd call the handler again. */
+ * libmicrohttpd takes an answer only in its access handler. If the handler is not running, the
+ * connection is resumed, which makes libmicrohttpd call it again. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -196,13 +196,13 @@ void http_request_send(struct http_request *x)
         resume(x);
 }
 
-/* Takes x->response, which may be NULL. */
+/* Answers with x->response, which may be NULL. */
 static void answer(struct http_request *x, unsigned status, const char *content_type)
 {
-    x->stream.open = false; /* a stream that never got to its first byte may still be refused */
+    x->stream.open = false; /* a stream without a first byte can still be refused */
     x->status = status;
     if (!x->response) {
-        http_request_hang_up(x, HTTP_REQUEST_CLIENT_LEFT); /* no memory for any answer */
+        http_request_hang_up(x, HTTP_REQUEST_CLIENT_LEFT); /* there is no memory for an answer */
         return;
     }
     http_request_add_common_headers(x, content_type);
@@ -250,13 +250,13 @@ void http_request_reply_bytes(struct http_request *x, unsigned status, const cha
 void http_request_reply_json(struct http_request *x, unsigned status, json_t *value)
 {
     static const char failure[] =
-        "{\"error\":{\"message\":\"out of memory\",\"type\":\"server_error\",\"param\":null,"
-        "\"code\":\"internal_error\"}}";
+        "{\"error\":{\"message\":\"out of memory\",\"type\":\"unavailable_error\",\"param\":"
+        "null,\"code\":\"out_of_memory\"}}";
     struct bytes text = {0};
     if (json_add(&text, value))
         http_request_reply_bytes(x, status, "application/json", &text);
     else
-        http_request_reply_static(x, 500, "application/json", failure, sizeof failure - 1);
+        http_request_reply_static(x, 503, "application/json", failure, sizeof failure - 1);
     bytes_clear(&text);
     json_decref(value);
 }

@@ -9,7 +9,7 @@
 #include "server/http/sse.h"
 #include "server/http/transport_private.h"
 
-/* Passed to libmicrohttpd, which asks for at most so many bytes at a time. */
+/* The most bytes that libmicrohttpd asks for at a time. */
 enum { BLOCK_BYTES = 16384 };
 
 static ssize_t read_stream(void *context, uint64_t position, char *out, size_t room)
@@ -57,8 +57,8 @@ static bool commit(struct http_request *x)
     return true;
 }
 
-/* Moves what waits to the buffer's start, so that a long stream does not make it grow; not before
- * that is the smaller half, so that every byte is moved once or not at all on average. */
+/* Moves unsent bytes to the buffer's start, so that a long stream does not make the buffer grow. It
+ * waits until they are at most half of the buffer, so that a byte is moved at most once on average. */
 static void compact(struct stream *s)
 {
     if (s->start == 0 || s->start < s->buffer.length - s->start)
@@ -73,7 +73,7 @@ static bool may_write(const struct http_request *x)
     return !x->ended && !x->stream.ended && !x->answered;
 }
 
-/* After something was added to the buffer, which then held `before` bytes. */
+/* Sends what was added to the buffer, or removes it when that fails: the buffer had `before` bytes. */
 static bool written(struct http_request *x, bool added, size_t before)
 {
     struct stream *s = &x->stream;
@@ -135,7 +135,7 @@ void http_request_stream_start(struct http_request *x, uint64_t ping_ms)
         return;
     s->ping = malloc(sizeof *s->ping);
     if (!s->ping)
-        return; /* no pings then */
+        return; /* then there are no pings */
     uv_timer_init(x->transport->loop, s->ping);
     s->ping->data = x;
     uint64_t look = ping_ms > 2000 ? 1000 : (ping_ms + 1) / 2;

@@ -1,5 +1,5 @@
-/* Notices that a client has gone while its request waits. libmicrohttpd's epoll set does not hold a
- * suspended connection, so each link watches its socket itself. Loop thread. */
+/* Notices that a client has left while its request waits. libmicrohttpd does not watch the socket of a
+ * suspended connection, so each link does. Loop thread. */
 #include <stdlib.h>
 
 #include "server/http/transport_private.h"
@@ -14,7 +14,7 @@ static void on_hang_up(uv_poll_t *handle, int status, int events)
     struct link *k = handle->data;
     (void)status;
     (void)events;
-    uv_poll_stop(handle); /* the event stays true */
+    uv_poll_stop(handle); /* otherwise the event repeats */
     struct http_request *x = k ? k->http_request : NULL;
     if (x && !x->answered && !x->stream.ended)
         http_request_hang_up(x, HTTP_REQUEST_CLIENT_LEFT);

@@ -16,7 +16,7 @@
 
 enum {
     BACKLOG = 511,
-    /* With port 0 the first address chooses, and the port may be taken on another one. */
+    /* With port 0 the first address gets a free port, which may be taken on another address. */
     PORT_TRIES = 16
 };
 
@@ -36,7 +36,7 @@ static int unix_socket(void)
     return socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 }
 
-/* Removes a socket file that nobody answers on. */
+/* Removes a socket file that no program answers on. */
 static bool remove_leftover(const struct sockaddr_un *address, struct error *e)
 {
     struct stat status;
@@ -61,7 +61,8 @@ int listen_unix(const char *path, struct error *e)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     if (strlen(path) == 0 || strlen(path) >= sizeof address.sun_path) {
-        error_set(e, "invalid_value", "--host", "--host: a Unix socket's path has 1 to %zu bytes",
+        error_set(e, "invalid_value", "--host",
+                  "--host: a Unix socket's path must have 1 to %zu bytes",
                   sizeof address.sun_path - 1);
         return -1;
     }
@@ -114,7 +115,7 @@ static uint32_t port_of(const struct sockaddr *address)
                      : ((const struct sockaddr_in *)(const void *)address)->sin_port);
 }
 
-/* False with errno; the address is described all the same. */
+/* False with errno. The address is described in both cases. */
 static bool open_one(struct listen_socket *s, const struct addrinfo *at, bool alone, uint32_t port)
 {
     struct sockaddr_storage storage = {0};
@@ -127,7 +128,7 @@ static bool open_one(struct listen_socket *s, const struct addrinfo *at, bool al
     s->fd = socket(at->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (s->fd < 0)
         return false;
-    /* Beside other addresses, [::] leaves 0.0.0.0 to them. */
+    /* With other addresses, [::] is for IPv6 only, so that 0.0.0.0 can have a socket too. */
     bool only_v6 = at->ai_family == AF_INET6 && !alone;
     if (setsockopt(s->fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) ||
         (only_v6 && setsockopt(s->fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one)) ||
@@ -144,7 +145,7 @@ static bool open_one(struct listen_socket *s, const struct addrinfo *at, bool al
     return true;
 }
 
-/* A name may have an address twice. */
+/* A name can have the same address twice. */
 static bool is_first(const struct addrinfo *all, const struct addrinfo *at)
 {
     for (; all != at; all = all->ai_next)
@@ -158,8 +159,7 @@ static bool is_absent(int failure)
     return failure == EADDRNOTAVAIL || failure == EAFNOSUPPORT;
 }
 
-/* Binds all of a list to one port. False with errno; *n sockets are open then, and out[*n] is the
- * one that failed. */
+/* Listens on one port of all addresses. False with errno: *n sockets are open, and out[*n] failed. */
 static bool open_all(const struct addrinfo *all, uint32_t port, struct listen_socket *out,
                      uint32_t *n)
 {

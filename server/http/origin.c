@@ -1,4 +1,4 @@
-/* Host and Origin rules: see origin.h. */
+/* See origin.h. */
 #include "server/http/origin.h"
 
 #include <ctype.h>

@@ -1,18 +1,17 @@
-/* Which web pages and host names may talk to the server. Pure functions. */
+/* Which web pages may call the server, and under which host names. Pure. */
 #ifndef WINNOW_SERVER_HTTP_ORIGIN_H
 #define WINNOW_SERVER_HTTP_ORIGIN_H
 
 #include "config/config.h"
 
-/* True if a request with this Host may be answered: always, unless bound to loopback, where the
- * name must be localhost, 127.0.0.1, [::1] or one of --allowed-hosts (a page on another name may
- * have been rebound to us). */
+/* Whether a request with this Host may be answered. On loopback the name must be localhost, 127.0.0.1,
+ * [::1] or one of --allowed-hosts: a web page could point another name to us (DNS rebinding). */
 bool host_is_allowed(const struct config *c, bool bound_to_loopback, const char *host);
 
-/* True if a request with this Origin (NULL = none) may be answered: same host, or in
+/* Whether a request with this Origin may be answered: NULL (no Origin), the same host, or one of
  * --cors-origins. */
 bool origin_is_allowed(const struct config *c, const char *origin, const char *host);
-/* True if CORS headers should name it (only origins that --cors-origins lists). */
+/* Whether --cors-origins lists it, so that CORS headers name it. */
 bool origin_is_listed(const struct config *c, const char *origin);
 
 #endif

@@ -1,4 +1,4 @@
-/* Paths to routes: see router.h. */
+/* See router.h. */
 #include "server/http/router.h"
 
 #include <stdio.h>

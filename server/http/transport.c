@@ -10,8 +10,8 @@
 #include "server/http/error_reply.h"
 
 enum {
-    /* libmicrohttpd's pool of a connection holds the request's header block, which transport_request.c
-     * limits to 16 KiB with an answer of ours, and the buffers for writing. */
+    /* libmicrohttpd's memory per connection: the request's headers, which transport_request.c limits to
+     * 16 KiB, and the buffers for writing. */
     CONNECTION_MEMORY = 64 * 1024,
     HANDLES_OF_A_LISTENER = 3
 };
@@ -83,7 +83,8 @@ static void log_from_daemon(void *context, const char *format, va_list arguments
 static bool listener_open(struct listener *l, struct error *e)
 {
     struct transport *t = l->transport;
-    /* libmicrohttpd's silent close comes after the sweep's 408, which has a second's grain */
+    /* libmicrohttpd closes without an answer, so it must be later than the sweep, which runs once a
+     * second and answers 408 */
     uint64_t ms = t->config->http_timeout_ms;
     unsigned timeout = ms ? (unsigned)((ms + 2999) / 1000) : 0;
     l->daemon = MHD_start_daemon(
@@ -96,7 +97,7 @@ static bool listener_open(struct listener *l, struct error *e)
         transport_connection, l, MHD_OPTION_END);
     if (!l->daemon)
         return error_set(e, "address_error", "--host", "the HTTP server could not be started");
-    l->socket.fd = -1; /* the daemon's */
+    l->socket.fd = -1; /* the daemon owns it now */
     int epoll = MHD_get_daemon_info(l->daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
     uv_poll_init(t->loop, &l->poll, epoll);
     uv_timer_init(t->loop, &l->timer);
@@ -109,8 +110,8 @@ static bool listener_open(struct listener *l, struct error *e)
 
 /* ---- the sweep */
 
-/* libmicrohttpd can answer only a request that it has read, so the 408 is written past it; the
- * socket is shut then, so that libmicrohttpd sees the end. */
+/* libmicrohttpd can only answer requests that it has read. So the 408 is written to the socket
+ * directly, and the socket is shut down, which libmicrohttpd notices. */
 static void end_slow_request(struct link *k)
 {
     struct error e;
@@ -120,7 +121,7 @@ static void end_slow_request(struct link *k)
     size_t length = error_raw_answer(&e, "Request Timeout", answer, sizeof answer);
     k->reading = false;
     ssize_t written = length ? send(k->fd, answer, length, MSG_DONTWAIT | MSG_NOSIGNAL) : 0;
-    (void)written; /* the client has had its time */
+    (void)written; /* the client had its chance */
     shutdown(k->fd, SHUT_RDWR);
     transport_count_rejected(k->transport, e.code);
     listener_again(k->listener);
@@ -154,7 +155,7 @@ static bool add_sockets(struct transport *t, struct listen_socket *sockets, uint
     return true;
 }
 
-/* All sockets, before there is any handle on the loop. */
+/* Opens all sockets before any handle is on the loop. */
 static bool open_sockets(struct transport *t, struct error *e)
 {
     const struct config *c = t->config;
@@ -250,7 +251,7 @@ static void listener_close(struct listener *l)
 void transport_close(struct transport *t)
 {
     struct link *k;
-    /* libmicrohttpd wants every suspended connection resumed before the daemon stops. */
+    /* libmicrohttpd requires that every suspended connection is resumed before the daemon stops. */
     LIST_FOREACH(k, &t->links, entry)
     if (k->http_request)
         http_request_hang_up(k->http_request, HTTP_REQUEST_STOPPED);

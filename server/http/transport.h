@@ -1,13 +1,12 @@
-/* The HTTP transport: listens, reads requests, and hands them to the routes' handlers
- * (http_request.h). What the composition root and the handlers of /health and /metrics see of it.
- * Loop thread. */
+/* The HTTP transport: listens, reads requests, and calls the routes' handlers (http_request.h). This is
+ * what server.c and the handlers of /health and /metrics see of it. Loop thread. */
 #ifndef WINNOW_SERVER_HTTP_TRANSPORT_H
 #define WINNOW_SERVER_HTTP_TRANSPORT_H
 
 #include "server/http/http_request.h"
 
-/* What is counted for /metrics. A row of `requests` is an endpoint: the index of its route, or the
- * last row for what no route took. */
+/* Counts for /metrics. The row of `requests` is the index of the route; the last row is for requests
+ * without a route. */
 enum { MAX_ENDPOINTS = 40, MAX_STATUSES = 24, MAX_REASONS = 32 };
 struct transport_counts {
     struct {
@@ -21,15 +20,15 @@ struct transport_counts {
     uint64_t connections_open, connections_refused;
 };
 
-/* Listens on every address of --host, and of --metrics-port. Routes and config outlive it. NULL:
- * "address_in_use", "address_error", "invalid_value"; handles that it had opened are closing then,
- * and go when the loop turns. */
+/* Listens on every address of --host, on --port and --metrics-port. Routes and config must outlive it.
+ * NULL: "address_in_use", "address_error", "invalid_value"; handles that were opened close when the
+ * loop runs. */
 struct transport *transport_new(const struct config *c, uv_loop_t *loop, const struct route *routes,
                                 uint32_t n_routes, struct error *e);
-/* Closes listeners and connections; the memory goes when the loop has closed the handles. */
+/* Closes listeners and connections. The memory is freed when the loop has closed the handles. */
 void transport_close(struct transport *t);
 
-/* Routes that need the model are answered 503 until it is ready, and once it is draining. */
+/* Routes that need the model answer 503 until the model is ready, and while the server drains. */
 void transport_set_ready(struct transport *t, bool ready);
 void transport_set_loading(struct transport *t, double share); /* 0..1 */
 void transport_set_draining(struct transport *t);
@@ -38,14 +37,14 @@ bool transport_is_draining(const struct transport *t);
 double transport_loading(const struct transport *t);
 
 uint32_t transport_running(const struct transport *t); /* HTTP requests without an answer yet */
-/* "http://127.0.0.1:8080" or "unix:/path", one for each address of --host. */
+/* The addresses of --host: "http://127.0.0.1:8080" or "unix:/path". */
 uint32_t transport_n_addresses(const struct transport *t);
 const char *transport_address(const struct transport *t, uint32_t index);
-/* Whether only programs on this machine reach it. */
+/* Whether only programs on this machine can connect. */
 bool transport_is_local(const struct transport *t);
 
 const struct transport_counts *transport_counts(const struct transport *t);
-/* The name of a row of the counts: its route's, or "other". */
+/* The name of a row of the counts: the route's, or "other". */
 const char *transport_endpoint(const struct transport *t, uint32_t row);
 
 #endif

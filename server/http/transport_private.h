@@ -1,11 +1,10 @@
-/* The inside of the HTTP transport: libmicrohttpd driven by the libuv loop. Loop thread throughout.
+/* The inside of the HTTP transport: the libuv loop runs libmicrohttpd. Loop thread.
  *
- *   listener       one address: a libmicrohttpd daemon in external epoll mode. Its epoll descriptor
- *                  is a uv_poll_t, its timeout a uv_timer_t; a resumed connection asks for another
- *                  run of the daemon through a uv_idle_t.
- *   link           one client connection. libmicrohttpd does not look at the socket of a suspended
- *                  connection, so a uv_poll_t of the link watches it for hang-up while a request
- *                  waits.
+ *   listener       one address: a libmicrohttpd daemon in external epoll mode. A uv_poll_t has its
+ *                  epoll descriptor, a uv_timer_t its timeout. A uv_idle_t runs the daemon again after
+ *                  a connection was resumed.
+ *   link           one client connection. libmicrohttpd does not watch the socket of a suspended
+ *                  connection, so a uv_poll_t of the link does.
  *   http_request   one request on a link: see http_request.h. */
 #ifndef WINNOW_SERVER_HTTP_TRANSPORT_PRIVATE_H
 #define WINNOW_SERVER_HTTP_TRANSPORT_PRIVATE_H
@@ -19,7 +18,7 @@
 
 struct listener {
     struct transport *transport;
-    struct listen_socket socket; /* its descriptor belongs to the daemon once that is there */
+    struct listen_socket socket; /* the daemon owns its descriptor while there is one */
     struct MHD_Daemon *daemon;   /* NULL: not open */
     uv_poll_t poll;
     uv_timer_t timer;
@@ -32,15 +31,15 @@ struct transport {
     uv_loop_t *loop;
     const struct route *routes;
     uint32_t n_routes;
-    struct listener *listeners; /* [n_listeners] those of --host first */
+    struct listener *listeners; /* [n_listeners], those of --host first */
     uint32_t n_listeners, n_addresses;
-    uv_timer_t sweep;   /* every second: requests that are read too slowly */
-    uint32_t n_handles; /* whose close callback is to come before the memory may go */
+    uv_timer_t sweep;   /* every second: ends requests that arrive too slowly */
+    uint32_t n_handles; /* open handles; the memory is freed when all have closed */
     LIST_HEAD(link_list, link) links;
     uint32_t n_links;
-    uint32_t n_http_requests; /* not yet answered */
+    uint32_t n_http_requests; /* not answered yet */
     bool ready, draining, stopping;
-    bool loopback; /* every address of --host is one */
+    bool loopback; /* every address of --host is a loopback address */
     double loading;
     char unix_path[108];
     struct transport_counts counts;
@@ -53,18 +52,18 @@ struct link {
     struct MHD_Connection *connection;
     int fd;
     uint64_t since_ns; /* start of the connection, or of the request being read */
-    bool reading;      /* a request is being read: the sweep may end it with 408 */
+    bool reading;      /* a request is being read; the sweep may end it with 408 */
     struct http_request *http_request;
-    uv_poll_t *watch; /* for hang-up, while a request waits; NULL until the first does */
+    uv_poll_t *watch; /* for a hang-up while a request waits; NULL before the first wait */
     LIST_ENTRY(link) entry;
 };
 
 /* The body of a streamed answer. */
 struct stream {
     bool open, committed, ended, clean;
-    struct bytes buffer; /* bytes for the socket: [start, buffer.length) */
+    struct bytes buffer; /* bytes to send: [start, buffer.length) */
     size_t start;
-    bool above_half; /* on_drain is due when less than half of STREAM_HIGH waits */
+    bool above_half; /* on_drain is called when less than half of STREAM_HIGH is left */
     uint64_t ping_ms, last_write_ms;
     uv_timer_t *ping;
     void (*on_drain)(void *context);
@@ -83,18 +82,18 @@ struct http_request {
     bool admin, lacks_slash;
     uint64_t started_ns;
 
-    struct bytes body; /* terminated, the NUL not counted; empty once it was taken */
+    struct bytes body; /* has a NUL after its length; empty once taken */
     uint64_t n_body;   /* bytes that arrived, kept or not */
     bool expects_continue;
 
-    struct error refusal; /* code[0] != 0: answer this once the body is in */
+    struct error refusal; /* code[0] != 0: the answer once the body has arrived */
     char allow[48];
     char *cors_origin;
 
     bool in_handler, suspended, dispatched;
-    bool answered; /* an answer is fixed: reply or end of stream */
+    bool answered; /* there is a reply, or the stream has ended */
     bool queued;   /* libmicrohttpd has the response */
-    bool gone;     /* close the connection as soon as it runs */
+    bool gone;     /* the connection is to be closed */
     bool ended;    /* on_end was called */
     unsigned status;
     struct MHD_Response *response;
@@ -116,7 +115,7 @@ struct http_request {
 
 /* transport.c */
 void transport_count_rejected(struct transport *t, const char *reason);
-/* Asks the loop to run the daemon once more. */
+/* Asks the loop to run the daemon again. */
 void listener_again(struct listener *l);
 
 /* transport_request.c: what libmicrohttpd calls for each part of a request. */
@@ -129,8 +128,8 @@ void transport_connection(void *listener, struct MHD_Connection *connection, voi
                           enum MHD_ConnectionNotificationCode code);
 
 /* http_request.c */
-enum MHD_Result http_request_queue(struct http_request *x); /* inside the access handler */
-/* Something is there to be sent: resumes the connection unless its handler is running. */
+enum MHD_Result http_request_queue(struct http_request *x); /* in the access handler */
+/* There is something to send: resumes the connection unless its handler is running. */
 void http_request_send(struct http_request *x);
 void http_request_add_common_headers(struct http_request *x, const char *content_type);
 void http_request_finish(struct http_request *x, enum http_request_end end); /* on_end, once */
@@ -140,7 +139,7 @@ void http_request_free(struct http_request *x);
 /* http_stream.c */
 void stream_close_timer(struct stream *s);
 
-/* link.c: watches the connection for a hang-up from now on; forgets it when it closes. */
+/* link.c: starts to watch the connection for a hang-up; frees the watch when the connection closes. */
 void link_watch(struct link *k);
 void link_close(struct link *k);
 

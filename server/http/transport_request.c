@@ -1,5 +1,5 @@
-/* What libmicrohttpd calls while a request comes in: checks, the body, and the hand-over to a
- * route. Loop thread. */
+/* What libmicrohttpd calls while a request arrives: checks, the body, the call of the route's handler.
+ * Loop thread. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -171,7 +171,7 @@ static bool length_fits(struct http_request *x)
     return !length || body_fits(x, strtoull(length, NULL, 10));
 }
 
-/* The first call for a request: its headers are there. */
+/* The first call for a request: its headers have arrived. */
 static struct http_request *http_request_new(struct link *k, const char *url, const char *method)
 {
     struct transport *t = k->transport;
@@ -208,8 +208,8 @@ static struct http_request *http_request_new(struct link *k, const char *url, co
     return x;
 }
 
-/* Collects body bytes; after a refusal they are read and forgotten, so that the client gets to see
- * the answer. */
+/* Collects the body. After a refusal the bytes are read and dropped, because many clients read the
+ * answer only after they have sent everything. */
 static enum MHD_Result take_body(struct http_request *x, const char *bytes, size_t n)
 {
     x->link->reading = true;
@@ -218,7 +218,7 @@ static enum MHD_Result take_body(struct http_request *x, const char *bytes, size
         bytes_clear(&x->body);
         return x->n_body > 2 * x->transport->config->max_body_bytes ? MHD_NO : MHD_YES;
     }
-    /* The NUL behind the last byte is not counted, and overwritten by what follows. */
+    /* A NUL follows the last byte. It is not counted, and the next bytes overwrite it. */
     if (!bytes_reserve(&x->body, n + 1)) {
         error_set_memory(&x->refusal, "the body", x->n_body);
         return MHD_YES;
@@ -249,7 +249,7 @@ static void refuse(struct http_request *x)
     http_request_reply_error(x, &x->refusal);
 }
 
-/* The request is complete (or refused before its body): answers it or lets the route do so. */
+/* The request is complete, or was refused before its body: answers it or calls the route. */
 static enum MHD_Result dispatch(struct http_request *x)
 {
     x->dispatched = true;
@@ -329,7 +329,7 @@ void transport_connection(void *context, struct MHD_Connection *connection, void
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
         k = calloc(1, sizeof *k);
         if (!k)
-            return; /* the first request finds no link and is closed */
+            return; /* without a link, the first request closes the connection */
         k->transport = t;
         k->listener = l;
         k->connection = connection;
