@@ -299,6 +299,12 @@ bool forward_compute(struct forward *f, struct batch *b, struct error *e)
     return !be->step_end || be->step_end(be->self, e);
 }
 
+bool forward_works(struct forward *f, struct error *e)
+{
+    float number; /* a download reports every failure before it */
+    return f->backend->download(f->backend->self, &number, f->x, 1, e);
+}
+
 const float *forward_logits(struct forward *f, uint32_t first, uint32_t n, struct error *e)
 {
     size_t n_vocab = f->model->n_vocab, at = first * n_vocab;

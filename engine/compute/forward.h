@@ -59,8 +59,12 @@ bool forward_set_observer(struct forward *f, forward_observer *observe, void *co
 const float *forward_run(struct forward *f, struct batch *b, struct error *e);
 
 /* The same without logits on the host: those of the step stay with the device until the next one.
- * False: "engine_fault", or "out_of_memory" of a policy's state. */
+ * False: "engine_fault" or "out_of_memory". What the batch's sequences hold is then incomplete, and
+ * they must be freed. */
 bool forward_compute(struct forward *f, struct batch *b, struct error *e);
+/* Whether the device still computes, to be asked after "out_of_memory": a policy lacked memory of
+ * the host, or the device has failed. False: "engine_fault" or "out_of_memory"; else *e stays. */
+bool forward_works(struct forward *f, struct error *e);
 /* Brings logits rows [first, first + n) of the step to the host, and returns where row 0 lies (or
  * would lie). Every call waits for the device. NULL: "engine_fault". */
 const float *forward_logits(struct forward *f, uint32_t first, uint32_t n, struct error *e);

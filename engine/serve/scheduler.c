@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cache/pages/prefix.h"
 #include "config/base/clock.h"
 #include "config/base/log.h"
 #include "engine/serve/admission.h"
@@ -262,13 +263,42 @@ static void update_paused(struct request *g)
     }
 }
 
+/* A broken cache ends the program. An audit without memory of its own says nothing about it. */
 static void audit(struct scheduler *s)
 {
     struct error e = {0};
     if (cache_audit(s->runtime->cache, runtime_read_position, s->runtime, &e))
         return;
+    if (strcmp(e.code, "out_of_memory") == 0) {
+        if (!s->audit_was_skipped)
+            log_line(LOG_WARNING, "--audit skips steps for lack of memory: %s", e.message);
+        s->audit_was_skipped = true;
+        return;
+    }
     fprintf(stderr, "winnow: the cache is broken: %s\n", e.message);
     abort();
+}
+
+/* A step that ended half-way leaves caches that cannot be used: its requests end. Their prompts may
+ * already be in the index of prefixes, whose unused blocks go too. */
+static void fail_step(struct scheduler *s, const struct error *e)
+{
+    log_line(LOG_ERROR, "memory is short, so the requests of a step end: %s", e->message);
+    for (uint32_t i = 0; i < s->n_rows; i++) {
+        struct request *request = s->rows[i].sequence->owner;
+        if (request_is_done(request))
+            continue;
+        request->error = *e;
+        output_fail(s, request);
+    }
+    prefix_give_up(s->runtime->cache, UINT32_MAX);
+}
+
+static void fail_device(struct scheduler *s, const struct error *e)
+{
+    log_line(LOG_ERROR, "the device has failed: %s", e->message);
+    atomic_store(&s->faulted, true);
+    fail_all(s, "engine_fault", e->message);
 }
 
 static void run(struct scheduler *s)
@@ -282,10 +312,10 @@ static void run(struct scheduler *s)
         cache_set_time(s->runtime->cache, clock_ns());
         pages_settle(s);
         output_rows(s, logits);
+    } else if (strcmp(e.code, "out_of_memory") == 0 && forward_works(s->runtime->forward, &e)) {
+        fail_step(s, &e);
     } else {
-        log_line(LOG_ERROR, "the device has failed: %s", e.message);
-        atomic_store(&s->faulted, true);
-        fail_all(s, "engine_fault", e.message);
+        fail_device(s, &e);
     }
     uint64_t took_ns = clock_ns() - start_ns;
     rows_note_time(s, took_ns);

@@ -26,7 +26,7 @@ struct scheduler_options {
     struct engine_metrics *metrics; /* outlives the scheduler */
     uint32_t max_num_seqs; /* choices that run at once, each counted whether it lives or not */
     uint64_t queue_timeout_ns, session_ttl_ns; /* 0 = off */
-    bool audit;                                /* cache_audit after every step; a failure aborts */
+    bool audit; /* cache_audit after every step; a broken cache aborts the program */
 };
 
 /* The runtime has a tokenizer and a pool, and outlives the scheduler. Main thread. NULL:

@@ -31,8 +31,9 @@ struct scheduler {
     /* The step at hand. */
     struct step_rows *rows; /* [max_num_seqs] */
     uint32_t n_rows;
-    uint32_t step_rows; /* rows of the batch, at most */
-    double row_ns;      /* what a row of a large batch takes, a moving mean; 0: not known */
+    uint32_t step_rows;     /* rows of the batch, at most */
+    bool audit_was_skipped; /* and the log has said so */
+    double row_ns;          /* what a row of a large batch takes, a moving mean; 0: not known */
 
     /* Scratch of a step. */
     struct sampler_scratch *scratch;

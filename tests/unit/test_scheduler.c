@@ -195,6 +195,58 @@ START_TEST(a_device_that_fails_ends_every_request_and_the_engine_takes_no_more)
 }
 END_TEST
 
+/* ---- a policy without memory */
+
+static bool (*compress)(void *self, struct select_job *jobs, uint32_t n_jobs, struct error *e);
+static atomic_int compressions; /* until one finds no memory */
+
+static bool compress_without_memory(void *self, struct select_job *jobs, uint32_t n_jobs,
+                                    struct error *e)
+{
+    return atomic_fetch_sub(&compressions, 1) == 1 ? error_set_memory(e, "choosing slots", n_jobs)
+                                                   : compress(self, jobs, n_jobs, e);
+}
+
+static struct request_options with_common_prompt(const struct engine *engine, const char *policy)
+{
+    struct request_options r = greedy(engine, "x", policy, 20);
+    set_prompt(&r, 192); /* three steps, each of two full pages a head */
+    r.ignore_eos = true;
+    r.reuse_prefix = true;
+    r.prefix_root = prefix_root(NULL, 0);
+    return r;
+}
+
+START_TEST(a_policy_without_memory_ends_its_step_and_the_engine_goes_on)
+{
+    struct engine_options o = options();
+    o.max_num_seqs = 1;
+    struct engine *engine = open_engine(&o);
+    struct request_options r = with_common_prompt(engine, "full");
+    r.reuse_prefix = false;
+    struct answer *expected = query(engine, &r), *answers[2];
+    compress = engine->runtime.backend.compress;
+    engine->runtime.backend.compress = compress_without_memory;
+    atomic_store(&compressions, 3); /* of the fourth and fifth layer nothing is written */
+    r = with_common_prompt(engine, "snapkv:64");
+    answers[0] = submit(engine, &r);
+    r = with_common_prompt(engine, "full"); /* queued */
+    answers[1] = submit(engine, &r);
+    read_all(answers, 2);
+    ck_assert(answers[0]->failed);
+    ck_assert_str_eq(answers[0]->error.code, "out_of_memory");
+    ck_assert(!answers[1]->failed);
+    ck_assert_uint_eq(answers[1]->usage.cached_tokens, 0); /* no half-written page is taken over */
+    check_same(expected, 0, answers[1], 0);
+    ck_assert(engine_alive(engine));
+    check_empty(engine);
+    drop(expected);
+    drop(answers[0]);
+    drop(answers[1]);
+    engine_close(engine);
+}
+END_TEST
+
 /* ---- what is refused at the door */
 
 START_TEST(requests_that_can_never_run_are_refused_with_a_sentence)
@@ -274,6 +326,7 @@ int main(void)
     tcase_add_test(t, a_prompt_that_was_read_is_taken_over_until_it_is_given_up);
     tcase_add_test(t, prefixes_are_given_up_before_anybody_is_preempted);
     tcase_add_test(t, a_device_that_fails_ends_every_request_and_the_engine_takes_no_more);
+    tcase_add_test(t, a_policy_without_memory_ends_its_step_and_the_engine_goes_on);
     tcase_add_test(t, requests_that_can_never_run_are_refused_with_a_sentence);
     tcase_add_test(t, an_engine_that_cannot_be_opened_says_which_option_is_wrong);
     return suite_run(suite);
