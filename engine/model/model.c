@@ -2,6 +2,7 @@
  * rest of the program can do with the facts is checked. */
 #include "engine/model/model.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,8 +38,10 @@ static bool read_vocabulary_size(struct model *m, struct error *e)
 static bool check_layers(struct model *m, struct error *e)
 {
     const struct layer_spec *first = &m->layers[0];
-    for (uint32_t i = 1; i < m->n_layers; i++) {
+    assert(m->n_rope_sets <= MOST_ROPE_SETS); /* an architecture's row chooses it, never a file */
+    for (uint32_t i = 0; i < m->n_layers; i++) {
         const struct layer_spec *l = &m->layers[i];
+        assert(l->rope == ROPE_NONE || l->rope < m->n_rope_sets);
         if (l->n_heads != first->n_heads || l->n_kv_heads != first->n_kv_heads ||
             l->key_size != first->key_size)
             return error_set(e, "invalid_model", "block_count",

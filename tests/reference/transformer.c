@@ -10,7 +10,7 @@ struct transformer {
     const struct model *model;
     uint32_t sinks, budget, max_tokens, n_tokens;
     enum transformer_storage storage;
-    double *angles;        /* [max_tokens][rope_dim / 2][2] cos and sin of R(position) */
+    double *angles[MOST_ROPE_SETS]; /* [max_tokens][dim / 2][2] cos and sin of R(position) */
     double *keys, *values; /* [n_layers][max_tokens][n_kv_heads][head_dim], keys unrotated */
     uint32_t *kept;        /* [n_kept] positions that the newest query sees, ascending */
     uint32_t n_kept;
@@ -37,19 +37,29 @@ static bool all_f32(const struct model *m)
     return weights_visit(m, m->weights, is_f32, NULL, NULL);
 }
 
-static void fill_angles(struct transformer *t)
+static void fill_angles(double *angles, const struct rope_set *rope, uint32_t max_tokens)
 {
-    const struct model *m = t->model;
-    for (uint32_t position = 0; position < t->max_tokens; position++)
-        for (uint32_t i = 0; i < m->rope_sets[0].dim / 2; i++) {
-            double angle = position / m->rope_sets[0].scale *
-                           pow(m->rope_sets[0].base, -2.0 * i / m->rope_sets[0].dim);
-            if (m->rope_sets[0].factors)
-                angle /= (double)m->rope_sets[0].factors[i];
-            double *out = t->angles + (size_t)position * m->rope_sets[0].dim + 2 * (size_t)i;
+    for (uint32_t position = 0; position < max_tokens; position++)
+        for (uint32_t i = 0; i < rope->dim / 2; i++) {
+            double angle = position / rope->scale * pow(rope->base, -2.0 * i / rope->dim);
+            if (rope->factors)
+                angle /= (double)rope->factors[i];
+            double *out = angles + (size_t)position * rope->dim + 2 * (size_t)i;
             out[0] = cos(angle);
             out[1] = sin(angle);
         }
+}
+
+static bool make_angles(struct transformer *t)
+{
+    const struct model *m = t->model;
+    for (uint32_t i = 0; i < m->n_rope_sets; i++) {
+        t->angles[i] = calloc((size_t)t->max_tokens * m->rope_sets[i].dim, sizeof(double));
+        if (!t->angles[i])
+            return false;
+        fill_angles(t->angles[i], &m->rope_sets[i], t->max_tokens);
+    }
+    return true;
 }
 
 struct transformer *transformer_new(const struct model *m, uint32_t sinks, uint32_t budget,
@@ -73,8 +83,7 @@ struct transformer *transformer_new(const struct model *m, uint32_t sinks, uint3
     struct {
         double **buffer;
         size_t n;
-    } wanted[] = {{&t->angles, (size_t)max_tokens * m->rope_sets[0].dim},
-                  {&t->keys, n_cache},
+    } wanted[] = {{&t->keys, n_cache},
                   {&t->values, n_cache},
                   {&t->x, m->n_embd},
                   {&t->h, m->n_embd},
@@ -90,10 +99,8 @@ struct transformer *transformer_new(const struct model *m, uint32_t sinks, uint3
     bool ok = (t->kept = calloc(max_tokens, sizeof *t->kept)) != NULL;
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted && ok; i++)
         ok = (*wanted[i].buffer = calloc(wanted[i].n, sizeof(double))) != NULL;
-    if (ok) {
-        fill_angles(t);
+    if (ok && make_angles(t))
         return t;
-    }
     transformer_free(t);
     error_set_memory(e, "the reference", n_cache * 2 * sizeof(double));
     return NULL;
@@ -120,12 +127,14 @@ void transformer_free(struct transformer *t)
 {
     if (!t)
         return;
-    double *buffers[] = {t->angles,    t->keys,          t->values, t->x,   t->h,
-                         t->q,         t->out,           t->gate,   t->up,  t->rotated_q,
-                         t->rotated_k, t->probabilities, t->logits, t->mean};
+    double *buffers[] = {t->keys,          t->values, t->x,   t->h,         t->q,
+                         t->out,           t->gate,   t->up,  t->rotated_q, t->rotated_k,
+                         t->probabilities, t->logits, t->mean};
     policy_free(t->policy);
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         free(buffers[i]);
+    for (uint32_t i = 0; i < MOST_ROPE_SETS; i++)
+        free(t->angles[i]);
     free(t->kept);
     free(t);
 }
@@ -159,16 +168,19 @@ static void matmul(double *out, const struct weight *w, const double *x, const f
 
 enum direction { FORWARDS = 1, BACKWARDS = -1 };
 
-/* out = R(position) x, one head; BACKWARDS is the inverse. out may be x. */
-static void rotate(const struct transformer *t, double *out, const double *x, uint32_t position,
-                   enum direction direction)
+/* out = R(position) x of a layer, one head; BACKWARDS is the inverse. out may be x. */
+static void rotate(const struct transformer *t, uint32_t layer, double *out, const double *x,
+                   uint32_t position, enum direction direction)
 {
     const struct model *m = t->model;
-    const double *angles = t->angles + (size_t)position * m->rope_sets[0].dim;
+    const uint32_t set = m->layers[layer].rope;
     memmove(out, x, m->head_dim * sizeof *out);
-    for (uint32_t i = 0; i < m->rope_sets[0].dim / 2; i++) {
-        uint32_t a = m->rope_sets[0].neox ? i : 2 * i,
-                 b = m->rope_sets[0].neox ? i + m->rope_sets[0].dim / 2 : 2 * i + 1;
+    if (set == ROPE_NONE)
+        return;
+    const struct rope_set *rope = &m->rope_sets[set];
+    const double *angles = t->angles[set] + (size_t)position * rope->dim;
+    for (uint32_t i = 0; i < rope->dim / 2; i++) {
+        uint32_t a = rope->neox ? i : 2 * i, b = rope->neox ? i + rope->dim / 2 : 2 * i + 1;
         double cosine = angles[2 * i], sine = direction * angles[2 * i + 1], xa = out[a],
                xb = out[b];
         out[a] = xa * cosine - xb * sine;
@@ -187,18 +199,18 @@ static double round_to_f16(double x)
 }
 
 /* What a cache that holds rotated keys and values in f16 would give back for this token. */
-static void store_as_f16(const struct transformer *t, double *keys, double *values,
+static void store_as_f16(const struct transformer *t, uint32_t layer, double *keys, double *values,
                          uint32_t position)
 {
     uint32_t n_kv_heads = t->model->n_kv_heads, d = t->model->head_dim;
     for (uint32_t h = 0; h < n_kv_heads; h++)
-        rotate(t, keys + (size_t)h * d, keys + (size_t)h * d, position, FORWARDS);
+        rotate(t, layer, keys + (size_t)h * d, keys + (size_t)h * d, position, FORWARDS);
     for (uint32_t i = 0; i < n_kv_heads * d; i++) {
         keys[i] = round_to_f16(keys[i]);
         values[i] = round_to_f16(values[i]);
     }
     for (uint32_t h = 0; h < n_kv_heads; h++)
-        rotate(t, keys + (size_t)h * d, keys + (size_t)h * d, position, BACKWARDS);
+        rotate(t, layer, keys + (size_t)h * d, keys + (size_t)h * d, position, BACKWARDS);
 }
 
 /* The set of slots that the query at `position` sees, by the definition. */
@@ -230,11 +242,11 @@ static void attend(struct transformer *t, uint32_t layer)
         uint32_t kv_head = head / group;
         size_t base = ((size_t)layer * t->max_tokens * m->n_kv_heads + kv_head) * d;
         size_t stride = (size_t)m->n_kv_heads * d;
-        rotate(t, t->rotated_q, t->q + (size_t)head * d, n - 1, FORWARDS);
+        rotate(t, layer, t->rotated_q, t->q + (size_t)head * d, n - 1, FORWARDS);
         if (head % group == 0) /* the heads of a group share their keys */
             for (uint32_t r = 0; r < n; r++)
-                rotate(t, t->rotated_k + (size_t)r * d, t->keys + base + t->kept[r] * stride, r,
-                       FORWARDS);
+                rotate(t, layer, t->rotated_k + (size_t)r * d, t->keys + base + t->kept[r] * stride,
+                       r, FORWARDS);
         for (uint32_t r = 0; r < n; r++) {
             double dot = 0;
             for (uint32_t i = 0; i < d; i++)
@@ -262,7 +274,7 @@ static void attend_kept(struct transformer *t, uint32_t layer, uint32_t head, ui
     const double *mean_k, *mean_v;
     uint32_t n_summary = policy_summary(t->policy, layer, kv_head, &mean_k, &mean_v);
     double *z = t->probabilities, *out = t->out + (size_t)head * d;
-    rotate(t, t->rotated_q, t->q + (size_t)head * d, position, FORWARDS);
+    rotate(t, layer, t->rotated_q, t->q + (size_t)head * d, position, FORWARDS);
     for (uint32_t r = 0; r < n + (n_summary > 0); r++) {
         const double *k = r < n ? t->rotated_k + (size_t)r * d : mean_k;
         double dot = 0;
@@ -285,13 +297,13 @@ static void attend_plan(struct transformer *t, uint32_t layer, uint32_t position
     for (uint32_t kv_head = 0; kv_head < m->n_kv_heads; kv_head++) {
         size_t base = ((size_t)layer * t->max_tokens * m->n_kv_heads + kv_head) * d;
         uint32_t n;
-        rotate(t, t->rotated_k, t->keys + base + position * stride, position, FORWARDS);
+        rotate(t, layer, t->rotated_k, t->keys + base + position * stride, position, FORWARDS);
         policy_store(t->policy, layer, kv_head, position, t->rotated_k,
                      t->values + base + position * stride);
         const uint32_t *kept = policy_sees(t->policy, layer, kv_head, position, &n);
         for (uint32_t r = 0; r < n; r++)
-            rotate(t, t->rotated_k + (size_t)r * d, t->keys + base + kept[r] * stride, kept[r],
-                   FORWARDS);
+            rotate(t, layer, t->rotated_k + (size_t)r * d, t->keys + base + kept[r] * stride,
+                   kept[r], FORWARDS);
         memset(t->mean, 0, n * sizeof *t->mean);
         for (uint32_t g = 0; g < group; g++) {
             attend_kept(t, layer, kv_head * group + g, position, kept, n);
@@ -324,7 +336,7 @@ const double *transformer_step(struct transformer *t, int32_t token)
         norm_heads(t->q, l->q_norm.data, m->n_heads, m->head_dim, eps);
         norm_heads(t->keys + at, l->k_norm.data, m->n_kv_heads, m->head_dim, eps);
         if (t->storage == STORED_F16)
-            store_as_f16(t, t->keys + at, t->values + at, position);
+            store_as_f16(t, layer, t->keys + at, t->values + at, position);
         if (t->policy)
             attend_plan(t, layer, position);
         else

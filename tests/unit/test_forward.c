@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "engine/measure/runtime.h"
+#include "tests/reference/transformer.h"
 #include "tests/suite.h"
 #include "tests/unit/plan_of_text.h"
 #include "tests/unit/test_device.h"
@@ -92,6 +93,50 @@ START_TEST(a_layer_without_rope_knows_no_positions)
 }
 END_TEST
 
+/* Local and global layers, as Gemma 3 has them: other base, fewer dimensions, other pairs. */
+static void give_every_second_layer_another_rope(void)
+{
+    model->n_rope_sets = 2;
+    model->rope_sets[1] =
+        (struct rope_set){.dim = model->rope_sets[0].dim - 2, .neox = true, .base = 50, .scale = 2};
+    for (uint32_t i = 1; i < model->n_layers; i += 2)
+        model->layers[i].rope = 1;
+}
+
+/* The logits after every token, one step a token, against the double-precision reference. */
+static void check_steps(const char *policy, uint32_t sinks, uint32_t budget)
+{
+    struct runtime r;
+    open_runtime(&r);
+    const struct plan_limits limits = runtime_limits(&r);
+    const struct plan plan = plan_of_text(policy, 1, &limits);
+    struct cache_sequence *s = cache_sequence_new(r.cache, &plan, &e);
+    struct transformer *t = transformer_new(model, sinks, budget, STORED_F16, 2 * N, &e);
+    ck_assert(s && t);
+    double most = 0;
+    for (uint32_t i = 0; i < 2 * N; i++) {
+        uint32_t row;
+        batch_clear(r.batch);
+        ck_assert_msg(batch_add(r.batch, s, &tokens[i % N], 1, 1, &row, &e), "%s", e.message);
+        const float *logits = forward_run(r.forward, r.batch, &e);
+        const double *wanted = transformer_step(t, tokens[i % N]);
+        for (uint32_t k = 0; k < model->n_vocab; k++)
+            most = fmax(most, fabs((double)logits[k] - wanted[k]));
+    }
+    ck_assert_msg(most < 0.02, "%s: logits differ by %g", policy, most);
+    transformer_free(t);
+    cache_sequence_free(s);
+    runtime_close(&r);
+}
+
+START_TEST(each_layer_turns_by_its_own_rope_set)
+{
+    give_every_second_layer_another_rope();
+    check_steps("full", 0, 0);
+    check_steps("{\"name\":\"sink\",\"budget\":9,\"sinks\":2}", 2, 9);
+}
+END_TEST
+
 START_TEST(two_forward_passes_share_a_model)
 {
     float *logits = malloc(3 * model->n_vocab * sizeof *logits);
@@ -118,6 +163,7 @@ int main(void)
     TCase *t = suite_case(suite, "forward", 120);
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_add_test(t, a_layer_without_rope_knows_no_positions);
+    tcase_add_test(t, each_layer_turns_by_its_own_rope_set);
     tcase_add_test(t, two_forward_passes_share_a_model);
     return suite_run(suite);
 }
