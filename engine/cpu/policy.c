@@ -21,7 +21,7 @@ struct bench {
 
 static uint32_t whole_pages(uint32_t n_slots)
 {
-    return (n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS * PAGE_SLOTS;
+    return (uint32_t)pages_of_slots(n_slots) * PAGE_SLOTS;
 }
 
 /* Benches for n heads, laid out in cpu.select; NULL when memory is short. `keep` arrays follow one

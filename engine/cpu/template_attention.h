@@ -133,7 +133,7 @@ static void expect_span(const struct attend *a)
 {
     const struct head_view *view = &a->view;
     const uint32_t first = a->first_slot / PAGE_SLOTS + SPAN_PAGES,
-                   n_pages = (view->n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
+                   n_pages = (uint32_t)pages_of_slots(view->n_slots);
     for (uint32_t at = first; at < n_pages && at < first + SPAN_PAGES; at++) {
         const int32_t *positions = positions_of(a, at);
         for (uint32_t i = 0; i < PAGE_SLOTS; i += 16) /* of a cache line */

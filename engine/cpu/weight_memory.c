@@ -8,7 +8,7 @@
 #define HUGE_PAGE   ((size_t)2 << 20)
 
 struct weight_chunk {
-    struct weight_chunk *next;
+    SLIST_ENTRY(weight_chunk) link;
     uint8_t *base;
     size_t bytes, used;
     uint32_t n_taken;
@@ -59,13 +59,12 @@ fail:
 uint8_t *weight_memory_take(struct weight_memory *m, size_t bytes, struct error *e)
 {
     const size_t room = (bytes + 63) / 64 * 64;
-    struct weight_chunk *c = m->chunks;
+    struct weight_chunk *c = SLIST_FIRST(&m->chunks);
     if (c == NULL || c->bytes - c->used < room) {
         c = new_chunk(room, e);
         if (c == NULL)
             return NULL;
-        c->next = m->chunks;
-        m->chunks = c;
+        SLIST_INSERT_HEAD(&m->chunks, c, link);
     }
     uint8_t *at = c->base + c->used;
     c->used += room;
@@ -75,14 +74,12 @@ uint8_t *weight_memory_take(struct weight_memory *m, size_t bytes, struct error 
 
 void weight_memory_give(struct weight_memory *m, const uint8_t *at)
 {
-    for (struct weight_chunk **link = &m->chunks, *c; (c = *link) != NULL; link = &c->next) {
-        if (at < c->base || at >= c->base + c->bytes)
-            continue;
-        if (--c->n_taken == 0) {
-            *link = c->next;
-            munmap(c->base, c->bytes);
-            free(c);
-        }
+    struct weight_chunk *c = SLIST_FIRST(&m->chunks);
+    while (c && (at < c->base || at >= c->base + c->bytes))
+        c = SLIST_NEXT(c, link);
+    if (c == NULL || --c->n_taken > 0)
         return;
-    }
+    SLIST_REMOVE(&m->chunks, c, weight_chunk, link);
+    munmap(c->base, c->bytes);
+    free(c);
 }

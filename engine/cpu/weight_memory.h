@@ -6,12 +6,13 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/queue.h>
 
 #include "config/base/error.h"
 
 /* Zeroed: no memory. */
 struct weight_memory {
-    struct weight_chunk *chunks;
+    SLIST_HEAD(weight_chunks, weight_chunk) chunks; /* newest first */
 };
 
 /* Zeroed bytes, 64-byte aligned. NULL: "out_of_memory". */

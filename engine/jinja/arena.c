@@ -7,14 +7,14 @@
 enum { CHUNK_BYTES = 32 * 1024, ALIGNMENT = 16 };
 
 struct arena_chunk {
-    struct arena_chunk *next;
+    SLIST_ENTRY(arena_chunk) link;
     size_t used, size;
     _Alignas(ALIGNMENT) unsigned char bytes[];
 };
 
 void arena_init(struct arena *a, size_t cap_bytes)
 {
-    *a = (struct arena){.cap_bytes = cap_bytes};
+    *a = (struct arena){.chunks = SLIST_HEAD_INITIALIZER(a->chunks), .cap_bytes = cap_bytes};
 }
 
 /* A piece of at least half a chunk gets a chunk of its own behind the newest one, which stays in
@@ -35,13 +35,11 @@ static void *take_chunk(struct arena *a, size_t bytes)
     a->taken_bytes += size;
     chunk->used = bytes;
     chunk->size = size;
-    if (a->chunks && size != CHUNK_BYTES) {
-        chunk->next = a->chunks->next;
-        a->chunks->next = chunk;
-    } else {
-        chunk->next = a->chunks;
-        a->chunks = chunk;
-    }
+    struct arena_chunk *newest = SLIST_FIRST(&a->chunks);
+    if (newest && size != CHUNK_BYTES)
+        SLIST_INSERT_AFTER(newest, chunk, link);
+    else
+        SLIST_INSERT_HEAD(&a->chunks, chunk, link);
     return chunk->bytes;
 }
 
@@ -52,7 +50,7 @@ void *arena_take(struct arena *a, size_t bytes)
         return NULL;
     }
     bytes = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    struct arena_chunk *newest = a->chunks;
+    struct arena_chunk *newest = SLIST_FIRST(&a->chunks);
     if (!newest || newest->size - newest->used < bytes)
         return take_chunk(a, bytes);
     void *piece = newest->bytes + newest->used;
@@ -62,10 +60,9 @@ void *arena_take(struct arena *a, size_t bytes)
 
 void arena_free(struct arena *a)
 {
-    while (a->chunks) {
-        struct arena_chunk *next = a->chunks->next;
-        free(a->chunks);
-        a->chunks = next;
+    for (struct arena_chunk *chunk; (chunk = SLIST_FIRST(&a->chunks));) {
+        SLIST_REMOVE_HEAD(&a->chunks, link);
+        free(chunk);
     }
     a->taken_bytes = 0;
 }

@@ -7,12 +7,13 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/queue.h>
 
 struct arena_chunk;
 
 struct arena {
-    struct arena_chunk *chunks; /* newest first */
-    size_t taken_bytes;         /* asked from malloc so far */
+    SLIST_HEAD(arena_chunks, arena_chunk) chunks; /* newest first */
+    size_t taken_bytes;                           /* asked from malloc so far */
     size_t cap_bytes;
     bool cap_hit;  /* why the last take failed: the cap (true) or malloc (false) */
     bool is_short; /* malloc has failed */

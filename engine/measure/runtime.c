@@ -91,7 +91,7 @@ void runtime_set_storage(struct runtime *r, enum plan_storage storage)
 
 uint64_t runtime_pages(const struct runtime *r, uint64_t n_tokens)
 {
-    return (n_tokens + PAGE_SLOTS - 1) / PAGE_SLOTS * r->model->n_layers * r->model->n_kv_heads;
+    return pages_of_slots(n_tokens) * r->model->n_layers * r->model->n_kv_heads;
 }
 
 bool runtime_has_room(const struct runtime *r, uint64_t n_pages, const char *where,
