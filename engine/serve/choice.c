@@ -11,14 +11,14 @@ enum { TOPS = LOGPROBS_MAX_TOP + 1 };
 bool choice_init(struct choice *s, struct request *owner, uint32_t index, uint32_t n_vocab,
                  size_t max_token_bytes, struct error *e)
 {
-    const struct request_options *request = &owner->options;
+    const struct request_options *options = &owner->options;
     memset(s, 0, sizeof *s);
     s->owner = owner;
     s->index = index;
     s->hit = -1;
     s->picked = PICK_NONE;
     s->sampler =
-        sampler_new(&request->sampling, index, n_vocab, request->prompt, request->n_prompt, e);
+        sampler_new(&options->sampling, index, n_vocab, options->prompt, options->n_prompt, e);
     if (!s->sampler)
         return false;
     /* What stop strings hold back, one token as the detokenizer may write it, and its end. */

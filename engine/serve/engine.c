@@ -33,9 +33,9 @@ static bool take_submitted(struct engine *e, bool idle, uint64_t wake_ns)
             break;
     }
     e->woken = false;
-    for (struct request *g; (g = TAILQ_FIRST(&e->inbox));) {
-        TAILQ_REMOVE(&e->inbox, g, link);
-        scheduler_take(e->scheduler, g);
+    for (struct request *request; (request = TAILQ_FIRST(&e->inbox));) {
+        TAILQ_REMOVE(&e->inbox, request, link);
+        scheduler_take(e->scheduler, request);
     }
     bool stopping = e->stopping;
     /* Inside the lock: a snapshot sees a request in the inbox or in the picture, never in neither.

@@ -105,7 +105,7 @@ struct request_options {
 };
 
 /* Frees prompt, stops, stop_tokens, sampling.bias and lets go of the plan. For requests that were not submitted. */
-void request_options_clear(struct request_options *r);
+void request_options_clear(struct request_options *options);
 
 struct request;
 
@@ -113,7 +113,8 @@ struct request;
  * "queue_full" (retry_after_ms and queue_length filled), "context_length_exceeded"
  * (n_prompt_tokens, n_ctx; message by the server), "kv_memory_exceeded", "out_of_memory",
  * "draining". */
-struct request *engine_submit(struct engine *e, struct request_options *r, struct error *error);
+struct request *engine_submit(struct engine *e, struct request_options *options,
+                              struct error *error);
 
 enum finish_reason { FINISH_STOP, FINISH_LENGTH, FINISH_ABORT, FINISH_ERROR };
 
@@ -184,18 +185,18 @@ struct request_event {
 };
 
 /* Loop thread: takes the next event. Pointers live until the next call on this request. */
-struct request_event request_next(struct request *g);
+struct request_event request_next(struct request *request);
 /* Bytes of generated text and events waiting (what the reader has not taken yet). */
-size_t request_waiting_bytes(const struct request *g);
+size_t request_waiting_bytes(const struct request *request);
 /* Loop thread: the client left or is answered. The engine stops the work before its next step and
  * gives the pages back. With client_left the phase is counted in the disconnects. The owner must
  * still release. */
-void request_cancel(struct request *g, bool client_left);
+void request_cancel(struct request *request, bool client_left);
 /* Loop thread: forget it. Cancels if still running; notify is not called any more once this has
  * returned; the memory goes when the engine has let go too. */
-void request_release(struct request *g);
+void request_release(struct request *request);
 /* Where it is: "queued", "prefill", "decode", "paused", "done". Any thread. */
-const char *request_phase(const struct request *g);
+const char *request_phase(const struct request *request);
 
 /* ---- a consistent picture for /v1/kv/stats, taken between two steps */
 

@@ -30,11 +30,11 @@ void engine_forget(struct engine *e, struct engine_query *query)
 
 static const struct request *find(const struct request_list *list, const struct engine_query *query)
 {
-    const struct request *g;
-    TAILQ_FOREACH(g, list, link)
-        if (!strcmp(g->options.id, query->id) &&
-            (query->all || g->options.owner_key == query->owner_key))
-            return g;
+    const struct request *request;
+    TAILQ_FOREACH(request, list, link)
+        if (!strcmp(request->options.id, query->id) &&
+            (query->all || request->options.owner_key == query->owner_key))
+            return request;
     return NULL;
 }
 
@@ -43,24 +43,24 @@ static void describe(struct engine *e, struct engine_query *query)
     struct scheduler *s = e->scheduler;
     struct request_history *history = scheduler_history(s);
     uint64_t now = clock_ns();
-    const struct request *g = find(scheduler_running(s), query);
-    g = g ? g : find(scheduler_queue(s), query);
+    const struct request *request = find(scheduler_running(s), query);
+    request = request ? request : find(scheduler_queue(s), query);
     const struct request_record *ended =
-        g ? history_of(history, g->order)
-          : history_find(history, query->id, query->owner_key, query->all, now);
-    query->found = g || ended;
+        request ? history_of(history, request->order)
+                : history_find(history, query->id, query->owner_key, query->all, now);
+    query->found = request || ended;
     if (!query->found)
         return;
-    snprintf(query->state, sizeof query->state, "%s", g ? request_phase(g) : "done");
+    snprintf(query->state, sizeof query->state, "%s", request ? request_phase(request) : "done");
     if (ended) {
         query->record = *ended;
         memcpy(query->heads, history_heads(history, ended),
                scheduler_n_heads(s) * sizeof *query->heads);
     } else {
-        scheduler_describe(s, g, &query->record, query->heads);
+        scheduler_describe(s, request, &query->record, query->heads);
     }
     query->age_ms = (double)(now - query->record.submitted_ns) / 1e6;
-    query->ended_ms_ago = g ? -1 : (double)(now - query->record.ended_ns) / 1e6;
+    query->ended_ms_ago = request ? -1 : (double)(now - query->record.ended_ns) / 1e6;
 }
 
 void engine_answer(struct engine *e)

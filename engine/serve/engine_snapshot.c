@@ -6,21 +6,21 @@
 #include "config/base/clock.h"
 #include "engine/serve/engine_private.h"
 
-static void describe(const struct request *g, uint64_t now, struct engine_sequence_info *info)
+static void describe(const struct request *request, uint64_t now, struct engine_sequence_info *info)
 {
     memset(info, 0, sizeof *info);
-    memcpy(info->id, g->options.id, sizeof info->id);
-    memcpy(info->state, request_phase(g), strlen(request_phase(g)));
-    info->policy = g->options.plan->preset->name;
-    info->owner_key = g->options.owner_key;
-    info->age_ms = (double)(now - g->submitted_ns) / 1e6;
-    info->pages = (uint32_t)g->held_pages;
+    memcpy(info->id, request->options.id, sizeof info->id);
+    memcpy(info->state, request_phase(request), strlen(request_phase(request)));
+    info->policy = request->options.plan->preset->name;
+    info->owner_key = request->options.owner_key;
+    info->age_ms = (double)(now - request->submitted_ns) / 1e6;
+    info->pages = (uint32_t)request->held_pages;
     double kept = 0;
     uint32_t n = 0;
-    for (uint32_t i = 0; g->choices && i < g->options.n_choices; i++) {
-        if (!g->choices[i].cache)
+    for (uint32_t i = 0; request->choices && i < request->options.n_choices; i++) {
+        if (!request->choices[i].cache)
             continue;
-        const struct cache_sequence_counts *c = &g->choices[i].counted;
+        const struct cache_sequence_counts *c = &request->choices[i].counted;
         kept += c->slots_kept;
         info->tokens_seen = c->tokens_seen > info->tokens_seen ? c->tokens_seen : info->tokens_seen;
         if (c->slots_kept_max > info->slots_kept_max)
@@ -34,26 +34,26 @@ static void describe(const struct request *g, uint64_t now, struct engine_sequen
 static void list(struct engine *e, const struct request_list *requests, uint64_t now)
 {
     struct engine_snapshot *s = &e->snapshot;
-    const struct request *g;
-    TAILQ_FOREACH(g, requests, link)
+    const struct request *request;
+    TAILQ_FOREACH(request, requests, link)
         if (s->n_sequences < SNAPSHOT_MAX_SEQUENCES)
-            describe(g, now, &s->sequences[s->n_sequences++]);
+            describe(request, now, &s->sequences[s->n_sequences++]);
 }
 
 static void count_running(struct engine *e)
 {
     uint32_t n_running = 0, n_paused = 0, n_preempted = 0;
     struct scheduler *s = e->scheduler;
-    const struct request *g;
-    TAILQ_FOREACH(g, scheduler_running(s), link) {
+    const struct request *request;
+    TAILQ_FOREACH(request, scheduler_running(s), link) {
         n_running++;
-        n_paused += atomic_load(&g->place) == PLACE_PAUSED;
-        for (uint32_t i = 0; i < g->options.n_choices; i++)
-            if (g->choices[i].cache)
-                scheduler_count(s, &g->choices[i]);
+        n_paused += atomic_load(&request->place) == PLACE_PAUSED;
+        for (uint32_t i = 0; i < request->options.n_choices; i++)
+            if (request->choices[i].cache)
+                scheduler_count(s, &request->choices[i]);
     }
-    TAILQ_FOREACH(g, scheduler_queue(s), link)
-        n_preempted += g->admitted;
+    TAILQ_FOREACH(request, scheduler_queue(s), link)
+        n_preempted += request->admitted;
     struct engine_metrics *m = &e->metrics;
     struct cache_counts counts = cache_counts(e->runtime.cache);
     atomic_store(&m->requests_running, n_running);
@@ -103,10 +103,10 @@ bool engine_snapshot(struct engine *e, struct engine_snapshot *out, struct error
     pthread_mutex_unlock(&e->snapshot_lock);
     out->sequences = sequences;
     uint64_t now = clock_ns();
-    const struct request *g;
-    TAILQ_FOREACH(g, &e->inbox, link)
+    const struct request *request;
+    TAILQ_FOREACH(request, &e->inbox, link)
         if (out->n_sequences < SNAPSHOT_MAX_SEQUENCES)
-            describe(g, now, &sequences[out->n_sequences++]);
+            describe(request, now, &sequences[out->n_sequences++]);
     pthread_mutex_unlock(&e->inbox_lock);
     return true;
 }

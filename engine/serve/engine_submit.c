@@ -17,49 +17,49 @@ static bool check_tokens(const struct engine *e, const int32_t *tokens, uint32_t
     return true;
 }
 
-static bool check_request(const struct engine *e, const struct request_options *r,
+static bool check_request(const struct engine *e, const struct request_options *options,
                           struct error *error)
 {
-    if (r->n_prompt < 1)
+    if (options->n_prompt < 1)
         return error_set(error, "invalid_value", "prompt", "the prompt is empty; it needs a token");
-    if (r->n_choices < 1 || r->n_choices > e->options.max_num_seqs)
+    if (options->n_choices < 1 || options->n_choices > e->options.max_num_seqs)
         return error_set(error, "invalid_value", "n",
-                         "n is %u; this server computes 1 to %u choices at once", r->n_choices,
-                         e->options.max_num_seqs);
-    if (r->n_logprobs > LOGPROBS_MAX_TOP || r->n_prompt_logprobs > LOGPROBS_MAX_TOP)
+                         "n is %u; this server computes 1 to %u choices at once",
+                         options->n_choices, e->options.max_num_seqs);
+    if (options->n_logprobs > LOGPROBS_MAX_TOP || options->n_prompt_logprobs > LOGPROBS_MAX_TOP)
         return error_set(error, "invalid_value", "logprobs", "at most %d alternatives are possible",
                          LOGPROBS_MAX_TOP);
-    for (uint32_t i = 0; i < r->sampling.n_bias; i++)
-        if (!check_tokens(e, &r->sampling.bias[i].token, 1, "logit_bias", error))
+    for (uint32_t i = 0; i < options->sampling.n_bias; i++)
+        if (!check_tokens(e, &options->sampling.bias[i].token, 1, "logit_bias", error))
             return false;
-    return check_tokens(e, r->prompt, r->n_prompt, "prompt", error) &&
-           check_tokens(e, r->stop_tokens, r->n_stop_tokens, "stop_token_ids", error);
+    return check_tokens(e, options->prompt, options->n_prompt, "prompt", error) &&
+           check_tokens(e, options->stop_tokens, options->n_stop_tokens, "stop_token_ids", error);
 }
 
 /* The most tokens a choice may generate: what was asked for, and what the context leaves. A prompt
  * that fills the context still gets one token, which needs no slot. */
-static bool resolve_length(const struct engine *e, struct request *g, struct error *error)
+static bool resolve_length(const struct engine *e, struct request *request, struct error *error)
 {
-    const struct request_options *r = &g->options;
+    const struct request_options *options = &request->options;
     uint64_t room;
-    if (r->plan->positions == POSITIONS_CACHE) {
-        room = (uint64_t)INT32_MAX - r->n_prompt;
-        if (r->max_tokens < 0 && e->options.max_generate < room)
+    if (options->plan->positions == POSITIONS_CACHE) {
+        room = (uint64_t)INT32_MAX - options->n_prompt;
+        if (options->max_tokens < 0 && e->options.max_generate < room)
             room = e->options.max_generate;
-    } else if (r->n_prompt > e->n_ctx) {
+    } else if (options->n_prompt > e->n_ctx) {
         error_set(error, "context_length_exceeded", "prompt",
-                  "the prompt has %u tokens and the context holds %u", r->n_prompt, e->n_ctx);
+                  "the prompt has %u tokens and the context holds %u", options->n_prompt, e->n_ctx);
         if (error) {
-            error->n_prompt_tokens = r->n_prompt;
+            error->n_prompt_tokens = options->n_prompt;
             error->n_ctx = e->n_ctx;
         }
         return false;
     } else {
-        room = r->n_prompt < e->n_ctx ? e->n_ctx - r->n_prompt : 1;
+        room = options->n_prompt < e->n_ctx ? e->n_ctx - options->n_prompt : 1;
     }
-    g->max_new =
-        (uint32_t)(r->max_tokens >= 0 && (uint64_t)r->max_tokens < room ? (uint64_t)r->max_tokens
-                                                                        : room);
+    request->max_new = (uint32_t)(options->max_tokens >= 0 && (uint64_t)options->max_tokens < room
+                                      ? (uint64_t)options->max_tokens
+                                      : room);
     return true;
 }
 
@@ -73,39 +73,40 @@ static bool is_bounded(const struct plan *plan)
     return plan->has_budget && (plan->allocation != ALLOCATION_PROFILE || plan_profile_votes(plan));
 }
 
-static uint64_t settled_pages(const struct engine *e, const struct request *g,
+static uint64_t settled_pages(const struct engine *e, const struct request *request,
                               const struct plan *plan)
 {
-    const struct request_options *r = &g->options;
-    uint64_t n = g->max_new;
+    const struct request_options *options = &request->options;
+    uint64_t n = request->max_new;
     if (plan->decode == DECODE_GROW && n > GROWTH_RESERVED)
         n = GROWTH_RESERVED;
-    return cache_settled_pages(e->runtime.cache, plan, r->n_prompt, r->n_prompt + n) * r->n_choices;
+    return cache_settled_pages(e->runtime.cache, plan, options->n_prompt, options->n_prompt + n) *
+           options->n_choices;
 }
 
 /* Pages of the whole request under `plan`. */
-static uint64_t needed_pages(const struct engine *e, const struct request *g,
+static uint64_t needed_pages(const struct engine *e, const struct request *request,
                              const struct plan *plan)
 {
-    const struct request_options *r = &g->options;
+    const struct request_options *options = &request->options;
     const struct cache *cache = e->runtime.cache;
     if (!is_bounded(plan))
-        return pages_growing(cache, plan, r->n_prompt, r->n_choices);
-    uint64_t settled = settled_pages(e, g, plan),
-             prompt = cache_bound_pages(cache, plan, r->n_prompt, r->n_prompt);
+        return pages_growing(cache, plan, options->n_prompt, options->n_choices);
+    uint64_t settled = settled_pages(e, request, plan),
+             prompt = cache_bound_pages(cache, plan, options->n_prompt, options->n_prompt);
     return settled > prompt ? settled : prompt;
 }
 
 /* The largest budget with which the request would fit: of its own plan when that streams, else of
  * `sink`, for the others hold the whole prompt once. 0 when no budget does. */
-static uint32_t largest_budget(const struct engine *e, const struct request *g)
+static uint32_t largest_budget(const struct engine *e, const struct request *request)
 {
-    const struct plan *own = g->options.plan, *sink = NULL;
+    const struct plan *own = request->options.plan, *sink = NULL;
     if (own->prefill != PREFILL_STREAM || !is_bounded(own)) {
         const struct plan_asked asked = plan_asked_of(preset_find("sink"));
         const struct plan_limits limits = engine_plan_limits(e);
         struct error ignored;
-        sink = plan_resolve(&asked, g->options.n_prompt, &limits, &ignored);
+        sink = plan_resolve(&asked, request->options.n_prompt, &limits, &ignored);
         if (!sink)
             return 0;
     }
@@ -115,7 +116,7 @@ static uint32_t largest_budget(const struct engine *e, const struct request *g)
         uint32_t middle = low + (high - low + 1) / 2;
         trial.budget = middle;
         trial.recent = middle > trial.sinks ? middle - trial.sinks : 1;
-        if (needed_pages(e, g, &trial) <= e->runtime.n_pages)
+        if (needed_pages(e, request, &trial) <= e->runtime.n_pages)
             low = middle;
         else
             high = middle - 1;
@@ -124,17 +125,17 @@ static uint32_t largest_budget(const struct engine *e, const struct request *g)
     return low >= trial.sinks + 1 ? low : 0;
 }
 
-static bool check_memory(const struct engine *e, struct request *g, struct error *error)
+static bool check_memory(const struct engine *e, struct request *request, struct error *error)
 {
-    const struct plan *plan = g->options.plan;
-    uint64_t needed = needed_pages(e, g, plan);
+    const struct plan *plan = request->options.plan;
+    uint64_t needed = needed_pages(e, request, plan);
     if (is_bounded(plan)) {
-        g->reserve_pages = needed;
-        g->settled_pages = settled_pages(e, g, plan);
+        request->reserve_pages = needed;
+        request->settled_pages = settled_pages(e, request, plan);
     }
     if (needed <= e->runtime.n_pages)
         return true;
-    uint32_t budget = largest_budget(e, g);
+    uint32_t budget = largest_budget(e, request);
     error_set(error, "kv_memory_exceeded", "kv_policy",
               "the request needs %llu pages of KV memory and the server has %u; the largest budget "
               "that fits is %u",
@@ -148,42 +149,43 @@ static bool check_memory(const struct engine *e, struct request *g, struct error
 }
 
 /* The tokens that end a choice, in one list: they are looked up and masked together. */
-static bool collect_ends(const struct engine *e, struct request *g, struct error *error)
+static bool collect_ends(const struct engine *e, struct request *request, struct error *error)
 {
-    const struct request_options *r = &g->options;
-    uint32_t n = r->n_stop_tokens;
-    n += r->ignore_eos ? 0 : e->n_end_tokens;
-    g->ends = malloc((n ? n : 1) * sizeof *g->ends);
-    if (!g->ends)
-        return error_set_memory(error, "stop tokens", (uint64_t)n * sizeof *g->ends);
-    for (uint32_t i = 0; !r->ignore_eos && i < e->n_end_tokens; i++)
-        g->ends[g->n_ends++] = e->end_tokens[i];
-    for (uint32_t i = 0; i < r->n_stop_tokens; i++)
-        g->ends[g->n_ends++] = r->stop_tokens[i];
+    const struct request_options *options = &request->options;
+    uint32_t n = options->n_stop_tokens;
+    n += options->ignore_eos ? 0 : e->n_end_tokens;
+    request->ends = malloc((n ? n : 1) * sizeof *request->ends);
+    if (!request->ends)
+        return error_set_memory(error, "stop tokens", (uint64_t)n * sizeof *request->ends);
+    for (uint32_t i = 0; !options->ignore_eos && i < e->n_end_tokens; i++)
+        request->ends[request->n_ends++] = e->end_tokens[i];
+    for (uint32_t i = 0; i < options->n_stop_tokens; i++)
+        request->ends[request->n_ends++] = options->stop_tokens[i];
     return true;
 }
 
-static bool prepare(struct engine *e, struct request *g, struct error *error)
+static bool prepare(struct engine *e, struct request *request, struct error *error)
 {
-    const struct request_options *r = &g->options;
-    if (!check_request(e, r, error) || !resolve_length(e, g, error) || !check_memory(e, g, error) ||
-        !collect_ends(e, g, error))
+    const struct request_options *options = &request->options;
+    if (!check_request(e, options, error) || !resolve_length(e, request, error) ||
+        !check_memory(e, request, error) || !collect_ends(e, request, error))
         return false;
-    if (r->n_stops) {
-        g->stops = stop_set_new(r->stops, r->n_stops, error);
-        if (!g->stops)
+    if (options->n_stops) {
+        request->stops = stop_set_new(options->stops, options->n_stops, error);
+        if (!request->stops)
             return false;
     }
-    g->policy = preset_index(r->plan->preset);
-    g->wake = engine_wake;
-    g->engine = e;
-    g->submitted_ns = clock_ns();
-    g->deadline_ns = r->timeout_ms ? g->submitted_ns + r->timeout_ms * 1000000u : 0;
+    request->policy = preset_index(options->plan->preset);
+    request->wake = engine_wake;
+    request->engine = e;
+    request->submitted_ns = clock_ns();
+    request->deadline_ns =
+        options->timeout_ms ? request->submitted_ns + options->timeout_ms * 1000000u : 0;
     return true;
 }
 
 /* Hands it to the engine thread. */
-static bool enqueue(struct engine *e, struct request *g, struct error *error)
+static bool enqueue(struct engine *e, struct request *request, struct error *error)
 {
     struct scheduler *s = e->scheduler;
     bool taken = false;
@@ -202,24 +204,25 @@ static bool enqueue(struct engine *e, struct request *g, struct error *error)
         }
     } else {
         taken = true;
-        g->order = e->next_order++;
-        atomic_fetch_add(&g->holders, 1);
+        request->order = e->next_order++;
+        atomic_fetch_add(&request->holders, 1);
         scheduler_expect(s);
         atomic_store(&e->metrics.requests_waiting, n_waiting + 1);
-        TAILQ_INSERT_TAIL(&e->inbox, g, link);
+        TAILQ_INSERT_TAIL(&e->inbox, request, link);
         pthread_cond_signal(&e->inbox_filled);
     }
     pthread_mutex_unlock(&e->inbox_lock);
     return taken;
 }
 
-struct request *engine_submit(struct engine *e, struct request_options *r, struct error *error)
+struct request *engine_submit(struct engine *e, struct request_options *options,
+                              struct error *error)
 {
-    struct request *g = request_new(r, error);
-    if (!g)
+    struct request *request = request_new(options, error);
+    if (!request)
         return NULL;
-    if (prepare(e, g, error) && enqueue(e, g, error))
-        return g;
-    request_drop(g);
+    if (prepare(e, request, error) && enqueue(e, request, error))
+        return request;
+    request_drop(request);
     return NULL;
 }

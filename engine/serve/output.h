@@ -14,9 +14,9 @@ void output_rows(struct scheduler *s, const float *logits);
 /* Ends one choice; the last one ends its request. */
 void output_end_choice(struct scheduler *s, struct choice *choice, enum finish_reason reason,
                        int32_t stop_token);
-/* Fails the whole request with g->error. */
-void output_fail(struct scheduler *s, struct request *g);
+/* Fails the whole request with request->error. */
+void output_fail(struct scheduler *s, struct request *request);
 /* Ends it as the owner wished. */
-void output_cancel(struct scheduler *s, struct request *g);
+void output_cancel(struct scheduler *s, struct request *request);
 
 #endif

@@ -16,16 +16,16 @@
 
 /* Cache operations of one request come between these two, so that held_pages stays exact. */
 uint32_t pages_begin(const struct scheduler *s);
-void pages_end(const struct scheduler *s, struct request *g, uint32_t before);
+void pages_end(const struct scheduler *s, struct request *request, uint32_t before);
 
 /* Frees the caches of all choices; the tokens stay. */
-void pages_free(const struct scheduler *s, struct request *g);
+void pages_free(const struct scheduler *s, struct request *request);
 
 /* Pages that are free, or would be if cached prefixes and idle sessions went, and that no request
- * but g was promised; g may be NULL. */
-uint64_t pages_for(const struct scheduler *s, const struct request *g);
+ * but request was promised; request may be NULL. */
+uint64_t pages_for(const struct scheduler *s, const struct request *request);
 /* What admission sets aside: the bound, or all known tokens of every choice and one more. */
-uint64_t pages_to_admit(const struct scheduler *s, const struct request *g);
+uint64_t pages_to_admit(const struct scheduler *s, const struct request *request);
 /* Any thread: pages that a growing request needs to get going. */
 uint64_t pages_growing(const struct cache *cache, const struct plan *plan, uint32_t n_tokens,
                        uint32_t n_choices);
@@ -35,11 +35,11 @@ void pages_give_up(struct scheduler *s, uint64_t need);
 
 enum pages_answer {
     PAGES_READY,
-    PAGES_LATER, /* g was preempted, or must leave out this step */
+    PAGES_LATER, /* request was preempted, or must leave out this step */
     PAGES_ALONE  /* no other request runs */
 };
-/* Makes room for `need` more pages of g, at the cost of the youngest that has no rows yet. */
-enum pages_answer pages_secure(struct scheduler *s, struct request *g, uint64_t need);
+/* Makes room for `need` more pages of request, at the cost of the youngest that has no rows yet. */
+enum pages_answer pages_secure(struct scheduler *s, struct request *request, uint64_t need);
 
 /* After a step: pages that compression gave back are no longer held. A request whose compression
  * found no page is preempted, and its rows leave the step. */

@@ -11,9 +11,9 @@ static bool is_over(const struct choice *q)
 /* Whether nothing but the next token is wanted of q's logits, and no end token is masked. */
 static bool is_plain(const struct choice *q)
 {
-    const struct request *g = q->owner;
-    bool is_masked = g->n_ends > 0 && q->n_generated < g->options.min_tokens;
-    return g->options.n_logprobs < 0 && g->options.n_prompt_logprobs < 0 && !is_masked;
+    const struct request *request = q->owner;
+    bool is_masked = request->n_ends > 0 && q->n_generated < request->options.min_tokens;
+    return request->options.n_logprobs < 0 && request->options.n_prompt_logprobs < 0 && !is_masked;
 }
 
 /* One pick more, unless the choice needs its logits. */
@@ -29,13 +29,14 @@ static void add_pick(struct scheduler *s, struct choice *q, uint32_t row)
 /* The picks of one group of rows; the first tokens of all choices come from one row. */
 static void add_picks(struct scheduler *s, const struct step_rows *rows)
 {
-    struct request *g = rows->sequence->owner;
+    struct request *request = rows->sequence->owner;
     if (rows->n_logits != 1)
         return;
-    if (rows->first >= g->options.n_prompt)
+    if (rows->first >= request->options.n_prompt)
         add_pick(s, rows->sequence, rows->logits_row);
-    for (uint32_t i = 0; rows->first < g->options.n_prompt && i < g->options.n_choices; i++)
-        add_pick(s, &g->choices[i], rows->logits_row);
+    for (uint32_t i = 0; rows->first < request->options.n_prompt && i < request->options.n_choices;
+         i++)
+        add_pick(s, &request->choices[i], rows->logits_row);
 }
 
 static bool pick(struct scheduler *s, struct error *e)

@@ -69,33 +69,33 @@ TAILQ_HEAD(request_list, request);
  * request is cleared. */
 struct request *request_new(struct request_options *request, struct error *e);
 /* One holder lets go. */
-void request_drop(struct request *g);
+void request_drop(struct request *request);
 
 /* Engine thread. Adds an event and notifies; false when memory is short. */
-bool request_emit(struct request *g, const struct request_event *event);
-/* The last event: EVENT_DONE, or EVENT_ERROR with g->error. Needs no memory. From here on the owner
+bool request_emit(struct request *request, const struct request_event *event);
+/* The last event: EVENT_DONE, or EVENT_ERROR with request->error. Needs no memory. From here on the owner
  * does not reach the engine through it any more. */
-void request_end(struct request *g, enum event_kind kind);
+void request_end(struct request *request, enum event_kind kind);
 
-bool request_is_full(const struct request *g);  /* the reader must catch up first */
-bool request_has_room(const struct request *g); /* ... and has done so */
-uint32_t request_n_living(const struct request *g);
+bool request_is_full(const struct request *request);  /* the reader must catch up first */
+bool request_has_room(const struct request *request); /* ... and has done so */
+uint32_t request_n_living(const struct request *request);
 /* NULL: none. Its choices were made. */
-struct choice *request_first_living(const struct request *g);
+struct choice *request_first_living(const struct request *request);
 /* Every living choice has one token to go through the model: the one that it sampled last. */
-bool request_decodes(const struct request *g);
+bool request_decodes(const struct request *request);
 /* Frees the choices with their caches. */
-void request_free_choices(struct request *g);
-bool request_is_growing(const struct request *g); /* no bound but the context */
+void request_free_choices(struct request *request);
+bool request_is_growing(const struct request *request); /* no bound but the context */
 
-static inline void request_set_place(struct request *g, enum request_place place)
+static inline void request_set_place(struct request *request, enum request_place place)
 {
-    atomic_store(&g->place, place);
+    atomic_store(&request->place, place);
 }
 
-static inline bool request_is_done(const struct request *g)
+static inline bool request_is_done(const struct request *request)
 {
-    return atomic_load(&g->place) == PLACE_DONE;
+    return atomic_load(&request->place) == PLACE_DONE;
 }
 
 #endif

@@ -14,83 +14,83 @@ enum { STEP_LEAST_ROWS = 32 };
 /* Adds the next n tokens of one sequence, all from its prompt or all generated. */
 static void add_rows(struct scheduler *s, struct choice *q, uint32_t n, uint32_t n_logits)
 {
-    struct request *g = q->owner;
-    uint32_t first = cache_tokens_seen(q->cache), n_prompt = g->options.n_prompt;
+    struct request *request = q->owner;
+    uint32_t first = cache_tokens_seen(q->cache), n_prompt = request->options.n_prompt;
     const int32_t *tokens =
-        first < n_prompt ? g->options.prompt + first : q->generated + (first - n_prompt);
+        first < n_prompt ? request->options.prompt + first : q->generated + (first - n_prompt);
     struct step_rows *rows = &s->rows[s->n_rows];
     *rows = (struct step_rows){.sequence = q, .first = first, .n = n, .n_logits = n_logits};
     struct error e;
     uint32_t before = pages_begin(s);
     pages_give_up(s, cache_pages_to_place(q->cache, n));
     bool added = batch_add(s->runtime->batch, q->cache, tokens, n, n_logits, &rows->logits_row, &e);
-    pages_end(s, g, before);
+    pages_end(s, request, before);
     if (added) {
         s->n_rows++;
-        g->in_batch = true;
+        request->in_batch = true;
         /* From the next step on others may use them; compression comes at the end of this one. */
-        if (g->options.reuse_prefix && first < n_prompt)
-            g->usage.cache_write_tokens +=
-                prefix_list(q->cache, &g->chain, &g->n_chained, g->options.prompt, first + n);
+        if (request->options.reuse_prefix && first < n_prompt)
+            request->usage.cache_write_tokens += prefix_list(
+                q->cache, &request->chain, &request->n_chained, request->options.prompt, first + n);
     } else if (strcmp(e.code, "kv_pool_empty") == 0) {
         if (s->n_running == 1)
             output_end_choice(s, q, FINISH_LENGTH, -1);
-    } else if (!g->in_batch) { /* else it is tried again when its other rows are done */
-        g->error = e;
-        output_fail(s, g);
+    } else if (!request->in_batch) { /* else it is tried again when its other rows are done */
+        request->error = e;
+        output_fail(s, request);
     }
 }
 
 /* The next older running request; the list may change between two calls. */
 static struct request *running_after(const struct scheduler *s, const uint64_t *order)
 {
-    struct request *g = TAILQ_FIRST(&s->running);
-    while (g && order && g->order <= *order)
-        g = TAILQ_NEXT(g, link);
-    return g;
+    struct request *request = TAILQ_FIRST(&s->running);
+    while (request && order && request->order <= *order)
+        request = TAILQ_NEXT(request, link);
+    return request;
 }
 
 /* ---- decoding */
 
-static void add_decode_rows(struct scheduler *s, struct request *g)
+static void add_decode_rows(struct scheduler *s, struct request *request)
 {
     uint64_t need = 0;
-    for (uint32_t i = 0; i < g->options.n_choices; i++)
-        if (!g->choices[i].done)
-            need += cache_pages_to_place(g->choices[i].cache, 1);
-    if (pages_secure(s, g, need) == PAGES_LATER)
+    for (uint32_t i = 0; i < request->options.n_choices; i++)
+        if (!request->choices[i].done)
+            need += cache_pages_to_place(request->choices[i].cache, 1);
+    if (pages_secure(s, request, need) == PAGES_LATER)
         return;
-    for (uint32_t i = 0; i < g->options.n_choices && !request_is_done(g); i++)
-        if (!g->choices[i].done)
-            add_rows(s, &g->choices[i], 1, 1);
+    for (uint32_t i = 0; i < request->options.n_choices && !request_is_done(request); i++)
+        if (!request->choices[i].done)
+            add_rows(s, &request->choices[i], 1, 1);
 }
 
 /* ---- prompts */
 
 /* Logit rows that a chunk [first, end) of the prompt needs: the last row to sample from, and every
  * row whose next token is reported with its log probability. */
-static uint32_t prompt_logits(const struct request *g, const struct choice *q, uint32_t first,
+static uint32_t prompt_logits(const struct request *request, const struct choice *q, uint32_t first,
                               uint32_t end)
 {
-    uint32_t n_prompt = g->options.n_prompt;
-    if (g->options.n_prompt_logprobs >= 0 && g->prompt_reported < n_prompt) {
-        uint32_t from = g->prompt_reported > 0 ? g->prompt_reported - 1 : 0;
+    uint32_t n_prompt = request->options.n_prompt;
+    if (request->options.n_prompt_logprobs >= 0 && request->prompt_reported < n_prompt) {
+        uint32_t from = request->prompt_reported > 0 ? request->prompt_reported - 1 : 0;
         from = from > first ? from : first;
         return end > from ? end - from : 0;
     }
-    return end == n_prompt && q->n_generated == 0 && g->max_new > 0;
+    return end == n_prompt && q->n_generated == 0 && request->max_new > 0;
 }
 
 /* The next chunk of one sequence within `budget` rows and `logits_room` logit rows. */
 static void add_chunk(struct scheduler *s, struct choice *q, uint32_t budget, uint32_t logits_room)
 {
-    struct request *g = q->owner;
+    struct request *request = q->owner;
     uint32_t first = cache_tokens_seen(q->cache);
-    bool in_prompt = first < g->options.n_prompt;
-    uint32_t known = in_prompt ? g->options.n_prompt : choice_n_tokens(q);
+    bool in_prompt = first < request->options.n_prompt;
+    uint32_t known = in_prompt ? request->options.n_prompt : choice_n_tokens(q);
     uint32_t n = known - first < budget ? known - first : budget, n_logits = 0;
     for (; n > 0; n -= n_logits - logits_room < n ? n_logits - logits_room : n) {
-        n_logits = in_prompt ? prompt_logits(g, q, first, first + n) : first + n == known;
+        n_logits = in_prompt ? prompt_logits(request, q, first, first + n) : first + n == known;
         if (n_logits <= logits_room)
             break;
     }
@@ -98,18 +98,19 @@ static void add_chunk(struct scheduler *s, struct choice *q, uint32_t budget, ui
         add_rows(s, q, n, n_logits);
 }
 
-static bool is_prefilling(const struct request *g)
+static bool is_prefilling(const struct request *request)
 {
-    return atomic_load(&g->place) == PLACE_PREFILL && !g->in_batch;
+    return atomic_load(&request->place) == PLACE_PREFILL && !request->in_batch;
 }
 
-/* Rows that g's prompts still want. */
-static uint64_t prefill_need(const struct request *g)
+/* Rows that request's prompts still want. */
+static uint64_t prefill_need(const struct request *request)
 {
     uint64_t need = 0;
-    for (uint32_t i = 0; is_prefilling(g) && i < g->options.n_choices; i++)
-        if (!g->choices[i].done && g->choices[i].cache)
-            need += choice_n_tokens(&g->choices[i]) - cache_tokens_seen(g->choices[i].cache);
+    for (uint32_t i = 0; is_prefilling(request) && i < request->options.n_choices; i++)
+        if (!request->choices[i].done && request->choices[i].cache)
+            need += choice_n_tokens(&request->choices[i]) -
+                    cache_tokens_seen(request->choices[i].cache);
     return need;
 }
 
@@ -125,12 +126,12 @@ static uint32_t rows_for(const struct scheduler *s, struct request *const *promp
 }
 
 /* `behind`: n_behind prompts that are to get rows too. */
-static void add_prefill_rows(struct scheduler *s, struct request *g, struct request *const *behind,
-                             uint32_t n_behind)
+static void add_prefill_rows(struct scheduler *s, struct request *request,
+                             struct request *const *behind, uint32_t n_behind)
 {
     uint32_t kept = rows_for(s, behind, n_behind);
-    for (uint32_t i = 0; i < g->options.n_choices && !request_is_done(g); i++) {
-        struct choice *q = &g->choices[i];
+    for (uint32_t i = 0; i < request->options.n_choices && !request_is_done(request); i++) {
+        struct choice *q = &request->choices[i];
         if (q->done || !q->cache)
             continue;
         uint32_t rows = batch_rows(s->runtime->batch),
@@ -138,7 +139,7 @@ static void add_prefill_rows(struct scheduler *s, struct request *g, struct requ
         if (rows + kept >= s->step_rows)
             return;
         /* A row each is left for the prompts behind, which may come to their end. */
-        bool greedy = g->options.n_prompt_logprobs >= 0 && logits_room > n_behind;
+        bool greedy = request->options.n_prompt_logprobs >= 0 && logits_room > n_behind;
         add_chunk(s, q, s->step_rows - rows - kept, greedy ? logits_room - n_behind : logits_room);
     }
 }
@@ -163,11 +164,11 @@ static void add_prompts(struct scheduler *s)
     for (uint32_t i = 0; i < n; i++)
         add_prefill_rows(s, sharing[i], sharing + i + 1, n - i - 1);
     const uint64_t *last = NULL;
-    for (struct request *g; (g = running_after(s, last));) {
-        order = g->order;
+    for (struct request *request; (request = running_after(s, last));) {
+        order = request->order;
         last = &order;
-        if (prefill_need(g) > 0)
-            add_prefill_rows(s, g, NULL, 0);
+        if (prefill_need(request) > 0)
+            add_prefill_rows(s, request, NULL, 0);
     }
 }
 
@@ -193,16 +194,16 @@ void rows_choose(struct scheduler *s)
         r->in_batch = false;
     const uint64_t *last = NULL;
     uint64_t order;
-    for (struct request *g; (g = running_after(s, last));) {
-        order = g->order;
+    for (struct request *request; (request = running_after(s, last));) {
+        order = request->order;
         last = &order;
-        if (atomic_load(&g->place) == PLACE_PREFILL && request_decodes(g))
-            request_set_place(g, PLACE_DECODE);
-        if (atomic_load(&g->place) != PLACE_DECODE)
+        if (atomic_load(&request->place) == PLACE_PREFILL && request_decodes(request))
+            request_set_place(request, PLACE_DECODE);
+        if (atomic_load(&request->place) != PLACE_DECODE)
             continue;
-        if (request_is_growing(g))
-            g->reserved_pages = 0;
-        add_decode_rows(s, g);
+        if (request_is_growing(request))
+            request->reserved_pages = 0;
+        add_decode_rows(s, request);
     }
     s->step_rows = rows_of_step(s);
     add_prompts(s);

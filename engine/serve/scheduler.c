@@ -83,10 +83,10 @@ struct scheduler *scheduler_new(struct runtime *runtime, const struct scheduler_
 
 static void drop_ended(struct scheduler *s)
 {
-    for (struct request *g; (g = TAILQ_FIRST(&s->ended));) {
-        TAILQ_REMOVE(&s->ended, g, link);
-        request_free_choices(g);
-        request_drop(g);
+    for (struct request *request; (request = TAILQ_FIRST(&s->ended));) {
+        TAILQ_REMOVE(&s->ended, request, link);
+        request_free_choices(request);
+        request_drop(request);
     }
 }
 
@@ -94,9 +94,9 @@ static void fail_all(struct scheduler *s, const char *code, const char *message)
 {
     struct request_list *const lists[] = {&s->running, &s->queue};
     for (int i = 0; i < 2; i++)
-        for (struct request *g; (g = TAILQ_FIRST(lists[i]));) {
-            error_set(&g->error, code, "", "%s", message);
-            output_fail(s, g);
+        for (struct request *request; (request = TAILQ_FIRST(lists[i]));) {
+            error_set(&request->error, code, "", "%s", message);
+            output_fail(s, request);
         }
 }
 
@@ -122,42 +122,42 @@ void scheduler_free(struct scheduler *s, const char *code, const char *message)
 
 /* ---- lists */
 
-void scheduler_take(struct scheduler *s, struct request *g)
+void scheduler_take(struct scheduler *s, struct request *request)
 {
-    TAILQ_INSERT_TAIL(&s->queue, g, link);
+    TAILQ_INSERT_TAIL(&s->queue, request, link);
 }
 
 /* Oldest first; a request that was preempted finds its old place. */
-void scheduler_start(struct scheduler *s, struct request *g)
+void scheduler_start(struct scheduler *s, struct request *request)
 {
     struct request *before = TAILQ_LAST(&s->running, request_list);
-    while (before && before->order > g->order)
+    while (before && before->order > request->order)
         before = TAILQ_PREV(before, request_list, link);
     if (before)
-        TAILQ_INSERT_AFTER(&s->running, before, g, link);
+        TAILQ_INSERT_AFTER(&s->running, before, request, link);
     else
-        TAILQ_INSERT_HEAD(&s->running, g, link);
+        TAILQ_INSERT_HEAD(&s->running, request, link);
     s->n_running++;
-    s->n_choices += g->options.n_choices;
+    s->n_choices += request->options.n_choices;
 }
 
-void scheduler_stop(struct scheduler *s, struct request *g)
+void scheduler_stop(struct scheduler *s, struct request *request)
 {
-    TAILQ_REMOVE(&s->running, g, link);
+    TAILQ_REMOVE(&s->running, request, link);
     s->n_running--;
-    s->n_choices -= g->options.n_choices;
+    s->n_choices -= request->options.n_choices;
 }
 
-void scheduler_remove(struct scheduler *s, struct request *g)
+void scheduler_remove(struct scheduler *s, struct request *request)
 {
-    pages_free(s, g);
-    if (atomic_load(&g->place) == PLACE_QUEUED)
-        TAILQ_REMOVE(&s->queue, g, link);
+    pages_free(s, request);
+    if (atomic_load(&request->place) == PLACE_QUEUED)
+        TAILQ_REMOVE(&s->queue, request, link);
     else
-        scheduler_stop(s, g);
-    if (!g->admitted)
+        scheduler_stop(s, request);
+    if (!request->admitted)
         atomic_fetch_sub(&s->n_waiting, 1);
-    TAILQ_INSERT_TAIL(&s->ended, g, link);
+    TAILQ_INSERT_TAIL(&s->ended, request, link);
 }
 
 /* ---- facts */
@@ -223,19 +223,20 @@ void scheduler_count(struct scheduler *s, struct choice *q)
     q->counted = now;
 }
 
-void scheduler_describe(const struct scheduler *s, const struct request *g,
+void scheduler_describe(const struct scheduler *s, const struct request *request,
                         struct request_record *record, struct cache_head_counts *heads)
 {
-    const struct request_options *r = &g->options;
-    const struct cache_sequence *cache = g->choices ? g->choices[0].cache : NULL;
+    const struct request_options *options = &request->options;
+    const struct cache_sequence *cache = request->choices ? request->choices[0].cache : NULL;
     uint32_t n_kv_heads = cache_n_kv_heads(s->runtime->cache);
-    *record = (struct request_record){.owner_key = r->owner_key,
-                                      .order = g->order,
-                                      .policy = r->plan->preset->name,
-                                      .budget = plan_evicts(r->plan) ? r->plan->budget : 0,
-                                      .n_prompt = r->n_prompt,
-                                      .submitted_ns = g->submitted_ns};
-    memcpy(record->id, r->id, sizeof record->id);
+    *record =
+        (struct request_record){.owner_key = options->owner_key,
+                                .order = request->order,
+                                .policy = options->plan->preset->name,
+                                .budget = plan_evicts(options->plan) ? options->plan->budget : 0,
+                                .n_prompt = options->n_prompt,
+                                .submitted_ns = request->submitted_ns};
+    memcpy(record->id, options->id, sizeof record->id);
     memset(heads, 0, s->n_heads * sizeof *heads);
     if (!cache)
         return;
@@ -251,15 +252,15 @@ void scheduler_describe(const struct scheduler *s, const struct request *g,
 
 /* A full event buffer pauses its request until the reader has taken half. The flag goes up
  * before the second look, so either we see the room or the reader sees the flag and wakes us. */
-static void update_paused(struct request *g)
+static void update_paused(struct request *request)
 {
-    if (atomic_load(&g->place) != PLACE_PAUSED && request_is_full(g)) {
-        atomic_store(&g->paused, true);
-        request_set_place(g, PLACE_PAUSED);
+    if (atomic_load(&request->place) != PLACE_PAUSED && request_is_full(request)) {
+        atomic_store(&request->paused, true);
+        request_set_place(request, PLACE_PAUSED);
     }
-    if (atomic_load(&g->place) == PLACE_PAUSED && request_has_room(g)) {
-        atomic_store(&g->paused, false);
-        request_set_place(g, request_decodes(g) ? PLACE_DECODE : PLACE_PREFILL);
+    if (atomic_load(&request->place) == PLACE_PAUSED && request_has_room(request)) {
+        atomic_store(&request->paused, false);
+        request_set_place(request, request_decodes(request) ? PLACE_DECODE : PLACE_PREFILL);
     }
 }
 
@@ -328,9 +329,9 @@ bool scheduler_step(struct scheduler *s, uint64_t *wake_ns)
     cache_set_time(s->runtime->cache, now);
     uint64_t session_end = session_expire(&s->sessions, now);
     admission_expire(s, now);
-    struct request *g;
-    TAILQ_FOREACH(g, &s->running, link)
-        update_paused(g);
+    struct request *request;
+    TAILQ_FOREACH(request, &s->running, link)
+        update_paused(request);
     admission_admit(s, now);
     uint64_t planned_ns = clock_ns();
     rows_choose(s);

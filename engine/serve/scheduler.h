@@ -37,7 +37,7 @@ struct scheduler *scheduler_new(struct runtime *runtime, const struct scheduler_
 void scheduler_free(struct scheduler *s, const char *code, const char *message);
 
 /* At the tail of the queue. scheduler_expect has counted it. */
-void scheduler_take(struct scheduler *s, struct request *g);
+void scheduler_take(struct scheduler *s, struct request *request);
 /* One step. False: nothing could run; then *wake_ns is when to look again, 0 = when woken. */
 bool scheduler_step(struct scheduler *s, uint64_t *wake_ns);
 
@@ -64,7 +64,7 @@ struct request_history *scheduler_history(struct scheduler *s);
 void scheduler_count(struct scheduler *s, struct choice *q);
 /* What the first choice holds now, head by head: heads [n_heads], zero without a cache. ended_ns
  * stays 0. */
-void scheduler_describe(const struct scheduler *s, const struct request *g,
+void scheduler_describe(const struct scheduler *s, const struct request *request,
                         struct request_record *record, struct cache_head_counts *heads);
 
 #endif

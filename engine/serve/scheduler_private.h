@@ -51,10 +51,10 @@ struct scheduler {
 };
 
 /* Into the running list and out of it; it must be in no other list, and is in none afterwards. */
-void scheduler_start(struct scheduler *s, struct request *g);
-void scheduler_stop(struct scheduler *s, struct request *g);
+void scheduler_start(struct scheduler *s, struct request *request);
+void scheduler_stop(struct scheduler *s, struct request *request);
 /* Takes a request out of its list and gives its pages back; it stays readable until the step's
  * end. Before request_end. */
-void scheduler_remove(struct scheduler *s, struct request *g);
+void scheduler_remove(struct scheduler *s, struct request *request);
 
 #endif
