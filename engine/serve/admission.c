@@ -1,4 +1,4 @@
-/* Which requests begin to run and which end early: see admission.h. */
+/* Which requests start and which end early: see admission.h. */
 #include "engine/serve/admission.h"
 
 #include <stdlib.h>
@@ -77,7 +77,7 @@ static bool is_session_of(const struct request *request, const struct request *o
            !strcmp(request->options.session_id, other->options.session_id);
 }
 
-/* Whether the turn before, of the same session, still runs. */
+/* Whether the turn before of the same session still runs. */
 static bool waits_for_session(const struct scheduler *s, const struct request *request)
 {
     const struct request *r;
@@ -87,9 +87,9 @@ static bool waits_for_session(const struct scheduler *s, const struct request *r
     return false;
 }
 
-/* Goes on in the cache of its session, when the prompt begins with the tokens that made it; else
- * the session is forgotten and the prompt computed from its beginning. False: another policy was
- * asked for. */
+/* Takes the session's cache if the prompt begins with the session's tokens; else frees the session,
+ * and the whole prompt is computed. False: the request asks for another policy than the
+ * session's. */
 static bool continue_session(struct scheduler *s, struct request *request, struct choice *leader)
 {
     struct request_options *options = &request->options;
@@ -100,14 +100,14 @@ static bool continue_session(struct scheduler *s, struct request *request, struc
         return true;
     if (!plan_agrees(session->plan, options->plan)) {
         if (options->plan->source == SOURCE_DEFAULT || options->plan->source == SOURCE_SESSION) {
-            /* Nobody asked for this plan, but it was chosen: the cache is of no use under it. */
+            /* The plan is a default, which the client did not ask for: the session gives way. */
             request->usage.session_missed = true;
             session_free(session);
             return true;
         }
         error_set(&request->error, "invalid_kv_policy", "kv_policy",
                   "the session '%.64s' was made under policy '%s' with budget %u; what it dropped "
-                  "cannot come back, so it goes on under the same policy or not at all",
+                  "cannot come back, so it can only go on under the same policy",
                   options->session_id, session->plan->preset->name, session->plan->budget);
         session_put(&s->sessions, session, clock_ns());
         return false;
@@ -130,7 +130,7 @@ static bool continue_session(struct scheduler *s, struct request *request, struc
     return true;
 }
 
-/* ---- beginning to run */
+/* ---- starting */
 
 static bool make_choices(struct scheduler *s, struct request *request)
 {
@@ -160,8 +160,8 @@ static void note_admission(struct scheduler *s, struct request *request, uint64_
     s->last_admission_ns = now;
 }
 
-/* What the prompt has in common with earlier ones need not be computed again. Not when the log
- * probabilities of the prompt are wanted. */
+/* Uses cached pages for what the prompt has in common with earlier ones. Not where log
+ * probabilities of the prompt are wanted, which must be computed. */
 static bool adopt_prefix(struct scheduler *s, struct request *request, struct choice *leader)
 {
     const struct request_options *options = &request->options;
@@ -173,7 +173,7 @@ static bool adopt_prefix(struct scheduler *s, struct request *request, struct ch
         most ? prefix_match(s->runtime->cache, &options->prefix_root, options->prompt, most) : 0;
     if (request->usage.n_preemptions == 0) {
         request->usage.cached_tokens = n;
-        request->usage.reused_slots = n; /* of whole pages nothing was dropped */
+        request->usage.reused_slots = n; /* nothing was dropped from whole pages */
         atomic_fetch_add(&s->options.metrics->prefix_query_tokens, options->n_prompt);
         atomic_fetch_add(&s->options.metrics->prefix_hit_tokens, n);
     }
@@ -232,7 +232,7 @@ void admission_admit(struct scheduler *s, uint64_t now)
                 headroom += (uint64_t)request_n_living(r) * s->n_heads;
         if (s->n_running > 0 && need + headroom > pages_for(s, NULL))
             return;
-        /* Alone it may always try: it ends by length where the pool does. */
+        /* A request that runs alone may always start: it ends by length when the pool is full. */
         uint64_t n_pages = cache_counts(s->runtime->cache).n_pages;
         start(s, request, need < n_pages ? need : n_pages, now);
     }

@@ -21,7 +21,7 @@ bool choice_init(struct choice *s, struct request *owner, uint32_t index, uint32
         sampler_new(&options->sampling, index, n_vocab, options->prompt, options->n_prompt, e);
     if (!s->sampler)
         return false;
-    /* What stop strings hold back, one token as the detokenizer may write it, and its end. */
+    /* Text held for stop strings, one token as the detokenizer may write it, and its end. */
     s->text_room = (uint32_t)(STOP_MAX_BYTES + 4 + max_token_bytes * 3 + 24);
     s->text = malloc(s->text_room);
     if (!s->text)
@@ -95,8 +95,8 @@ static uint32_t character_bytes(unsigned char first)
     return first < 0x80 ? 1 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
 }
 
-/* The n bytes after text[n_text) are new: they complete the tokens that waited for a character, and
- * pass the stop strings unless it is too early for those. */
+/* Appends the n bytes behind n_text: they complete tokens that waited for a character, and are
+ * searched for stop strings from min_tokens on. */
 static void add_text(struct choice *s, uint32_t n)
 {
     const char *added = s->text + s->n_text;
@@ -136,7 +136,7 @@ void choice_add_end(struct choice *s)
     add_text(s, (uint32_t)detokenizer_finish(&s->detokenizer, s->text + s->n_text));
 }
 
-/* Bytes of text that may leave now, cut at a whole character. */
+/* Bytes of text that may be sent now, cut at a whole character. */
 static uint32_t leaving(const struct choice *s, bool all)
 {
     uint32_t n = s->n_text;

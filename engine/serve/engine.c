@@ -1,5 +1,5 @@
-/* The engine's thread, its opening and closing, and its facts: see engine.h. Loading is in
- * engine_load.c, submission in engine_submit.c, the scheduling in scheduler.c. */
+/* The engine's thread, opening and closing, and facts: see engine.h. engine_load.c loads,
+ * engine_submit.c submits, scheduler.c schedules. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,13 +17,13 @@ void engine_wake(void *context)
     pthread_mutex_unlock(&e->inbox_lock);
 }
 
-/* Moves what was submitted to the scheduler. With `idle`, sleeps first until there is something to
- * look at: a submission, a wake-up, or the time wake_ns (0 = never). False: the engine stops. */
+/* Moves submitted requests to the scheduler. With `idle`, first sleeps until a submission, a
+ * wake-up or the time wake_ns (0 = never). False: the engine stops. */
 static bool take_submitted(struct engine *e, bool idle, uint64_t wake_ns)
 {
     pthread_mutex_lock(&e->inbox_lock);
     if (idle)
-        engine_publish(e); /* the last step may have paused a request; the sleep can be long */
+        engine_publish(e); /* the last step may have paused a request, and the sleep can be long */
     while (idle && !e->woken && !e->stopping && TAILQ_EMPTY(&e->inbox)) {
         struct timespec at = {.tv_sec = (time_t)(wake_ns / 1000000000u),
                               .tv_nsec = (long)(wake_ns % 1000000000u)};
@@ -38,8 +38,7 @@ static bool take_submitted(struct engine *e, bool idle, uint64_t wake_ns)
         scheduler_take(e->scheduler, request);
     }
     bool stopping = e->stopping;
-    /* Inside the lock: a snapshot sees a request in the inbox or in the picture, never in neither.
-     */
+    /* Under the lock, so that a snapshot finds each request in exactly one place. */
     engine_publish(e);
     pthread_mutex_unlock(&e->inbox_lock);
     return !stopping;

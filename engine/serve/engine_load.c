@@ -1,5 +1,5 @@
-/* Opening an engine: a runtime (engine/measure/runtime.h) whose pool fits the memory, the chat
- * template, the scheduler. The thread that opens. */
+/* Loads what an engine consists of: a runtime (engine/measure/runtime.h) with a pool that fits the
+ * memory, the chat template, the scheduler. On the thread of engine_open. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -72,8 +72,8 @@ static bool has_token(const void *context, const char *text)
     return tokenizer_find(context, text, strlen(text)) >= 0;
 }
 
-/* The operator's choice, else the model's own, else a guess. A model's own template that does not
- * compile must not keep the model from being served. */
+/* The operator's choice, else the model's own, else a guess. A model whose own template does not
+ * compile is served all the same. */
 static bool load_template(struct engine *e, const char *asked, struct error *error)
 {
     struct error ignored;
@@ -103,8 +103,9 @@ static bool load_template(struct engine *e, const char *asked, struct error *err
 
 /* ---- the pool */
 
-/* Asked for in bytes, or as a share of what is free now; by default room for four full contexts,
- * but not more than half of what is free. */
+/* The pool's size is asked for in bytes or as a share of the free memory. By default it is all of a
+ * GPU's free memory; in the host's memory it is four full contexts, at most half of what is
+ * free. */
 static bool size_pool(struct engine *e, struct error *error)
 {
     const struct engine_options *o = &e->options;
@@ -217,7 +218,7 @@ bool engine_load(struct engine *e, const struct engine_options *options, struct 
     return true;
 }
 
-/* After the thread has stopped, or of what engine_load had opened when it failed. */
+/* After the thread has stopped, or after engine_load has failed half-way. */
 void engine_unload(struct engine *e)
 {
     scheduler_free(e->scheduler, "engine_stopped",

@@ -10,7 +10,7 @@ TAILQ_HEAD(query_list, engine_query);
 
 struct engine {
     /* Fixed after engine_open. */
-    struct engine_options options; /* its pointers are the caller's: used while opening only */
+    struct engine_options options; /* its pointers are valid while engine_open runs */
     struct runtime runtime;
     struct chat_template *chat_template;
     char description[200];
@@ -29,11 +29,11 @@ struct engine {
     uint64_t next_order;
     bool woken, stopping;
 
-    /* What the loop wants between two steps, in its order; held while that is done. */
+    /* In the order of engine_query. The engine holds the lock while it answers. */
     pthread_mutex_t queries_lock;
     struct query_list queries;
 
-    /* What /v1/kv/stats sees, written by the engine after each step. */
+    /* For /v1/kv/stats; the engine writes it after each step. */
     pthread_mutex_t snapshot_lock;
     struct engine_snapshot snapshot; /* sequences: [SNAPSHOT_MAX_SEQUENCES] */
 };
@@ -41,7 +41,7 @@ struct engine {
 /* engine_load.c */
 bool engine_load(struct engine *e, const struct engine_options *options, struct error *error);
 void engine_unload(struct engine *e);
-/* engine.c: any thread. Lets an idle engine look around. */
+/* engine.c, any thread: an idle engine looks for work. */
 void engine_wake(void *engine);
 /* engine_query.c: engine thread, between two steps. */
 void engine_answer(struct engine *e);

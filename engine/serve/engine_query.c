@@ -1,5 +1,5 @@
-/* Queries of the loop to the engine's thread, which alone may touch the cache: dropping cached
- * prefixes, and what one request holds head by head. Answered between two steps; see engine.h. */
+/* Queries of the loop thread that the engine thread answers between two steps, because it alone may
+ * touch the cache: freeing cached prefixes, and what a request holds head by head. See engine.h. */
 #include <stdio.h>
 #include <string.h>
 

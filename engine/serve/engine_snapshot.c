@@ -1,4 +1,4 @@
-/* The picture for /v1/kv/stats: the engine thread draws it between two steps, so its sums agree;
+/* The snapshot for /v1/kv/stats: the engine thread fills it between two steps, so its sums agree;
  * readers copy it. */
 #include <stdlib.h>
 #include <string.h>
@@ -94,8 +94,8 @@ bool engine_snapshot(struct engine *e, struct engine_snapshot *out, struct error
     struct engine_sequence_info *sequences = calloc(SNAPSHOT_MAX_SEQUENCES, sizeof *sequences);
     if (!sequences)
         return error_set_memory(error, "a snapshot", SNAPSHOT_MAX_SEQUENCES * sizeof *sequences);
-    /* Those that the engine has not seen yet are queued as well. The inbox lock is held first, so
-     * that no request is in both places or in none. */
+    /* Requests in the inbox count as queued. The inbox lock is taken first, so that each request is
+     * found in exactly one place. */
     pthread_mutex_lock(&e->inbox_lock);
     pthread_mutex_lock(&e->snapshot_lock);
     *out = e->snapshot;

@@ -1,4 +1,4 @@
-/* Submission: what can never run is refused, the rest waits in the inbox. Loop thread; see
+/* Submission: requests that can never run are refused, the others go to the inbox. Loop thread; see
  * engine.h. */
 #include <stdlib.h>
 
@@ -36,8 +36,8 @@ static bool check_request(const struct engine *e, const struct request_options *
            check_tokens(e, options->stop_tokens, options->n_stop_tokens, "stop_token_ids", error);
 }
 
-/* The most tokens a choice may generate: what was asked for, and what the context leaves. A prompt
- * that fills the context still gets one token, which needs no slot. */
+/* The most tokens a choice may generate: what was asked for, within what the context leaves. A
+ * prompt that fills the context gets one token, which needs no slot. */
 static bool resolve_length(const struct engine *e, struct request *request, struct error *error)
 {
     const struct request_options *options = &request->options;
@@ -63,11 +63,12 @@ static bool resolve_length(const struct engine *e, struct request *request, stru
     return true;
 }
 
-/* Generated tokens that a plan which grows after its prompt reserves pages for; what is longer
- * takes its chance like `full`, or no long answer would ever be let in. */
+/* Plans that grow after their prompt reserve pages for this many generated tokens. Longer answers
+ * compete for pages like those of `full`; with the full reservation they would never be
+ * admitted. */
 enum { GROWTH_RESERVED = 256 };
 
-/* Plans whose pages are bounded, and so set aside at admission. */
+/* Whether the plan bounds its pages, which are then reserved at admission. */
 static bool is_bounded(const struct plan *plan)
 {
     return plan->has_budget && (plan->allocation != ALLOCATION_PROFILE || plan_profile_votes(plan));
@@ -97,8 +98,9 @@ static uint64_t needed_pages(const struct engine *e, const struct request *reque
     return settled > prompt ? settled : prompt;
 }
 
-/* The largest budget with which the request would fit: of its own plan when that streams, else of
- * `sink`, for the others hold the whole prompt once. 0 when no budget does. */
+/* The largest budget with which the request would fit, 0 if none: under its own plan if that
+ * streams, else under `sink`, because the other plans hold the whole prompt before they compress
+ * it. */
 static uint32_t largest_budget(const struct engine *e, const struct request *request)
 {
     const struct plan *own = request->options.plan, *sink = NULL;
@@ -148,7 +150,7 @@ static bool check_memory(const struct engine *e, struct request *request, struct
     return false;
 }
 
-/* The tokens that end a choice, in one list: they are looked up and masked together. */
+/* All tokens that end a choice, in one list: they are looked up and masked together. */
 static bool collect_ends(const struct engine *e, struct request *request, struct error *error)
 {
     const struct request_options *options = &request->options;
@@ -184,7 +186,7 @@ static bool prepare(struct engine *e, struct request *request, struct error *err
     return true;
 }
 
-/* Hands it to the engine thread. */
+/* Puts it into the inbox. */
 static bool enqueue(struct engine *e, struct request *request, struct error *error)
 {
     struct scheduler *s = e->scheduler;

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The event itself is the header: its pointers are set anew when it is handed out. */
+/* The event's pointers are set when the reader takes it. */
 struct record {
     size_t n_bytes; /* of the whole record */
     size_t n_tops;

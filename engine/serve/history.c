@@ -36,7 +36,7 @@ struct request_record *history_add(struct request_history *h, struct cache_head_
     return record;
 }
 
-/* The i-th newest place of the ring. */
+/* The index of the i-th newest record. */
 static uint32_t nth(const struct request_history *h, uint32_t i)
 {
     return (h->next + RECORDS_MAX - 1 - i) % RECORDS_MAX;

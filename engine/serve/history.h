@@ -1,6 +1,6 @@
-/* What requests held when they ended, head by head, for GET /v1/kv/requests/{id}: a ring of fixed
- * size, so that nothing is allocated while requests run. The oldest go first; one that ended more
- * than RECORD_TTL_NS ago is not found any more. Engine thread. */
+/* What requests held when they ended, head by head, for GET /v1/kv/requests/{id}. A ring of fixed
+ * size: a new record replaces the oldest, and nothing is allocated while requests run. Records
+ * older than RECORD_TTL_NS are not found. Engine thread. */
 #ifndef WINNOW_ENGINE_SERVE_HISTORY_H
 #define WINNOW_ENGINE_SERVE_HISTORY_H
 
@@ -13,7 +13,7 @@
 struct request_record {
     char id[64];
     uint32_t owner_key;
-    uint64_t order; /* of the request; differs where an id is used again */
+    uint64_t order; /* of the request: distinguishes requests of the same id */
     const char *policy;
     uint32_t budget; /* 0 = none */
     uint32_t n_prompt, tokens_seen, pages;
@@ -31,13 +31,12 @@ struct request_history {
 bool history_init(struct request_history *h, uint32_t n_heads, struct error *e);
 void history_clear(struct request_history *h);
 
-/* Room for one more, in the place of the oldest; *heads [n_heads] is zero. The caller fills both.
- */
+/* A new zeroed record and its *heads [n_heads], in place of the oldest. The caller fills both. */
 struct request_record *history_add(struct request_history *h, struct cache_head_counts **heads);
-/* The request's record, while it is still there, else NULL. */
+/* The request's record. NULL: it has none, or it was replaced. */
 struct request_record *history_of(struct request_history *h, uint64_t order);
-/* The newest of that id which the key may see (`all`: any key's) and which ended less than
- * RECORD_TTL_NS before now; NULL: there is none. */
+/* The newest record of the id that belongs to owner_key (`all`: to any key) and is younger than
+ * RECORD_TTL_NS. NULL: there is none. */
 const struct request_record *history_find(const struct request_history *h, const char *id,
                                           uint32_t owner_key, bool all, uint64_t now_ns);
 /* [n_heads] of a record. */

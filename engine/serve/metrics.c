@@ -1,5 +1,5 @@
-/* Counters of the engine: see metrics.h. The bucket edges are those of vLLM, so that dashboards
- * made for it compute the same quantiles. */
+/* Counters of the engine: see metrics.h. The bucket edges are vLLM's, so that its dashboards show
+ * the same quantiles. */
 #include "engine/serve/metrics.h"
 
 #include <string.h>

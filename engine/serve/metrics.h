@@ -1,5 +1,5 @@
-/* What the engine counts: atomics that the engine thread writes and /metrics reads without a lock.
- */
+/* The engine's counters: atomics that the engine thread writes and /metrics reads without a
+ * lock. */
 #ifndef WINNOW_ENGINE_SERVE_METRICS_H
 #define WINNOW_ENGINE_SERVE_METRICS_H
 
@@ -10,7 +10,8 @@
 
 #define METRICS_MAX_BUCKETS 32
 
-/* Cumulative when rendered; `edges` ascending, in the unit of the name; the last bucket is +Inf. */
+/* `edges` rise and are in the unit of the histogram's name; bucket n_edges is +Inf. Counts become
+ * cumulative when they are written out. */
 struct histogram {
     const double *edges;
     uint32_t n_edges;
@@ -35,7 +36,7 @@ enum metrics_phase {
     METRICS_PHASE_COUNT
 };
 
-/* Indexed by preset_at() order where it says [policy]. */
+/* Arrays of PRESETS_MOST are indexed by preset_index. */
 struct engine_metrics {
     atomic_uint_fast64_t requests_running, requests_waiting, requests_paused, sessions,
         session_pages; /* gauges */

@@ -1,4 +1,4 @@
-/* What the rows of a step mean: see output.h. */
+/* What follows from the rows of a step: see output.h. */
 #include "engine/serve/output.h"
 
 #include <math.h>
@@ -15,7 +15,8 @@ enum { TOPS = LOGPROBS_MAX_TOP + 1 };
 
 /* ---- ends */
 
-/* What choice 0 holds stays known for a while. Called when its cache goes, and when all ends. */
+/* Puts what choice 0 holds into the history. Called when its cache is freed and when the request
+ * ends. */
 static void record_end(struct scheduler *s, struct request *request, uint64_t now)
 {
     struct request_record *record = history_of(&s->history, request->order);
@@ -66,7 +67,7 @@ static void record_pages(const struct scheduler *s, struct request *request,
     u->budget = plan_evicts(request->options.plan) ? request->options.plan->budget : 0;
 }
 
-/* The answer too may be the beginning of the next prompt, where every token still sees all. */
+/* Lists the answer too as a prefix, if nothing was dropped: the next prompt may begin with it. */
 static void list_answer(struct choice *q)
 {
     struct request *request = q->owner;
@@ -83,7 +84,7 @@ static void list_answer(struct choice *q)
     free(tokens);
 }
 
-/* The cache waits for the session's next turn. False: it does not. */
+/* Keeps the cache for the session's next turn. False: the caller still owns it. */
 static bool keep_session(struct scheduler *s, struct choice *q, enum finish_reason reason)
 {
     struct request *request = q->owner;
@@ -108,7 +109,8 @@ static bool keep_session(struct scheduler *s, struct choice *q, enum finish_reas
     session->n_tokens = n;
     session->cache = q->cache;
     q->cache = NULL;
-    session_free(session_take(&s->sessions, id, request->options.owner_key)); /* one of that name */
+    session_free(
+        session_take(&s->sessions, id, request->options.owner_key)); /* the one of that name */
     session_put(&s->sessions, session, clock_ns());
     request->usage.session_kept = true;
     request->usage.session_ends =
@@ -116,7 +118,7 @@ static bool keep_session(struct scheduler *s, struct choice *q, enum finish_reas
     return true;
 }
 
-/* The choice's cache goes; what it held is counted first. */
+/* Counts what the choice's cache held and frees it. */
 static void drop_cache(struct scheduler *s, struct choice *q, enum finish_reason reason)
 {
     if (!q->cache)
@@ -236,7 +238,7 @@ static bool contains(const int32_t *tokens, uint32_t n, int32_t token)
     return false;
 }
 
-/* The next token of one choice, picked already or from its logits. */
+/* Adds the next token to one choice: the one that the device picked, or one from its logits. */
 static void sample(struct scheduler *s, struct choice *q, const float *logits)
 {
     struct request *request = q->owner;
@@ -309,7 +311,8 @@ static void emit_prompt(struct scheduler *s, struct request *request, const stru
         fail_memory(s, request);
 }
 
-/* A reader that is behind gets the end only: progress must not fill its buffer. */
+/* A reader that is behind gets only the last progress, so that progress does not fill its
+ * buffer. */
 static void emit_progress(struct scheduler *s, struct request *request, uint32_t n_done)
 {
     if (!request->options.progress || n_done <= request->prompt_done)
@@ -328,7 +331,7 @@ static void emit_progress(struct scheduler *s, struct request *request, uint32_t
         fail_memory(s, request);
 }
 
-/* The prompt is computed once: the other choices share its pages from here. */
+/* The prompt was computed once, for the leader; the other choices share its pages from here. */
 static bool fork_choices(struct scheduler *s, struct request *request, struct choice *leader)
 {
     for (uint32_t i = 0; i < request->options.n_choices; i++) {

@@ -1,8 +1,7 @@
-/* Pages of requests: what they are promised, what they hold, and what is given up for others. See
- * pages.h. */
+/* Pages of requests: promised, held, and given up for others. See pages.h. */
 #include "engine/serve/pages.h"
 
-/* ---- what a request holds, and what others were promised */
+/* ---- held and promised */
 
 uint32_t pages_begin(const struct scheduler *s)
 {
@@ -80,7 +79,7 @@ void pages_give_up(struct scheduler *s, uint64_t need)
         prefix_give_up(cache, (uint32_t)(need - n_free));
 }
 
-/* Its pages go, its tokens stay, and it waits in front of everybody else. */
+/* It loses its pages, keeps its tokens and goes to the head of the queue. */
 static void preempt(struct scheduler *s, struct request *request)
 {
     pages_free(s, request);
@@ -115,7 +114,7 @@ void pages_settle(struct scheduler *s)
     for (uint32_t i = 0; i < s->n_rows; i++) {
         struct choice *q = s->rows[i].sequence;
         struct request *request = q->owner;
-        request->held_pages += (uint64_t)cache_take_balance(q->cache); /* likewise */
+        request->held_pages += (uint64_t)cache_take_balance(q->cache); /* wraps likewise */
         if (!cache_is_starved(q->cache))
             continue;
         for (uint32_t k = 0; k < s->n_rows; k++) /* its choices' rows too */

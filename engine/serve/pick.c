@@ -1,6 +1,6 @@
-/* What a step's rows give to the host: a token each where the device can pick it, else their
- * logits. One token instead of n_vocab floats is most of what a decode step would bring over the
- * bus. Engine thread; declared in output.h. */
+/* Fetches the results of a step: one token per row where the device can pick it, else the row's
+ * logits. A token instead of n_vocab floats saves most of a decode step's transfer. Engine thread;
+ * declared in output.h. */
 #include "engine/serve/output.h"
 
 static bool is_over(const struct choice *q)
@@ -8,7 +8,7 @@ static bool is_over(const struct choice *q)
     return q->done || atomic_load(&q->owner->place) == PLACE_DONE;
 }
 
-/* Whether nothing but the next token is wanted of q's logits, and no end token is masked. */
+/* Whether only the next token of q is wanted, and no end token is masked. */
 static bool is_plain(const struct choice *q)
 {
     const struct request *request = q->owner;
@@ -16,7 +16,7 @@ static bool is_plain(const struct choice *q)
     return request->options.n_logprobs < 0 && request->options.n_prompt_logprobs < 0 && !is_masked;
 }
 
-/* One pick more, unless the choice needs its logits. */
+/* Adds a pick, unless the choice needs its logits. */
 static void add_pick(struct scheduler *s, struct choice *q, uint32_t row)
 {
     struct token_pick *pick = &s->picks[s->n_picks];
@@ -26,7 +26,7 @@ static void add_pick(struct scheduler *s, struct choice *q, uint32_t row)
     s->pickers[s->n_picks++] = q;
 }
 
-/* The picks of one group of rows; the first tokens of all choices come from one row. */
+/* Adds the picks of a group of rows. The first tokens of all choices come from one row. */
 static void add_picks(struct scheduler *s, const struct step_rows *rows)
 {
     struct request *request = rows->sequence->owner;
@@ -58,7 +58,7 @@ const float *output_fetch(struct scheduler *s, struct error *e)
         s->rows[i].sequence->picked = PICK_NONE;
     if (forward_can_pick(s->runtime->forward) && !pick(s, e))
         return NULL;
-    uint32_t first = 0, n = 0; /* neighbours come together */
+    uint32_t first = 0, n = 0; /* neighbouring rows are fetched together */
     for (uint32_t i = 0; i < s->n_rows; i++) {
         const struct step_rows *rows = &s->rows[i];
         if (rows->n_logits == 0 || is_over(rows->sequence) || rows->sequence->picked != PICK_NONE)

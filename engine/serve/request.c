@@ -64,7 +64,7 @@ void request_drop(struct request *request)
     free(request);
 }
 
-/* Under the lock, so that no notify runs once request_release has returned. */
+/* Called under the lock, so that no notify runs after request_release has returned. */
 static void notify(struct request *request)
 {
     if (!request->released && request->options.notify)
@@ -166,7 +166,7 @@ static void wake_engine(struct request *request)
 
 struct request_event request_next(struct request *request)
 {
-    /* Asked before the buffer: all that came before the last event is in the buffer by then. */
+    /* Read before the buffer: if it is set, all earlier events are in the buffer. */
     bool has_last = atomic_load(&request->has_last);
     struct request_event event = event_buffer_next(&request->events);
     if (atomic_load(&request->paused) && request_has_room(request))

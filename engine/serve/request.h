@@ -1,7 +1,7 @@
 /* One request inside the engine: its choices, and the events for its owner.
  *
- * Two parties hold a request, the owner (loop thread) and the engine; the last to let go frees
- * it. Fields are marked with who may touch them. */
+ * The owner (loop thread) and the engine each hold a request; the last to drop it frees it. Each
+ * group of fields says who may touch it. */
 #ifndef WINNOW_ENGINE_SERVE_REQUEST_H
 #define WINNOW_ENGINE_SERVE_REQUEST_H
 
@@ -21,10 +21,10 @@ struct request {
     int32_t *ends; /* [n_ends] tokens that end a choice: the model's and the request's */
     uint32_t n_ends;
     uint32_t max_new;       /* most tokens a choice may generate */
-    uint64_t reserve_pages; /* plans with a budget: what all choices can hold; 0 for growing ones */
-    uint64_t settled_pages; /* likewise, once the prompt was compressed */
+    uint64_t reserve_pages; /* the most that all choices hold together; 0 for growing plans */
+    uint64_t settled_pages; /* likewise, after the prompt was compressed */
     uint32_t policy;        /* index of the preset, for metrics */
-    uint64_t order;         /* by submission; the higher, the younger */
+    uint64_t order;         /* of submission: younger requests have higher numbers */
     uint64_t submitted_ns, deadline_ns; /* 0 = no deadline */
     void (*wake)(void *engine);         /* valid while not `ended` */
     void *engine;
@@ -46,15 +46,15 @@ struct request {
     TAILQ_ENTRY(request) link; /* in the inbox, queue, running or ended, one at a time */
     struct choice *choices;    /* [n_choices] made at the first admission, else NULL */
     bool admitted;             /* at least once */
-    bool forked;               /* every living choice has its own cache sequence */
-    bool in_batch;             /* has rows in the step being made */
-    uint64_t reserved_pages;   /* set aside while running */
-    struct prefix_name chain;  /* of the tokens that are listed for reuse ... */
-    uint32_t n_chained;        /* ... and how many those are */
-    uint64_t held_pages;       /* taken from the pool */
-    uint32_t prompt_reported;  /* prompt tokens emitted with log probabilities */
-    uint32_t prompt_done;      /* prompt tokens that EVENT_PROGRESS has counted */
-    bool measured;             /* the first token was sampled */
+    bool forked;               /* every choice that has not ended has its own cache sequence */
+    bool in_batch;             /* has rows in the step that is being filled */
+    uint64_t reserved_pages;   /* promised while running */
+    struct prefix_name chain;  /* name of the first n_chained tokens, which are listed for reuse */
+    uint32_t n_chained;
+    uint64_t held_pages;      /* taken from the pool */
+    uint32_t prompt_reported; /* prompt tokens emitted with log probabilities */
+    uint32_t prompt_done;     /* prompt tokens reported by EVENT_PROGRESS */
+    bool measured;            /* the first token was sampled and its time noted */
     uint64_t admitted_ns, first_token_ns;
     struct request_usage usage;
     enum finish_reason finish; /* of choice 0 */
@@ -65,28 +65,29 @@ struct request {
 
 TAILQ_HEAD(request_list, request);
 
-/* Loop thread. Takes the request over. The caller fills what is fixed. NULL: "out_of_memory", the
- * request is cleared. */
+/* Loop thread. Moves the options into a new request; the caller fills the other fixed fields. NULL:
+ * "out_of_memory", and the options are cleared. */
 struct request *request_new(struct request_options *request, struct error *e);
-/* One holder lets go. */
+/* Ends one holder's hold. */
 void request_drop(struct request *request);
 
 /* Engine thread. Adds an event and notifies; false when memory is short. */
 bool request_emit(struct request *request, const struct request_event *event);
-/* The last event: EVENT_DONE, or EVENT_ERROR with request->error. Needs no memory. From here on the owner
- * does not reach the engine through it any more. */
+/* Sends the last event: EVENT_DONE, or EVENT_ERROR with request->error. Needs no memory. Afterwards
+ * the owner cannot wake the engine through the request. */
 void request_end(struct request *request, enum event_kind kind);
 
-bool request_is_full(const struct request *request);  /* the reader must catch up first */
-bool request_has_room(const struct request *request); /* ... and has done so */
-uint32_t request_n_living(const struct request *request);
-/* NULL: none. Its choices were made. */
+bool request_is_full(const struct request *request);      /* the event buffer is at its limit */
+bool request_has_room(const struct request *request);     /* it is below half of its limit */
+uint32_t request_n_living(const struct request *request); /* choices that have not ended */
+/* NULL: all have ended. Only after the choices were made. */
 struct choice *request_first_living(const struct request *request);
-/* Every living choice has one token to go through the model: the one that it sampled last. */
+/* Whether every choice that has not ended has one token left to compute: the one it sampled
+ * last. */
 bool request_decodes(const struct request *request);
 /* Frees the choices with their caches. */
 void request_free_choices(struct request *request);
-bool request_is_growing(const struct request *request); /* no bound but the context */
+bool request_is_growing(const struct request *request); /* only the context bounds its pages */
 
 static inline void request_set_place(struct request *request, enum request_place place)
 {

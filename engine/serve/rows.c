@@ -1,4 +1,4 @@
-/* Which rows run in the next step: see rows.h. */
+/* Chooses the rows of the next step: see rows.h. */
 #include "engine/serve/rows.h"
 
 #include <string.h>
@@ -6,8 +6,8 @@
 #include "engine/serve/output.h"
 #include "engine/serve/pages.h"
 
-/* Longest step beside a stream: a pause that readers hardly notice. A step has STEP_LEAST_ROWS in
- * any case: reading the weights for fewer costs as much. */
+/* The longest step while a choice decodes: a pause that readers hardly notice. A prompt gets
+ * STEP_LEAST_ROWS in any case, because reading the weights for fewer rows takes as long. */
 #define STEP_NS 100e6
 enum { STEP_LEAST_ROWS = 32 };
 
@@ -28,7 +28,8 @@ static void add_rows(struct scheduler *s, struct choice *q, uint32_t n, uint32_t
     if (added) {
         s->n_rows++;
         request->in_batch = true;
-        /* From the next step on others may use them; compression comes at the end of this one. */
+        /* Other requests can use them from the next step on. They are listed now because the end of
+         * this step may compress them. */
         if (request->options.reuse_prefix && first < n_prompt)
             request->usage.cache_write_tokens += prefix_list(
                 q->cache, &request->chain, &request->n_chained, request->options.prompt, first + n);
@@ -67,8 +68,8 @@ static void add_decode_rows(struct scheduler *s, struct request *request)
 
 /* ---- prompts */
 
-/* Logit rows that a chunk [first, end) of the prompt needs: the last row to sample from, and every
- * row whose next token is reported with its log probability. */
+/* How many of the last rows of a chunk [first, end) of the prompt need logits: the very last one to
+ * sample from, and those whose next token is reported with its log probability. */
 static uint32_t prompt_logits(const struct request *request, const struct choice *q, uint32_t first,
                               uint32_t end)
 {
@@ -103,7 +104,7 @@ static bool is_prefilling(const struct request *request)
     return atomic_load(&request->place) == PLACE_PREFILL && !request->in_batch;
 }
 
-/* Rows that request's prompts still want. */
+/* Rows that the request's prompt still needs. */
 static uint64_t prefill_need(const struct request *request)
 {
     uint64_t need = 0;
@@ -114,7 +115,7 @@ static uint64_t prefill_need(const struct request *request)
     return need;
 }
 
-/* Rows that are left for n prompts: what they need, at most an even share of the room each. */
+/* Rows to keep free for n prompts: what each needs, at most an even share of the room. */
 static uint32_t rows_for(const struct scheduler *s, struct request *const *prompts, uint32_t n)
 {
     uint32_t share = (s->step_rows - batch_rows(s->runtime->batch)) / (n + 1), left = 0;
@@ -125,7 +126,7 @@ static uint32_t rows_for(const struct scheduler *s, struct request *const *promp
     return left;
 }
 
-/* `behind`: n_behind prompts that are to get rows too. */
+/* `behind`: n_behind prompts that get rows after this one. */
 static void add_prefill_rows(struct scheduler *s, struct request *request,
                              struct request *const *behind, uint32_t n_behind)
 {
@@ -138,16 +139,16 @@ static void add_prefill_rows(struct scheduler *s, struct request *request,
                  logits_room = batch_logits_room(s->runtime->batch);
         if (rows + kept >= s->step_rows)
             return;
-        /* A row each is left for the prompts behind, which may come to their end. */
+        /* Each prompt behind keeps one row of logits, because it may reach its end. */
         bool greedy = request->options.n_prompt_logprobs >= 0 && logits_room > n_behind;
         add_chunk(s, q, s->step_rows - rows - kept, greedy ? logits_room - n_behind : logits_room);
     }
 }
 
-/* The oldest prompt shares the rows with the next one that needs less than half of what it still
- * needs, this one with the next that needs less than half again, and so on: a short prompt comes
- * through beside a long one. The rows that are left go to the other prompts by age: equal prompts
- * are read one after the other, so that the first ones need not wait for the last. */
+/* Short prompts share the step with a long one. The oldest prompt shares the rows with the next one
+ * that needs less than half as many, that one with the next that needs less than half again, and so
+ * on. The remaining rows go to the other prompts by age: prompts of the same length are read one
+ * after the other, so that the first does not wait for the last. */
 static void add_prompts(struct scheduler *s)
 {
     struct request *sharing[65]; /* needs halve each time */
@@ -174,8 +175,8 @@ static void add_prompts(struct scheduler *s)
 
 /* ---- the step */
 
-/* While a stream waits for the step, prompts get as many rows as fit STEP_NS by what rows have
- * cost. */
+/* The most rows of the step. While a choice decodes, prompts get the rows that fit into STEP_NS at
+ * row_ns each. */
 static uint32_t rows_of_step(const struct scheduler *s)
 {
     const double most = s->row_ns > 0 ? STEP_NS / s->row_ns : s->runtime->options.max_rows;

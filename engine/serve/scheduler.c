@@ -1,5 +1,4 @@
-/* The loop over a step: see scheduler.h. Its parts are admission.c (which requests begin and end),
- * pages.c (pages for them), rows.c (rows of a step), pick.c and output.c (what those gave). */
+/* The lists of requests, and one step from beginning to end: see scheduler.h. */
 #include "engine/serve/scheduler.h"
 
 #include <stdio.h>
@@ -24,7 +23,7 @@ static void note_lifetime(void *context, uint32_t policy, uint64_t held_ns)
     histogram_observe(&s->options.metrics->page_lifetime[policy], (double)held_ns / 1e9);
 }
 
-/* What the step needs, once. */
+/* The scratch of a step. */
 static bool allocate(struct scheduler *s, struct error *e)
 {
     const struct runtime *r = s->runtime;
@@ -115,7 +114,7 @@ void scheduler_free(struct scheduler *s, const char *code, const char *message)
     free(s->picks);
     free(s->pickers);
     free(s->picked);
-    /* The cache outlives the scheduler and gives cached prompts back later. */
+    /* The cache outlives the scheduler and frees cached prompts later. */
     cache_set_lifetimes(s->runtime->cache, NULL, NULL);
     free(s);
 }
@@ -127,7 +126,7 @@ void scheduler_take(struct scheduler *s, struct request *request)
     TAILQ_INSERT_TAIL(&s->queue, request, link);
 }
 
-/* Oldest first; a request that was preempted finds its old place. */
+/* The list is sorted by age: a request that was preempted returns to its old place. */
 void scheduler_start(struct scheduler *s, struct request *request)
 {
     struct request *before = TAILQ_LAST(&s->running, request_list);
@@ -250,8 +249,9 @@ void scheduler_describe(const struct scheduler *s, const struct request *request
 
 /* ---- the step */
 
-/* A full event buffer pauses its request until the reader has taken half. The flag goes up
- * before the second look, so either we see the room or the reader sees the flag and wakes us. */
+/* A full event buffer pauses its request until the reader has taken half of it. `paused` is set
+ * before the buffer is looked at again: either this thread sees the room, or the reader sees the
+ * flag and wakes the engine. */
 static void update_paused(struct request *request)
 {
     if (atomic_load(&request->place) != PLACE_PAUSED && request_is_full(request)) {
@@ -264,7 +264,7 @@ static void update_paused(struct request *request)
     }
 }
 
-/* A broken cache ends the program. An audit without memory of its own says nothing about it. */
+/* A broken cache aborts the program. An audit that lacks memory is skipped. */
 static void audit(struct scheduler *s)
 {
     struct error e = {0};
@@ -280,8 +280,8 @@ static void audit(struct scheduler *s)
     abort();
 }
 
-/* A step that ended half-way leaves caches that cannot be used: its requests end. Their prompts may
- * already be in the index of prefixes, whose unused blocks go too. */
+/* A step that stopped half-way leaves incomplete caches, so its requests end. Their prompts may
+ * already be listed as prefixes, so unused prefixes are freed as well. */
 static void fail_step(struct scheduler *s, const struct error *e)
 {
     log_line(LOG_ERROR, "memory is short, so the requests of a step end: %s", e->message);

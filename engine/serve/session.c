@@ -46,7 +46,7 @@ static bool is_named(const struct session *x, const char *id, uint32_t owner_key
     return (all || x->owner_key == owner_key) && !strcmp(x->id, id);
 }
 
-/* Out of the list of those that wait, into `into` unless that is NULL; the lock is held. */
+/* From `waiting` to `into` (NULL: to no list). The lock is held. */
 static void move(struct session_store *s, struct session *x, struct session_list *into)
 {
     TAILQ_REMOVE(&s->waiting, x, link);

@@ -8,8 +8,8 @@
 struct trace {
     char *text;
     size_t used, room;
-    size_t most;      /* ranges stop here, so that the brackets still fit */
-    bool first_range; /* of the head at hand */
+    size_t most;      /* no range is added beyond, so that the brackets fit */
+    bool first_range; /* of the current head */
     bool truncated, failed;
 };
 

@@ -6,9 +6,9 @@
 
 #define TRACE_MAX_BYTES (1024 * 1024)
 
-/* "[[[[0,3],[10,20]], ...], ...]": [layer][kv head] -> inclusive ranges. malloc'ed; NULL when
- * memory is short. Beyond TRACE_MAX_BYTES the remaining ranges are left out and *truncated is set;
- * the text is still valid JSON. */
+/* "[[[[0,3],[10,20]], ...], ...]": a list of inclusive ranges per [layer][kv head]. The caller
+ * frees it; NULL when memory is short. A text of TRACE_MAX_BYTES has no more ranges and sets
+ * *truncated; it is still valid JSON. */
 char *trace_text(const struct cache *cache, const struct cache_sequence *sequence, bool *truncated);
 
 #endif
