@@ -42,10 +42,10 @@ result() { # name, its log: one line of the summary, and the first failures
     grep -aE ':[FE]:' "$logs/$1.log" | head -n 6 | cut -c1-250
 }
 run() { # limit in seconds, name of the log, command...
-    limit=$1 name=$2
+    run_limit=$1 run_log=$logs/$2.log
     shift 2
-    timeout "$limit" "$@" >"$logs/$name.log" 2>&1
-    echo "status $?" >>"$logs/$name.log"
+    timeout "$run_limit" "$@" >"$run_log" 2>&1
+    echo "status $?" >>"$run_log"
 }
 
 # One process a program, because CUDA takes a second to start; all at once, because they wait for the host.
@@ -82,11 +82,11 @@ sanitizers() {
 }
 
 bench() { # name, model, limit, arguments...
-    name=$1 model=$2 limit=$3
+    bench=bench-$1 model=$2 limit=$3
     shift 3
-    run "$limit" "bench-$name" "$bin/winnow" bench "$model" --device cuda --tokens 32 --repeats 3 --json "$logs/bench-$name.json" "$@"
-    grep -E '^(decode|prefill)|error' "$logs/bench-$name.log" | tee -a "$logs/summary.txt"
-    say "bench $name: $(tail -n 1 "$logs/bench-$name.log")"
+    run "$limit" "$bench" "$bin/winnow" bench "$model" --device cuda --tokens 32 --repeats 3 --json "$logs/$bench.json" "$@"
+    grep -E '^(decode|prefill)|error' "$logs/$bench.log" | tee -a "$logs/summary.txt"
+    say "$bench: $(tail -n 1 "$logs/$bench.log")"
 }
 
 # Alone on the card: kernels, then whole steps of a model of Llama-3-8B's shape.
