@@ -108,8 +108,8 @@ static bool audit_head(struct audit *a, const struct cache_sequence *s, uint32_t
         return broken(a, "used slots of a head", h->n_slots, wanted);
     if (h->n_slots - h->n_holes > s->n_tokens)
         return broken(a, "slots of a head, more than tokens", h->n_slots, s->n_tokens);
-    if (h->n_pages != (h->n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS)
-        return broken(a, "pages of a head", h->n_pages, (h->n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS);
+    if (h->n_pages != pages_of_slots(h->n_slots))
+        return broken(a, "pages of a head", h->n_pages, pages_of_slots(h->n_slots));
     for (uint32_t i = 0; i < h->n_pages; i++) {
         if (pages[i] >= a->cache->pool.n_pages)
             return broken(a, "a page number, not below the pool's size", pages[i],
@@ -176,7 +176,10 @@ bool cache_audit(const struct cache *c, cache_position_reader *position_of, void
     if (!a.counted)
         return error_set_memory(e, "the audit", c->pool.n_pages * sizeof(uint32_t));
     bool ok = true;
-    for (const struct cache_sequence *s = c->first; s && ok; s = s->next) {
+    const struct cache_sequence *s;
+    TAILQ_FOREACH(s, &c->sequences, of_cache) {
+        if (!ok)
+            break;
         uint64_t pages = 0;
         for (uint32_t h = 0; h < c->n_layers * c->n_kv_heads && ok; h++) {
             ok = audit_head(&a, s, h);

@@ -19,6 +19,8 @@ struct cache *cache_new(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_di
     c->n_kv_heads = n_kv_heads;
     c->head_dim = head_dim;
     c->memory = *state_memory_host();
+    TAILQ_INIT(&c->sequences);
+    TAILQ_INIT(&c->prefixes.by_age);
     if (!pool_init(&c->pool, n_pages, e)) {
         free(c);
         return NULL;
@@ -30,7 +32,7 @@ void cache_free(struct cache *c)
 {
     if (!c)
         return;
-    assert(!c->first);
+    assert(TAILQ_EMPTY(&c->sequences));
     prefix_clear(c);
     pool_clear(&c->pool);
     free(c->copy_from);
@@ -45,7 +47,7 @@ void cache_set_profile(struct cache *c, const struct head_profile *profile)
 
 void cache_set_memory(struct cache *c, const struct state_memory *memory)
 {
-    assert(!c->first);
+    assert(TAILQ_EMPTY(&c->sequences));
     c->memory = *memory;
 }
 
@@ -79,10 +81,7 @@ struct cache_sequence *cache_sequence_new(struct cache *c, const struct plan *pl
     s->plan = plan_hold(plan);
     s->policy = plan->preset ? preset_index(plan->preset) : 0;
     s->prompt_end = UINT32_MAX;
-    s->next = c->first;
-    if (c->first)
-        c->first->previous = s;
-    c->first = s;
+    TAILQ_INSERT_HEAD(&c->sequences, s, of_cache);
     if (heads_init(s, e))
         return s;
     cache_sequence_free(s);
@@ -144,12 +143,7 @@ void cache_sequence_free(struct cache_sequence *s)
         for (uint32_t i = 0; i < s->slots[h].n_pages; i++)
             pool_drop(&c->pool, s->states[h].pages[i], s->policy);
     heads_clear(s);
-    if (s->previous)
-        s->previous->next = s->next;
-    else
-        c->first = s->next;
-    if (s->next)
-        s->next->previous = s->previous;
+    TAILQ_REMOVE(&c->sequences, s, of_cache);
     plan_release(s->plan);
     free(s);
 }

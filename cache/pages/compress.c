@@ -138,7 +138,7 @@ bool cache_begin_compress(struct cache_sequence *s, uint32_t layer, struct selec
         fill_job(s, layer, h, s->prompt_end, s->slots[first + h].n_slots, 0, &jobs[h]);
     uint64_t needed = copies_needed(s, layer, jobs);
     /* Prefixes in the way go; where they were the other holder, there is nothing to copy. */
-    while (needed > c->pool.n_free && c->prefixes.oldest) {
+    while (needed > c->pool.n_free && !TAILQ_EMPTY(&c->prefixes.by_age)) {
         if (prefix_give_up(c, (uint32_t)(needed - c->pool.n_free)) == 0)
             prefix_clear(c);
         needed = copies_needed(s, layer, jobs);

@@ -12,7 +12,7 @@
 struct prefix_block {
     struct prefix_name name;
     struct prefix_block *next_in_bucket;
-    struct prefix_block *newer, *older;
+    TAILQ_ENTRY(prefix_block) by_age;
     uint32_t pages[]; /* [n_layers][n_kv_heads] */
 };
 
@@ -40,7 +40,7 @@ static struct prefix_name next_name(const struct prefix_name *before, const int3
     return name;
 }
 
-/* ---- table and age */
+/* ---- table */
 
 static struct prefix_block **bucket_of(const struct prefix_index *x, const struct prefix_name *name)
 {
@@ -55,20 +55,6 @@ static struct prefix_block *find(const struct prefix_index *x, const struct pref
     while (b && memcmp(b->name.bytes, name->bytes, sizeof name->bytes) != 0)
         b = b->next_in_bucket;
     return b;
-}
-
-static void age_remove(struct prefix_index *x, struct prefix_block *b)
-{
-    *(b->newer ? &b->newer->older : &x->newest) = b->older;
-    *(b->older ? &b->older->newer : &x->oldest) = b->newer;
-}
-
-static void age_push(struct prefix_index *x, struct prefix_block *b)
-{
-    b->newer = NULL;
-    b->older = x->newest;
-    *(x->newest ? &x->newest->newer : &x->oldest) = b;
-    x->newest = b;
 }
 
 /* Twice the buckets, when blocks outnumber them. */
@@ -99,7 +85,7 @@ static void drop_block(struct cache *c, struct prefix_block *b)
     while (*at != b)
         at = &(*at)->next_in_bucket;
     *at = b->next_in_bucket;
-    age_remove(x, b);
+    TAILQ_REMOVE(&x->by_age, b, by_age);
     x->n_blocks--;
     for (uint32_t h = 0; h < cache_n_heads(c); h++)
         pool_unlist(&c->pool, b->pages[h]);
@@ -117,9 +103,9 @@ static bool is_used_by_all_heads(const struct cache *c, const struct prefix_bloc
 uint32_t prefix_give_up(struct cache *c, uint32_t n_pages)
 {
     uint32_t before = c->pool.n_free;
-    struct prefix_block *b = c->prefixes.oldest, *newer;
+    struct prefix_block *b = TAILQ_LAST(&c->prefixes.by_age, prefix_blocks), *newer;
     for (; b && c->pool.n_idle > 0 && c->pool.n_free - before < n_pages; b = newer) {
-        newer = b->newer;
+        newer = TAILQ_PREV(b, prefix_blocks, by_age);
         if (!is_used_by_all_heads(c, b)) /* else it would free nothing */
             drop_block(c, b);
     }
@@ -128,10 +114,12 @@ uint32_t prefix_give_up(struct cache *c, uint32_t n_pages)
 
 void prefix_clear(struct cache *c)
 {
-    while (c->prefixes.oldest)
-        drop_block(c, c->prefixes.oldest);
+    struct prefix_block *b;
+    while ((b = TAILQ_LAST(&c->prefixes.by_age, prefix_blocks)))
+        drop_block(c, b);
     free(c->prefixes.buckets);
-    c->prefixes = (struct prefix_index){0};
+    c->prefixes.buckets = NULL;
+    c->prefixes.n_buckets = 0;
 }
 
 /* ---- use */
@@ -177,8 +165,8 @@ static uint32_t walk(struct cache *c, const struct prefix_name *root, const int3
         blocks[n_blocks] = b;
     }
     for (uint32_t i = n_blocks; i > 0; i--) {
-        age_remove(&c->prefixes, blocks[i - 1]);
-        age_push(&c->prefixes, blocks[i - 1]);
+        TAILQ_REMOVE(&c->prefixes.by_age, blocks[i - 1], by_age);
+        TAILQ_INSERT_HEAD(&c->prefixes.by_age, blocks[i - 1], by_age);
     }
     return n_blocks;
 }
@@ -257,7 +245,7 @@ static bool add_block(struct cache_sequence *s, const struct prefix_name *name, 
     struct prefix_block **at = bucket_of(x, name);
     b->next_in_bucket = *at;
     *at = b;
-    age_push(x, b);
+    TAILQ_INSERT_HEAD(&x->by_age, b, by_age);
     x->n_blocks++;
     return true;
 }

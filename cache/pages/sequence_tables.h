@@ -2,6 +2,8 @@
 #ifndef WINNOW_CACHE_PAGES_SEQUENCE_TABLES_H
 #define WINNOW_CACHE_PAGES_SEQUENCE_TABLES_H
 
+#include <sys/queue.h>
+
 #include "cache/pages/cache.h"
 #include "cache/pages/placement.h"
 #include "cache/pages/pool.h"
@@ -27,15 +29,15 @@ struct cache_sequence {
     struct head_state *states; /* [n_layers][n_kv_heads] */
     struct ring rings[2];      /* none, and that of the plan's heads that stream */
     uint32_t n_ring_heads;
-    struct placement placed;                /* the last one */
-    struct cache_sequence *previous, *next; /* all sequences of the cache */
+    struct placement placed; /* the last one */
+    TAILQ_ENTRY(cache_sequence) of_cache;
 };
 
 /* See prefix.h. */
 struct prefix_index {
     struct prefix_block **buckets; /* [n_buckets] a power of two */
     uint32_t n_buckets, n_blocks;
-    struct prefix_block *newest, *oldest;
+    TAILQ_HEAD(prefix_blocks, prefix_block) by_age; /* newest first */
 };
 
 struct cache {
@@ -46,8 +48,8 @@ struct cache {
     const struct head_profile *profile;
     cache_position_reader *position_of;
     void *reader_context;
-    struct cache_sequence *first;
-    uint32_t *copy_from, *copy_to; /* [n_copies], due before the next step */
+    TAILQ_HEAD(, cache_sequence) sequences; /* newest first */
+    uint32_t *copy_from, *copy_to;          /* [n_copies], due before the next step */
     uint32_t n_copies, copies_capacity;
     uint64_t pages_returned, evicted_slots;
 };
