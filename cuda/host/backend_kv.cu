@@ -93,7 +93,7 @@ void cuda_attend(void *self, const struct step *step, uint32_t layer, uint32_t w
     struct wave w = wave_of(c, wave);
     /* Rows of logits are written a tile at a time: whole pages keep them apart, and aligned. */
     struct attention_workspace space = c->attention;
-    space.max_slots = (w.max_slots + PAGE_SLOTS - 1) / PAGE_SLOTS * PAGE_SLOTS;
+    space.max_slots = (uint32_t)pages_of_slots(w.max_slots) * PAGE_SLOTS;
     /* Working memory bounds how many rows can be alone in their segments at once. */
     for (uint32_t i = 0; w.n_single > 0 && i < w.n; i += space.max_decode)
         launch_attention_decode(c->stream, &c->step, layer, w.first + i,

@@ -40,13 +40,13 @@ static __device__ uint32_t split_pages(uint32_t n_pages)
 }
 static __device__ uint32_t n_splits(uint32_t n_slots)
 {
-    const uint32_t n_pages = (n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
+    const uint32_t n_pages = page_count(n_slots);
     return n_pages == 0 ? 1 : (n_pages + split_pages(n_pages) - 1) / split_pages(n_pages);
 }
 /* Of any head of at most max_slots. */
 static uint32_t max_splits(uint32_t max_slots)
 {
-    const uint32_t pages = (max_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
+    const uint32_t pages = page_count(max_slots);
     /* split_pages is 8 at least, so there are at most pages / 8 of them. */
     const uint32_t most = (pages + 7) / 8;
     return most < 1 ? 1 : most > MAX_SPLITS ? MAX_SPLITS : most;
@@ -77,7 +77,7 @@ void attention_workspace_place(struct attention_workspace *w, const struct devic
                                uint32_t max_slots)
 {
     const uint64_t heads = (uint64_t)max_decode * shape->n_heads;
-    const uint32_t slots = (max_slots + PAGE_SLOTS - 1) / PAGE_SLOTS * PAGE_SLOTS;
+    const uint32_t slots = page_count(max_slots) * PAGE_SLOTS;
     uint64_t at = (uint64_t)(uintptr_t)memory;
     w->max_rows = max_rows;
     w->max_decode = max_decode;
@@ -112,7 +112,7 @@ static __device__ bool find_place(const device_step &step, uint32_t layer, uint3
     p->kv_head = kv_head;
     p->group = step.n_heads / step.n_kv_heads;
     p->row = p->segment->first_row;
-    const uint32_t n_pages = (n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
+    const uint32_t n_pages = page_count(n_slots);
     const uint32_t pages = split_pages(n_pages);
     p->first_page = split * pages;
     p->end_page = min(n_pages, p->first_page + pages);

@@ -192,7 +192,7 @@ static __device__ void walk_pages(const device_step &step, const page_layout &la
                                   uint8_t *stages, uint8_t *flags, prefill_sums<T> &sums)
 {
     typedef prefill_memory<T> memory;
-    const uint32_t n_pages = (at.head->n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
+    const uint32_t n_pages = page_count(at.head->n_slots);
     const uint32_t rows = blockDim.x / 32 * memory::queries_of_warp, lane = threadIdx.x % 32;
     const uint32_t row0 = threadIdx.x / 32 * memory::queries_of_warp;
     const uint32_t steps = T::steps(layout.head_dim);

@@ -23,7 +23,7 @@ struct ranked_jobs {
     uint8_t *scratch;
     uint32_t n_jobs, stride;
     uint32_t first, last; /* jobs [first, last) */
-    bool rivals;          /* only slots below the bench's lowest */
+    bool rivals;          /* only slots below the scratch's lowest */
 
     __device__ uint32_t low_of(uint32_t job, uint32_t slot) const
     {
@@ -35,7 +35,7 @@ struct ranked_jobs {
         for (uint32_t j = first; j < last; j++) {
             if (jobs[j].budget == UINT32_MAX)
                 continue;
-            const struct select_bench b = select_bench_of(scratch, n_jobs, stride, j);
+            const struct select_scratch b = select_scratch_of(scratch, n_jobs, stride, j);
             const uint64_t lowest = rivals ? *b.lowest : UINT64_MAX;
             for (uint32_t i = threadIdx.x; i < jobs[j].head.n_slots; i += blockDim.x) {
                 uint32_t rank = b.ranks[i], safe = (uint32_t)(lowest >> 32);
@@ -80,7 +80,7 @@ static __global__ void __launch_bounds__(1024)
     const struct device_job *job = &jobs[blockIdx.x];
     if (job->budget == UINT32_MAX)
         return;
-    const struct select_bench b = select_bench_of(scratch, n_jobs, stride, blockIdx.x);
+    const struct select_scratch b = select_scratch_of(scratch, n_jobs, stride, blockIdx.x);
     const struct step_choice &c = job->choice;
     uint32_t n = 0, n_protected = 0;
     for (uint32_t i = threadIdx.x; i < job->head.n_slots; i += blockDim.x) {
@@ -130,7 +130,7 @@ static __global__ void __launch_bounds__(1024)
         found = block_lowest(rivals, (uint32_t)places, room);
     uint32_t n_equal = found.n_equal;
     for (uint32_t j = 0; j < n_jobs; j++) {
-        uint64_t *lowest = select_bench_of(scratch, n_jobs, stride, j).lowest, own = found.key;
+        uint64_t *lowest = select_scratch_of(scratch, n_jobs, stride, j).lowest, own = found.key;
         if (found.n_equal > 0) { /* a position ties with other heads' */
             struct ranked_jobs of_head = rivals;
             of_head.first = j;
@@ -152,7 +152,7 @@ static __global__ void __launch_bounds__(1024)
 struct survivors {
     const struct device_step *shape;
     const struct device_job *job;
-    struct select_bench bench;
+    struct select_scratch scratch;
     uint64_t lowest;
 
     __device__ int32_t position(uint32_t slot) const
@@ -161,7 +161,7 @@ struct survivors {
     }
     __device__ bool keeps(uint32_t slot) const
     {
-        uint32_t rank = bench.ranks[slot];
+        uint32_t rank = scratch.ranks[slot];
         if (rank > 0 && rank != lowest >> 32)
             return rank > lowest >> 32;
         int32_t p = position(slot);
@@ -253,7 +253,8 @@ static __device__ void move_slot(const struct survivors *s, uint32_t to, uint32_
 static __device__ uint32_t compact(const struct survivors *s, struct block_room *room)
 {
     const uint32_t n = s->job->head.n_slots;
-    uint32_t n_kept = 0, *gaps = (uint32_t *)s->bench.keys, *movers = (uint32_t *)s->bench.scores;
+    uint32_t n_kept = 0, *gaps = (uint32_t *)s->scratch.keys,
+             *movers = (uint32_t *)s->scratch.scores;
     for (uint32_t i = threadIdx.x; i < n; i += MOVE_THREADS)
         n_kept += s->keeps(i);
     n_kept = block_sum(n_kept, room);
@@ -279,8 +280,9 @@ static __global__ void __launch_bounds__(MOVE_THREADS)
     const struct device_head *head = &job->head;
     uint32_t n = head->n_slots; /* slots in use from here on */
     if (job->budget != UINT32_MAX) {
-        struct survivors s = {&shape, job, select_bench_of(scratch, n_jobs, stride, blockIdx.x), 0};
-        s.lowest = *s.bench.lowest;
+        struct survivors s = {&shape, job, select_scratch_of(scratch, n_jobs, stride, blockIdx.x),
+                              0};
+        s.lowest = *s.scratch.lowest;
         if (job->choice.remnant == REMNANT_MEAN)
             summarise(&s, room);
         n = compact(&s, room);

@@ -19,14 +19,14 @@
 
 #define THREADS 256
 
-/* One head, its layer and its bench. */
+/* One head, its layer and its scratch. */
 struct eviction {
     const struct device_step *step;
     const struct device_segment *segment;
     const struct device_head *heads; /* [n_kv_heads] of the layer */
     const struct device_head *head;
     uint32_t layer, kv_head;
-    struct select_bench bench;
+    struct select_scratch scratch;
 };
 
 static __device__ struct scoring scoring_of(const struct eviction *e, uint32_t kv_head)
@@ -119,10 +119,10 @@ static __device__ void drop_one(const struct eviction *e, struct block_room *roo
     drop_least(e, least, slot, room);
 }
 
-/* Scores into the bench: the head's own, or the mean of those that vote. */
+/* Scores into the scratch: the head's own, or the mean of those that vote. */
 static __device__ void score_head(const struct eviction *e, float *direction)
 {
-    float *scores = e->bench.scores;
+    float *scores = e->scratch.scores;
     const uint32_t warp = threadIdx.x / 32, n = e->step->n_kv_heads;
     if (e->segment->choice.share != SHARE_LAYER) {
         score_slots(e->step, scoring_of(e, e->kv_head), direction, warp, THREADS / 32,
@@ -150,13 +150,13 @@ struct ranked_slots {
     template <class F> __device__ void each_high(F f) const
     {
         for (uint32_t i = threadIdx.x; i < e->head->n_slots; i += THREADS)
-            if (e->bench.ranks[i] != 0)
-                f(e->bench.ranks[i]);
+            if (e->scratch.ranks[i] != 0)
+                f(e->scratch.ranks[i]);
     }
     template <class F> __device__ void each_low(uint32_t high, F f) const
     {
         for (uint32_t i = threadIdx.x; i < e->head->n_slots; i += THREADS)
-            if (e->bench.ranks[i] == high)
+            if (e->scratch.ranks[i] == high)
                 f((uint32_t)position_of(e->step, e->head, i) + 1);
     }
 };
@@ -164,13 +164,13 @@ struct ranked_slots {
 static __device__ void drop_several(const struct eviction *e, uint32_t n, uint64_t lowest,
                                     struct block_room *room)
 {
-    uint64_t *keys = e->bench.keys;
+    uint64_t *keys = e->scratch.keys;
     uint32_t *top = e->head->holes + e->head->counters->n_holes;
     const auto key_of = [=](uint32_t i) {
-        return slot_key(e->bench.ranks[i], position_of(e->step, e->head, i));
+        return slot_key(e->scratch.ranks[i], position_of(e->step, e->head, i));
     };
     const auto drops = [=](uint32_t i) {
-        uint32_t rank = e->bench.ranks[i];
+        uint32_t rank = e->scratch.ranks[i];
         return rank != 0 && rank <= lowest >> 32 && key_of(i) < lowest;
     };
     block_number(0, e->head->n_slots, room, drops,
@@ -205,8 +205,8 @@ static __device__ void drop_ranked(const struct eviction *e, float *direction,
     uint32_t n = 0, slot = 0;
     for (uint32_t i = threadIdx.x; i < e->head->n_slots; i += THREADS) {
         int32_t position = position_of(e->step, e->head, i);
-        uint32_t rank = may_drop(e, position) ? score_rank(e->bench.scores[i]) : 0;
-        e->bench.ranks[i] = rank;
+        uint32_t rank = may_drop(e, position) ? score_rank(e->scratch.scores[i]) : 0;
+        e->scratch.ranks[i] = rank;
         n += rank != 0;
         if (rank != 0 && slot_key(rank, position) < least) {
             least = slot_key(rank, position);
@@ -242,14 +242,14 @@ static __global__ void __launch_bounds__(THREADS)
         &step.heads[((uint64_t)index * step.n_layers + layer) * step.n_kv_heads];
     if (!segment->evicts || heads[kv_head].n_drop == 0)
         return;
-    const struct eviction e = {
-        &step,
-        segment,
-        heads,
-        &heads[kv_head],
-        layer,
-        kv_head,
-        select_bench_of(scratch, gridDim.x * gridDim.y, stride, blockIdx.y * gridDim.x + kv_head)};
+    const struct eviction e = {&step,
+                               segment,
+                               heads,
+                               &heads[kv_head],
+                               layer,
+                               kv_head,
+                               select_scratch_of(scratch, gridDim.x * gridDim.y, stride,
+                                                 blockIdx.y * gridDim.x + kv_head)};
     if (e.head->n_drop == 1 && segment->choice.share != SHARE_LAYER &&
         !scores_keys(segment->choice.scorer))
         drop_one(&e, room);

@@ -235,7 +235,7 @@ static void launch_score(cudaStream_t stream, const struct device_step *step, ui
                          uint32_t first, uint32_t n, uint32_t max_slots, const float *q,
                          const struct attention_workspace *w)
 {
-    const uint32_t pages = (max_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
+    const uint32_t pages = page_count(max_slots);
     const uint32_t warps = score_memory<T>::warps, bytes = score_memory<T>::bytes;
     cudaFuncSetAttribute(score_pages<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     LAUNCH((score_pages<T>), dim3((pages + warps - 1) / warps, step->n_kv_heads, n), warps * 32,

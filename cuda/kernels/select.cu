@@ -54,7 +54,7 @@ static __global__ void __launch_bounds__(THREADS)
     if (!is_asked(jobs, n_jobs, index))
         return;
     const struct device_job *job = &jobs[index];
-    struct select_bench b = select_bench_of(scratch, n_jobs, stride, index);
+    struct select_scratch b = select_scratch_of(scratch, n_jobs, stride, index);
     float *to = pools(job) ? (float *)b.ranks : b.scores;
     score_slots(&shape, scoring_of(job), direction, blockIdx.x * (THREADS / 32) + threadIdx.x / 32,
                 gridDim.x * (THREADS / 32), [=](uint32_t slot, float score) { to[slot] = score; });
@@ -71,7 +71,7 @@ static __global__ void __launch_bounds__(1024)
     if (!pools(job) || !is_asked(jobs, n_jobs, index))
         return;
     const struct device_head *head = &job->head;
-    const struct select_bench b = select_bench_of(scratch, n_jobs, stride, index);
+    const struct select_scratch b = select_scratch_of(scratch, n_jobs, stride, index);
     const uint32_t before = pooled_before(job);
     if (threadIdx.x == 0)
         room->flag = 0;
@@ -101,7 +101,7 @@ static __global__ void __launch_bounds__(THREADS)
     if (!pools(job) || !is_asked(jobs, n_jobs, index))
         return;
     const struct device_head *head = &job->head;
-    const struct select_bench b = select_bench_of(scratch, n_jobs, stride, index);
+    const struct select_scratch b = select_scratch_of(scratch, n_jobs, stride, index);
     const float *from = (const float *)b.ranks;
     const uint32_t n = (uint32_t)*b.lowest, half = job->choice.kernel / 2,
                    before = pooled_before(job);
@@ -131,7 +131,7 @@ static __global__ void __launch_bounds__(THREADS)
 {
     if (jobs[0].choice.share != SHARE_LAYER)
         return;
-    const struct select_bench first = select_bench_of(scratch, n_jobs, stride, 0);
+    const struct select_scratch first = select_scratch_of(scratch, n_jobs, stride, 0);
     uint32_t n_voters = 0;
     for (uint32_t h = 0; h < n_jobs; h++)
         n_voters += is_asked(jobs, n_jobs, h);

@@ -7,7 +7,7 @@
 #include "cuda/kernels/kernels.h"
 
 /* One head's, on the device. Slots from the head's n_slots on are never touched. */
-struct select_bench {
+struct select_scratch {
     float *scores;    /* [stride] as the plan values them */
     uint32_t *ranks;  /* [stride] score_rank of slots that may be dropped, 0 of all others; before
                          that,  under pooling, the scores that are pooled */
@@ -18,24 +18,24 @@ struct select_bench {
 #define SELECT_SLOT_BYTES 16 /* a slot's scores, ranks and keys */
 #define SELECT_HEAD_BYTES 8  /* lowest */
 
-__host__ __device__ static inline struct select_bench
-select_bench_of(uint8_t *scratch, uint32_t n_heads, uint32_t stride, uint32_t index)
+__host__ __device__ static inline struct select_scratch
+select_scratch_of(uint8_t *scratch, uint32_t n_heads, uint32_t stride, uint32_t index)
 {
     uint64_t *keys = (uint64_t *)scratch, at = (uint64_t)stride * index,
              n = (uint64_t)stride * n_heads;
     float *scores = (float *)(keys + n);
-    struct select_bench b = {scores + at, (uint32_t *)(scores + n) + at, keys + at,
-                             keys + 2 * n + index};
+    struct select_scratch b = {scores + at, (uint32_t *)(scores + n) + at, keys + at,
+                               keys + 2 * n + index};
     return b;
 }
 
-/* Slots of a bench for heads of at most max_slots: whole pages. */
+/* Slots of the scratch of heads of at most max_slots: whole pages. */
 static inline uint32_t select_stride(uint32_t max_slots)
 {
-    return (max_slots + PAGE_SLOTS - 1) / PAGE_SLOTS * PAGE_SLOTS;
+    return page_count(max_slots) * PAGE_SLOTS;
 }
 
-/* The scores of all jobs of a layer into their benches; see kernels.h for the arguments. */
+/* The scores of all jobs of a layer into their scratch; see kernels.h for the arguments. */
 void launch_score(cudaStream_t stream, const struct device_step *shape,
                   const struct device_job *jobs, uint32_t n_jobs, uint32_t max_slots,
                   uint8_t *scratch);

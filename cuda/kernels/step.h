@@ -14,6 +14,13 @@
 #include <stdint.h>
 
 #include "cache/pages/head_state.h"
+#include "cuda/kernels/portable.h"
+
+/* Pages that hold n_slots of one head: pages_of_slots (cache/policy/slot.h) for kernels. */
+static __host__ __device__ inline uint32_t page_count(uint32_t n_slots)
+{
+    return (n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
+}
 
 /* One (sequence, layer, KV head). All pointers are device memory; NULL where the plan needs none.
  */

@@ -138,7 +138,7 @@ static void context_open(struct context *c, const struct backend *b, struct head
     struct error e;
     b->kv_set_storage(b->self, storage);
     *c = (struct context){.b = b, .shape = shape, .n_slots = n_slots};
-    c->n_pages = (n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
+    c->n_pages = (uint32_t)pages_of_slots(n_slots);
     c->bytes =
         (double)c->n_pages * shape.n_kv_heads * (double)b->page_bytes(b->self, shape.head_dim);
     c->n_layers = (uint32_t)(100e6 / c->bytes) + 1;

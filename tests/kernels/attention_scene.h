@@ -115,7 +115,7 @@ static inline void add_sequence(struct scene *s, uint32_t n_slots, uint32_t n_ro
                                 const uint32_t *page_order)
 {
     struct sequence *q = &s->sequences[s->n_sequences++];
-    const uint32_t n_pages = (n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS;
+    const uint32_t n_pages = (uint32_t)pages_of_slots(n_slots);
     q->n_slots = n_slots;
     q->n_rows = n_rows;
     q->slots = calloc(s->n_kv_heads, sizeof *q->slots);

@@ -136,7 +136,7 @@ struct scene {
         page_layout layout = page_layout_of(head_dim, storage);
         uint32_t n_pages = 0, next = 0;
         for (const sequence &one : sequences)
-            n_pages += n_kv_heads * ((one.n_tokens + PAGE_SLOTS - 1) / PAGE_SLOTS);
+            n_pages += n_kv_heads * (uint32_t)pages_of_slots(one.n_tokens);
         std::vector<uint32_t> order = shuffled(n_pages);
         s.page_bytes = layout.bytes;
         s.pool = memory.put(std::vector<uint8_t>((size_t)n_pages * layout.bytes, 0xff));
@@ -144,7 +144,7 @@ struct scene {
         for (size_t i = 0; i < sequences.size(); i++)
             for (uint32_t h = 0; h < n_kv_heads; h++) {
                 const sequence &one = sequences[i];
-                uint32_t n = (one.n_tokens + PAGE_SLOTS - 1) / PAGE_SLOTS;
+                uint32_t n = (uint32_t)pages_of_slots(one.n_tokens);
                 pages.emplace_back(order.begin() + next, order.begin() + next + n);
                 next += n;
                 slot_of.push_back(slots_of(one.n_tokens, in_order));

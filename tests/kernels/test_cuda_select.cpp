@@ -161,7 +161,7 @@ static scene make_scene(uint32_t n_heads, uint32_t max_slots, uint32_t head_dim,
         head.n_slots = same ? max_slots : 1 + random_below(max_slots);
         head.positions =
             same ? shared : any_positions(head.n_slots, s.n_tokens, disorder, with_holes);
-        head.pages.resize((head.n_slots + PAGE_SLOTS - 1) / PAGE_SLOTS);
+        head.pages.resize(pages_of_slots(head.n_slots));
         for (uint32_t &page : head.pages) {
             page = (uint32_t)numbers.size();
             numbers.push_back(page);
@@ -366,11 +366,11 @@ static plan_scorer nth_scorer(uint32_t n)
 /* Scores of keys: 256 products and sums in single precision, in four sums that are added, and one
  * square root and division: at most 80 roundings of 2^-24 of something as large as the norm, which
  * is at most 24 here. Fetched scores then stand for the plain ones: ties are not at stake. */
-static void take_key_scores(const scene &s, const valuation &v, const select_bench &bench,
+static void take_key_scores(const scene &s, const valuation &v, const select_scratch &scratch,
                             uint32_t h, std::vector<float> *scores)
 {
     std::vector<float> got(s.heads[h].n_slots);
-    cudaMemcpy(got.data(), bench.scores, got.size() * sizeof(float), cudaMemcpyDeviceToHost);
+    cudaMemcpy(got.data(), scratch.scores, got.size() * sizeof(float), cudaMemcpyDeviceToHost);
     const float tolerance =
         80 * 0x1p-24f * (scorer_at(v.scorer)->reads == SCORER_READS_KEYS ? 24 : 1);
     for (uint32_t i = 0; i < got.size(); i++)
@@ -436,8 +436,8 @@ static void check_evict(scene *s, const valuation &v, bool remnant, std::vector<
         head_counters *counters = head.counters->host.data();
         if (of_keys(v.scorer) && n_drop[h] > 0)
             take_key_scores(*s, v,
-                            select_bench_of(scratch.device, 3 * n_heads, select_stride(max_slots),
-                                            at * n_heads + h),
+                            select_scratch_of(scratch.device, 3 * n_heads, select_stride(max_slots),
+                                              at * n_heads + h),
                             h, &scores[h]);
         select_view view = {head.positions.data(), scores[h].data(), head.n_slots,
                             s->n_tokens,           s->sinks,         s->recent};
@@ -652,7 +652,7 @@ static void check_compress(scene *s, const valuation &v, const budgets &b)
         const scene::head &head = s->heads[h];
         if (of_keys(v.scorer) && b.of_head[h] != UINT32_MAX)
             take_key_scores(*s, v,
-                            select_bench_of(scratch.device, n_heads, select_stride(max_slots), h),
+                            select_scratch_of(scratch.device, n_heads, select_stride(max_slots), h),
                             h, &scores[h]);
         views.push_back({head.positions.data(), scores[h].data(), head.n_slots, s->n_tokens,
                          s->sinks, s->recent});

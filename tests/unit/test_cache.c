@@ -501,7 +501,7 @@ START_TEST(a_trace_of_too_many_ranges_is_cut_and_says_so)
     struct cache_head_counts head = cache_head_counts(s, 3, 5);
     ck_assert_uint_eq(head.slots, KEPT);
     ck_assert_uint_eq(head.evicted, TOKENS - KEPT);
-    ck_assert_uint_eq(head.pages, (KEPT + PAGE_SLOTS - 1) / PAGE_SLOTS);
+    ck_assert_uint_eq(head.pages, pages_of_slots(KEPT));
     free(whole);
     free(cut);
     cache_sequence_free(s);
