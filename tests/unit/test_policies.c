@@ -435,6 +435,18 @@ START_TEST(room_for_everything_is_full_attention_to_the_bit)
 }
 END_TEST
 
+/* A row of the table of scorers without a plan above would be compared with no formula. */
+START_TEST(every_scorer_is_in_a_plan)
+{
+    for (uint32_t scorer = 0; scorer < N_SCORERS; scorer++) {
+        bool found = false;
+        for (uint32_t i = 0; i < N_PLANS && !found; i++)
+            found = resolve(plans[i], PROMPT).scorer == scorer;
+        ck_assert_msg(found, "no plan of this test has the scorer %s", scorer_at(scorer)->name);
+    }
+}
+END_TEST
+
 /* ---- for long */
 
 static const char *const long_plans[] = {
@@ -539,6 +551,7 @@ int main(void)
     Suite *suite = suite_create("policies");
     TCase *t = suite_case(suite, "policies", 600);
     tcase_add_checked_fixture(t, open_model, close_model);
+    tcase_add_test(t, every_scorer_is_in_a_plan);
     tcase_add_loop_test(t, kept_slots_are_the_references, 0, N_PLANS);
     add_part_of_loop_test(t, chunks_change_no_bit, 0, N_PLANS);
     if (test_part() == 1)
