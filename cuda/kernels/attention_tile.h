@@ -104,11 +104,17 @@ template <class T> static __device__ __forceinline__ uint16_t to_bits(float x, f
     return __half_as_ushort(h);
 }
 
-/* What a query is multiplied by so that the exponent of its largest element (bits without a sign)
- * becomes 9: a power of two. Zeros, infinities and NaN stay, and what is close to the end of the
- * range is moved less. */
-static __device__ __forceinline__ float power_for_query(uint32_t largest)
+/* What a query is multiplied by so that the exponent of its largest element becomes 9: a power of
+ * two. Zeros, infinities and NaN stay, and what is close to the end of the range is moved less. By
+ * a warp; values: the lane's. */
+template <class T>
+static __device__ __forceinline__ float power_for_query(const float (&values)[T::dim / 32])
 {
+    uint32_t largest = 0; /* bits without a sign */
+    UNROLL
+    for (uint32_t i = 0; i < T::dim / 32; i++)
+        largest = max(largest, __float_as_uint(values[i]) & 0x7fffffff);
+    largest = __reduce_max_sync(0xffffffff, largest);
     const uint32_t exponent = largest >> 23;
     if (largest == 0 || exponent == 255)
         return 1;
@@ -135,11 +141,7 @@ static __device__ __forceinline__ void place_query(uint16_t *q, uint32_t rows, u
                                                    float *factor)
 {
     const uint32_t lane = threadIdx.x % 32;
-    uint32_t largest = 0;
-    UNROLL
-    for (uint32_t i = 0; i < T::dim / 32; i++)
-        largest = max(largest, __float_as_uint(values[i]) & 0x7fffffff);
-    const float grow = power_for_query(__reduce_max_sync(0xffffffff, largest));
+    const float grow = power_for_query<T>(values);
     if (lane == 0)
         *factor = scale / grow;
     UNROLL

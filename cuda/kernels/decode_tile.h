@@ -13,6 +13,7 @@
 #define WINNOW_CUDA_KERNELS_DECODE_TILE_H
 
 #include "cuda/kernels/attention_tile.h"
+#include "cuda/kernels/half_bits.h"
 
 constexpr uint32_t TILE_SLOTS = 16;
 
@@ -104,12 +105,8 @@ static __device__ void place_columns(const decode_queries<T, n_groups> &to, uint
     typedef decode_memory<T, n_groups> memory;
     const uint32_t lane = threadIdx.x % 32;
     float values[T::dim / 32];
-    uint32_t largest = 0;
     load_query<T>(values, x, head_dim);
-    UNROLL
-    for (uint32_t i = 0; i < T::dim / 32; i++)
-        largest = max(largest, __float_as_uint(values[i]) & 0x7fffffff);
-    const float grow = power_for_query(__reduce_max_sync(0xffffffff, largest));
+    const float grow = power_for_query<T>(values);
     if (lane == 0)
         *to.factor(query) = scale / grow;
     UNROLL
@@ -224,21 +221,9 @@ template <class T> static __device__ void silence(uint16_t *v, uint32_t visible,
 
 /* ---- codes as pairs of halves: 0x6400 | code is 1024 + code */
 
-static __device__ __forceinline__ __half2 half2_of(uint32_t bits)
-{
-    __half2 h;
-    memcpy(&h, &bits, 4);
-    return h;
-}
-static __device__ __forceinline__ uint32_t bits_of(__half2 h)
-{
-    uint32_t bits;
-    memcpy(&bits, &h, 4);
-    return bits;
-}
 static __device__ __forceinline__ uint32_t minus(uint32_t pair, float zero)
 {
-    return bits_of(__hsub2(half2_of(pair), __float2half2_rn(zero)));
+    return bits_of_half2(__hsub2(half2_of_bits(pair), __float2half2_rn(zero)));
 }
 
 /* The codes of a slot's 8 neighbouring dimensions t * 8 .. of the 32 of group `group`, as the
@@ -359,8 +344,8 @@ logits_of_codes(float (&s)[n_groups][2], const uint8_t *k, const decode_sections
             }
             /* x = least + scale * code, but for the two extremes, whose code is 0. */
             const uint2 four = ((const uint2 *)at)[first / 2];
-            const float2 pair = __half22float2(half2_of(four.x)),
-                         extremes = __half22float2(half2_of(four.y));
+            const float2 pair = __half22float2(half2_of_bits(four.x)),
+                         extremes = __half22float2(half2_of_bits(four.y));
             const uint8_t *places =
                 sections.places + (slot + 8 * i) * layout.place_bytes + first / 2 * 2;
             /* What belongs to no token may be any byte. */
@@ -526,9 +511,10 @@ add_codes(decode_sums<T, n_groups> &to, const uint32_t (&p)[n_groups][2], const 
                               *(const uint32_t *)(at + memory::v_pitch));
             UNROLL
             for (uint32_t d = 0; d < word_dims; d++) {
-                const __half2 code = half2_of(pairs[i][d]);
-                pairs[i][d] = bits_of(T::storage == STORAGE_Q8 ? __hmul2(code, scale[i])
-                                                               : __hfma2(code, scale[i], least[i]));
+                const __half2 code = half2_of_bits(pairs[i][d]);
+                pairs[i][d] =
+                    bits_of_half2(T::storage == STORAGE_Q8 ? __hmul2(code, scale[i])
+                                                           : __hfma2(code, scale[i], least[i]));
             }
         }
         UNROLL
