@@ -36,7 +36,8 @@ static bool audit_ring(struct audit *a, const struct cache_sequence *s, uint32_t
     return true;
 }
 
-/* Each token at most once, none that was not seen, the protected among them. */
+/* Each token is there at most once, none is there that was not seen, and the protected are
+ * there. */
 static bool audit_set(struct audit *a, const struct cache_sequence *s, uint32_t head)
 {
     const struct head_slots *h = &s->slots[head];
@@ -66,8 +67,8 @@ static bool audit_set(struct audit *a, const struct cache_sequence *s, uint32_t 
     return ok;
 }
 
-/* Heads that choose together hold the same tokens in the same slots, or their scores could not be
- * added up. */
+/* Heads that choose together must hold the same tokens in the same slots: their scores are added
+ * slot by slot. */
 static bool audit_choice(struct audit *a, const struct cache_sequence *s, uint32_t layer)
 {
     const uint32_t first = layer * a->cache->n_kv_heads, n_slots = s->slots[first].n_slots;
@@ -85,17 +86,17 @@ static bool audit_choice(struct audit *a, const struct cache_sequence *s, uint32
     return true;
 }
 
-/* Pages that a head says are its own alone. */
+/* Pages that a head counts as held by nobody else. */
 static bool audit_own(struct audit *a, const struct cache_sequence *s, uint32_t head)
 {
     const struct head_slots *h = &s->slots[head];
     for (uint32_t i = h->own_from; i < h->n_pages; i++) {
         uint32_t holders = a->cache->pool.refs[s->states[head].pages[i]];
         if (holders != 1)
-            return broken(a, "holders of a page that a head takes for its own", holders, 1);
+            return broken(a, "holders of a page that a head counts as its own", holders, 1);
     }
     return h->own_from <= h->n_pages ||
-           broken(a, "pages that may be shared, more than there are", h->own_from, h->n_pages);
+           broken(a, "pages that may be shared, more than the head has", h->own_from, h->n_pages);
 }
 
 static bool audit_head(struct audit *a, const struct cache_sequence *s, uint32_t head)
@@ -121,7 +122,7 @@ static bool audit_head(struct audit *a, const struct cache_sequence *s, uint32_t
     return !a->position_of || (ring->length ? audit_ring(a, s, head) : audit_set(a, s, head));
 }
 
-/* What a sequence thinks that it can take without the pool, it can. */
+/* The room that a sequence has noted must exist: that many tokens need no page from the pool. */
 static bool audit_room(struct audit *a, const struct cache_sequence *s)
 {
     const uint32_t n = s->room < PAGE_SLOTS ? s->room : PAGE_SLOTS;
@@ -131,7 +132,7 @@ static bool audit_room(struct audit *a, const struct cache_sequence *s)
     return pages == 0 || broken(a, "pages for tokens that there is room for", pages, 0);
 }
 
-/* A run is in the ring that its free pages tell. */
+/* The ring that a run is in must match how many of its pages are free. */
 static bool audit_runs(struct audit *a)
 {
     const struct pool *p = &a->cache->pool;

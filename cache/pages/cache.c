@@ -93,7 +93,7 @@ void cache_sequence_set_prompt(struct cache_sequence *s, uint32_t end)
     s->prompt_from = s->n_tokens;
     s->prompt_end = end;
     s->room = 0;
-    /* Another window votes on its own. */
+    /* Votes of an earlier prompt's window do not count in this one. */
     for (uint32_t h = 0; scorer_has_window(scorer_of(s->plan)) && h < cache_n_heads(s->cache); h++)
         heads_forget(s, h);
 }
@@ -112,7 +112,7 @@ struct cache_sequence *cache_sequence_fork_under(struct cache_sequence *of, cons
     if (!s)
         return NULL;
     if (!heads_copy(s, of, e)) {
-        for (uint32_t h = 0; h < cache_n_heads(c); h++) /* it holds nothing yet */
+        for (uint32_t h = 0; h < cache_n_heads(c); h++) /* it holds no reference yet */
             s->slots[h].n_pages = 0;
         cache_sequence_free(s);
         return NULL;
@@ -247,7 +247,7 @@ static int by_number(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Positions that lie in the pages of a head, ascending, holes left out; malloc'ed. */
+/* The positions in the pages of a head, ascending, without holes; malloc'ed. */
 static int32_t *read_positions(const struct cache_sequence *s, uint32_t head, uint32_t *n)
 {
     const struct cache *c = s->cache;

@@ -27,15 +27,16 @@ struct cache *cache_new(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_di
 void cache_free(struct cache *c); /* no sequence may be left */
 /* The heads of plans with allocation `profile`; borrowed, outlives the cache. NULL = none. */
 void cache_set_profile(struct cache *c, const struct head_profile *profile);
-/* Where scores, holes and summaries lie (the backend's state_memory; copied); the host's memory
- * without it. Before the first sequence. */
+/* Memory for scores, holes and summaries: the backend's state_memory, which is copied. Without
+ * this call it is the host's memory. Before the first sequence. */
 void cache_set_memory(struct cache *c, const struct state_memory *memory);
-/* Reads a stored position back (the backend's kv_read); needed for what policies of scores keep. */
+/* Reads a stored position back (the backend's kv_read). Needed to list what a policy that scores
+ * has kept. */
 typedef int32_t cache_position_reader(void *context, uint32_t page, uint32_t index);
 void cache_set_reader(struct cache *c, cache_position_reader *position_of, void *context);
-/* Who hears of every page that becomes free: the policy (preset_index) of the sequence that let go
- * of it last, and how long it was held by the time of cache_set_time, which the caller sets once a
- * step. */
+/* Called for every page that becomes free: the policy (preset_index) of the sequence that
+ * released it last, and how long it was held. The time is what the caller said last with
+ * cache_set_time, once a step. */
 typedef void cache_lifetime_observer(void *context, uint32_t policy, uint64_t held_ns);
 void cache_set_lifetimes(struct cache *c, cache_lifetime_observer *observe, void *context);
 void cache_set_time(struct cache *c, uint64_t now_ns);
@@ -46,20 +47,20 @@ struct cache_sequence *cache_sequence_new(struct cache *c, const struct plan *pl
                                           struct error *e);
 /* Another sequence that shares all pages of `of`. NULL: "out_of_memory". */
 struct cache_sequence *cache_sequence_fork(struct cache_sequence *of, struct error *e);
-/* The same under another plan, which must have read the prompt so far as `of`'s did
- * (prefix_is_read_alike in cache/pages/prefix.h); `of` is before the end of its prompt. */
+/* The same under another plan. Both plans must read the prompt so far alike
+ * (prefix_is_read_alike in cache/pages/prefix.h), and `of` must be before the end of its prompt. */
 struct cache_sequence *cache_sequence_fork_under(struct cache_sequence *of, const struct plan *plan,
                                                  struct error *e);
-/* Replaces all pages that it shares by own ones; their copies are put on the copy list, where they
- * are done before the next step. For measurements, whose sequences must not read each other's
- * memory. False: "kv_pool_empty" or "out_of_memory", nothing has changed. */
+/* Replaces all shared pages by own ones. The copies go onto the copy list and are made before
+ * the next step. For measurements, whose sequences must not read each other's memory. False:
+ * "kv_pool_empty" or "out_of_memory", nothing has changed. */
 bool cache_sequence_own_pages(struct cache_sequence *s, struct error *e);
 /* Gives its pages back. NULL is allowed. */
 void cache_sequence_free(struct cache_sequence *s);
 
-/* Tokens before position `end` belong to the prompt: they are prefilled, and when the step that
- * runs the last of them is done the plan's end-of-prefill happens (POLICIES.md). Tokens from `end`
- * on are decode steps. A later, larger `end` continues the sequence with a new prompt. Without a
+/* Tokens before position `end` belong to the prompt and are prefilled. After the step that runs
+ * the last of them the plan's end of prefill happens (cache/POLICIES.md). Tokens from `end` on
+ * are decode steps. A later, larger `end` continues the sequence with a new prompt. Without a
  * call every token is of the prompt and nothing is ever compressed. */
 void cache_sequence_set_prompt(struct cache_sequence *s, uint32_t end);
 
@@ -67,21 +68,24 @@ const struct plan *cache_sequence_plan(const struct cache_sequence *s);
 uint32_t
 cache_tokens_seen(const struct cache_sequence *s); /* N: tokens appended so far = next position */
 
-/* Pages of a sequence whose prompt has n_prompt tokens: the most it ever holds until n_tokens, and
- * what it can come to hold after its prompt, when compression has given the rest back. */
+/* Pages of a sequence whose prompt has n_prompt tokens: the most that it ever holds until
+ * n_tokens, and the most that it holds after its prompt, when compression has given the rest
+ * back. */
 uint64_t cache_bound_pages(const struct cache *c, const struct plan *plan, uint64_t n_prompt,
                            uint64_t n_tokens);
 uint64_t cache_settled_pages(const struct cache *c, const struct plan *plan, uint64_t n_prompt,
                              uint64_t n_tokens);
-/* Pages that cache_place would take from the pool for n tokens now, copies of shared pages included;
- * at most so many where a plan that drops gets several. Mostly told without looking at a head. */
+/* Pages that cache_place would take from the pool for n tokens now, copies of shared pages
+ * included. An upper bound where a plan that drops gets several tokens. Usually answered without
+ * a walk over the heads. */
 uint64_t cache_pages_to_place(const struct cache_sequence *s, uint32_t n);
 
 /* Rows of one sequence that may be written before they attend: UINT32_MAX for plans that only grow
  * or that compress at the end of the prompt (up to that end), PAGE_SLOTS for stream plans, whose
  * ring has that many spare slots, 1 where every token evicts another. */
 uint32_t cache_wave_rows(const struct cache_sequence *s);
-/* Tokens until the end of the prompt, UINT32_MAX without one: no step crosses it. */
+/* Tokens until the end of the prompt, which no step crosses; UINT32_MAX where no end was
+ * announced. */
 uint32_t cache_rows_of_prompt(const struct cache_sequence *s);
 
 /* Takes slots and pages for n more tokens (n <= cache_rows_of_prompt; 1 where every token evicts
@@ -90,25 +94,25 @@ uint32_t cache_rows_of_prompt(const struct cache_sequence *s);
  * NULL: the pool is short ("kv_pool_empty") or memory is ("out_of_memory"), nothing has changed. */
 const struct placement *cache_place(struct cache_sequence *s, uint32_t n, struct error *e);
 
-/* After the last row of a placement whose work is DROP has attended in a layer: what backend.drop
- * is to choose, of the layer's heads. jobs [n_kv_heads]. Returns the slots that go; 0: none does,
- * and jobs are not filled. */
+/* After the last row of a placement whose work is DROP has attended in a layer: fills jobs
+ * [n_kv_heads] with what backend.drop is to choose in the layer's heads. Returns how many slots
+ * go; 0: none, and jobs are not filled. */
 struct select_job;
 uint32_t cache_drop_jobs(const struct placement *p, uint32_t layer, struct select_job *jobs);
-/* One of them, also where nothing goes. */
+/* The job of one head, also where nothing is dropped. */
 void cache_drop_job(const struct placement *p, uint32_t layer, uint32_t kv_head,
                     struct select_job *out);
-/* After the last row of a placement whose work is COMPRESS has attended in a layer: what
- * backend.compress is to choose. jobs [n_kv_heads]. Pages that others hold and that survivors move
- * to are replaced by own ones, their copies put on the copy list. False: the pool is short or memory
+/* After the last row of a placement whose work is COMPRESS has attended in a layer: fills jobs
+ * [n_kv_heads] with what backend.compress is to choose. Shared pages that survivors move to are
+ * replaced by own ones, whose copies go onto the copy list. False: the pool is short or memory
  * is. */
 bool cache_begin_compress(struct cache_sequence *s, uint32_t layer, struct select_job *jobs,
                           struct error *e);
-/* After it: the heads of the layer hold the slots that jobs[].n_kept tells; the pages behind go
- * back. */
+/* After backend.compress: the heads of the layer hold jobs[].n_kept slots each, and the pages
+ * behind them go back. */
 void cache_settle(struct cache_sequence *s, uint32_t layer, const struct select_job *jobs);
-/* Whether a compression of the last step found no page for a copy: what the sequence holds is of no
- * use any more, it must be freed and computed again. */
+/* Whether a compression of the last step found no page for a copy. Then what the sequence holds
+ * is useless: it must be freed and computed again. */
 bool cache_is_starved(const struct cache_sequence *s);
 /* Pages of the pool taken minus given back by compressions since the last call. */
 int64_t cache_take_balance(struct cache_sequence *s);
@@ -122,7 +126,7 @@ struct head_view cache_view(const struct cache_sequence *s, uint32_t layer, uint
 int32_t cache_sink_query_position(const struct cache_sequence *s, int32_t position);
 bool cache_uses_sink_query(const struct cache_sequence *s);
 
-/* Page copies that became due; the caller performs them before the step and they are forgotten. */
+/* Page copies that are due. The caller makes them before the step; the list is empty afterwards. */
 uint32_t cache_take_copies(struct cache *c, const uint32_t **from, const uint32_t **to);
 
 /* Numbers. */
@@ -152,16 +156,16 @@ struct cache_head_counts {
 struct cache_head_counts cache_head_counts(const struct cache_sequence *s, uint32_t layer,
                                            uint32_t kv_head);
 
-/* The original positions still held, for kv_trace: ascending inclusive ranges of one head. Calls
- * range(context, first, last) for each. Where scores decided, positions are read from the pages
- * (cache_set_reader). */
+/* The original positions still held, for kv_trace: calls range(context, first, last) for each
+ * inclusive range of one head, ascending. Where scores decided, positions are read from the
+ * pages (cache_set_reader). */
 void cache_kept_ranges(const struct cache_sequence *s, uint32_t layer, uint32_t kv_head,
                        void (*range)(void *context, int32_t first, int32_t last), void *context);
 
-/* Checks every invariant of DESIGN.md over all sequences (page counts, slots, free list). False
- * with "internal_error" and what is broken. position_of may be NULL; else it reads a stored
- * position, and positions are compared with the plan's, or, where scores decided, checked to be
- * unique, seen and to hold the protected. Linear in slots: for tests and --audit. */
+/* Checks every invariant over all sequences (page counts, slots, free list). False with
+ * "internal_error" and what is broken. position_of may be NULL. Else it reads stored positions:
+ * they are compared with the plan's or, where scores decided, must be unique, seen, and include
+ * the protected. Linear in slots: for tests and --audit. */
 bool cache_audit(const struct cache *c, cache_position_reader *position_of, void *context,
                  struct error *e);
 

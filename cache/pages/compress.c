@@ -1,12 +1,12 @@
-/* What a policy wants done and when, and the tables after it was done: the end of a prompt gives
- * pages back, a decode step turns slots into holes. The choosing itself is the backend's
- * (cache/policy/select.c says how). Engine thread. */
+/* What a policy drops and when, and the tables afterwards: the end of a prompt gives pages back,
+ * a decode step turns slots into holes. The backend chooses the slots (cache/policy/select.c
+ * says how). Engine thread. */
 #include <assert.h>
 
 #include "cache/pages/prefix.h"
 #include "cache/pages/sequence_tables.h"
 
-/* What attention has to leave in the head's state for this scorer. */
+/* What attention must leave in the head's state for this scorer. */
 static enum cache_score score_of(enum plan_scorer scorer)
 {
     switch (scorer_at(scorer)->reads) {
@@ -54,7 +54,7 @@ void placement_set_work(struct placement *placed)
         placed->work = CACHE_WORK_COMPRESS;
 }
 
-/* Of one head, which uses n_slots when n_tokens were seen. */
+/* The job of one head that uses n_slots after n_tokens. */
 static void fill_job(const struct cache_sequence *s, uint32_t layer, uint32_t kv_head,
                      uint32_t n_tokens, uint32_t n_slots, uint32_t n_drop, struct select_job *out)
 {
@@ -112,7 +112,7 @@ static uint32_t pages_kept(const struct cache_sequence *s, const struct select_j
     return (uint32_t)pages_of_slots(most_kept(s, job));
 }
 
-/* Pages that sequences hold: what the scheduler's accounts are about. */
+/* Pages that sequences hold, as the scheduler counts them. */
 static int64_t n_used(const struct cache *c)
 {
     return (int64_t)c->pool.n_pages - c->pool.n_free - c->pool.n_idle;
@@ -137,7 +137,8 @@ bool cache_begin_compress(struct cache_sequence *s, uint32_t layer, struct selec
     for (uint32_t h = 0; h < c->n_kv_heads; h++)
         fill_job(s, layer, h, s->prompt_end, s->slots[first + h].n_slots, 0, &jobs[h]);
     uint64_t needed = copies_needed(s, layer, jobs);
-    /* Prefixes in the way go; where they were the other holder, there is nothing to copy. */
+    /* Cached prefixes give up pages. A page whose only other holder was a prefix needs no copy
+     * then. */
     while (needed > c->pool.n_free && !TAILQ_EMPTY(&c->prefixes.by_age)) {
         if (prefix_give_up(c, (uint32_t)(needed - c->pool.n_free)) == 0)
             prefix_clear(c);
@@ -184,7 +185,7 @@ void cache_settle(struct cache_sequence *s, uint32_t layer, const struct select_
         assert(n_kept <= held);
         c->evicted_slots += held - n_kept;
         s->compressed |= held > n_kept;
-        if (h->budget != UINT32_MAX) /* decode drops: from here on this is what it holds */
+        if (h->budget != UINT32_MAX) /* a plan that drops in decode holds this many from now on */
             h->budget = s->plan->allocation == ALLOCATION_ADAPTIVE ? n_kept : jobs[i].budget;
         h->n_slots = n_kept;
         h->n_holes = 0;

@@ -62,7 +62,7 @@ bool copies_reserve(struct cache *c, uint64_t more)
     return true;
 }
 
-/* A page for place `index` of a head that will have n at least. */
+/* Takes page `index` of a head that will have at least n. */
 static uint32_t page_for(struct cache *c, const struct head_state *state, uint32_t index,
                          uint32_t n)
 {
@@ -80,7 +80,7 @@ static void make_own(struct cache_sequence *s, uint32_t head, uint32_t index)
     head_set_page(s, head, index, own);
 }
 
-/* Pages at the end of those that may be shared turn out not to be: others let go of them. */
+/* Lowers own_from past the pages at its end that nobody else holds any more. */
 static void lower_own_from(struct cache_sequence *s, uint32_t head)
 {
     struct head_slots *h = &s->slots[head];
@@ -115,15 +115,15 @@ bool cache_sequence_own_pages(struct cache_sequence *s, struct error *e)
 
 /* ---- what n tokens need */
 
-/* A head that drops slots while it decodes. */
+/* Whether a head drops slots while it decodes. */
 static bool drops(const struct head_slots *h, bool evicting)
 {
     return evicting && h->budget != UINT32_MAX;
 }
 
 /* The slots of n new tokens of a head as at most three runs. Of a ring: sinks, the ring up to its
- * end, the ring from its start. Of a head that drops: all its slots, for anyone may become a hole.
- */
+ * end, the ring from its start. Of a head that drops: all its slots, for any of them may become a
+ * hole. */
 static unsigned spans_of(const struct cache_sequence *s, uint32_t head, uint32_t n, bool evicting,
                          struct span out[3])
 {
@@ -190,7 +190,7 @@ static uint32_t slots_after(const struct cache_sequence *s, uint32_t head, uint3
         return ring_slots_used(head_ring(s, head), s->n_tokens + n);
     if (!drops(h, evicting))
         return h->n_slots + n;
-    /* Several steps ahead: it grows up to its budget and one more, and not beyond. */
+    /* Several tokens ahead: a head never uses more than its budget and one slot. */
     uint32_t grown = h->n_slots + (n > h->n_holes ? n - h->n_holes : 0),
              recent = budget_recent(s->plan, s->n_tokens + n),
              budget = recent != s->plan->recent ? s->plan->sinks + recent : h->budget,
@@ -232,7 +232,8 @@ static uint32_t room_of(const struct head_slots *h, const struct ring *r, bool e
 
 /* ---- placing */
 
-/* Own pages where n tokens are written, and new ones behind. The pool has them. */
+/* Makes the pages that n tokens are written to the head's own and adds new ones behind. The pool
+ * must have them. */
 static void take_pages(struct cache_sequence *s, uint32_t head, uint32_t n, bool evicting)
 {
     struct cache *c = s->cache;
@@ -253,8 +254,8 @@ static void take_pages(struct cache_sequence *s, uint32_t head, uint32_t n, bool
     }
 }
 
-/* Tables and scores for n tokens, and where there is memory at once for the prompt whose chunk they
- * are, so that they need not grow with every chunk. */
+/* Page tables and scores for n tokens. Where memory allows, for the rest of the prompt at once,
+ * so that they need not grow with every chunk. */
 static bool reserve(struct cache_sequence *s, uint32_t n, uint64_t needed, bool evicting,
                     struct error *e)
 {
@@ -267,14 +268,14 @@ static bool reserve(struct cache_sequence *s, uint32_t n, uint64_t needed, bool 
     return room || error_set_memory(e, "page tables", needed * sizeof(uint32_t));
 }
 
-/* What a decode step under a plan that drops needs to know of the plan. */
+/* The plan's numbers that a decode step under a plan that drops needs. */
 struct dropping {
     uint32_t sinks, recent, interval;
-    bool window_has_grown; /* since the plan was resolved: it is the budget then */
+    bool window_has_grown; /* since the plan was resolved; then sinks + recent is the budget */
 };
 
-/* How many slots the backend will drop after the row that was just placed, so that the next
- * placement need not wait for it. */
+/* How many slots the backend will drop after the row just placed, so that the next placement
+ * need not wait for it. */
 static uint32_t foresee_drop(struct head_slots *h, const struct dropping *d)
 {
     const uint32_t budget = d->window_has_grown ? d->sinks + d->recent : h->budget;
@@ -287,7 +288,7 @@ static uint32_t foresee_drop(struct head_slots *h, const struct dropping *d)
     return n;
 }
 
-/* One row that drops others. Returns the slots that go. */
+/* A row after which heads drop slots. Returns how many go. */
 static uint64_t place_dropping(struct cache_sequence *s)
 {
     const struct plan *p = s->plan;
@@ -320,7 +321,7 @@ static void place_growing(struct cache_sequence *s, uint32_t n)
         (ring_evicted(&s->rings[1], after) - ring_evicted(&s->rings[1], s->n_tokens));
 }
 
-/* The room that is left, after a walk that had to look. */
+/* The room that is left; looks at every head. */
 static uint32_t room_left(const struct cache_sequence *s)
 {
     const bool evicting = sequence_evicts_now(s);

@@ -7,8 +7,8 @@
  *
  *   token i = 0 .. n - 1, position first + i, slot placement_slot(p, head, i)
  *
- * Rows that must not be written together go in waves: those of one wave are written, attend, and
- * then those of the next are written. `n_behind` counts tokens of later waves: a head has taken
+ * Rows that must not be written together go in waves: the rows of a wave are written, then
+ * attend, then the next wave is written. `n_behind` counts tokens of later waves: they have
  * their slots already, but nothing may be read there yet. */
 #ifndef WINNOW_CACHE_PAGES_PLACEMENT_H
 #define WINNOW_CACHE_PAGES_PLACEMENT_H
@@ -16,7 +16,7 @@
 #include "cache/pages/head_state.h"
 #include "cache/pages/ring.h"
 
-/* The slot of a token that goes where a dropped one was: `write` takes the head's newest hole. */
+/* The slot of a token that fills a hole: `write` takes the head's newest one. */
 #define SLOT_OF_HOLE UINT32_MAX
 
 /* What the policy wants left in head_state by the rows that attend. */
@@ -26,7 +26,7 @@ enum cache_score {
     CACHE_SCORE_LAST,   /* the newest query's replaces all others */
     CACHE_SCORE_HISTORY /* a bit in the history */
 };
-/* What goes once they have attended. */
+/* What is dropped once they have attended. */
 enum cache_work { CACHE_WORK_NONE, CACHE_WORK_COMPRESS, CACHE_WORK_DROP };
 
 struct cache_sequence;

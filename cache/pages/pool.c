@@ -4,7 +4,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
-/* The ends of the rings. */
+/* The heads of the two rings. */
 static uint32_t whole(const struct pool *p)
 {
     return p->n_runs;
@@ -66,8 +66,8 @@ void pool_clear(struct pool *p)
     *p = (struct pool){0};
 }
 
-/* Broken runs lie in their ring with those that gave back a page last in front, those that a long
- * head began last behind: it may go on there undisturbed for a while. */
+/* Partly free runs: most recently freed first, those that a long head has just begun last, so
+ * that it can go on in them for a while. */
 static void take(struct pool *p, uint32_t page)
 {
     const uint32_t run = page / POOL_RUN;

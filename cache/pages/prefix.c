@@ -146,11 +146,11 @@ bool prefix_is_read_alike(const struct plan *a, const struct plan *b)
     if (a->prefill == PREFILL_STREAM)
         return a->sinks == b->sinks && a->recent == b->recent && a->budget == b->budget &&
                a->other_budget == b->other_budget;
-    /* The others begin to score at a distance from the end of the prompt, wherever that is. */
+    /* Other scorers begin at a distance from the end of the prompt, which differs. */
     return plan_evicts(a) && plan_evicts(b) && scorer_of(a)->voters == SCORER_VOTERS_ALL;
 }
 
-/* The blocks of a chain; from the last to the first they become the newest, so that a child is
+/* Finds the blocks of a chain. They become the newest from last to first, so that a child is
  * given up before its parent. */
 static uint32_t walk(struct cache *c, const struct prefix_name *root, const int32_t *tokens,
                      uint32_t n, struct prefix_block **blocks)
@@ -212,7 +212,7 @@ bool prefix_adopt(struct cache_sequence *s, const struct prefix_name *root, cons
     return true;
 }
 
-/* Whether the block that ends at token n is what a full prefill makes of it: computed with all
+/* Whether the block that ends at token n is as a full prefill computes it: with everything
  * before it in sight, nothing dropped, and no newer token of a ring in its slots. */
 static bool is_pristine(const struct cache_sequence *s, uint32_t n)
 {

@@ -20,15 +20,15 @@ struct prefix_name {
 /* The name before the first token: of a secret of n bytes. */
 struct prefix_name prefix_root(const void *secret, size_t n);
 
-/* How many leading tokens a sequence of this plan may take over when its prompt has n_prompt: the
- * scorer must see its queries, and a stream must not have lost anything yet. At least one token is
- * always left to compute. */
+/* How many leading tokens of a prompt of n_prompt a sequence of this plan may take over: the
+ * scorer must see its queries, and a stream must not have dropped anything yet. At least one
+ * token is always left to compute. */
 uint32_t prefix_usable(const struct plan *plan, uint32_t n_prompt);
 
-/* Whether a sequence in the midst of a prompt holds and remembers the same under both plans, so
- * that cache_sequence_fork_under may go on from the one under the other: they differ at most in how
- * much stays when the prompt ends. For plans that prefix_usable gives little: scores that every
- * query adds to, and streams. */
+/* Whether a sequence in the middle of a prompt holds and remembers the same under both plans, so
+ * that cache_sequence_fork_under can go on from one under the other. The plans differ at most in
+ * how much stays when the prompt ends. For plans to which prefix_usable gives little: scorers
+ * that every query adds to, and streams. */
 bool prefix_is_read_alike(const struct plan *a, const struct plan *b);
 
 /* Tokens of the prompt, a multiple of PAGE_SLOTS and at most `most`, that the index knows. */
@@ -38,14 +38,14 @@ uint32_t prefix_match(struct cache *c, const struct prefix_name *root, const int
  * False: "out_of_memory", nothing changed. */
 bool prefix_adopt(struct cache_sequence *s, const struct prefix_name *root, const int32_t *tokens,
                   uint32_t n, struct error *e);
-/* Lists the full pages of a sequence up to n_tokens of the chain `tokens`, as far as nothing was
- * dropped before them. `*name` and `*done` carry the chain from call to call (root and 0 at first).
- * Short of memory it lists less. Returns the tokens newly listed. */
+/* Lists the full pages of a sequence up to n_tokens of the chain `tokens`, as long as nothing
+ * was dropped before them. `*name` and `*done` carry the chain from call to call (root and 0 at
+ * first). Lists less when memory is short. Returns the tokens newly listed. */
 uint32_t prefix_list(struct cache_sequence *s, struct prefix_name *name, uint32_t *done,
                      const int32_t *tokens, uint32_t n_tokens);
 
-/* Gives up blocks that nobody uses until `n_pages` more pages are free or nothing is left that
- * would free one. Returns how many became free. */
+/* Gives up blocks that nobody uses until `n_pages` more pages are free, or until no block would
+ * free one. Returns how many became free. */
 uint32_t prefix_give_up(struct cache *c, uint32_t n_pages);
 
 #endif

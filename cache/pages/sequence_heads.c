@@ -1,4 +1,4 @@
-/* The memory of what a sequence keeps of each head beside its pages. Engine thread. */
+/* What a sequence keeps of each head beside its pages: memory and copies of it. Engine thread. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -58,7 +58,7 @@ static bool init_head(struct cache_sequence *s, uint32_t layer, uint32_t kv_head
            take_zeroed(s, &state->summary, (size_t)2 * d * sizeof *state->summary);
 }
 
-/* A layer where nobody has a vote: everybody has. */
+/* In a layer where no head votes all heads do. */
 static void let_someone_vote(struct head_slots *layer, uint32_t n)
 {
     uint32_t n_voters = 0;
@@ -98,7 +98,7 @@ void heads_clear(struct cache_sequence *s)
     free(s->states);
 }
 
-/* More room for what `pointer` points to, its first `used` bytes kept; false leaves it. */
+/* Grows the array at `pointer` and keeps its first `used` bytes; false leaves it. */
 static bool grow(const struct cache_sequence *s, void *pointer, size_t used, size_t bytes)
 {
     const struct state_memory *m = &s->cache->memory;
@@ -113,7 +113,7 @@ static bool grow(const struct cache_sequence *s, void *pointer, size_t used, siz
     return true;
 }
 
-/* The mirror is written from the host's list: changes of the old one may still be on their way. */
+/* The new mirror is written from the host's list: changes of the old one may still be under way. */
 static bool grow_table(const struct cache_sequence *s, uint32_t head, uint32_t capacity)
 {
     const struct state_memory *m = &s->cache->memory;

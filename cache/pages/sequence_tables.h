@@ -1,4 +1,4 @@
-/* The inside of cache and sequences, shared by the files of cache/. */
+/* Private to cache/pages: the cache, its sequences and the prefix index. */
 #ifndef WINNOW_CACHE_PAGES_SEQUENCE_TABLES_H
 #define WINNOW_CACHE_PAGES_SEQUENCE_TABLES_H
 
@@ -22,8 +22,8 @@ struct cache_sequence {
     bool starved;         /* a compression found no page; see cache_is_starved */
     uint32_t n_pages, n_pages_peak, n_pages_returned;
     int64_t balance; /* see cache_take_balance */
-    /* Tokens that fit without a page from the pool: at least so many, as far as the last walk over
-     * the heads told. 0: the next one looks. */
+    /* Tokens that fit without a page from the pool: a lower bound, from the last walk over the
+     * heads. 0: unknown, the next call walks. */
     uint32_t room;
     struct head_slots *slots;  /* [n_layers][n_kv_heads] */
     struct head_state *states; /* [n_layers][n_kv_heads] */
@@ -62,7 +62,7 @@ static inline struct budget_shape cache_shape(const struct cache *c)
 
 /* sequence_heads.c: memory of one head's state. `head`: its number in the sequence. */
 bool heads_init(struct cache_sequence *s, struct error *e);
-/* What `from` holds and remembers; pages are not counted as shared yet. */
+/* Copies what `from` holds and remembers; its pages are not counted as shared yet. */
 bool heads_copy(struct cache_sequence *to, const struct cache_sequence *from, struct error *e);
 void heads_clear(struct cache_sequence *s);
 /* Room for n pages and the scores of their slots; false leaves the head as it was. */
@@ -82,9 +82,9 @@ void prefix_clear(struct cache *c);
 bool copies_reserve(struct cache *c, uint64_t more);
 /* Pages of the first n of the head that others hold too. */
 uint32_t pages_shared(const struct cache_sequence *s, uint32_t head, uint32_t n);
-/* Gives the head own pages in the place of those; the pool has them, the copy list room. */
+/* Replaces those by own pages. The pool must have the pages and the copy list the room. */
 void pages_make_own(struct cache_sequence *s, uint32_t head, uint32_t n);
-/* Whether the next tokens are decode steps that may each drop others. */
+/* Whether the next tokens are decode steps each of which may drop slots. */
 bool sequence_evicts_now(const struct cache_sequence *s);
 
 /* compress.c: what comes after the placement's tokens. */

@@ -1,7 +1,7 @@
-/* Memory for what policies remember of a head (scores, holes, summaries; head_state.h). The cache
- * takes it, copies it, clears it and gives it back, and never looks inside: on a GPU it is device
- * memory, and what is asked for here happens in the order of the engine's operations, not at once.
- * Engine thread. */
+/* Memory for what policies remember of a head (scores, holes, summaries; head_state.h). The
+ * cache takes, copies, clears and gives it back, and never reads it: on a GPU it is device
+ * memory, and calls take effect in the order of the engine's operations, not at once. Engine
+ * thread. */
 #ifndef WINNOW_CACHE_PAGES_STATE_MEMORY_H
 #define WINNOW_CACHE_PAGES_STATE_MEMORY_H
 
@@ -12,7 +12,7 @@
 struct state_memory {
     void *context;
     bool mirrors_tables; /* the backend cannot read head_state.pages: it gets them in `table` */
-    /* Aligned to 64, what is in it is anything; NULL: there is no more. */
+    /* Aligned to 64 bytes, not initialised; NULL: no memory is left. */
     void *(*take)(void *context, size_t bytes);
     void (*give)(void *context, void *p); /* NULL is allowed */
     void (*copy)(void *context, void *to, const void *from, size_t bytes);

@@ -1,6 +1,6 @@
-/* The axes of a policy as a table: key, type and range of what may be written, to which policies
- * it means something, one line of help. Parsing, the schema and answers (server/api/plan_json.c)
- * and the comparison of plans walk it. Constant, any thread. */
+/* The axes of a policy as a table: key, type and range of what may be written, which policies
+ * read it, one line of help. Parsing, the schema and answers (server/api/plan_json.c) and the
+ * comparison of plans walk it. Constant, any thread. */
 #ifndef WINNOW_CACHE_POLICY_AXIS_H
 #define WINNOW_CACHE_POLICY_AXIS_H
 
@@ -20,13 +20,13 @@ enum axis_kind {
 struct axis_names {
     const char *const *names;
     uint32_t n;
-    bool first_is_hidden; /* `none` of the scorers: understood, but of no use to a request */
+    bool first_is_hidden; /* `none` of the scorers: accepted but not offered */
 };
 
-/* To which policies an axis means something. */
+/* Which policies read an axis. */
 struct axis_reader {
     bool (*reads)(const struct plan_axes *v);
-    const char *who; /* "the scorer 'random'"; NULL: the key may be given to others in vain */
+    const char *who; /* "the scorer 'random'"; NULL: no error where nothing reads it */
 };
 
 struct axis {

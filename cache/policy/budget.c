@@ -86,7 +86,7 @@ static uint64_t settled_slots(const struct budget_shape *shape, const struct pla
             exceeded || window_grows(p)
                 ? budget_of_head(shape, p, layer, (uint32_t)(window_grows(p) ? n_tokens : n_prompt))
                 : budget_even(p);
-        if (p->decode == DECODE_EVICT) /* the newest token, before another goes for it */
+        if (p->decode == DECODE_EVICT) /* the newest token, before a slot is dropped for it */
             most = budget + 1;
         else if (exceeded)
             most = budget + (n_tokens - n_prompt);
@@ -107,7 +107,8 @@ uint64_t budget_settled_pages(const struct budget_shape *shape, const struct pla
                 slots = 0;
             }
         }
-        /* Heads that compete: any split of the sum, each with a last page that is not full. */
+        /* Heads that compete may split the sum in any way, each with a last page that is not
+         * full. */
         if (slots)
             pages += slots / PAGE_SLOTS + shape->n_kv_heads;
     }

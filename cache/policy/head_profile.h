@@ -1,5 +1,5 @@
-/* A head profile: which KV heads look things up (and keep everything), which only look back a
- * little. engine/measure/profile_file.h reads it from a file. Immutable once made: any thread. */
+/* A head profile: which KV heads retrieve and keep everything, and which only look at recent
+ * tokens. engine/measure/profile_file.h reads it from a file. Immutable once made: any thread. */
 #ifndef WINNOW_CACHE_POLICY_HEAD_PROFILE_H
 #define WINNOW_CACHE_POLICY_HEAD_PROFILE_H
 
@@ -10,11 +10,12 @@
 
 struct head_profile {
     uint32_t n_layers, n_kv_heads;
-    bool is_pattern;   /* DuoAttention's: `value` and a threshold decide, not `whole` */
-    double *value;     /* [n_layers][n_kv_heads] pattern values; NULL in calibrated profiles */
-    bool *whole;       /* [n_layers][n_kv_heads] heads that calibration chose; NULL in patterns */
-    double *retrieval; /* [n_layers] how much a layer looks things up: mean over its KV heads of
-                          the pattern's value, or of induction + echo score */
+    bool is_pattern; /* DuoAttention's: `value` and a threshold decide, not `whole` */
+    double *value;   /* [n_layers][n_kv_heads] pattern values; NULL in calibrated profiles */
+    bool *whole;     /* [n_layers][n_kv_heads] heads that calibration chose; NULL in patterns */
+    /* [n_layers] how much a layer retrieves: mean over its KV heads of the pattern's value, or of
+     * induction + echo score */
+    double *retrieval;
     char model_name[128]; /* "" in patterns */
     char model_hash[65];  /* hex SHA-256 of the weights' metadata; "" in patterns */
 };

@@ -1,4 +1,4 @@
-/* Plans once they are made: who holds them, when two agree, what they are called. See plan.h. */
+/* Plans after resolving: who holds them, when two agree, what they are called. See plan.h. */
 #include "cache/policy/plan.h"
 
 #include <stdio.h>
@@ -8,7 +8,7 @@
 #include "cache/policy/axis.h"
 #include "cache/policy/preset.h"
 
-/* The count is the one thing in a plan that changes. */
+/* The count of holders is the only thing in a plan that changes. */
 static uint32_t *holders_of(const struct plan *plan)
 {
     return &((struct plan *)(uintptr_t)plan)->n_holders;

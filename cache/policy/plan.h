@@ -146,26 +146,26 @@ struct plan_limits {
 const struct plan *plan_resolve(const struct plan_asked *asked, uint32_t n_prompt,
                                 const struct plan_limits *limits, struct error *e);
 
-/* One holder more, one less; the last one frees it. Both allow NULL. plan_hold returns its
- * argument. Any thread. */
+/* plan_hold adds a holder and returns its argument, plan_release removes one; the last one frees
+ * the plan. Both allow NULL. Any thread. */
 const struct plan *plan_hold(const struct plan *plan);
 void plan_release(const struct plan *plan);
-/* The same plan as somebody else's: the caller holds a new plan. NULL: "out_of_memory". */
+/* A copy with another source and trace, which the caller holds. NULL: "out_of_memory". */
 const struct plan *plan_for(const struct plan *plan, enum plan_source source, bool trace,
                             struct error *e);
 
 /* The values of all axes. */
 struct plan_axes plan_axes_of(const struct plan *plan);
 
-/* Whether what was kept under one plan can go on under the other: both were asked for alike, or
- * came to the same. Source, trace and storage do not count. */
+/* Whether a sequence kept under one plan can go on under the other: both were asked for alike,
+ * or resolve to the same. Source, trace and storage do not count. */
 bool plan_agrees(const struct plan *a, const struct plan *b);
 
 /* "sink; budget=1024; source=request" for the X-KV-Policy response header and logs. */
 void plan_describe(const struct plan *plan, char *out, size_t size);
 
-/* How an axis that nobody stated gets its value ("half of the budget"); NULL: it is stated or the
- * preset's own. */
+/* How an axis that nobody stated gets its value ("half of the budget"). NULL: it is stated, or
+ * the preset's own. */
 const char *plan_rule(const struct plan_asked *asked, enum plan_axis_id axis);
 
 /* Names for people; never NULL. */

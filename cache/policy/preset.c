@@ -1,5 +1,5 @@
-/* The table of presets: each row is a point in the space of plan.h, as POLICIES.md lists them. A
- * new preset whose axes the cache can already do is a row here and nothing else. */
+/* The table of presets: each row is a point in the space of plan.h, as cache/POLICIES.md lists
+ * them. A preset whose axes exist is one row here and nothing else. */
 #include "cache/policy/preset.h"
 
 #include <string.h>

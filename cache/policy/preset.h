@@ -13,12 +13,12 @@ struct preset {
     const char *help;   /* one line for a person */
     const char *source; /* "StreamingLLM" */
     struct plan_axes axes;
-    bool multi_turn_safe; /* the next question does not miss what this one had no use for */
+    bool multi_turn_safe; /* what it drops for one question is not missed by the next */
     bool recent_is_half;  /* of the budget, where a request states no `recent` */
 };
 uint32_t preset_count(void); /* <= PRESETS_MOST */
 const struct preset *preset_at(uint32_t index);
-uint32_t preset_index(const struct preset *preset); /* preset_at of it is the preset */
+uint32_t preset_index(const struct preset *preset); /* the inverse of preset_at */
 /* Canonical names and the accepted spellings (none, off, streamingllm, ...). NULL when unknown. */
 const struct preset *preset_find(const char *name);
 

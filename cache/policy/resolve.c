@@ -1,5 +1,5 @@
 /* From what was asked for to a plan: which axes go together, and how shares and defaults become
- * slots. Pure functions; what a rule refuses, it refuses with a sentence. See plan.h. */
+ * slots. Pure functions. Every refusal has a sentence. See plan.h. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +16,7 @@ static bool refuse(struct error *e, const char *key, const char *why)
     return error_set(e, "invalid_kv_policy", path, "%s", why);
 }
 
-/* Keys that only some choices of the axes read. */
+/* Refuses keys that this policy does not read. */
 static bool check_given(const struct plan_asked *asked, struct error *e)
 {
     for (uint32_t i = 0; i < N_PLAN_AXES; i++) {
@@ -92,7 +92,8 @@ static bool check_axes(const struct plan_asked *asked, const struct plan *p,
 
 /* ---- slots */
 
-/* Whether the preset's own number stands: it may be lowered to what the server allows. */
+/* Whether the budget is the preset's own number: then it may be lowered to what the server
+ * allows. */
 static bool budget_is_default(const struct plan_asked *asked)
 {
     return asked->preset->axes.has_budget && !plan_was_given(asked, PLAN_AXIS_budget);

@@ -1,5 +1,5 @@
-/* What slots are worth, one function a scorer (see scorer.h), and the questions that the table
- * answers. cuda/kernels/score_slot.h computes the same on the device. */
+/* What slots are worth, one function per scorer (see scorer.h), and questions about the table.
+ * cuda/kernels/score_slot.h computes the same on the device. */
 #include "cache/policy/scorer.h"
 
 #include <math.h>
@@ -19,8 +19,8 @@ static void value_sum(const struct score_view *v, float *scores)
     memcpy(scores, v->sums, v->n_slots * sizeof *scores);
 }
 
-/* For each token that came after the slot's. Whole pages at a time: the compiler divides eight at
- * once. */
+/* Divided by the number of tokens that came after the slot's. Whole pages at a time: the
+ * compiler divides eight at once. */
 static void value_mean(const struct score_view *v, float *scores)
 {
     for (uint32_t first = 0; first < v->n_slots; first += PAGE_SLOTS)

@@ -25,7 +25,8 @@ enum scorer_reads {
 /* How many queries at the end of a prompt vote. A prefix that ends before the first of them can be
  * taken over from other sequences. */
 #define SCORER_VOTERS_OF_PLAN (UINT32_MAX - 1) /* the plan's vote_queries */
-#define SCORER_VOTERS_ALL     UINT32_MAX /* also: the state in mid-prompt is the same at any budget */
+/* Every query. Then the state in the middle of a prompt does not depend on the budget. */
+#define SCORER_VOTERS_ALL UINT32_MAX
 
 /* X(ID, name, reads, voters, the scorer that decides once the prompt is over, value function) */
 #define SCORERS(X)                                                                                 \
@@ -83,8 +84,8 @@ static inline bool scorer_reads_keys(const struct scorer *s)
     return s->reads == SCORER_READS_KEYS || s->reads == SCORER_READS_DIRECTION;
 }
 
-/* Whether a plan's last vote_queries queries of the prompt choose, so that they are always kept
- * and what they say is pooled. */
+/* Whether a plan's last vote_queries queries of the prompt choose. Then their slots are always
+ * kept, and their votes are pooled. */
 static inline bool scorer_has_window(const struct scorer *s)
 {
     return s->voters == SCORER_VOTERS_OF_PLAN;

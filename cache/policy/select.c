@@ -175,8 +175,8 @@ static uint32_t sort_by_position(const struct select_view *v, uint32_t before, u
             sorted = sorted && (n == 0 || v->positions[order[n - 1]] < v->positions[i]);
             order[n++] = i;
         }
-    /* After a prefill from nothing the slots are in order; behind an earlier compression they
-     * nearly are, which insertion handles well. */
+    /* After a prefill into an empty sequence the slots are in order; after an earlier
+     * compression they nearly are, which insertion handles well. */
     for (uint32_t i = 1; !sorted && i < n; i++)
         for (uint32_t k = i; k > 0 && v->positions[order[k - 1]] > v->positions[order[k]]; k--) {
             uint32_t t = order[k];
@@ -225,7 +225,7 @@ uint32_t select_pyramid_budget(uint32_t layer, uint32_t n_layers, uint32_t budge
         first = most;
         last = 2 * free_choice - first;
     }
-    /* Rounded so that the layers together have what they would have evenly. */
+    /* Rounded so that the sum over the layers is that of an even split. */
     double before = 0, step = (last - first) / (n_layers - 1);
     for (uint32_t l = 0; l < layer; l++)
         before += first + step * l;
@@ -233,8 +233,8 @@ uint32_t select_pyramid_budget(uint32_t layer, uint32_t n_layers, uint32_t budge
     return n_protected + (uint32_t)(floor(after + 0.5) - floor(before + 0.5));
 }
 
-/* The rest of the budget, `left` slots, shared among layers that take at most `most` each: a layer
- * is full when its part of what the full ones leave would be more than it can take. */
+/* The rest of the budget, `left` slots, shared among layers that take at most `most` each. A
+ * layer is full when its share of what the full layers leave is more than it can take. */
 struct shares {
     const double *weights;
     uint32_t n;
@@ -253,7 +253,7 @@ static bool is_full(const struct shares *s, double weight)
     return weight >= s->least_full;
 }
 
-/* Water into vessels of one height: fills one layer after another, the largest weight first. */
+/* Like water in vessels of one height: fills one layer after another, the largest weight first. */
 static void share_out(struct shares *s)
 {
     double total = s->left;
@@ -272,7 +272,8 @@ static void share_out(struct shares *s)
         s->left = total - n_full * s->most;
         s->add = s->sum > 0 ? 0 : 1;
         s->sum = s->sum > 0 ? s->sum : s->n - n_full;
-        /* Within rounding of full is full: then the rounding of the others cannot pass it. */
+        /* A layer within rounding of full counts as full, so that the rounding of the others
+         * cannot pass it. */
         if (largest == 0 || part_of(s, largest) < s->most - 1e-6)
             return;
         s->least_full = largest;

@@ -1,5 +1,5 @@
-/* One head at the moment of dropping something, as a backend gets it: the plan, the head, and
- * where in its life it is. What is true for the whole plan is read from the plan. */
+/* One head at the moment of dropping, as a backend gets it: the plan, the head, and how far the
+ * sequence is. Facts of the whole plan are read from the plan. */
 #ifndef WINNOW_CACHE_POLICY_SELECT_JOB_H
 #define WINNOW_CACHE_POLICY_SELECT_JOB_H
 
@@ -31,8 +31,8 @@ static inline uint32_t select_job_recent(const struct select_job *job)
     return budget_recent(job->plan, job->n_tokens);
 }
 
-/* Compress: whether scores of what is kept begin at 0 again, whole heads included, because another
- * scorer goes on with them. */
+/* Compress: whether the scores of what is kept restart at 0, whole heads included, because
+ * another scorer takes over. */
 static inline bool select_job_forgets(const struct select_job *job)
 {
     return job->at_end && scorer_at(job->plan->scorer)->after_prompt != job->plan->scorer;

@@ -1,5 +1,5 @@
-/* Slots, as policies and pages both count them: how many a page has, what marks an empty one, how
- * long the history of one is. */
+/* Slots, as policies and pages count them: how many a page has, what marks a hole, how long a
+ * slot's history is. */
 #ifndef WINNOW_CACHE_POLICY_SLOT_H
 #define WINNOW_CACHE_POLICY_SLOT_H
 
