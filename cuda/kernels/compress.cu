@@ -205,7 +205,7 @@ static __device__ uint32_t sum_dropped(const struct survivors *s, uint32_t value
 /* summary <- the mean of it and of what is dropped. Warps' sums are added in their order. */
 static __device__ void summarise(const struct survivors *s, struct block_room *room)
 {
-    SHARED(double, sums, [2 * APPRAISE_DIM_MAX]);
+    SHARED(double, sums, [2 * SCORE_DIM_MAX]);
     const uint32_t dim = s->shape->head_dim, width = (dim + 7) / 8 * 8, lane = threadIdx.x % 32;
     struct head_counters *counters = s->job->head.counters;
     uint32_t n_dropped = 0;

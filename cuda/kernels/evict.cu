@@ -233,7 +233,7 @@ static __global__ void __launch_bounds__(THREADS)
                  uint8_t *scratch)
 {
     SHARED(struct block_room, room, [1]);
-    SHARED(float, direction, [APPRAISE_DIM_MAX]);
+    SHARED(float, direction, [SCORE_DIM_MAX]);
     const uint32_t index = first + blockIdx.y, kv_head = blockIdx.x;
     if (index >= step.header->n_segments)
         return;

@@ -12,7 +12,7 @@
 #include "cuda/kernels/portable.h"
 #include "cuda/kernels/step.h"
 
-#define APPRAISE_DIM_MAX 256 /* head_dim */
+#define SCORE_DIM_MAX 256 /* head_dim */
 
 struct scoring {
     const struct device_head *head;
@@ -178,7 +178,7 @@ score_keys(const struct device_step *step, const struct device_head *head, uint3
 }
 
 /* Calls take(slot, score) for slots of warps as above; every slot always by the same thread. room:
- * shared [APPRAISE_DIM_MAX]. All threads of the block. */
+ * shared [SCORE_DIM_MAX]. All threads of the block. */
 template <class Take>
 __device__ static inline void score_slots(const struct device_step *step, const struct scoring &a,
                                           float *room, uint32_t first_warp, uint32_t n_warps,

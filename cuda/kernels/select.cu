@@ -49,7 +49,7 @@ static __global__ void __launch_bounds__(THREADS)
     score_kernel(struct device_step shape, const struct device_job *jobs, uint32_t n_jobs,
                  uint32_t stride, uint8_t *scratch)
 {
-    SHARED(float, direction, [APPRAISE_DIM_MAX]);
+    SHARED(float, direction, [SCORE_DIM_MAX]);
     const uint32_t index = blockIdx.y;
     if (!is_asked(jobs, n_jobs, index))
         return;
