@@ -14,13 +14,13 @@
  * in [2^9, 2^10): low parts stay normal numbers. Scores and kept slots follow from these logits; an
  * f16 query would be wrong in the fourth digit and keep other slots than the CPU does.
  *
- * Quantised keys are unpacked to 32-bit numbers and split likewise (high x high, high x low, low x
- * high), so that they mean the same as on the CPU; quantised values to halves.
+ * Quantised keys are unpacked to 32-bit numbers and split in the same way (high x high, high x low,
+ * low x high), so that they have the CPU's values; quantised values become halves.
  *
  * Logits are in base 2 here: q . k log2(e) / sqrt(d), so that a weight is one exp2f.
  *
- * Head dimensions 64 and 128 are exact templates; others run in the next larger of 64, 128 and 256
- * with a bound on the loops, padded with zeros to 16. */
+ * Head dimensions 64 and 128 have templates of their own. Others run in the next larger of 64,
+ * 128 and 256, with a bound on the loops and zeros up to a multiple of 16. */
 #ifndef WINNOW_CUDA_KERNELS_ATTENTION_TILE_H
 #define WINNOW_CUDA_KERNELS_ATTENTION_TILE_H
 
@@ -39,14 +39,15 @@
 #define LOG2_E         1.44269504088896f
 #define MINUS_INFINITY __int_as_float(0xff800000)
 
-/* A shape of tile. row: 16-bit numbers from one row in shared memory to the next: an odd number of
- * 16-byte pieces, so the 8 rows that ldmatrix reads at once lie in different banks. */
+/* A shape of tile. row: 16-bit numbers from one row in shared memory to the next. It is an odd
+ * number of 16-byte pieces, so that the 8 rows that ldmatrix reads at once are in different
+ * banks. */
 template <uint32_t dim_, bool exact_, uint32_t storage_> struct tile {
     static constexpr uint32_t dim = dim_, storage = storage_, row = dim_ + 8;
     static constexpr bool exact = exact_, bfloat = storage_ == STORAGE_BF16;
     static constexpr bool quantised = storage_ == STORAGE_Q8 || storage_ == STORAGE_Q4;
     static constexpr uint32_t q_parts = bfloat ? 3 : 2, k_parts = quantised ? 2 : 1;
-    /* Bytes of a slot as it lies in a page, of a head of `dim`, its position included. */
+    /* Bytes of a slot in a page, for a head of `dim`, its position included. */
     static constexpr uint32_t raw_bytes =
         4 + (storage_ == STORAGE_Q8 ? 2 * dim_ + 2 * (dim_ / 32 * 2)
              : storage_ == STORAGE_Q4
@@ -104,8 +105,8 @@ template <class T> static __device__ __forceinline__ uint16_t to_bits(float x, f
     return __half_as_ushort(h);
 }
 
-/* What a query is multiplied by so that the exponent of its largest element becomes 9: a power of
- * two. Zeros, infinities and NaN stay, and what is close to the end of the range is moved less. By
+/* The power of two that a query is multiplied by: it brings the exponent of the largest element
+ * to 9. Zeros, infinities and NaN stay, and numbers near the end of the range are moved less. By
  * a warp; values: the lane's. */
 template <class T>
 static __device__ __forceinline__ float power_for_query(const float (&values)[T::dim / 32])
@@ -133,7 +134,7 @@ static __device__ __forceinline__ void load_query(float (&values)[T::dim / 32], 
     }
 }
 
-/* Such a query becomes row `row` of q [q_parts][rows][T::row]; *factor turns its products into
+/* Writes such a query as row `row` of q [q_parts][rows][T::row]; *factor turns its products into
  * logits. By a warp. */
 template <class T>
 static __device__ __forceinline__ void place_query(uint16_t *q, uint32_t rows, uint32_t row,
@@ -220,7 +221,8 @@ template <uint32_t m_tiles> struct running {
     float maximum[m_tiles][2], sum[m_tiles][2]; /* sum: this lane's share */
 };
 
-/* Logits (masked ones: minus infinity) become weights; what was summed before is scaled down. */
+/* Turns logits (masked ones: minus infinity) into weights and scales down what was summed
+ * before. */
 template <class T, uint32_t m_tiles, uint32_t n_tiles>
 static __device__ __forceinline__ void
 tile_softmax(float (&s)[m_tiles][n_tiles][4], running<m_tiles> &state,
@@ -262,7 +264,7 @@ tile_softmax(float (&s)[m_tiles][n_tiles][4], running<m_tiles> &state,
     }
 }
 
-/* Two weights as 16-bit numbers; what rounding left of them stays behind. */
+/* Two weights as 16-bit numbers; the rounding error stays in them. */
 template <class T> static __device__ __forceinline__ uint32_t pack_weights(float *low, float *high)
 {
     const uint32_t first = to_bits<T>(*low, low);
@@ -306,8 +308,8 @@ static __device__ __forceinline__ void tile_values(float (&o)[m_tiles][T::dim / 
     }
 }
 
-/* Starts the copies of n_rows rows of K or V from row `slot` of a page on into `to`, by threads i,
- * i + n_threads, ...; rows whose bit in `live` is 0 become zeros. Commit is the caller's. */
+/* Starts the copies of n_rows rows of K or V of a page, from row `slot` on, into `to`, by
+ * threads i, i + n_threads, ...; rows whose bit in `live` is 0 become zeros. The caller commits. */
 template <class T>
 static __device__ __forceinline__ void load_rows(uint16_t *to, const uint8_t *from,
                                                  uint32_t row_bytes, uint32_t n_rows, uint32_t live,
@@ -323,9 +325,9 @@ static __device__ __forceinline__ void load_rows(uint16_t *to, const uint8_t *fr
     }
 }
 
-/* Starts the copies of n slots of a page, from slot0 on, as they lie there: section after section
- * into `to`, the positions last. n * (bytes of a slot in a section) is a multiple of 16 for n = 16.
- */
+/* Starts the copies of n slots of a page, from slot0 on, in the page's layout: section after
+ * section into `to`, the positions last. n * (bytes of a slot in a section) is a multiple of 16 for
+ * n = 16. */
 static __device__ __forceinline__ uint8_t *
 copy_section(uint8_t *to, const uint8_t *from, uint32_t bytes, uint32_t i, uint32_t n_threads)
 {
@@ -350,7 +352,7 @@ static __device__ __forceinline__ void load_raw(uint8_t *to, const uint8_t *page
     copy_section(to, page + slot0 * 4, n * 4, i, n_threads);
 }
 
-/* Where the positions lie in such a copy. */
+/* Where the positions are in such a copy. */
 static __device__ __forceinline__ uint32_t raw_positions_at(const page_layout &s, uint32_t n)
 {
     return n *
@@ -363,7 +365,7 @@ static __device__ __forceinline__ uint32_t pack_halves(float low, float high)
            (uint32_t)__half_as_ushort(__float2half_rn(high)) << 16;
 }
 
-/* Eight numbers of a key as halves, and what they leave as halves. */
+/* Eight numbers of a key as halves, and their rounding errors as halves. */
 static __device__ __forceinline__ void split_key(const float *x, uint16_t *high, uint16_t *low)
 {
     uint32_t first[4], second[4];
@@ -377,7 +379,7 @@ static __device__ __forceinline__ void split_key(const float *x, uint16_t *high,
     *(uint4 *)low = make_uint4(second[0], second[1], second[2], second[3]);
 }
 
-/* One key from a page or a copy of it into row `row` of k [2][k_rows][T::row]: piece c of 8
+/* Writes one key from a page or a copy of it as row `row` of k [2][k_rows][T::row]: piece c of 8
  * dimensions. */
 template <class T>
 static __device__ __forceinline__ void unpack_key(uint16_t *k, uint32_t k_rows, uint32_t row,
@@ -391,8 +393,8 @@ static __device__ __forceinline__ void unpack_key(uint16_t *k, uint32_t k_rows, 
     split_key(x, to, to + k_rows * T::row);
 }
 
-/* n slots of a copy by load_raw become tiles k [2][n][T::row] and v [n][T::row]; slots whose bit in
- * `live` is 0 become zeros in v. */
+/* Turns n slots of a copy by load_raw into tiles k [2][n][T::row] and v [n][T::row]; slots whose
+ * bit in `live` is 0 become zeros in v. */
 template <class T>
 static __device__ __forceinline__ void unpack_tile(uint16_t *k, uint16_t *v, const uint8_t *raw,
                                                    const page_layout &s, uint32_t n, uint32_t live,

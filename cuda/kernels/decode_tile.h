@@ -1,14 +1,15 @@
-/* The inside of decode attention: a tile of 16 slots against the queries of one KV head, by a warp.
- * Slots are the rows of the products and queries their 8 columns: 4 queries in two parts each (the
- * other way round, 4 queries would fill 4 of 16 rows, and each part would be a product of its own):
+/* The inner part of decode attention: a warp multiplies a tile of 16 slots with the queries of one
+ * KV head. Slots are the rows of the products and queries their 8 columns: 4 queries in two parts
+ * each. The other way round, 4 queries would fill 4 of 16 rows, and each part would be a product of
+ * its own:
  *
  *   logits   S^T [16 slots][8] = K [16][d] Q^T    K as it lies in a page, by ldmatrix
  *   values   O^T [d][8] += V^T [d][16 slots] P^T  V^T by ldmatrix.trans; P^T by shuffles from S^T
  *
- * Quantised pages need no tile of halves: codes are halves exactly, each lane makes its registers
- * of the products from the bytes of its slots. A scale of K multiplies the sum over its dimensions
- * in fp32; numbers of V are rounded to halves. Parts of queries, base-2 logits and the rest as in
- * attention_tile.h. Part of attention_decode.cu. */
+ * Quantised pages need no tile of halves: codes are halves exactly, and each lane makes its
+ * registers of the products from the bytes of its slots. A scale of K multiplies the sum over
+ * its dimensions in fp32; numbers of V are rounded to halves. Parts of queries, base-2 logits
+ * and the rest are as in attention_tile.h. Part of attention_decode.cu. */
 #ifndef WINNOW_CUDA_KERNELS_DECODE_TILE_H
 #define WINNOW_CUDA_KERNELS_DECODE_TILE_H
 
@@ -19,13 +20,13 @@ constexpr uint32_t TILE_SLOTS = 16;
 
 /* Shared memory of the split kernel, for blocks of n_groups times 4 queries.
  *
- * Rows of K and V lie so far apart that the lanes of a load meet every bank once: halves by 8 more
- * than they are long (ldmatrix reads 8 rows of 16 bytes); codes as the loads in codes_of_keys and
- * codes_of_values need it. */
+ * Rows of K and V have a pitch at which the lanes of a load meet every bank once: rows of halves
+ * are 8 longer than their numbers (ldmatrix reads 8 rows of 16 bytes); rows of codes as the
+ * loads in codes_of_keys and codes_of_values need it. */
 template <class T, uint32_t n_groups> struct decode_memory {
     static constexpr uint32_t warps = T::dim > 128 && !T::quantised ? 3 : 4;
-    /* Of quantised pages fewer, for the sake of a fourth block on a multiprocessor: the unpacking has
-     * its own latencies. */
+    /* Fewer for quantised pages, so that four blocks fit on a multiprocessor: unpacking has
+     * latencies of its own. */
     static constexpr uint32_t stages = T::storage == STORAGE_Q4   ? 3
                                        : T::storage == STORAGE_Q8 ? 2
                                        : T::dim > 128             ? 2
@@ -35,8 +36,8 @@ template <class T, uint32_t n_groups> struct decode_memory {
                                         : T::storage == STORAGE_Q4 ? code_bytes + 16
                                                                    : T::row * 2;
     static constexpr uint32_t v_pitch = T::quantised ? code_bytes + 16 : T::row * 2;
-    /* What a tile brings besides: scales, fifth bits, places, positions, each section a multiple of
-     * 16 bytes for 16 slots. */
+    /* The other parts of a tile: scales, fifth bits, places, positions, each section a multiple
+     * of 16 bytes for 16 slots. */
     static constexpr uint32_t sections =
         T::storage == STORAGE_Q8   ? TILE_SLOTS * (2 * (T::dim / 32 * 2) + 4)
         : T::storage == STORAGE_Q4 ? TILE_SLOTS * (T::dim / 64 * 8 + T::dim / 32 * 4 +
@@ -45,14 +46,15 @@ template <class T, uint32_t n_groups> struct decode_memory {
     static constexpr uint32_t stage_bytes = TILE_SLOTS * (k_pitch + v_pitch) + sections;
     static constexpr uint32_t warp_bytes = stages * stage_bytes;
     static constexpr uint32_t queries = 4 * n_groups;
-    /* Queries as the second operand of the products, in the order of its registers; of bfloat16 two
-     * pairs of parts. Whole numbers as well where keys have extremes, and their sums. */
+    /* Queries as the second operand of the products, in the order of its registers; bfloat16 has
+     * two pairs of parts. Where keys have extremes there are also the queries as plain numbers,
+     * and their sums. */
     static constexpr uint32_t q_pairs = T::bfloat ? 2 : 1;
     static constexpr uint32_t fragment_bytes = T::dim / 16 * n_groups * q_pairs * 32 * 8;
     static constexpr uint32_t whole_bytes =
         T::storage == STORAGE_Q4 ? queries * (T::dim + T::dim / 64) * 4 : 0;
     static constexpr uint32_t set_bytes = fragment_bytes + whole_bytes + queries * 4;
-    /* What a warp leaves for the others, in place of its ring: values, maxima, sums, slots seen. */
+    /* What a warp leaves for the others where its ring was: values, maxima, sums, slots seen. */
     static constexpr uint32_t result_row = T::dim + 8;
     static_assert((queries * result_row + 2 * queries + 1) * 4 <= warp_bytes,
                   "a warp's result fits into its ring");
@@ -62,7 +64,7 @@ template <class T, uint32_t n_groups> struct decode_memory {
     }
 };
 
-/* One set of queries in shared memory: the ordinary ones, or those that ask sinks. */
+/* One set of queries in shared memory: the ordinary ones, or those that read sinks. */
 template <class T, uint32_t n_groups> struct decode_queries {
     typedef decode_memory<T, n_groups> memory;
     uint8_t *at;
@@ -86,9 +88,9 @@ template <class T, uint32_t n_groups> struct decode_queries {
     }
 };
 
-/* The dimension that element i of a lane's registers stands for in step `step` of a product: with
- * t = lane % 4, columns 2 t, 2 t + 1, 2 t + 8, 2 t + 9 of 16; of quantised keys the lane has 8
- * neighbours of 32, four for each of two steps. */
+/* The dimension of element i of a lane's registers in step `step` of a product: with t = lane %
+ * 4, columns 2 t, 2 t + 1, 2 t + 8, 2 t + 9 of 16. Of quantised keys a lane has 8 neighbours of
+ * 32, four for each of two steps. */
 template <class T>
 static __device__ __forceinline__ uint32_t dimension_of(uint32_t step, uint32_t t, uint32_t i)
 {
@@ -96,8 +98,8 @@ static __device__ __forceinline__ uint32_t dimension_of(uint32_t step, uint32_t 
                         : step * 16 + i / 2 * 8 + t * 2 + i % 2;
 }
 
-/* A query x [head_dim] (NULL: zeros) becomes the columns of its parts, scaled by a power of two as
- * in store_query. By a warp, that keeps a copy in `copy` [T::dim]. */
+/* Writes a query x [head_dim] (NULL: zeros) as the columns of its parts, scaled by
+ * power_for_query. By a warp, which keeps a copy in `copy` [T::dim]. */
 template <class T, uint32_t n_groups>
 static __device__ void place_columns(const decode_queries<T, n_groups> &to, uint32_t query,
                                      const float *x, uint32_t head_dim, float scale, float *copy)
@@ -157,7 +159,7 @@ static __device__ __forceinline__ void copy_rows(uint8_t *to, uint32_t pitch, co
     }
 }
 
-/* Where the sections of a quantised tile lie, behind its codes. */
+/* Where the sections of a quantised tile are, behind its codes. */
 struct decode_sections {
     const uint8_t *k_scales, *v_scales, *fifths, *places;
     const int32_t *positions;
@@ -209,7 +211,7 @@ static __device__ __forceinline__ void load_tile(uint8_t *stage, const device_st
     copy_section(to, from + slot * 4, TILE_SLOTS * 4, lane, 32);
 }
 
-/* Rows of V that are not seen may hold anything; a weight of 0 would not silence a NaN. */
+/* Rows of V that are not seen may hold anything, and a weight of 0 would not hide a NaN. */
 template <class T> static __device__ void silence(uint16_t *v, uint32_t visible, uint32_t steps)
 {
     const uint32_t lane = threadIdx.x % 32, pieces = 2 * steps;
@@ -254,8 +256,9 @@ static __device__ __forceinline__ void codes_of_keys(uint32_t (&a)[2][2], const 
     }
 }
 
-/* Logits of 16 slots, not yet scaled: s[group][i], of query 4 group + lane % 4 and slot lane / 4 +
- * 8 i. Products of K [16 slots][dimensions] with the queries' parts as columns, two for each. */
+/* Logits of 16 slots, not yet scaled: s[group][i] is of query 4 group + lane % 4 and slot lane /
+ * 4 + 8 i. Products of K [16 slots][dimensions] with the queries' parts as columns, two per
+ * query. */
 template <class T, uint32_t n_groups>
 static __device__ __forceinline__ void logits_of_halves(float (&s)[n_groups][2], const uint16_t *k,
                                                         const decode_queries<T, n_groups> &q,
@@ -290,7 +293,7 @@ static __device__ __forceinline__ void logits_of_halves(float (&s)[n_groups][2],
         s[j][i] = acc[j][2 * i] + acc[j][2 * i + 1];
 }
 
-/* The same of codes: the products of a group of dimensions are multiplied by its scale. */
+/* The same from codes: the products of a group of dimensions are multiplied by its scale. */
 template <class T, uint32_t n_groups>
 static __device__ __forceinline__ void
 logits_of_codes(float (&s)[n_groups][2], const uint8_t *k, const decode_sections &sections,
@@ -348,7 +351,7 @@ logits_of_codes(float (&s)[n_groups][2], const uint8_t *k, const decode_sections
                          extremes = __half22float2(half2_of_bits(four.y));
             const uint8_t *places =
                 sections.places + (slot + 8 * i) * layout.place_bytes + first / 2 * 2;
-            /* What belongs to no token may be any byte. */
+            /* Slots without a token may have any byte. */
             const uint32_t place = places[0] % PAGE_KEY_GROUP, other = places[1] % PAGE_KEY_GROUP;
             UNROLL
             for (uint32_t j = 0; j < n_groups; j++) {
@@ -364,8 +367,8 @@ logits_of_codes(float (&s)[n_groups][2], const uint8_t *k, const decode_sections
     }
 }
 
-/* What a warp has come to. The sums of values lie as o[group][m][i]: the two parts (i % 2) of query
- * 4 group + lane % 4 and the dimension that row_of_value says. */
+/* A warp's results so far. Sums of values are o[group][m][i]: the two parts (i % 2) of query 4
+ * group + lane % 4 and the dimension that row_of_value gives. */
 template <class T, uint32_t n_groups> struct decode_sums {
     float maximum[n_groups], sum[n_groups]; /* sum: of this lane's slots */
     float o[n_groups][T::dim / 16][4];
@@ -378,7 +381,7 @@ static __device__ __forceinline__ uint32_t row_of_value(uint32_t m, uint32_t hal
     return T::quantised ? row * (T::dim / 8) + 2 * m + half : m * 16 + half * 8 + row;
 }
 
-/* Logits become weights p, what was summed before is scaled down. */
+/* Turns logits into weights p and scales down what was summed before. */
 template <class T, uint32_t n_groups>
 static __device__ __forceinline__ void soften(float (&s)[n_groups][2], decode_sums<T, n_groups> &to)
 {
@@ -477,7 +480,7 @@ add_codes(decode_sums<T, n_groups> &to, const uint32_t (&p)[n_groups][2], const 
     constexpr uint32_t word_dims = T::storage == STORAGE_Q8 ? 4 : 8;
     const uint32_t lane = threadIdx.x % 32, row = lane / 4, t = lane % 4;
     const uint32_t group = row * (T::dim / 8) / 32;
-    /* What is not seen, or lies behind the head's dimensions, may be anything: it becomes 0. */
+    /* What is not seen, or is beyond the head's dimensions, may be anything: it becomes 0. */
     const bool there = T::exact || group < layout.n_groups;
     __half2 scale[2], least[2];
     UNROLL

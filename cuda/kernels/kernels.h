@@ -1,7 +1,7 @@
-/* Every kernel of the CUDA backend as a function that launches it on a stream. All arguments that
- * are pointers point to device memory. Nothing here allocates, waits or copies to the host, so a
- * decode step can be captured as a graph; errors stay in the runtime until the step's end. Called
- * by the engine thread. Shapes as in engine/compute/backend.h, row-major floats.
+/* Every kernel of the CUDA backend as a function that launches it on a stream. All pointers among
+ * the arguments are to device memory. Nothing here allocates, waits or copies to the host, so a
+ * decode step can be captured as a graph; errors stay in the runtime until the end of the step.
+ * Called by the engine thread. Shapes as in engine/compute/backend.h, row-major floats.
  *
  * "bucket": the launch is sized for that many rows; rows at or beyond header->n_rows are skipped
  * (in row-wise kernels they may be computed: their buffers exist and nobody reads them). */
@@ -42,8 +42,8 @@ void launch_gather(cudaStream_t stream, float *out, const float *x, const uint32
 
 /* ---- matmul*.cu */
 
-/* Bytes that a weight takes on the device, and the conversion on the host from the file's rows to
- * the device's layout (to: n_bytes, host). Types: all of enum tensor_type. */
+/* Bytes of a weight on the device, and the conversion on the host from the file's rows to the
+ * device's layout (to: n_bytes, host). Types: all of enum tensor_type. */
 uint64_t device_weight_bytes(uint32_t type, uint32_t rows, uint32_t cols);
 void device_weight_pack(uint8_t *to, const void *from, uint32_t type, uint32_t rows, uint32_t cols);
 
@@ -59,17 +59,18 @@ struct matmul_job {
  * (activations as 16-bit numbers, split sums). 256-byte aligned. */
 uint64_t matmul_scratch_bytes(uint32_t max_n, uint32_t max_rows, uint32_t max_cols);
 
-/* Products of the same x [n][cols]: weights of one type, as many as scratch has room for, share a
- * launch, since small ones fill no GPU. Few rows: one pass over the weight's bytes, each read once
- * in 16-byte loads for all n; many: tensor cores, or cuBLAS where it was found (blas may be NULL).
- * F32 weights are multiplied in fp32 whatever n. Each output's order of summation depends on the
- * weight's shape and on which of the ways is taken, never on the other rows or jobs. */
+/* Products of the same x [n][cols]. Weights of one type share a launch, as many as scratch has
+ * room for, since small ones do not fill a GPU. Few rows: one pass over the weight's bytes, each
+ * read once in 16-byte loads for all n. Many rows: tensor cores, or cuBLAS where it was found
+ * (blas may be NULL). F32 weights are multiplied in fp32 for any n. The order in which an output
+ * is summed depends on the weight's shape and on the kernel that is chosen, never on the other
+ * rows or jobs. */
 struct blas;
 void launch_products(cudaStream_t stream, struct blas *blas, const struct matmul_job *jobs,
                      uint32_t n_jobs, const float *x, uint32_t n, uint8_t *scratch);
 
-/* blas.cu: cuBLAS, loaded with dlopen when it is there. NULL otherwise (why is logged by the caller
- * from *reason, a static string). Not in emulation. */
+/* blas.cu: cuBLAS, loaded with dlopen where it is installed. Else NULL, and *reason is a static
+ * string for the caller to log. Not in emulation. */
 struct blas *blas_open(cudaStream_t stream, const char **reason);
 void blas_close(struct blas *b);
 
@@ -87,9 +88,9 @@ void launch_kv_write(cudaStream_t stream, const struct device_step *step, uint32
  * be alone in their segment) and heads of at most max_slots slots. A launch may be given fewer
  * max_slots, whole pages of them. */
 struct attention_workspace {
-    float *partial;   /* decode: split results, see attention_decode.cu */
-    float *weights;   /* decode, scored: logits (base 2) per query head and slot, turned into scores
-                         by the merge */
+    float *partial; /* decode: split results, see attention_decode.cu */
+    float *
+        weights; /* decode, scored: logits (base 2) per query head and slot, which the merge turns into scores */
     float *softmax;   /* [rows][n_heads][2] largest logit, 1 / sum: what scoring needs of prefill */
     uint32_t *n_seen; /* [rows][n_kv_heads] */
     uint32_t max_rows, max_decode, max_slots;
@@ -100,9 +101,10 @@ void attention_workspace_place(struct attention_workspace *w, const struct devic
                                uint8_t *memory, uint32_t max_rows, uint32_t max_decode,
                                uint32_t max_slots);
 
-/* out[row][n_heads][head_dim]. Segments of one row (decode), with their scores fused; the number of
- * splits of a head depends on its n_slots alone. n <= max_decode; segments of several rows are left
- * to the other two, and theirs to this one. At most 16 query heads share a KV head (GROUP_MAX). */
+/* out[row][n_heads][head_dim]. Segments of one row (decode), with their scores fused; the number
+ * of splits of a head depends on its n_slots alone. n <= max_decode. Segments of several rows
+ * are skipped here and done by the two functions below, which skip these. At most 16 query heads
+ * share a KV head (GROUP_MAX). */
 void launch_attention_decode(cudaStream_t stream, const struct device_step *step, uint32_t layer,
                              uint32_t first, uint32_t n, const float *q, const float *q_sink,
                              float *out, const struct attention_workspace *w);
@@ -120,7 +122,7 @@ void launch_score_prefill(cudaStream_t stream, const struct device_step *step, u
 /* Copies whole pages. */
 void launch_kv_copy(cudaStream_t stream, uint8_t *pool, uint64_t page_bytes, const uint32_t *from,
                     const uint32_t *to, uint32_t n);
-/* *address[i] = page[i]: page tables follow what the host has decided. */
+/* *address[i] = page[i]: page tables follow the host's. */
 struct table_change {
     uint32_t *address;
     uint32_t page, unused;
@@ -134,9 +136,9 @@ void launch_table_changes(cudaStream_t stream, const struct table_change *change
  * `remnant`. */
 void launch_evict(cudaStream_t stream, const struct device_step *step, uint32_t layer,
                   uint32_t first, uint32_t n, uint32_t max_slots, uint8_t *scratch);
-/* The heads of one layer of one sequence keep at most their budgets, survivors move to the front;
- * n_kept [n_jobs] is written. jobs: device memory, n_jobs = n_kv_heads. max_slots: the most of any
- * job. */
+/* The heads of one layer of one sequence keep at most their budgets; survivors move to the front
+ * and n_kept [n_jobs] is written. jobs: device memory, n_jobs = n_kv_heads. max_slots: the most
+ * of any job. */
 void launch_compress(cudaStream_t stream, const struct device_step *shape,
                      const struct device_job *jobs, uint32_t n_jobs, uint32_t max_slots,
                      uint32_t *n_kept, uint8_t *scratch);

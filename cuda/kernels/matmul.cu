@@ -7,14 +7,14 @@
  *   more       tensor cores in large tiles (matmul_many.cu); by cuBLAS if there is one (blas.cu),
  *              quantised weights from n = 256 on
  *
- * 16 is where the exact way's tensor work meets its memory time, see there; at 64 one tile of x
- * still holds all rows, so the weight is read once. */
+ * At n = 16 the tensor work of the exact way takes as long as its memory, see matmul_few.cu. At
+ * n = 64 one tile of x still holds all rows, so the weight is read once. */
 #include "cuda/kernels/matmul.h"
 
 #include "cuda/kernels/weight_layout.h"
 
-/* Rows of weights that share a launch, unless one has more: query, key and value or gate and up of a
- * model of 8192 wide. */
+/* Rows of the weights that share a launch, unless one has more: query, key and value or gate and
+ * up of a model 8192 wide. */
 #define GROUP_ROWS 65536
 
 uint64_t matmul_scratch_bytes(uint32_t max_n, uint32_t max_rows, uint32_t max_cols)
@@ -25,7 +25,7 @@ uint64_t matmul_scratch_bytes(uint32_t max_n, uint32_t max_rows, uint32_t max_co
     return few > many ? few : many;
 }
 
-/* How many of the first jobs go together. */
+/* How many of the first jobs share a launch. */
 static uint32_t group_of(const struct matmul_job *jobs, uint32_t n_jobs)
 {
     uint64_t rows = jobs[0].w->rows;

@@ -1,5 +1,5 @@
-/* Activations as numbers of 16 bits for the products of many rows: rounded once, where every block
- * of the product would do it again. One block a row; the second reading of x comes from L1. */
+/* Activations as numbers of 16 bits for the products of many rows, rounded once here instead of
+ * in every block of the product. One block a row; the second read of x comes from L1. */
 #include "cuda/kernels/matmul.h"
 
 #include <string.h>
@@ -38,8 +38,8 @@ static __device__ __forceinline__ float4 load_4(const float *row, uint32_t c, ui
     return v;
 }
 
-/* What a row is divided by: a power of two that brings the largest into 2^14 .. 2^15, if it is too
- * large for a half, or so small that most would lose bits. */
+/* What a row is divided by: 1, or a power of two that brings the largest number into 2^14 ..
+ * 2^15 if it is too large for a half, or so small that most numbers would lose bits. */
 static __device__ float scale_of(float largest)
 {
     if (largest == 0 || (largest >= 0x1p-6f && largest < 0x1p15f) || !(largest < INFINITY))

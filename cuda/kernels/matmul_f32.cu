@@ -1,14 +1,15 @@
 /* out = x w^T for F32 weights, in fp32 whatever the number of rows.
  *
- * At most 8 rows of x: a warp has 4 rows of w and its lanes walk the columns, 16 bytes at a time,
- * w streamed, x from L1. 4 bytes of weight pay for 25 instructions (see matmul_few.cu), 8 rows of x
- * need 8 fused multiply-adds and 2 loads of x per 4 weights: memory decides. The lanes' sums are
- * folded through shared memory: each lane adds the 32 sums of one output, which takes a quarter of
- * the instructions of folding every output by shuffles.
+ * At most 8 rows of x: a warp has 4 rows of w and its lanes walk the columns, 16 bytes at a time, w
+ * streamed, x from L1. 4 bytes of weight pay for 25 instructions (see matmul_few.cu); 8 rows of x
+ * need 8 fused multiply-adds and 2 loads of x per 4 weights, so memory is the limit. The lanes'
+ * sums are folded through shared memory: each lane adds the 32 sums of one output, which takes a
+ * quarter of the instructions of folding every output by shuffles.
  *
- * More rows: tiles of 64 rows of x by 64 rows of w, 128 threads with 8 x 4 sums each, 16 columns at
- * a time in shared memory while the next 16 are on their way to registers. 3 loads of 16 bytes from
- * shared memory for 32 multiply-adds: the fp32 pipes decide (67 TFLOP/s on both H100 and H200). */
+ * More rows: tiles of 64 rows of x by 64 rows of w, 128 threads with 8 x 4 sums each, 16 columns
+ * at a time in shared memory while the next 16 are being loaded into registers. 3 loads of 16
+ * bytes from shared memory for 32 multiply-adds: the fp32 pipes are the limit (67 TFLOP/s on
+ * both H100 and H200). */
 #include "cuda/kernels/matmul.h"
 
 #include "cuda/kernels/weight_layout.h"
@@ -100,7 +101,7 @@ static __global__ void __launch_bounds__(WARPS * 32)
 #define TILE_K     16
 #define TILE_PITCH (TILE + 4) /* stores of 4 columns of a row fall into different banks */
 
-/* What a thread brings into the next tiles: 2 times 4 columns of x, and of w. */
+/* What a thread loads for the next tiles: 2 times 4 columns of x, and of w. */
 struct tile_part {
     float4 v[2];
 };

@@ -1,26 +1,26 @@
 /* out = x w^T for at most 16 rows of x and weights of 16 bits and less: one pass over the weight.
  *
- * Memory decides. An H200 delivers about 21 bytes of weights per cycle and SM, an H100 14, and an
- * SM issues 128 thread instructions per cycle: 6 (9 on the H100) per byte. With Q4_0 (0.5625 bytes
- * a value) that is 3.4 instructions per value, so one fused multiply-add per value and row of x,
- * with its share of unpacking and converting to float, is over the roof at the second row. Tensor
- * cores multiply 8 columns at the price of one, and ask for no conversion to float: codes (small
- * integers) are halves, exactly; each scale multiplies the sum over its 16 or 32 columns
- * afterwards, in fp32. Instructions per value, at most 8 columns: codes 1.1 (4 bits) .. 1.9 (5
- * bits), scales 0.2 .. 0.5, sums 0.25 (0.5 with minima), tensor cores and loads 0.3: 1.9 for
- * Q4_0, 2.9 for Q4_K and Q5_K.
+ * Memory is the limit. An H200 delivers about 21 bytes of weights per cycle and SM, an H100 14, and
+ * an SM issues 128 thread instructions per cycle: 6 (9 on the H100) per byte. With Q4_0 (0.5625
+ * bytes a value) that is 3.4 instructions per value. One fused multiply-add per value and row of x,
+ * with its share of unpacking and converting to float, exceeds that at the second row. Tensor cores
+ * multiply 8 columns at the price of one and need no conversion to float: codes (small integers)
+ * are exact as halves, and each scale multiplies the sum over its 16 or 32 columns afterwards, in
+ * fp32. Instructions per value, at most 8 columns: codes 1.1 (4 bits) .. 1.9 (5 bits), scales 0.2
+ * .. 0.5, sums 0.25 (0.5 with minima), tensor cores and loads 0.3: 1.9 for Q4_0, 2.9 for Q4_K and
+ * Q5_K.
  *
- * Nothing is lost but the last bits of fp32: x is cut in parts that are numbers of 16 bits, each
- * part a column of its own. Next to halves x / 64 = high + low / 2048, whose error is 2^-22 of x
- * down to |x| = 4e-3 and 2^-30 below (1e-9 of products), for |x| < 4.1e6; next to bfloat16 three
- * parts, all 24 bits. 1 to 4 rows of x thus fill the 8 columns of one product. 16 rows take 16
- * mma.m16n8k16 for 1024 weights, about 32 cycles of an SM's tensor cores next to the 27 of its
- * memory (Q4_0, H200): the roof of both, and the limit of this file.
+ * Only the last bits of fp32 are lost: x is cut into parts of 16 bits, each part a column of its
+ * own. With halves, x / 64 = high + low / 2048, whose error is 2^-22 of x down to |x| = 4e-3 and
+ * 2^-30 below (1e-9 of products), for |x| < 4.1e6. With bfloat16 there are three parts, all 24
+ * bits. So 1 to 4 rows of x fill the 8 columns of one product. 16 rows take 16 mma.m16n8k16 for
+ * 1024 weights, about 32 cycles of an SM's tensor cores beside the 27 of its memory (Q4_0, H200):
+ * both limits, and the limit of this file.
  *
- * The columns of w are cut into units of 64 (32 if not quantised), unit u belongs to phase u % 8. A
- * warp has one phase of a band of 32 rows. It streams its units through a ring of its own in shared
- * memory with cp.async (about 50 KB in flight for each block; Little's law asks for 40 per SM), and
- * goes on with the next band's while the block finishes one: there are as many blocks as the device
+ * The columns of w are cut into units of 64 (32 if not quantised); unit u belongs to phase u % 8. A
+ * warp has one phase of a band of 32 rows. It streams its units with cp.async through its own ring
+ * in shared memory (about 50 KB in flight for each block; Little's law asks for 40 per SM), and
+ * goes on with the next band's while the block finishes one. There are as many blocks as the device
  * can hold, and each has several tiles of rows. All warps of a block convert x into shared memory:
  * at once, or a chunk of columns at a time where it is too large.
  *
@@ -30,12 +30,13 @@
  *            scratch, the last to come adds them. Against 8 rows of x, 4096 x 4096 of Q4_0, x would be
  *            17 MB from L2 (5.5 TB/s: 3 us) next to 9.4 MB of w (2 us); so it is 2 MB
  *
- * Both add the phases in the same order, in pairs: an output's bits depend neither on n nor on the
- * way. On an H200 converting x anew for each band, in chunks, had 14336 x 4096 of BF16 take 36 us for
- * one row of x but 65 for 8 and 116 for 16, of which the memory needs 28. Rows of a weight that is
- * not quantised come 64 bytes a unit: the narrow way reads 512 neighbouring bytes at a time, the
- * broad way does not, and stays at half of the memory's rate. Giving each phase 256 neighbouring
- * bytes, one unit after the other, did not help it and cost the narrow way 30 %. */
+ * Both add the phases in the same order, in pairs, so the bits of an output do not depend on n
+ * or on the way. On an H200 converting x anew for each band, in chunks, had 14336 x 4096 of BF16
+ * take 36 us for one row of x but 65 for 8 and 116 for 16, of which the memory needs 28. Rows of
+ * a weight that is not quantised come 64 bytes a unit: the narrow way reads 512 neighbouring
+ * bytes at a time, the broad way does not, and stays at half of the memory's rate. Giving each
+ * phase 256 neighbouring bytes, one unit after the other, did not help the broad way and cost
+ * the narrow way 30 %. */
 #include "cuda/kernels/matmul.h"
 
 #include "cuda/kernels/weight_decode.h"
@@ -46,8 +47,8 @@
 #define RING_BYTES  (64 * 1024)
 #define LEAST_BYTES (98 * 1024) /* of shared memory: what every GPU of this kind has for a block */
 
-/* Blocks that have finished, for each tile of broad launches; 0 between launches, which follow each
- * other on the engine's stream. */
+/* Blocks that have finished, for each tile of broad launches. 0 between launches, which run one
+ * after another on the engine's stream. */
 static __device__ unsigned n_arrived[MAX_BROAD];
 
 template <uint32_t type> struct few {
@@ -73,7 +74,7 @@ struct few_shape {
     uint32_t n_tiles;
 };
 
-/* The weights of one launch, one after another: their tiles of rows are numbered through. */
+/* The weights of one launch: their tiles of rows are numbered through. */
 struct few_jobs {
     struct {
         const uint8_t *w;
@@ -84,13 +85,13 @@ struct few_jobs {
     uint32_t n;
 };
 
-/* What a block does of it. */
+/* A block's part of a launch. */
 struct few_part {
     uint32_t n_phases;            /* of the launch */
     uint32_t first_phase, phases; /* of the block */
 };
 
-/* Where a warp is: one band of one weight. */
+/* The place of a warp: one band of one weight. */
 struct few_place {
     uint32_t job, band, n_units; /* n_units 0: the weight has no such band */
 };
@@ -189,8 +190,8 @@ static __device__ void convert_x(uint8_t *xs, const float *x, const few_shape &s
     }
 }
 
-/* Starts the copy of a unit into a stage. Not quantised: each lane copies what it will read itself.
- */
+/* Starts the copy of a unit into a stage. If not quantised each lane copies what it will read
+ * itself. */
 template <uint32_t type>
 static __device__ __forceinline__ void fetch_unit(uint8_t *stage, const uint8_t *w, uint32_t rows,
                                                   const few_shape &s, uint32_t band, uint32_t unit,
@@ -224,9 +225,10 @@ static __device__ __forceinline__ void fetch_unit(uint8_t *stage, const uint8_t 
     }
 }
 
-/* The place in xs of the part of a row of x that is column `column` of group `group`. The parts of a
- * row come to lie in one lane's sums: columns 2 j and 2 j + 1, or, of bfloat16's three, the same
- * column of three groups. Only where two rows of those are all there is, they fill one group. */
+/* The place in xs of the part of a row of x that is column `column` of group `group`. The parts
+ * of a row must be in one lane's sums: they are columns 2 j and 2 j + 1 or, for bfloat16's
+ * three, the same column of three groups. Where there are at most two rows of bfloat16 they fill
+ * one group. */
 template <uint32_t type, int n_groups>
 static __device__ __forceinline__ uint32_t place_of_column(uint32_t group, uint32_t column)
 {
@@ -234,7 +236,7 @@ static __device__ __forceinline__ uint32_t place_of_column(uint32_t group, uint3
                                                : (group / 3 * 8 + column) * 3 + group % 3;
 }
 
-/* The columns of x that belong to a lane's weights, of one group of 8: the b registers of [h]. */
+/* The columns of x for a lane's weights, of one group of 8: the b registers of [h]. */
 template <uint32_t type, int n_groups>
 static __device__ __forceinline__ void load_columns(uint32_t (&x)[2][2], const uint8_t *xs,
                                                     uint32_t n_columns, int group, uint32_t lane)
@@ -249,8 +251,8 @@ static __device__ __forceinline__ void load_columns(uint32_t (&x)[2][2], const u
     x[1][1] = v.w;
 }
 
-/* Adds the products of one block to acc[m][column group][..]: F16 and BF16, as each lane has copied
- * them. */
+/* Adds the products of one block to acc[m][column group][..], for F16 and BF16, as each lane has
+ * copied them. */
 template <uint32_t type, int n_groups>
 static __device__ __forceinline__ void multiply_plain(float (&acc)[2][n_groups][4],
                                                       const uint8_t *w, const uint8_t *xs,
@@ -330,8 +332,8 @@ static __device__ __forceinline__ void multiply_quantised(float (&acc)[2][n_grou
     }
 }
 
-/* Calls give(row of x, row of the band, value) for every output of the warp's phase that a lane has:
- * the parts of a row of x are added up. */
+/* Calls give(row of x, row of the band, value) for every output of the warp's phase that a lane
+ * has, with the parts of a row of x added up. */
 template <uint32_t type, int n_groups, class F>
 static __device__ __forceinline__ void each_value(const float (&acc)[2][n_groups][4], F give)
 {
@@ -377,8 +379,8 @@ template <uint32_t type, int n_groups> static __host__ __device__ constexpr uint
     return type != TENSOR_BF16 ? n_groups * 4 : n_groups < 3 ? 2 : n_groups / 3 * 8;
 }
 
-/* Narrow: the block has all phases of its band. Values lie as sums[phase][row of x][36 of 32 rows],
- * where 36 keeps the lanes of a store in different banks. */
+/* Narrow: the block has all phases of its band. Values are in sums[phase][row of x][36 of 32
+ * rows], where 36 keeps the lanes of a store in different banks. */
 template <uint32_t type, int n_groups>
 static __device__ __forceinline__ void finish(const float *sums, float *out, const float *bias,
                                               uint32_t rows, uint32_t band, uint32_t n)
@@ -397,8 +399,9 @@ static __device__ __forceinline__ void finish(const float *sums, float *out, con
     }
 }
 
-/* Broad: the block has one phase of BROAD_BANDS bands, and has left it in phases[phase][n][rows].
- * The block that comes last, whichever it is, adds the phases in their order. */
+/* Broad: the block has one phase of BROAD_BANDS bands and has stored it in
+ * phases[phase][n][rows]. The last block to finish, whichever it is, adds the phases in their
+ * order. */
 static __device__ __forceinline__ void finish_broad(const float *phases, float *out,
                                                     const float *bias, uint32_t rows,
                                                     uint32_t first_row, uint32_t n, uint32_t tile)
@@ -452,7 +455,7 @@ static __global__ void __launch_bounds__(MAX_PHASES * 32, broad || n_groups < 4 
     uint8_t *ring = rings + warp * f::n_stages * f::stage_bytes;
     float *sums = (float *)(n_groups == 1 ? rings + n_warps * f::n_stages * f::stage_bytes : rings);
 
-    /* The next unit to fetch: of this tile, or of one to come. */
+    /* The next unit to fetch, of this tile or of a later one. */
     uint32_t next_tile = blockIdx.x, next_unit = phase, stage = 0;
     few_place next = place_of<broad>(jobs, s, next_tile);
     const auto fetch = [&](uint8_t *to) {
@@ -533,9 +536,9 @@ static __global__ void __launch_bounds__(MAX_PHASES * 32, broad || n_groups < 4 
     cp_async_wait<0>();
 }
 
-/* Shared memory of a block such that two of them fit, if that leaves enough; all that there is where
- * one is all that a multiprocessor gets. Besides what is asked for, a block has a few static bytes,
- * and on a multiprocessor 1 KB is the system's. */
+/* Shared memory of a block: half of a multiprocessor's, so that two blocks fit, if that is
+ * enough; all of it where a multiprocessor gets only one block. Beside the dynamic memory a
+ * block has a few static bytes, and the system takes 1 KB of each multiprocessor. */
 static uint32_t most_bytes(const struct device_limits &device)
 {
     return device.shared_of_block - 256;
@@ -610,7 +613,7 @@ template <uint32_t type> static bool fits_narrow(uint64_t rows, uint32_t cols, u
            block_bytes(device_limits_of(), (uint32_t)((rows + BAND_ROWS - 1) / BAND_ROWS));
 }
 
-/* Broad where that spares reading x and the weights have 8 phases and a tile of bands. */
+/* Broad where that saves reading x and the weights have 8 phases and a tile of bands. */
 template <uint32_t type>
 static void launch_type(cudaStream_t stream, const struct matmul_job *jobs, uint32_t n_jobs,
                         const float *x, uint32_t n, float *scratch)

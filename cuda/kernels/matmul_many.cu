@@ -1,39 +1,37 @@
 /* out = x w^T for more rows of x than matmul_few.cu takes, on tensor cores.
  *
- * x comes as halves from matmul_convert.cu; quantised weights become halves in registers, and so do
+ * x comes as halves from matmul_convert.cu. Quantised weights become halves in registers, and so do
  * bfloat16s: exactly from 6e-5 to 65504 and within 3e-8 below, while x as bfloat16 would lose 8
- * times more than as half. The bytes of 64 columns of a tile travel through a ring in shared memory
- * by cp.async: rows of x (and of unquantised w) as lines of 128 bytes whose 16-byte pieces are
- * swizzled by the row, so that ldmatrix and the copies meet every bank once; quantised w as it lies
- * in memory, since weight_layout.h gives each lane its registers of the product in one place (here
- * w is the second operand; its registers b[0], b[1] of 8 rows are a[i], a[i + 2] there, and x's
- * columns are shuffled to match).
+ * times more than as half. The bytes of 64 columns of a tile travel by cp.async through a ring in
+ * shared memory. Rows of x (and of unquantised w) are lines of 128 bytes whose 16-byte pieces are
+ * swizzled by the row, so that ldmatrix and the copies meet every bank once. Quantised w keeps its
+ * layout, since weight_layout.h has each lane's registers of the product in one place (here w is
+ * the second operand; its registers b[0], b[1] of 8 rows are a[i], a[i + 2] there, and x's columns
+ * are shuffled to match).
  *
  * A warp multiplies 32 columns of x and w to 64 x 32 outputs with 32 mma.m16n8k16, 256 cycles of
  * its quarter of the SM's tensor cores as mma.sync runs on an H100 (62 % of the 989 TFLOP/s that
- * wgmma reaches), in which it may issue 256 instructions: 36 .. 70 unpack 1024 weights, 16 scale
- * them, 8 ldmatrix bring x: the tensor cores decide, though the two warps of a column unpack the
- * same weights.
+ * wgmma reaches). In that time it may issue 256 instructions: 36 .. 70 unpack 1024 weights, 16
+ * scale them, 8 ldmatrix bring x. So the tensor cores are the limit, though the two warps of a
+ * column unpack the same weights.
  *
  *   n <= 32   tiles of 32 x 128, 8 warps of 32 x 32    memory decides
  *   n <= 64   tiles of 64 x 64,  8 warps of 32 x 32    both (Q4_0, 4096 x 4096: 2 us and 3.5 us)
  *   more      tiles of 128 x 128, 8 warps of 64 x 32
  *
- * The first two split the columns over blocks so that the GPU is full (n_splits: by the weight's
- * shape alone) and add the parts in order afterwards; and over two warps, which take every other 32
- * columns: with 4 warps an SM, unpacking waited for itself (H200, 14336 x 4096: 59 us for Q4_K and
- * 40 for BF16, of which the memory needs 16 and 29). Otherwise an output is one chain over the
- * columns, in their order, whatever the tile. */
+ * The first two split the columns over blocks so that the GPU is full (n_splits depends on the
+ * weight's shape alone) and add the parts in order afterwards. They also split them over two
+ * warps, which take every other 32 columns: with 4 warps an SM, unpacking waited for itself
+ * (H200, 14336 x 4096: 59 us for Q4_K and 40 for BF16, of which the memory needs 16 and 29). In
+ * the third an output is one chain over the columns, in their order, whatever the tile. */
 #include "cuda/kernels/matmul.h"
 
 #include "cuda/kernels/weight_decode.h"
 
-#define UNIT_COLS 64
-#define RING_BYTES                                                                                 \
-    (99 * 1024)         /* two blocks on an SM; every GPU of this kind allows a block that         \
-                         */
-#define SPLIT_TILE  64  /* rows of w, for counting blocks */
-#define SPLIT_ABOUT 256 /* blocks that fill a GPU of 132 SMs twice */
+#define UNIT_COLS   64
+#define RING_BYTES  (99 * 1024) /* two blocks on an SM; every GPU from sm_80 on allows it */
+#define SPLIT_TILE  64          /* rows of w, for counting blocks */
+#define SPLIT_ABOUT 256         /* blocks that fill a GPU of 132 SMs twice */
 
 template <uint32_t type, int m_tiles, int m_warps, int n_warps, int k_warps> struct many {
     static constexpr bool quantised = weight_is_quantised(type);
@@ -70,7 +68,7 @@ struct many_jobs {
     uint32_t n;
 };
 
-/* The job of a tile, which becomes the tile's number in it. */
+/* The job of a tile; *tile becomes the tile's number in that job. */
 static __device__ __forceinline__ const many_job &job_of(const many_jobs &jobs, uint32_t *tile)
 {
     uint32_t at = 0;
@@ -146,7 +144,8 @@ static __device__ __forceinline__ uint32_t halves_of_bfloats(uint32_t pair)
         __floats2half2_rn(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u)));
 }
 
-/* The same of unquantised weights; `line` is the first of the warp's 32 rows. */
+/* The registers b of unquantised weights, as quantised_registers gives them; `line` is the first
+ * of the warp's 32 rows. */
 template <uint32_t type>
 static __device__ __forceinline__ void plain_registers(uint32_t (&b)[2][4][2], const uint8_t *stage,
                                                        uint32_t line, uint32_t block, uint32_t lane)
@@ -338,8 +337,8 @@ static uint32_t split_units_of(uint32_t rows, uint32_t cols)
     return n_splits > 1 ? (n_units + n_splits - 1) / n_splits : n_units;
 }
 
-/* Splits times rows is below SPLIT_ABOUT x SPLIT_TILE by what split_units_of does, where there is
- * more than one split; dividing the units among whole splits only makes fewer. */
+/* split_units_of keeps splits times rows below SPLIT_ABOUT x SPLIT_TILE where there is more than
+ * one split. Dividing the units among whole splits only makes fewer. */
 uint64_t matmul_many_scratch_bytes(uint32_t max_n, uint32_t max_cols)
 {
     const uint32_t middle = max_n < MATMUL_MIDDLE ? max_n : MATMUL_MIDDLE;

@@ -1,5 +1,5 @@
-/* Weights from the file's layout to the device's (weight_layout.h), on the host, once at start: any
- * thread, one matrix at a time; bands are independent of each other. */
+/* Weights from the file's layout to the device's (weight_layout.h), on the host, once at start:
+ * any thread, one matrix per call. */
 #include "cuda/kernels/kernels.h"
 
 #include <string.h>
@@ -18,7 +18,8 @@ static void or_word(uint8_t *at, uint32_t bits)
     memcpy(at, &word, 4);
 }
 
-/* Puts the codes of row `row` (of the band) into the quants of a block, which were zero. */
+/* Adds the codes of row `row` (of the band) to the quants of a block, whose bits for that row
+ * are 0. */
 static void put_codes(uint8_t *block, uint32_t bits, const uint8_t *codes, uint32_t row)
 {
     const uint32_t group = row % 8, m = row / 16, odd = row / 8 % 2;

@@ -1,6 +1,6 @@
 /* Quantised weights as rows of halves, for cuBLAS: the numbers that matmul_many.cu makes in
- * registers. Worth it for many rows of x: unpacking 14336 x 4096 moves 184 MB (Q4_K) once, 45 us on
- * an H200, where cuBLAS then saves 0.3 us a row of x against mma.sync. */
+ * registers. It pays for many rows of x: unpacking 14336 x 4096 moves 184 MB (Q4_K) once, 45 us
+ * on an H200, and cuBLAS then saves 0.3 us a row of x against mma.sync. */
 #include "cuda/kernels/matmul.h"
 
 #include "cuda/kernels/weight_decode.h"
