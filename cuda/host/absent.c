@@ -1,4 +1,4 @@
-/* Takes the place of the CUDA backend in a binary that was built without nvcc. */
+/* Stands in for the CUDA backend in a binary that was built without nvcc. */
 #include "cuda/host/backend.h"
 
 static const char no_cuda[] = "this winnow was built without CUDA (nvcc was not found)";

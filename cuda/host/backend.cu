@@ -1,6 +1,6 @@
-/* The CUDA backend: opening a device, buffers, weights, and the operations that go row by row. See
- * engine/compute/backend.h. Every launch goes to one stream; errors are noted and end the step that they
- * happened in. */
+/* The CUDA backend: opening a device, buffers, weights, and the operations on rows. See
+ * engine/compute/backend.h. Every launch goes to one stream. An error is noted and ends its
+ * step. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,7 +43,7 @@ bool cuda_take_raw(struct cuda_backend *c, void *pointer, uint64_t bytes, const 
                          (double)bytes / 1048576, (double)n_free / 1048576,
                          (double)total / 1048576);
     }
-    if (!cuda_check(c, error, "taking memory")) { /* or something failed before */
+    if (!cuda_check(c, error, "taking memory")) { /* or an earlier failure */
         cudaFree(memory);
         return cuda_fail(c, e);
     }
@@ -139,7 +139,7 @@ static uint64_t cuda_memory_free(void *self)
 
 /* ---- weights */
 
-/* Whole rows as they lie in the file need no packing. */
+/* Rows that are the same in the file need no packing. */
 static bool upload_weight(struct cuda_backend *c, struct device_weight *to, const struct weight *w,
                           struct error *e)
 {
@@ -320,12 +320,12 @@ static void cuda_close(void *self)
 static bool take_buffers(struct cuda_backend *c, struct error *e)
 {
     const struct cuda_options *o = &c->o;
-    /* Every step of 32 sequences of up to 131072 tokens asks for 540 MB of it: what a large GPU has
-     * a hundredth of. With less, attention is launched for fewer rows at a time. */
+    /* A step of 32 sequences of up to 131072 tokens takes 540 MB of it, a hundredth of a large
+     * GPU. With less, attention is launched for fewer rows at a time. */
     const uint64_t least = UINT64_C(256) << 20, share = c->memory_bytes / 64,
                    enough = share > least ? share : least;
     uint64_t matmul = matmul_scratch_bytes(o->max_rows, o->max_matrix_rows, o->max_matrix_cols);
-    /* A whole prompt is compressed alone; decode rows drop many at once, from short heads. */
+    /* A prompt is compressed alone; of decode rows many drop at once, from short heads. */
     uint64_t compress = select_scratch_bytes(&c->step, 1, o->max_slots),
              evict = select_scratch_bytes(&c->step, o->max_logits,
                                           o->max_slots < 4096 ? o->max_slots : 4096);
@@ -347,7 +347,7 @@ static bool take_buffers(struct cuda_backend *c, struct error *e)
     return true;
 }
 
-/* A driver that is there but too old, or no driver, is not an error of ours: a sentence each. */
+/* A driver that is missing or too old is not an error of ours: a sentence each. */
 uint32_t cuda_device_count(const char **reason)
 {
     int n = 0;

@@ -9,8 +9,8 @@ extern "C" {
 
 #include "engine/compute/backend.h"
 
-/* What is known of the model and the server when the device is opened: every buffer of a step is
- * allocated then. */
+/* What the backend must know of the model and the server when it opens the device: every buffer
+ * of a step is allocated then. */
 struct cuda_options {
     uint32_t device; /* number of the GPU */
     uint32_t n_layers, n_heads, n_kv_heads, head_dim, rope_dim;
@@ -21,8 +21,8 @@ struct cuda_options {
     double memory_share;                       /* of the GPU's memory that may be used, 0..1 */
 };
 
-/* Number of GPUs that this process could use; 0 and why not in *reason (a static string): no
- * driver, too old a driver, no device, built without CUDA. Any thread. */
+/* Number of GPUs that this process could use. 0: *reason, a static string, says why: no driver,
+ * a driver that is too old, no device, built without CUDA. Any thread. */
 uint32_t cuda_device_count(const char **reason);
 
 /* False: "device_unavailable" or "out_of_memory", with a sentence that names the cause. Main

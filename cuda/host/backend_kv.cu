@@ -1,5 +1,6 @@
-/* The KV pool on the device, and what a step does with it: see engine/compute/backend.h. What write,
- * attend and drop read of the step is on the device already; here ranges of segments are launched. */
+/* The KV pool on the device, and the operations of a step on it: see engine/compute/backend.h.
+ * What write, attend and drop read of the step is on the device already; here they are launched
+ * for ranges of segments. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -63,7 +64,7 @@ void cuda_kv_copy(void *self, const uint32_t *from, const uint32_t *to, uint32_t
 
 /* ---- the operations of a step */
 
-/* While recording, the launch is sized for the bucket: kernels find out what is there. */
+/* While recording, the launch is sized for the bucket: kernels read the real number of rows. */
 static struct wave wave_of(const struct cuda_backend *c, uint32_t wave)
 {
     struct wave w = c->waves[wave];
@@ -91,10 +92,10 @@ void cuda_attend(void *self, const struct step *step, uint32_t layer, uint32_t w
     (void)step;
     c->step.sink_logits = a->sink_logits;
     struct wave w = wave_of(c, wave);
-    /* Rows of logits are written a tile at a time: whole pages keep them apart, and aligned. */
+    /* Rows of logits are written a tile at a time: whole pages keep them apart and aligned. */
     struct attention_workspace space = c->attention;
     space.max_slots = (uint32_t)pages_of_slots(w.max_slots) * PAGE_SLOTS;
-    /* Working memory bounds how many rows can be alone in their segments at once. */
+    /* Working memory limits how many rows can be alone in their segments at once. */
     for (uint32_t i = 0; w.n_single > 0 && i < w.n; i += space.max_decode)
         launch_attention_decode(c->stream, &c->step, layer, w.first + i,
                                 w.n - i < space.max_decode ? w.n - i : space.max_decode, a->q,
@@ -145,7 +146,7 @@ static void fill_job(struct device_job *to, const struct select_job *from)
     to->forgets = select_job_forgets(from);
 }
 
-/* How much each head kept is read back: this waits for the device, once a layer and prompt. */
+/* Reads back how much each head kept. This waits for the device, once a layer and prompt. */
 bool cuda_compress(void *self, struct select_job *jobs, uint32_t n_jobs, struct error *e)
 {
     struct cuda_backend *c = (struct cuda_backend *)self;
@@ -186,7 +187,7 @@ static void read_back(struct cuda_backend *c, void *to, const void *from, size_t
     cuda_check(c, cudaStreamSynchronize(c->stream), "reading the cache");
 }
 
-/* Positions are asked for one after the other: a whole page of them comes at once. */
+/* Callers read positions one after the other, so a whole page of them is fetched at once. */
 int32_t cuda_kv_read(void *self, uint32_t page, uint32_t index, uint32_t head_dim, float *k,
                      float *v)
 {

@@ -1,4 +1,4 @@
-/* Small things on their way to the device: see backend_private.h. */
+/* Small data on its way to the device: see backend_private.h. */
 #include <string.h>
 
 #include "cuda/host/backend_private.h"

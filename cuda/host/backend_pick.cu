@@ -1,6 +1,7 @@
-/* Tokens picked from logits on the device (`pick` of engine/compute/backend.h): picks go there through the
- * mailbox, sample.cu picks, tokens come back into pinned memory. Behind a step on the same stream,
- * not part of its recorded graph: how many rows pick changes from step to step. */
+/* Tokens picked from logits on the device (`pick` of engine/compute/backend.h): picks go there
+ * through the mailbox, sample.cu picks, tokens come back into pinned memory. It runs after a
+ * step on the same stream, outside the recorded graph, because the number of rows that pick
+ * changes from step to step. */
 #include <string.h>
 
 #include "cuda/host/backend_private.h"

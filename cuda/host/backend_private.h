@@ -1,5 +1,5 @@
-/* The inside of the CUDA backend, shared by backend*.cu. Everything here runs on the engine thread;
- * the device works through one stream, so what is asked for earlier happens earlier. */
+/* Private to the CUDA backend, shared by backend*.cu. Everything here runs on the engine thread.
+ * The device works through one stream, so operations take effect in the order of the calls. */
 #ifndef WINNOW_CUDA_HOST_BACKEND_PRIVATE_H
 #define WINNOW_CUDA_HOST_BACKEND_PRIVATE_H
 
@@ -8,8 +8,8 @@
 #include "cuda/kernels/kernels.h"
 #include "cuda/kernels/page.h"
 
-/* Small things on their way to the device: pinned memory and its copy there, used round and round
- * in two halves; a half is used again when the device has passed what was sent with it. */
+/* Small data on its way to the device: pinned memory and its copy there, used in turn in two
+ * halves. A half is used again when the device has passed what was sent with it. */
 struct mailbox {
     uint8_t *pinned, *device;
     size_t half_bytes, at;
@@ -18,12 +18,12 @@ struct mailbox {
     bool is_out[2];
 };
 
-/* A step's description (step.h) in pinned memory, and where its parts lie in both copies. */
+/* A step's description (step.h) in pinned memory, and the offsets of its parts in both copies. */
 struct image {
     uint8_t *pinned, *device;
     size_t bytes;
     size_t header, tokens, positions, sink_positions, output_rows, segments, heads;
-    cudaEvent_t sent; /* the last one has left */
+    cudaEvent_t sent; /* the last copy is done */
     bool is_out;
 };
 
@@ -34,7 +34,7 @@ struct wave {
     bool scores_rows; /* some segment of several rows leaves scores */
 };
 
-/* A decode step that was recorded: it fits steps with the same key. */
+/* A recorded decode step. It fits steps with the same key. */
 struct graph_key {
     uint32_t n_rows, max_slots; /* rounded up to a bucket */
     uint32_t drop_slots;        /* of heads that drop, likewise; 0: none does */
@@ -60,7 +60,7 @@ struct cuda_backend {
     struct cuda_options o;
     cudaStream_t stream;
     uint64_t memory_bytes; /* the device's, all of it */
-    cudaError_t failed;    /* the first error, for good */
+    cudaError_t failed;    /* the first error; it stays */
     const char *failed_at;
     struct blas *blas;
     struct weight_copy *weights;
@@ -90,7 +90,8 @@ struct cuda_backend {
     struct state_memory state_memory;
     uint8_t *state;
     struct buddy *buddy;
-    uint64_t *given; /* [n_given] offsets that wait until no page table change can reach them */
+    uint64_t
+        *given; /* [n_given] offsets that stay taken until no page table change can reach them */
     size_t n_given, given_capacity;
     struct table_change *changes; /* [n_changes] host */
     size_t n_changes, changes_capacity;
@@ -104,19 +105,19 @@ struct cuda_backend {
     uint32_t seen_page;                 /* ... until something is written; UINT32_MAX: none */
 };
 
-/* Notes the first error that is not cudaSuccess. Returns whether there is none at all. */
+/* Notes the first error that is not cudaSuccess. Returns whether there has been none. */
 bool cuda_check(struct cuda_backend *c, cudaError_t error, const char *doing);
 /* Fills e from the first error; returns false. */
 bool cuda_fail(const struct cuda_backend *c, struct error *e);
-/* Device memory, zeroed (raw: as it is); false: "out_of_memory" with what it was for. */
+/* Device memory, zeroed (raw: not initialised). False: "out_of_memory", with what it was for. */
 bool cuda_take_raw(struct cuda_backend *c, void *pointer, uint64_t bytes, const char *what,
                    struct error *e);
 bool cuda_take(struct cuda_backend *c, void *pointer, uint64_t bytes, const char *what,
                struct error *e);
 
-/* backend_mailbox.cu. mailbox_send: n bytes from host memory; returns where they will lie on the
- * device for work that is launched before the next call that may reuse them (some calls later). At
- * most half_bytes at once. */
+/* backend_mailbox.cu. mailbox_send: sends n bytes from host memory and returns where they will
+ * be on the device, for work launched before the next call that may reuse the place (some calls
+ * later). At most half_bytes at once. */
 bool mailbox_open(struct cuda_backend *c, size_t half_bytes, struct error *e);
 void mailbox_close(struct cuda_backend *c);
 void *mailbox_send(struct cuda_backend *c, const void *data, size_t bytes);
@@ -124,15 +125,15 @@ void *mailbox_send(struct cuda_backend *c, const void *data, size_t bytes);
 /* backend_step.cu */
 bool step_open(struct cuda_backend *c, struct error *e);
 void step_close(struct cuda_backend *c);
-/* Recorded steps hold the pool's address, the size of its pages and how they are stored: they are
- * worth nothing when the pool goes. */
+/* Recorded steps hold the pool's address, page size and storage, so they must be forgotten with
+ * the pool. */
 void step_forget(struct cuda_backend *c);
 bool cuda_step_begin(void *self, struct step *step, struct error *e);
 bool cuda_step_end(void *self, struct error *e);
-/* What the device needs of a job's plan; all heads of a layer need the same. */
+/* What the device needs to know of a job's plan, which is the same for all heads of a layer. */
 struct step_choice step_choice_of(const struct select_job *job);
-/* The rows that a launch is sized for, when an operation was asked for n (a multiple of the step's
- * rows): a recorded step computes a whole bucket. */
+/* The rows that a launch is sized for when an operation is called for n (a multiple of the
+ * step's rows): a recorded step computes a whole bucket. */
 uint64_t step_rows(const struct cuda_backend *c, uint64_t n);
 
 /* backend_pick.cu */
@@ -143,7 +144,7 @@ bool cuda_pick(void *self, int32_t *tokens, const float *logits, uint32_t n_voca
 
 /* backend_state.cu. For a pool of n_pages pages. */
 bool state_open(struct cuda_backend *c, uint64_t n_pages, uint64_t page_bytes, struct error *e);
-/* How much of `bytes` the pool may take so that its state memory fits too. */
+/* How much of `bytes` the pool may take so that its state memory fits as well. */
 uint64_t state_leaves(uint64_t bytes, uint64_t page_bytes);
 void state_close(struct cuda_backend *c);
 /* Page tables on the device follow the host's. Not while recording. */

@@ -1,6 +1,6 @@
 /* State memory on the device: scores, holes, summaries and page tables of sequences
  * (cache/pages/state_memory.h). One block is allocated with the pool and handed out by the buddy
- * allocator; what the cache asks for happens in the order of the stream. */
+ * allocator; calls take effect in the order of the stream. */
 #include <stdlib.h>
 
 #include "cuda/host/backend_private.h"
@@ -9,14 +9,15 @@ static void *state_take(void *context, size_t bytes)
 {
     struct cuda_backend *c = (struct cuda_backend *)context;
     uint64_t offset = c->buddy ? buddy_take(c->buddy, bytes) : BUDDY_NONE;
-    if (offset == BUDDY_NONE && c->n_given > 0) { /* some wait only for the next step */
+    if (offset == BUDDY_NONE &&
+        c->n_given > 0) { /* some pieces are only free after the next flush */
         state_flush(c);
         offset = buddy_take(c->buddy, bytes);
     }
     return offset == BUDDY_NONE ? NULL : c->state + offset;
 }
 
-/* A change of a page table that lies there may still be on its way: the piece is free for others
+/* A change of a page table in this piece may still be under way: the piece is free for others
  * after the next flush. */
 static void state_give(void *context, void *p)
 {
@@ -53,7 +54,7 @@ static void state_clear(void *context, void *p, size_t bytes)
 
 enum { CHANGES = 65536, PENDING = 2 * CHANGES };
 
-/* Where the hash says which change of this flush is about `to`, or could say so. */
+/* The entry of the hash for the change of `to` in this flush, or the free entry for it. */
 static uint64_t *pending_place(const struct cuda_backend *c, const uint32_t *to)
 {
     uint64_t at = ((uint64_t)(uintptr_t)to >> 2) * UINT64_C(0x9e3779b97f4a7c15) >> 32;
@@ -64,8 +65,9 @@ static uint64_t *pending_place(const struct cuda_backend *c, const uint32_t *to)
     }
 }
 
-/* The changes of a launch are made in any order, so an entry that changes twice before it (a forked
- * table whose last page is then copied, a table that has moved) is in the list once. */
+/* The changes of a launch are made in any order, so an entry that changes twice before it is in
+ * the list once. That happens to a forked table whose last page is then copied, and to a table
+ * that has moved. */
 static void state_set_page(void *context, uint32_t *to, uint32_t page)
 {
     struct cuda_backend *c = (struct cuda_backend *)context;
@@ -101,9 +103,9 @@ void state_flush(struct cuda_backend *c)
 
 static const uint64_t EXTRA_MOST = UINT64_C(64) << 20;
 
-/* For each page its scores and its entry in a table, twice: tables grow by halves, in pieces of
- * powers of two. Beyond that a sixteenth of the pool, or 64 MiB of a small one, for histories, key
- * sums, summaries and what every sequence has. */
+/* For each page its scores and its table entry, twice: tables grow by halves, in pieces that are
+ * powers of two. And a sixteenth of the pool, or 64 MiB of a small one, for histories, key sums,
+ * summaries and what every sequence has. */
 static uint64_t state_bytes(uint64_t n_pages, uint64_t page_bytes)
 {
     uint64_t pool = n_pages * page_bytes, extra = pool / 16;
@@ -125,7 +127,7 @@ bool state_open(struct cuda_backend *c, uint64_t n_pages, uint64_t page_bytes, s
     c->changes_capacity = CHANGES;
     c->changes = (struct table_change *)malloc(CHANGES * sizeof *c->changes);
     c->pending = (uint64_t *)calloc(PENDING, sizeof *c->pending);
-    c->n_flushes = 1; /* 0 is what the hash is full of */
+    c->n_flushes = 1; /* 0 marks a free entry of the hash */
     c->buddy = buddy_new(bytes);
     if (!c->changes || !c->pending || !c->buddy)
         return error_set_memory(e, "lists of state memory", bytes / 8);

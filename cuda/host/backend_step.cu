@@ -1,5 +1,5 @@
-/* A step on the device: its description goes there in one piece, then its operations run, or the
- * graph that a step of the same kind recorded. See step.h and engine/compute/backend.h. */
+/* A step on the device: its description is sent in one copy. Then its operations run, or the
+ * graph that was recorded from a step of the same kind. See step.h and engine/compute/backend.h. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,7 +83,7 @@ void step_close(struct cuda_backend *c)
 
 /* ---- description */
 
-/* A recording that its step did not finish. */
+/* Ends a recording whose step did not finish. */
 static void abandon_recording(struct cuda_backend *c)
 {
     cudaGraph_t graph = NULL;
@@ -123,7 +123,7 @@ static void fill_segment(struct device_segment *to, const struct step_segment *f
     to->first_scored = from->first_scored;
     if (step_work(from) == CACHE_WORK_DROP) {
         struct select_job job;
-        cache_drop_job(placed, 0, 0, &job); /* what is asked for here is every head's */
+        cache_drop_job(placed, 0, 0, &job); /* these fields are the same for every head */
         to->evicts = 1;
         to->choice = step_choice_of(&job);
     }
@@ -151,14 +151,14 @@ static void fill_head(struct device_head *to, const struct step_segment *from, u
     to->votes = slots->votes;
 }
 
-/* One segment with all its heads, and what it adds to its wave. */
+/* Describes one segment with all its heads, and adds to the needs of its wave. */
 static void plan_segment(struct cuda_backend *c, const struct step_segment *from, uint32_t index,
                          struct wave *wave)
 {
     struct image *m = &c->image;
     const size_t n_heads = n_heads_of(c);
     struct device_head *heads = (struct device_head *)(m->pinned + m->heads) + index * n_heads;
-    assert(!from->lists); /* nobody makes lists of slots on the device yet */
+    assert(!from->lists); /* no list of slots is made on the device yet */
     fill_segment((struct device_segment *)(m->pinned + m->segments) + index, from);
     for (uint32_t head = 0; head < n_heads; head++) {
         fill_head(&heads[head], from, head);
@@ -246,8 +246,8 @@ static bool may_record(const struct cuda_backend *c, const struct step *step)
            step->n_hidden == 0 && step->n_rows <= c->o.max_logits;
 }
 
-/* Operations run as they come, or are recorded for steps like this one, or such a recording is
- * there already. */
+/* Three cases: operations run as they are called; they are recorded for steps like this one;
+ * such a recording exists and replaces them. */
 static enum step_mode choose_mode(struct cuda_backend *c, const struct step *step)
 {
     if (!may_record(c, step))
@@ -289,7 +289,7 @@ uint64_t step_rows(const struct cuda_backend *c, uint64_t n)
     return c->mode == STEP_RECORD ? n / c->n_rows * c->key.n_rows : n;
 }
 
-/* Room for one more graph: the one that was used longest ago goes. */
+/* Makes room for one more graph: the least recently used one goes. */
 static struct graph *graph_slot(struct cuda_backend *c)
 {
     if (c->n_graphs < MAX_GRAPHS)

@@ -1,9 +1,9 @@
 /* A buddy allocator: see buddy.h.
  *
- * The block is a row of units of BUDDY_LEAST bytes. A piece of order k is 2^k units and begins at a
- * multiple of 2^k, so its buddy is at offset ^ 2^k. Free pieces of one order are a doubly linked
- * list through arrays indexed by unit. A block that is no power of two is several free pieces at
- * first. */
+ * The block is a row of units of BUDDY_LEAST bytes. A piece of order k is 2^k units and begins
+ * at a multiple of 2^k, so its buddy is at offset ^ 2^k. Free pieces of one order are a doubly
+ * linked list through arrays indexed by unit. A block whose size is no power of two begins as
+ * several free pieces. */
 #include "cuda/host/buddy.h"
 
 #include <assert.h>

@@ -1,6 +1,6 @@
-/* Hands out pieces of one block of memory that somebody else owns (device memory: nothing is
+/* Hands out pieces of one block of memory that the caller owns (device memory: nothing is
  * allocated after start). A buddy allocator over offsets: pieces are powers of two of at least
- * BUDDY_LEAST bytes, and what is given back joins its other half. Touches no memory but its own
+ * BUDDY_LEAST bytes, and a freed piece joins its other half. Touches no memory but its own
  * lists. Engine thread. */
 #ifndef WINNOW_CUDA_HOST_BUDDY_H
 #define WINNOW_CUDA_HOST_BUDDY_H
@@ -24,7 +24,7 @@ void buddy_free(struct buddy *a);
  */
 uint64_t buddy_take(struct buddy *a, uint64_t bytes);
 void buddy_give(struct buddy *a, uint64_t offset); /* one that buddy_take returned */
-uint64_t buddy_used_bytes(const struct buddy *a);  /* in pieces, their rounding included */
+uint64_t buddy_used_bytes(const struct buddy *a);  /* of taken pieces, rounded up */
 
 #ifdef __cplusplus
 }

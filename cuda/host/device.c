@@ -1,5 +1,5 @@
-/* One CUDA GPU as a kind of device: see device.h. Every buffer of a step is allocated when the
- * backend is opened, so it is told the sizes of the model. */
+/* The device kind `cuda`: see device.h. The backend allocates every buffer of a step when it is
+ * opened, so it gets the sizes of the model here. */
 #include "cuda/host/device.h"
 
 #include "cuda/host/backend.h"

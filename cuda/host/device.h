@@ -1,5 +1,5 @@
-/* CUDA's row in the table of devices (engine/compute/device.h). It is there in every binary; one
- * that was built without nvcc counts no device and says why. */
+/* CUDA's row in the table of devices (engine/compute/device.h). Every binary has it; one built
+ * without nvcc counts no device and says why. */
 #ifndef WINNOW_CUDA_HOST_DEVICE_H
 #define WINNOW_CUDA_HOST_DEVICE_H
 

@@ -9,18 +9,19 @@
  *                  slot, each scores the slots of its split.
  *
  * Where splits end depends on the head's n_slots alone (split_pages), never on the batch, and every
- * sum has one order: a sequence's bits are the same alone and in a crowd.
+ * sum has one order: a sequence has the same bits alone and in a batch.
  *
  * Cost at d = 128, f16, group of 4, 32 sequences x 8 KV heads x 8192 slots: 516 bytes a slot, 1.08
- * GB. A tile of 16 slots takes a warp 16 ldmatrix, 16 mma, 17 cp.async and about 100 others: 9 issue
- * slots a slot; q8 (276 bytes) about 25, q4 (192) about 35, where an H200's memory leaves an SM 100,
- * 55 and 38. In flight: (STAGES - 1) x 8.8 KB x 4 warps = 70 KB a block, two of them on an SM of 227
- * KB: three times what latency x bandwidth (~40 KB) asks. A block of 512 slots (8k) moves 264 KB in
- * about 17 us, its start and end hidden behind the other block.
+ * GB. A tile of 16 slots takes a warp 16 ldmatrix, 16 mma, 17 cp.async and about 100 other
+ * instructions: 9 issue slots per KV slot. q8 (276 bytes) takes about 25, q4 (192) about 35; an
+ * H200's memory leaves an SM 100, 55 and 38. In flight: (STAGES - 1) x 8.8 KB x 4 warps = 70 KB a
+ * block, two of them on an SM of 227 KB: three times what latency x bandwidth (~40 KB) asks. A
+ * block of 512 slots (8k) moves 264 KB in about 17 us, its start and end hidden behind the other
+ * block.
  *
- * The way it was before, queries as rows and quantised tiles unpacked to shared memory, moved 79 %
- * of what a copy does on an H200 in f16, 49 % in bf16, 23 % in q8 and 12 % in q4, with 64 mma a tile
- * and a chain of latencies for the unpacking. */
+ * With queries as rows and quantised tiles unpacked to shared memory, an H200 reached 79 % of
+ * the rate of a copy in f16, 49 % in bf16, 23 % in q8 and 12 % in q4: that takes 64 mma a tile
+ * and has a chain of latencies for the unpacking. */
 #include <cassert>
 
 #include "cuda/kernels/decode_tile.h"
@@ -43,7 +44,7 @@ static __device__ uint32_t n_splits(uint32_t n_slots)
     const uint32_t n_pages = page_count(n_slots);
     return n_pages == 0 ? 1 : (n_pages + split_pages(n_pages) - 1) / split_pages(n_pages);
 }
-/* Of any head of at most max_slots. */
+/* Splits of any head of at most max_slots. */
 static uint32_t max_splits(uint32_t max_slots)
 {
     const uint32_t pages = page_count(max_slots);
@@ -91,7 +92,7 @@ void attention_workspace_place(struct attention_workspace *w, const struct devic
     w->n_seen = (uint32_t *)(uintptr_t)at;
 }
 
-/* What both kernels find at their block's coordinates. */
+/* The part of the work at a block's coordinates, in both kernels. */
 struct decode_place {
     const device_segment *segment;
     const device_head *head;
@@ -104,7 +105,8 @@ static __device__ bool find_place(const device_step &step, uint32_t layer, uint3
     const uint32_t s = first + blockIdx.y;
     p->segment = &step.segments[s];
     p->head = &step.heads[((uint64_t)s * step.n_layers + layer) * step.n_kv_heads + kv_head];
-    /* All loads at once, before it is known whether the segment is there (its place is). */
+    /* All loads are started at once, before it is known whether the segment exists (its memory
+     * does). */
     const uint32_t n_segments = step.header->n_segments, n_rows = p->segment->n_rows,
                    n_slots = p->head->n_slots;
     if (s >= n_segments || n_rows != 1)
@@ -138,7 +140,7 @@ static __device__ void walk_tiles(const device_step &step, const page_layout &la
     const bool sink_query = at.segment->sink_query != 0;
 
     uint32_t load = at.first_page * 2 + threadIdx.x / 32, stage = 0;
-    /* The number of the page after next is on its way while tiles are. */
+    /* The number of the page after next is loaded while tiles are. */
     uint32_t page = load < end ? at.head->pages[load / 2] : 0;
     for (uint32_t i = 0; i + 1 < memory::stages; i++) {
         if (load < end)
@@ -150,7 +152,7 @@ static __device__ void walk_tiles(const device_step &step, const page_layout &la
     }
     for (uint32_t tile = at.first_page * 2 + threadIdx.x / 32; tile < end; tile += memory::warps) {
         cp_async_wait<memory::stages - 2>();
-        __syncwarp(); /* the tile is there for all lanes, and nobody is in the one before it */
+        __syncwarp(); /* the tile has arrived for all lanes, and no lane still reads the one before */
         const uint32_t next = stage == 0 ? memory::stages - 1 : stage - 1;
         if (load < end)
             load_tile<T, n_groups>(ring + next * memory::stage_bytes, step, layout, page, load % 2,
@@ -166,7 +168,7 @@ static __device__ void walk_tiles(const device_step &step, const page_layout &la
         const uint32_t slot = tile * TILE_SLOTS + lane % 16;
         const int32_t p = sections.positions[lane % 16];
         const bool sees = slot < n_slots && is_visible(p, now, n_sinks, window);
-        /* Bits 0..15: what is seen; 16..31: what of it is a sink that q_sink asks. */
+        /* Bits 0..15: slots that are seen; 16..31: of those the sinks that q_sink reads. */
         const uint32_t bits = __ballot_sync(
             0xffffffff, lane < 16 ? sees : sees && sink_query && (uint32_t)p < n_sinks);
         const uint32_t visible = bits & 0xffff, sinks = bits >> 16;
@@ -374,7 +376,7 @@ static __global__ void __launch_bounds__(MERGE_WARPS * 32)
     const float *queries = q + ((uint64_t)at.row * step.n_heads + head0) * head_dim;
     const uint32_t n_summary = at.head->summary != NULL ? at.head->counters->n_summary : 0;
     for (uint32_t g = warp; g < at.group; g += MERGE_WARPS) {
-        /* A lane has a split: there are as many at most. */
+        /* Each lane takes one split: there are at most 32. */
         const float *mine =
             partial + ((uint64_t)g * gridDim.z + min(lane, n - 1)) * width + head_dim;
         float maximum = lane < n ? mine[0] : MINUS_INFINITY, summary = MINUS_INFINITY;
@@ -438,8 +440,8 @@ static void launch_groups(cudaStream_t stream, const struct device_step *step, u
            layer, first, q, q_sink, *w, scale);
 }
 
-/* Up to 8 queries of a KV head in one block: more would read K and V again, from L2. Those of the
- * largest heads go by fours, for their sums fill the registers. */
+/* Up to 8 queries of a KV head in one block: more blocks would read K and V again, from L2. The
+ * largest head dimensions take 4, because their sums fill the registers. */
 template <class T>
 static void launch_split(cudaStream_t stream, const struct device_step *step, uint32_t layer,
                          uint32_t first, uint32_t n, const float *q, const float *q_sink,

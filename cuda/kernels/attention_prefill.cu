@@ -2,26 +2,27 @@
  *
  * A block takes one KV head and 32 queries a warp, 4 warps: rows x heads of the group, packed, so a
  * page's K and V serve all of them. It walks the head's pages in their order, which is the same for
- * every row whatever the chunk, and a page that a row sees nothing of changes no bit of its sums:
- * so a row's output does not depend on how the prompt was cut.
+ * every row and every chunk. A page of which a row sees nothing changes no bit of the row's sums.
+ * So a row's output does not depend on how the prompt was cut.
  *
- * Slots are a set: whether a query sees one follows from the positions alone. Before a block loads
- * pages it looks at their positions (128 bytes of 16.5 KB), a thread a page, and leaves out those
+ * Whether a query sees a slot follows from the positions alone; slots have no order. Before a block
+ * loads pages it looks at their positions (128 bytes of 16.5 KB), a thread a page, and skips pages
  * that none of its rows can see: with positions in order, all later ones; with a window, all
  * earlier ones. Pages that every row sees whole are not masked.
  *
- * Where a segment has a second query for sinks, the pages with sinks are walked first with that
- * query, those slots alone, and then all pages with the ordinary query and the other slots.
+ * Where a segment has a second query for sinks, the pages with sinks come first, with that query
+ * and only the sinks; then all pages with the ordinary query and the other slots.
  *
- * Cost at d = 128, f16, group of 4: a warp's 32 queries x 32 slots are 2 x (64 + 32) mma (2 parts
- * of Q, one of P) = 393k products, 384 cycles of an SM at the 1024 a cycle of mma.sync on sm_80,
- * about 300 on sm_90; shared memory moves 16 KB of Q (two parts), 8 of K and 8 of V = 256 cycles at
- * 128 bytes: tensor cores are the limit. Of three products two count as useful, so at most 2/3 of
- * what mma.sync gives (about 600 of 989 TFLOP/s on H100) = 400. K and V come from L2: 33 KB for 4
- * warps in 1536 cycles, 2.8 TB/s over 132 SMs of the 5.5 that L2 has. Shared memory 105 KB: two
- * blocks on an SM with 227 KB, so one's softmax runs beside the other's products; at most 255
- * registers for 256 threads an SM. bfloat16 takes five products for three (queries in three parts,
- * weights in two), quantised pages four: half and three quarters of the speed. */
+ * Cost at d = 128, f16, group of 4: a warp's 32 queries x 32 slots are 2 x (64 + 32) mma (2
+ * parts of Q, one of P) = 393k products, 384 cycles of an SM at the 1024 a cycle of mma.sync on
+ * sm_80, about 300 on sm_90. Shared memory moves 16 KB of Q (two parts), 8 of K and 8 of V = 256
+ * cycles at 128 bytes. So tensor cores are the limit: two of three products count as useful, at
+ * most 2/3 of what mma.sync gives (about 600 of 989 TFLOP/s on H100) = 400. K and V come from
+ * L2: 33 KB for 4 warps in 1536 cycles, 2.8 TB/s over 132 SMs of the 5.5 that L2 has. Shared
+ * memory 105 KB: two blocks on an SM with 227 KB, so one block's softmax overlaps the other's
+ * products; at most 255 registers for 256 threads an SM. bfloat16 takes five products for three
+ * (queries in three parts, weights in two), quantised pages four: half and three quarters of the
+ * speed. */
 #include "cuda/kernels/attention_tile.h"
 #include "cuda/kernels/kernels.h"
 
@@ -29,16 +30,16 @@
 
 constexpr uint32_t BATCH_PAGES = 1024 /* looked at before they are loaded */;
 
-/* What a block found out about a page. */
+/* What a block knows of a page. */
 constexpr uint8_t SEEN = 1 /* by some row */, MASKED = 2 /* not by all, or not all of it */,
                   DEAD = 4 /* slots that no row sees: unused, holes, later ones */;
 
 template <class T> struct prefill_memory {
-    /* Of 16 queries, a warp; what registers allow. */
+    /* Tiles of 16 queries a warp, as many as registers allow. */
     static constexpr uint32_t m_tiles = T::dim > 128 || (T::bfloat && T::dim > 64) ? 1 : 2;
     static constexpr uint32_t warps = T::dim > 128 && T::bfloat ? 3 : 4; /* at most */
     static constexpr uint32_t rows = PAGE_SLOTS * T::row; /* 16-bit numbers of K or V of a page */
-    /* Two pages in turn; quantised, one as it lies in the pool and one unpacked. */
+    /* Two pages in turn; quantised: one in the pool's layout and one unpacked. */
     static constexpr uint32_t stage_bytes =
         T::quantised ? PAGE_SLOTS * T::raw_bytes : 2 * rows * 2 + PAGE_SLOTS * 4;
     static constexpr uint32_t pages_bytes =
@@ -92,7 +93,7 @@ static __device__ void look_at_pages(const device_step &step, const prefill_plac
                 const bool used = slot0 + c * 4 + j < at.head->n_slots,
                            is_sink = (uint32_t)p[j] < n_sinks;
                 const bool mine = used && p[j] >= at.from && p[j] < at.to;
-                /* The earliest row is nearest to the past, the latest to the future. */
+                /* The earliest row sees furthest back, the latest furthest ahead. */
                 seen += mine && p[j] <= at.latest &&
                         (is_sink || p[j] > at.earliest || (uint32_t)(at.earliest - p[j]) < window);
                 whole += mine && p[j] <= at.earliest &&
@@ -118,7 +119,7 @@ static __device__ void load_page(uint8_t *stage, const device_step &step, const 
         return;
     }
     if (flags & DEAD) {
-        /* Their V may be anything, and a weight of 0 would not silence a NaN. */
+        /* Their V may be anything, and a weight of 0 would not hide a NaN. */
         live = 0;
         for (uint32_t i = 0; i < PAGE_SLOTS && page * PAGE_SLOTS + i < at.head->n_slots; i++)
             live |= (uint32_t)(page_positions(from)[i] <= at.latest) << i;
@@ -132,7 +133,7 @@ static __device__ void load_page(uint8_t *stage, const device_step &step, const 
         cp_async_16(stage + 4 * memory::rows + threadIdx.x * 16, from + threadIdx.x * 16);
 }
 
-/* Logits that are not seen become minus infinity; returns nothing, counts what each row sees. */
+/* Sets logits that are not seen to minus infinity and counts what each row sees. */
 template <uint32_t m_tiles>
 static __device__ void mask_logits(float (&s)[m_tiles][4][4], uint32_t (&n_seen)[m_tiles][2],
                                    const int32_t (&now)[m_tiles][2], const prefill_place &at,
@@ -158,7 +159,7 @@ static __device__ void mask_logits(float (&s)[m_tiles][4][4], uint32_t (&n_seen)
     }
 }
 
-/* What the rows of a lane have come to. */
+/* The results so far of a lane's rows. */
 template <class T> struct prefill_sums {
     static constexpr uint32_t m_tiles = prefill_memory<T>::m_tiles;
     running<m_tiles> state;
@@ -167,7 +168,7 @@ template <class T> struct prefill_sums {
     int32_t now[m_tiles][2]; /* positions of the rows; -1: no row */
 };
 
-/* A page that has arrived as it lies in the pool becomes tiles, with its positions behind them. */
+/* Turns a page that has arrived in the pool's layout into tiles, with its positions behind them. */
 template <class T>
 static __device__ void unpack_page(uint16_t *k, const uint8_t *raw, const page_layout &layout,
                                    const prefill_place &at, uint32_t page, uint8_t flags,
@@ -198,7 +199,7 @@ static __device__ void walk_pages(const device_step &step, const page_layout &la
     const uint32_t steps = T::steps(layout.head_dim);
     for (uint32_t first = 0; first < n_pages; first += BATCH_PAGES) {
         const uint32_t count = min(BATCH_PAGES, n_pages - first);
-        __syncthreads(); /* nobody reads the flags, tiles and queries of before */
+        __syncthreads(); /* nobody still reads the flags, tiles and queries of the walk before */
         look_at_pages(step, at, first, count, flags);
         __syncthreads();
         uint32_t page = 0, stage = 0;
@@ -212,13 +213,13 @@ static __device__ void walk_pages(const device_step &step, const page_layout &la
             while (next < count && !(flags[next] & SEEN))
                 next++;
             cp_async_wait<0>();
-            __syncthreads(); /* the page is there for all, and nobody is in the one before it */
+            __syncthreads(); /* the page has arrived for all, and nobody still reads the one before */
             uint8_t *here = stages + stage * memory::stage_bytes;
             if (T::quantised) {
                 here = stages + memory::stage_bytes;
                 unpack_page<T>((uint16_t *)here, stages, layout, at, first + page, flags[page],
                                steps);
-                __syncthreads(); /* it is unpacked for all, and its place is free */
+                __syncthreads(); /* it is unpacked for all, and its memory is free */
             } else {
                 stage ^= 1;
             }

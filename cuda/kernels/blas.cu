@@ -1,11 +1,11 @@
-/* cuBLAS where it is installed: for many rows its wgmma kernels run at 2 to 2.5 times what mma.sync
- * does in matmul_many.cu (on an H200 640 TFLOP/s, and 310 with BF16 or 230 with Q4_K weights). So
- * even quantised weights are first unpacked, a piece at a time, into halves. Loaded with dlopen, so that winnow neither links against it nor
- * asks for its headers. Called by the engine thread.
+/* cuBLAS where it is installed. For many rows its wgmma kernels run at 2 to 2.5 times the speed of
+ * mma.sync in matmul_many.cu (on an H200 640 TFLOP/s, and 310 with BF16 or 230 with Q4_K weights),
+ * so even quantised weights are first unpacked into halves, a piece at a time. Loaded with dlopen,
+ * so that winnow needs neither its library nor its headers to build. Called by the engine thread.
  *
- * cuBLAS gives the same bits again for the same shapes on one stream (its documentation, "Results
- * reproducibility"), with a workspace that is its own. Which order it sums in depends on the number
- * of rows. */
+ * cuBLAS gives the same bits for the same shapes on one stream with its own workspace (its
+ * documentation, "Results reproducibility"). Its order of summation depends on the number of
+ * rows. */
 #include "cuda/kernels/matmul.h"
 
 #include "cuda/kernels/weight_layout.h"
@@ -35,7 +35,7 @@ bool launch_matmul_blas(cudaStream_t, struct blas *, const struct matmul_job *, 
 #include <dlfcn.h>
 #include <stdlib.h>
 
-/* What cublas_api.h calls these, the same in versions 12 and 13. */
+/* Values of cublas_api.h, the same in versions 12 and 13. */
 typedef void *cublas_handle;
 enum {
     CUBLAS_OP_N = 0,
@@ -128,8 +128,7 @@ void blas_close(struct blas *b)
     free(b);
 }
 
-/* out = out * the row's scale + bias. A block has a row, for most find that there is nothing to do.
- */
+/* out = out * the row's scale + bias. A block per row, since most rows need nothing. */
 static __global__ void finish_rows(float *out, const float *scales, const float *bias,
                                    uint32_t rows)
 {
@@ -141,8 +140,8 @@ static __global__ void finish_rows(float *out, const float *scales, const float 
         at[row] = bias != NULL ? at[row] * scale + bias[row] : at[row] * scale;
 }
 
-/* Rows of w, as they lie at `rows`, times x. As BLAS sees row-major matrices:
- * out^T [n_rows x n] = (w^T)^T [n_rows x cols] x^T [cols x n]. */
+/* Multiplies n_rows rows of w at `rows` with x. BLAS sees row-major matrices transposed: out^T
+ * [n_rows x n] = (w^T)^T [n_rows x cols] x^T [cols x n]. */
 static bool multiply(struct blas *blas, float *out, uint32_t out_pitch, const void *rows,
                      uint32_t n_rows, uint32_t pitch, uint32_t cols, int type,
                      const struct matmul_x16 *x, uint32_t n)
@@ -153,7 +152,7 @@ static bool multiply(struct blas *blas, float *out, uint32_t out_pitch, const vo
                       CUDA_R_32F, (int)out_pitch, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT) == 0;
 }
 
-/* A quantised weight goes through the unpacked rows piece by piece, pieces as equal as can be. */
+/* A quantised weight is unpacked and multiplied piece by piece, in pieces of nearly equal size. */
 static bool multiply_unpacked(cudaStream_t stream, struct blas *blas, const struct matmul_job *job,
                               const struct matmul_x16 *x, uint32_t n)
 {

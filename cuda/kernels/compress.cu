@@ -1,13 +1,13 @@
-/* The end of a prompt: the heads of one layer keep their budgets, survivors move to the front.
- * Launched by the engine thread, once a layer and prompt; select.cu has scored before.
+/* The end of a prompt: the heads of one layer keep their budgets, and survivors move to the front.
+ * Launched by the engine thread, once a layer and prompt, after select.cu has scored.
  *
- * Each head is one block. Choosing reads scores and positions once and ranks three or four times,
- * 24 bytes a slot: for 100,000 slots 2.4 MB, 30 us at the 80 GB/s that one SM can be hoped to draw.
- * Then survivors behind the first n_kept slots move into the gaps before, each once, a warp a slot
- * in 16-byte pieces: 1024 slots of head_dim 128 in f16 are 0.5 MB read and as many written, 15 us.
- * The prefill that came before takes a thousand times as long, so heads are not split over blocks.
- * Moving has 512 threads of at most 128 registers (sums in double), the others 32 and up to 1024
- * threads. What is dropped joins the summary by sums that follow the pages. */
+ * Each head is one block. Choosing reads scores and positions once and ranks three or four
+ * times, 24 bytes a slot: for 100,000 slots 2.4 MB, by estimate 30 us at 80 GB/s for one SM.
+ * Then survivors behind the first n_kept slots move into the gaps before, each once, a warp a
+ * slot in 16-byte pieces: 1024 slots of head_dim 128 in f16 are 0.5 MB read and as many written,
+ * 15 us. The prefill before it takes a thousand times as long, so heads are not split over
+ * blocks. Moving has 512 threads of at most 128 registers (sums in double), the others 32
+ * registers and up to 1024 threads. Dropped slots join the summary in sums by page. */
 #include "cuda/kernels/select.h"
 
 #include "cache/policy/select.h"
@@ -16,7 +16,7 @@
 
 #define MOVE_THREADS 512
 
-/* Slots of a layer's jobs and their ranks; one head or all. */
+/* Slots of a layer's jobs and their ranks, of one head or of all. */
 struct ranked_jobs {
     const struct device_step *shape;
     const struct device_job *jobs;
@@ -58,8 +58,8 @@ struct ranked_jobs {
     }
 };
 
-/* Under `adaptive` this is what a head chooses freely, and the part of it that it keeps for sure.
- */
+/* Under `adaptive`: the slots of a head that are free to choose, and how many of them it keeps for
+ * sure. */
 static __device__ uint32_t free_choice(const struct device_job *jobs, const struct device_job *job)
 {
     uint32_t reserved = job->choice.sinks + job->choice.recent, budget = jobs[0].budget;
@@ -105,8 +105,8 @@ static __global__ void __launch_bounds__(1024)
         *b.lowest = lowest;
 }
 
-/* What all heads of the layer together may still keep goes to the best of what none keeps yet, as
- * select_adaptive of cache/policy/select.c: of equal keys to the lower head. One block. */
+/* Gives what all heads of the layer together may still keep to the best slots that none keeps
+ * yet, as select_adaptive of cache/policy/select.c: of equal keys to the lower head. One block. */
 static __global__ void __launch_bounds__(1024)
     compete_kernel(struct device_step shape, const struct device_job *jobs, uint32_t n_jobs,
                    uint32_t stride, uint8_t *scratch)
@@ -131,7 +131,7 @@ static __global__ void __launch_bounds__(1024)
     uint32_t n_equal = found.n_equal;
     for (uint32_t j = 0; j < n_jobs; j++) {
         uint64_t *lowest = select_scratch_of(scratch, n_jobs, stride, j).lowest, own = found.key;
-        if (found.n_equal > 0) { /* a position ties with other heads' */
+        if (found.n_equal > 0) { /* the same position in other heads has the same key */
             struct ranked_jobs of_head = rivals;
             of_head.first = j;
             of_head.last = j + 1;
@@ -173,9 +173,9 @@ struct survivors {
     }
 };
 
-/* One warp's part of the sums over dropped slots of 8 values of K and V at once; a lane has the 8
- * values from `value` on. Sums within a page are floats, 32 numbers of like size; pages add up in
- * double. */
+/* One warp's part of the sums over dropped slots, of 8 values of K and V at once; a lane has the
+ * 8 values from `value` on. Sums within a page are floats, since they are 32 numbers of similar
+ * size; pages are added in double. */
 static __device__ uint32_t sum_dropped(const struct survivors *s, uint32_t value, double *sum)
 {
     const uint32_t lane = threadIdx.x % 32, n = s->job->head.n_slots, dim = s->shape->head_dim;
@@ -248,8 +248,8 @@ static __device__ void move_slot(const struct survivors *s, uint32_t to, uint32_
             head->history[(uint64_t)from * HISTORY_WORDS + lane];
 }
 
-/* Survivors behind the first n_kept slots and the gaps before are equally many: the first goes into
- * the first. Returns n_kept. */
+/* Survivors behind the first n_kept slots are as many as the gaps before: the first survivor
+ * goes into the first gap. Returns n_kept. */
 static __device__ uint32_t compact(const struct survivors *s, struct block_room *room)
 {
     const uint32_t n = s->job->head.n_slots;

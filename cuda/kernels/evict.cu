@@ -1,14 +1,14 @@
-/* Dropping slots in decode, inside the captured step: each head that is due turns its worst slots
- * into holes that later tokens fill. Launched by the engine thread, once a layer.
+/* Dropping slots in decode, inside the captured step: each head with n_drop > 0 turns its worst
+ * slots into holes that later tokens fill. Launched by the engine thread, once a layer.
  *
  * One block a head, 256 threads, 48 registers, 2.4 KB of shared memory. A head with n_drop 0 costs
- * a block that reads one field and leaves. The usual case is one slot of about 1024 by scores in an
- * array: a thread asks for four slots at once, 8 bytes each, then two warp reductions and one
+ * a block that reads one field and returns. The usual case is one slot of about 1024 by scores in
+ * an array: a thread loads four slots at once, 8 bytes each, then come two warp reductions and one
  * barrier. That is 8 KB a head where attention before it read 512 KB (head_dim 128, f16): 1.6 % of
- * its bytes. What counts is the latency of a chain of four loads and a launch, by estimate 3 us a
+ * its bytes. The cost is the latency of a chain of four loads and a launch, by estimate 3 us a
  * layer: over 32 layers 0.1 ms of the 4.8 ms that an H100 takes to read 8B parameters in 16 bits, 2
- * %, and no more for many sequences, whose blocks run beside one another. Scores of keys read K
- * again, half of what attention read.
+ * %. More sequences cost no more, since their blocks run side by side. Scores of keys read K again,
+ * half of what attention read.
  *
  * Several slots: ranks of the scores go to scratch, the lowest key that stays is found byte by byte
  * (select_block.h), victims are sorted and pushed worst first. */
@@ -19,7 +19,7 @@
 
 #define THREADS 256
 
-/* One head, its layer and its scratch. */
+/* A head that drops, its layer and its scratch. */
 struct eviction {
     const struct device_step *step;
     const struct device_segment *segment;
@@ -63,7 +63,7 @@ static __device__ void summarise(const struct eviction *e, const uint32_t *victi
     }
 }
 
-/* Makes holes of victims [n], which lie on top of the stack. All threads. */
+/* Makes holes of victims [n], which are on top of the stack. All threads. */
 static __device__ void make_holes(const struct eviction *e, const uint32_t *victims, uint32_t n)
 {
     if (e->segment->choice.remnant == REMNANT_MEAN)
@@ -92,7 +92,7 @@ static __device__ void drop_least(const struct eviction *e, uint64_t key, uint32
     make_holes(e, top, 1);
 }
 
-/* The usual case: nothing but what a thread sees is kept. */
+/* The usual case: one slot, by numbers in arrays, without scratch. */
 static __device__ void drop_one(const struct eviction *e, struct block_room *room)
 {
     const struct scoring a = scoring_of(e, e->kv_head);
@@ -119,7 +119,7 @@ static __device__ void drop_one(const struct eviction *e, struct block_room *roo
     drop_least(e, least, slot, room);
 }
 
-/* Scores into the scratch: the head's own, or the mean of those that vote. */
+/* Writes scores to the scratch: the head's own, or the mean of those that vote. */
 static __device__ void score_head(const struct eviction *e, float *direction)
 {
     float *scores = e->scratch.scores;
@@ -176,7 +176,7 @@ static __device__ void drop_several(const struct eviction *e, uint32_t n, uint64
     block_number(0, e->head->n_slots, room, drops,
                  [=](uint32_t i, uint32_t at) { keys[at] = key_of(i); });
     block_sort(keys, n);
-    /* Keys differ, so a victim finds its place by its own. */
+    /* Keys differ, so a victim finds its place by its key. */
     for (uint32_t i = threadIdx.x; i < e->head->n_slots; i += THREADS) {
         if (!drops(i))
             continue;
@@ -195,7 +195,7 @@ static __device__ void drop_several(const struct eviction *e, uint32_t n, uint64
     make_holes(e, top, n);
 }
 
-/* Everything that needs scores beside one another. */
+/* The other cases: scores of keys or of the layer, several slots. */
 static __device__ void drop_ranked(const struct eviction *e, float *direction,
                                    struct block_room *room)
 {

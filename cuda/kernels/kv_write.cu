@@ -1,10 +1,9 @@
-/* New keys and values go into their pages; copies of pages, changes of page tables.
+/* Writes new keys and values into their pages; copies pages; changes page tables.
  *
- * A decode step writes 2 d floats a head: latency, not bandwidth, decides, so all rows of a segment
- * that do not depend on each other are spread over warps, one row of K or of V each. Two things
- * have an order: holes are taken from the top of a stack, and KeyDiff's sum of keys is added up row
- * by row in double. The first block of a (segment, head) does all rows itself where there is
- * either. */
+ * A decode step writes 2 d floats a head. Latency is the limit, not bandwidth, so rows of a
+ * segment that do not depend on each other are spread over warps, one row of K or of V each. Two
+ * things need an order: holes are taken from the top of a stack, and KeyDiff's sum of keys is
+ * added row by row in double. Where a (segment, head) has either, its first block does all rows. */
 #include "cuda/kernels/kernels.h"
 #include "cuda/kernels/page_store.h"
 
@@ -42,7 +41,7 @@ static __device__ void take_slots(const device_head *head, const int32_t *positi
     out[lane] = slot;
 }
 
-/* 1 / |k| as stored, in double, 0 of a key of zeros; the same in every lane. */
+/* 1 / |k| of the stored key, in double; 0 for a key of zeros. The same in every lane. */
 static __device__ double inverse_norm(const page_layout &layout, const uint8_t *page, uint32_t slot)
 {
     double squares = 0;
@@ -55,7 +54,7 @@ static __device__ double inverse_norm(const page_layout &layout, const uint8_t *
     return squares > 0 ? 1 / sqrt(squares) : 0;
 }
 
-/* One row of K (with everything that goes with a new slot) or of V, by a warp. */
+/* Writes one row of K (with everything else of a new slot) or of V, by a warp. */
 static __device__ void write_row(const page_layout &layout, const device_head *head, uint8_t *page,
                                  uint32_t slot, bool is_v, const float *x, int32_t position)
 {
@@ -87,8 +86,8 @@ static __global__ void __launch_bounds__(WRITE_WARPS * 32)
     const device_head *head =
         &step.heads[((uint64_t)s * step.n_layers + layer) * step.n_kv_heads + kv_head];
     const uint32_t n_rows = segment->n_rows;
-    /* Another block may see that the first one has emptied the stack already: then it writes rows
-     * that the first writes too, with the same values; rows that go into holes it leaves alone. */
+    /* Another block may see the stack after the first one has emptied it. Then it writes rows
+     * that the first block writes too, with the same values. It skips rows that go into holes. */
     const bool ordered = head->key_sum != NULL || head->counters->n_holes > 0;
     if (ordered && blockIdx.z > 0)
         return;
@@ -135,8 +134,8 @@ void launch_kv_write(cudaStream_t stream, const struct device_step *step, uint32
 {
     if (n == 0)
         return;
-    /* A block for every WRITE_ROWS rows. 8 blocks a head for 2048 rows, whatever their number, took
-     * 240 us a layer on an H200, a tenth of the whole prompt's time. */
+    /* A block for every WRITE_ROWS rows. With 8 blocks a head for 2048 rows an H200 took 240 us
+     * a layer, a tenth of the whole prompt's time. */
     const uint32_t chunks = (max_rows_of_segment + WRITE_ROWS - 1) / WRITE_ROWS;
     const uint32_t depth = chunks < 1 ? 1 : chunks > 64 ? 64 : chunks;
     LAUNCH(write_rows, dim3(n, step->n_kv_heads, depth), WRITE_WARPS * 32, 0, stream, *step,

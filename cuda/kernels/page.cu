@@ -1,4 +1,4 @@
-/* Reading a slot of a KV page back, for tests, audits and traces: see page.h. */
+/* Reads a slot of a KV page back, for tests, audits and traces: see page.h. */
 #include "cuda/kernels/page.h"
 
 static __global__ void read_slot(const uint8_t *page, page_layout layout, uint32_t slot, float *k,

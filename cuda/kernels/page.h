@@ -1,5 +1,5 @@
-/* The inside of a KV page on the device: PAGE_SLOTS slots of one (layer, KV head). Kernels of
- * attention, scoring and selection read it, kv_write.cu writes it; nobody else knows it.
+/* The layout of a KV page on the device: PAGE_SLOTS slots of one (layer, KV head). kv_write.cu
+ * writes it; kernels of attention, scoring and selection read it; no other code knows it.
  *
  *   d = head_dim, g = ceil(d / 32) and g' = ceil(d / 64) groups of dimensions, r = bytes of a row
  *
@@ -12,18 +12,18 @@
  *                places      q4: bytes [32][g'][2]: where the extremes lie
  *                (to a multiple of 128)
  *
- * Rows are whole 16-byte pieces and what pads them is zero, so attention copies them to shared
- * memory with cp.async as they are: row-major K is the column-major B of Q K^T for ldmatrix, and
- * row-major V, transposed by ldmatrix, the B of P V. Sixteen slots of any section are one
- * contiguous run of whole 16-byte pieces (K at d = 128, f16: 4 KB).
+ * Rows are whole 16-byte pieces, padded with zeros, so attention copies them to shared memory with
+ * cp.async unchanged: row-major K is the column-major B of Q K^T for ldmatrix, and row-major V,
+ * transposed by ldmatrix, the B of P V. Sixteen slots of any section are one contiguous run of
+ * whole 16-byte pieces (K at d = 128, f16: 4 KB).
  *
  * The numbers are those of the CPU's pages (engine/cpu/page.h says why K of q4 has extremes and
- * five bits), and no two tokens share any: a slot can be overwritten or moved alone.
+ * five bits). No two tokens share a byte, so a slot can be overwritten or moved alone.
  *
  *   q8: x = scale * q, q -127..127          q4: x = least + scale * q, q 0..15, in K 0..31
  *
- * The nibbles of a 32-bit word of q4 are dimensions 0 2 4 6 1 3 5 7 from its low end: a mask and a
- * shift give pairs of neighbours, as pairs of halves want them. */
+ * The nibbles of a 32-bit word of q4 are dimensions 0 2 4 6 1 3 5 7 from its low end, so that a
+ * mask and a shift give pairs of neighbours for pairs of halves. */
 #ifndef WINNOW_CUDA_KERNELS_PAGE_H
 #define WINNOW_CUDA_KERNELS_PAGE_H
 
@@ -38,7 +38,7 @@ struct page_layout {
     uint32_t head_dim, storage, n_groups, n_key_groups;
     /* Bytes of one slot in each section. */
     uint32_t row_bytes, k_scale_bytes, v_scale_bytes, fifth_bytes, place_bytes;
-    /* Where the sections begin, and the page's size. */
+    /* Offsets of the sections, and the page's size. */
     uint32_t k_at, v_at, k_scales_at, v_scales_at, fifths_at, places_at, bytes;
 };
 
@@ -112,8 +112,8 @@ static inline __device__ float page_float(uint32_t code)
     return __uint_as_float(0x4b000000 | code) - 8388608.0f;
 }
 
-/* x[8] = dimensions [d, d + 8) of a row of K or V, d a multiple of 8, d < head_dim; what lies
- * behind head_dim is some finite number, 0 in f16 and bf16. */
+/* x[8] = dimensions [d, d + 8) of a row of K or V, d a multiple of 8, d < head_dim. Beyond
+ * head_dim they are some finite number, 0 in f16 and bf16. */
 static inline __device__ void page_load_8(uint32_t storage, const page_row &row, bool is_k,
                                           uint32_t d, float *x)
 {
@@ -193,14 +193,14 @@ static inline __device__ float page_v(const page_layout &s, const uint8_t *page,
     return page_pick(x, d % 8);
 }
 
-/* n bytes, even, of a slot by a warp. */
+/* Copies n bytes of a slot, n even, by a warp. */
 static inline __device__ void page_move_bytes(uint8_t *to, const uint8_t *from, uint32_t n)
 {
     for (uint32_t i = threadIdx.x % 32; i < n / 2; i += 32)
         ((uint16_t *)to)[i] = ((const uint16_t *)from)[i];
 }
 
-/* One slot with its position from place to place, by the 32 threads of a warp. */
+/* Moves one slot with its position, by the 32 threads of a warp. */
 static inline __device__ void page_move_slot(const device_step *shape, uint8_t *to,
                                              uint32_t to_slot, const uint8_t *from,
                                              uint32_t from_slot)

@@ -1,5 +1,5 @@
-/* Numbers become a row of K or V in a page: the same bits as the CPU's page_write gives
- * (engine/cpu/page.c), by a warp for each row. Part of kv_write.cu. */
+/* Writes numbers as a row of K or V of a page, with the same bits as the CPU's page_write
+ * (engine/cpu/page.c), a warp for each row. Part of kv_write.cu. */
 #ifndef WINNOW_CUDA_KERNELS_PAGE_STORE_H
 #define WINNOW_CUDA_KERNELS_PAGE_STORE_H
 
@@ -11,7 +11,7 @@ static __device__ __half to_half(float x)
     return __float2half_rn(x > 65504.0f ? 65504.0f : x < -65504.0f ? -65504.0f : x);
 }
 
-/* Numbers as integers of the same order, and back; NaN is above all, and comes back as infinity. */
+/* Numbers as integers of the same order, and back. NaN is above all and comes back as infinity. */
 static __device__ int order_of(float x)
 {
     const int bits = __float_as_int(x + 0.0f); /* -0 and 0 are the same */
@@ -24,7 +24,7 @@ static __device__ float number_of(int order)
                                              : order ^ 0x7fffffff);
 }
 
-/* Least of a warp's numbers, NaN ignored; without any number infinity. */
+/* The least of a warp's numbers without NaN; infinity if there is none. */
 static __device__ float least_of(float x)
 {
     return number_of(__reduce_min_sync(0xffffffff, order_of(x)));
@@ -37,7 +37,7 @@ static __device__ int nearest_step(float x, float least, float scale, int from, 
     return !(q > (float)from) ? from : q > (float)to ? to : __float2int_rn(q);
 }
 
-/* 32 codes of q4, one a lane, into 16 bytes: the partner in a byte is two dimensions on. */
+/* Packs 32 codes of q4, one a lane, into 16 bytes: the partner in a byte is two dimensions on. */
 static __device__ void store_nibbles(uint8_t *to, uint32_t code)
 {
     const uint32_t lane = threadIdx.x % 32, other = __shfl_down_sync(0xffffffff, code, 2);
@@ -107,7 +107,7 @@ static __device__ void three_least(const int (&order)[2], uint32_t (&places)[3],
     }
 }
 
-/* The two extremes of a group: those without which the others lie closest together. */
+/* The two extremes of a group: the two numbers without which the others are closest together. */
 struct extremes {
     uint32_t places[2];
     float least, largest; /* of the others; 0 without others */
@@ -188,7 +188,7 @@ static __device__ void store_key_q4(const page_layout &s, uint8_t *page, uint32_
     }
 }
 
-/* x [head_dim], global memory, becomes the slot's K or V. All 32 lanes call. */
+/* Writes x [head_dim], global memory, as the slot's K or V. All 32 lanes call. */
 static __device__ void store_k(const page_layout &s, uint8_t *page, uint32_t slot, const float *x)
 {
     if (s.storage == STORAGE_Q4)

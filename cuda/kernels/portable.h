@@ -1,7 +1,7 @@
 /* The one place where nvcc and the CPU emulation of cuda/emulated differ. Every kernel file
- * includes this first and nothing of CUDA's, and then is the same text for both. Under nvcc the
- * functions below are PTX; with WINNOW_CUDA_EMULATED defined, emulated.h gives the same functions
- * as plain C++ (cuda/emulated/tensor_core.h) and says at its top what kernels must keep to.
+ * includes this first and no header of CUDA's, and is then the same text for both. Under nvcc the
+ * functions below are PTX. With WINNOW_CUDA_EMULATED defined they are plain C++
+ * (cuda/emulated/tensor_core.h), and emulated.h says at its top what kernels must keep to.
  *
  *   LAUNCH(kernel, grid, block, shared_bytes, stream, args...)   a template kernel in parentheses
  *   DYNAMIC_SHARED(type, name)        type *name: the launch's shared_bytes, 16-byte aligned
@@ -186,7 +186,7 @@ static __device__ __forceinline__ float2 fma_f32x2(float2 a, float2 b, float2 c)
 
 #endif
 
-/* Of the device in use: multiprocessors, and bytes of shared memory of one and of a block at most. */
+/* The device in use: multiprocessors, and the most shared memory in bytes of one and of a block. */
 struct device_limits {
     uint32_t n_sms, shared_of_sm, shared_of_block;
 };

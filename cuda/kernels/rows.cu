@@ -1,10 +1,10 @@
-/* What is done to rows of activations: embed, rms_norm, rope, add, swiglu, gather. Launched by the
+/* Operations on rows of activations: embed, rms_norm, rope, add, swiglu, gather. Launched by the
  * engine thread.
  *
- * All are bound by memory (at most 2 operations per byte; rms_norm's sums in double, as on the CPU,
- * stay below the double pipes' rate on data-centre GPUs): each thread moves 16 bytes at a time
- * where sizes and addresses allow, neighbours side by side. Products and sums are rounded one by
- * one as plain C on the CPU does it, so rope, add and gather give the CPU's bits. */
+ * All are bound by memory (at most 2 operations per byte; rms_norm's sums in double, as on the
+ * CPU, stay below the rate of the double pipes of data-centre GPUs). Each thread moves 16 bytes
+ * at a time where sizes and addresses allow, with neighbours side by side. Products and sums are
+ * rounded one by one as in plain C on the CPU, so rope, add and gather give the CPU's bits. */
 #include "cuda/kernels/kernels.h"
 
 #include "cuda/kernels/weight_decode.h"
@@ -28,9 +28,9 @@ static __device__ __forceinline__ float half_at(const uint8_t *p)
     return __half2float(*(const __half *)p);
 }
 
-/* 4 neighbouring columns, from column c = 4 k on, of row `row` of a quantised weight: with one
- * rounding, as in engine/cpu. Reads words and halves of the layout directly; a row's columns 4 k ..
- * belong to one lane. */
+/* 4 neighbouring columns of row `row` of a quantised weight, from column c on, a multiple of 4:
+ * with one rounding, as in engine/cpu. Reads words and halves of the layout directly; the 4
+ * columns belong to one lane. */
 template <uint32_t type>
 static __device__ float4 quantised_at(const uint8_t *w, uint32_t cols, uint32_t row, uint32_t c)
 {
@@ -89,7 +89,7 @@ static __device__ float4 quantised_at(const uint8_t *w, uint32_t cols, uint32_t 
                        fmaf(scale, (float)codes[3], minimum));
 }
 
-/* Columns c = 4 k .. of an unquantised weight, whose rows are padded. */
+/* 4 columns from c on, a multiple of 4, of an unquantised weight, whose rows are padded. */
 template <uint32_t type>
 static __device__ float4 plain_at(const uint8_t *w, uint32_t cols, uint32_t row, uint32_t c)
 {
@@ -168,7 +168,7 @@ static __device__ __forceinline__ double squares_of_row(const float *x, uint32_t
     return sum;
 }
 
-/* Reads again what the same thread read before: out may be x. */
+/* A thread reads what it read before, so out may be x. */
 template <bool vectors>
 static __device__ __forceinline__ void scale_row(float *out, const float *x, const float *gain,
                                                  uint32_t width, double squares, float eps,
@@ -326,7 +326,7 @@ static __device__ __forceinline__ float swiglu_of(float gate, float up)
     return gate / (1 + expf(-gate)) * up;
 }
 
-/* The last n % 4 elements, and all where addresses are odd, go one by one. */
+/* The last n % 4 elements go one by one, and all where addresses are not aligned. */
 static __global__ void add(float *x, const float *y, uint64_t n, uint64_t n_vectors)
 {
     const uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;

@@ -3,17 +3,17 @@
  * engine thread at the end of a step; only tokens go to the host.
  *
  * Probabilities are e^((logit - best) / temperature), from a division in double and expf, and are
- * added as whole multiples of 2^-43. Such sums are exact, so atomics may take part and the
- * result depends on nothing but the row. A pick differs from the host's only if the draw or the
- * top-p cut is within rounding of a boundary: n_vocab * 2^-43 of the mass (1.5e-8 for 128k tokens)
- * for the sums, 2 units in the last place of each probability (2.4e-7) for expf.
+ * added as whole multiples of 2^-43. Such sums are exact, so atomics may take part and the result
+ * depends on the row alone. A pick differs from the host's only if the draw or the top-p cut is
+ * within rounding of a boundary: n_vocab * 2^-43 of the mass (1.5e-8 for 128k tokens) for the sums,
+ * 2 units in the last place of each probability (2.4e-7) for expf.
  *
- * Three launches: the best logit over many blocks, probabilities over many blocks, then one block a
- * row that selects by bytes of the probability. No sort: a cut takes a pass a byte until one token
- * is left in question, mostly two or three. A row of 128k tokens is 0.5 MB, which stays in L2; one
- * SM reads it at about 64 bytes a clock, 5 us a pass: 4 to 5 passes and two launches are some 30
- * us, twice that with top-k, whatever the number of rows up to that of SMs. A step that reads 8B
- * parameters takes 4.8 ms on an H100. */
+ * Three launches: the best logit over many blocks, probabilities over many blocks, then one
+ * block a row that selects by bytes of the probability. Nothing is sorted: a cut takes a pass
+ * per byte until one token is left in question, mostly two or three passes. A row of 128k tokens
+ * is 0.5 MB, which stays in L2; one SM reads it at about 64 bytes a clock, 5 us a pass. 4 to 5
+ * passes and two launches are some 30 us, twice that with top-k, for up to as many rows as SMs.
+ * A step that reads 8B parameters takes 4.8 ms on an H100. */
 #include "cuda/kernels/kernels.h"
 #include "cuda/kernels/select_block.h"
 
@@ -62,7 +62,7 @@ static __device__ bool is_greedy(const struct token_pick *pick)
     return pick->temperature <= 0 || pick->top_p <= 0;
 }
 
-/* Above the key of any number: what is not finite makes its whole row odd. */
+/* Above the key of any number: one logit that is not finite marks its whole row. */
 #define NOT_FINITE_KEY UINT64_MAX
 
 static __device__ uint64_t logit_key(float logit, uint32_t token)
@@ -182,8 +182,8 @@ struct mass_room {
     uint64_t warps[32];
 };
 
-/* One thread's part: neighbours with one digit are added at once. The word that overflows is
- * noticed by the add that makes it, so both words together are exact. */
+/* One thread's part: neighbours with one digit are added at once. An overflow of the low word is
+ * seen by the add that causes it, so both words together are exact. */
 struct mass_tally {
     struct mass_room *room;
     uint32_t digit, run;
@@ -210,8 +210,8 @@ struct mass_tally {
     }
 };
 
-/* The digit at which the mass from the top reaches room->left; in the first pass what is wanted is
- * a share of all. First warp. */
+/* The digit at which the mass from the top reaches room->left. In the first pass the wanted mass
+ * is a share of all. First warp. */
 static __device__ void pick_mass(bool first, double top_p, struct mass_room *room)
 {
     const uint32_t lane = threadIdx.x, top = 255 - 8 * lane;
@@ -244,8 +244,8 @@ static __device__ void pick_mass(bool first, double top_p, struct mass_room *roo
     }
 }
 
-/* The key of the last token of the fewest best whose mass reaches top_p of all, or one between its
- * and the next: by bytes of the probability and, where many are equal, of the id. */
+/* The largest key such that the tokens from it up have the mass top_p of all, or a key between
+ * it and the next: by bytes of the probability and, where many are equal, of the id. */
 static __device__ uint64_t cut_mass(const float *p, uint32_t n_vocab, double top_p,
                                     struct mass_room *room)
 {
@@ -277,7 +277,7 @@ static __device__ uint64_t cut_mass(const float *p, uint32_t n_vocab, double top
 
 /* ---- the draw */
 
-/* A token and its mass if it is still in: at or above the cut, and not below min-p of the best,
+/* The mass of a token if it is still in: at or above the cut, and not below min-p of the best,
  * whose probability is 1. */
 static __device__ uint64_t mass_in(float p, uint32_t token, uint64_t cut, double min_p)
 {
@@ -306,7 +306,7 @@ static __device__ uint64_t mass_before(uint64_t mine, uint64_t *total, struct ma
 }
 
 /* The first token, by id, at which the mass passes draw * all. Warps own stretches; the stretch
- * that holds it is divided among all threads. */
+ * with that token is divided among all threads. */
 static __device__ int32_t draw_token(const float *p, uint32_t n_vocab, uint64_t cut,
                                      const struct token_pick *pick, struct mass_room *room)
 {

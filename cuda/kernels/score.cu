@@ -1,17 +1,17 @@
-/* Scores of prompts: the second pass of segments of several rows. The logits are computed again, by
- * the same instructions as in attention (so they have the same bits), for a query's probabilities
- * are known only when it has seen every page.
+/* Scores of prompts: the second pass of segments of several rows. A query's probabilities are known
+ * only after it has seen every page, so logits are computed again, by the same instructions as in
+ * attention and with the same bits.
  *
- * A warp owns a page, a lane one of its slots: it adds up the rows' means in rising order of rows,
- * so no cut of the prompt changes a score. The 8 warps of a block share the queries, 32 at a time,
- * as two mma tiles of as many whole rows (all heads of the group) as fit into 16.
+ * A warp owns a page, a lane one of its slots: it adds the rows' means in rising order of rows, so
+ * no cut of the prompt changes a score. The 8 warps of a block share the queries, 32 at a time, as
+ * two mma tiles of as many whole rows (all heads of the group) as fit into 16.
  *
- * Cost at d = 128, f16: 32 queries x 32 slots are 128 mma, 256 cycles of an SM at 1024 products a
- * cycle; shared memory moves 16 KB of Q and 8 of K (192 cycles) and 4 + 4 of probabilities (64):
- * the two are balanced, and the pass takes about two thirds of attention's time (2 products of 3).
- * Queries come from L2 once for 256 slots: 512 bytes for 8 x 32 mma-cycles; those to come are on
- * their way while 32 are added (when they were loaded where they were needed, the pass took three
- * times as long as attention on an H200). Shared memory 105 KB: two blocks an SM. */
+ * Cost at d = 128, f16: 32 queries x 32 slots are 128 mma, 256 cycles of an SM at 1024 products
+ * a cycle. Shared memory moves 16 KB of Q and 8 of K (192 cycles) and 4 + 4 of probabilities
+ * (64): the two are balanced, and the pass takes about two thirds of attention's time (2
+ * products of 3). Queries come from L2 once for 256 slots: 512 bytes for 8 x 32 mma-cycles. The
+ * next ones are loaded while 32 are added; when they were loaded where they were needed, the
+ * pass took three times as long as attention on an H200. Shared memory 105 KB: two blocks an SM. */
 #include "cuda/kernels/attention_tile.h"
 #include "cuda/kernels/kernels.h"
 
@@ -21,12 +21,12 @@ constexpr uint32_t QUERIES = 32, SCRATCH_ROW = PAGE_SLOTS + 1;
 
 template <class T> struct score_memory {
     static constexpr uint32_t warps = (T::dim > 128 ? 4 : 8) / T::k_parts;
-    static constexpr uint32_t of_warp = QUERIES / warps; /* queries that a warp brings */
+    static constexpr uint32_t of_warp = QUERIES / warps; /* queries that a warp loads */
     static constexpr uint32_t page_bytes = T::k_parts * PAGE_SLOTS * T::row * 2;
     static constexpr uint32_t warp_bytes = page_bytes + 16 * SCRATCH_ROW * 4;
     static constexpr uint32_t bytes =
         warps * warp_bytes + T::q_parts * QUERIES * T::row * 2 + 4 * QUERIES * 4;
-    /* Registers hold the queries to come, but not of the largest heads. */
+    /* Registers hold the next queries, except for the largest head dimensions. */
     static constexpr bool ahead = of_warp * T::dim / 32 <= 32;
 };
 
@@ -110,7 +110,7 @@ static __device__ void add_to_history(const device_head *head, uint32_t slot, sl
     state->bits = set ? state->bits | 1u << bit % 32 : state->bits & ~(1u << bit % 32);
 }
 
-/* One row's mean over the group reaches the lane's slot. */
+/* Adds one row's mean over the group to the lane's slot. */
 static __device__ void add_row(const device_step &step, const device_segment *segment,
                                const device_head *head, uint32_t kv_head, uint32_t row, int32_t now,
                                const float *probabilities, uint32_t slot, slot_score *state,
@@ -194,7 +194,7 @@ static __global__ void __launch_bounds__(score_memory<T>::warps * 32, T::dim > 1
         const uint32_t end = min(segment->n_rows, row + 2 * per_tile);
         if (!memory::ahead)
             load_rows_to_come<T>(next, step, segment, kv_head, row, per_tile, q, w);
-        __syncthreads(); /* nobody reads the queries of before */
+        __syncthreads(); /* nobody still reads the queries before */
         place_rows<T>(rows, next, scale);
         __syncthreads();
         if (memory::ahead)

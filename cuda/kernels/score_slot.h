@@ -1,9 +1,9 @@
-/* What a slot is worth to its plan: the scorers of POLICIES.md on the device, as
- * engine/cpu/policy.c has them. Device code for select.cu and evict.cu.
+/* What a slot is worth to its plan: the scorers of cache/POLICIES.md on the device, as
+ * cache/policy/scorer.c has them. Device code for select.cu and evict.cu.
  *
- * Scores that lie in an array are read where they are needed. Scores of keys cost a read of K: four
- * lanes take a slot, 16 bytes each at a time (64 in a row), and add up in an order that depends on
- * the head dimension alone. */
+ * Scores in an array are read where they are needed. Scores of keys cost a read of K: four lanes
+ * take a slot, 16 bytes each at a time (64 in a row), and add up in an order that depends on the
+ * head dimension alone. */
 #ifndef WINNOW_CUDA_KERNELS_SCORE_SLOT_H
 #define WINNOW_CUDA_KERNELS_SCORE_SLOT_H
 
@@ -16,8 +16,8 @@
 
 struct scoring {
     const struct device_head *head;
-    const struct device_head *held; /* whose positions are read: of heads that decide together each
-                                     reads its own, for the others may already be making holes */
+    const struct device_head *
+        held; /* whose positions are read: among heads that decide together each reads its own, because the others may already be making holes */
     uint32_t scorer, layer, kv_head, n_tokens, vote_queries;
     int64_t seed;
 };
@@ -72,7 +72,8 @@ __device__ static inline float random_score(int64_t seed, uint32_t layer, uint32
     return (float)(h >> 40) * 0x1p-24f;
 }
 
-/* Of scorers that do not look at keys. Every scorer has a case: the compiler asks for a new one's. */
+/* The value under scorers that do not read keys. Every scorer has a case: the compiler asks for
+ * a new one's. */
 __device__ static inline float score_of(const struct scoring &a, uint32_t slot, int32_t position)
 {
     const struct device_head *head = a.head;
@@ -103,7 +104,8 @@ __device__ static inline float score_of(const struct scoring &a, uint32_t slot, 
     return 0;
 }
 
-/* Of the others: of a key's dot product with the mean direction, and its length, squared. */
+/* The value under the others, from a key's dot product with the mean direction and the square of
+ * its length. */
 __device__ static inline float score_of_key(uint32_t scorer, float dot, float square)
 {
     if (reads_of(scorer) == SCORER_READS_KEYS)
@@ -111,8 +113,8 @@ __device__ static inline float score_of_key(uint32_t scorer, float dot, float sq
     return square > 0 ? -dot / sqrtf(square) : 0;
 }
 
-/* Whether head `index` is among those whose mean is the layer's score: where nobody has a vote,
- * everybody has. votes(i) of heads i < n. */
+/* Whether head `index` is among those whose mean is the layer's score. If no head votes, all do.
+ * votes(i) of heads i < n. */
 template <class Votes>
 __device__ static inline bool votes_in(uint32_t n, Votes votes, uint32_t index)
 {

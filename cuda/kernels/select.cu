@@ -2,11 +2,11 @@
  * scores, pooling along positions, the mean over heads that decide together. Launched by the engine
  * thread.
  *
- * Bytes: scores of arrays are read once, written once and read again, 12 a slot beside its
- * position: for 8 heads of 100,000 slots 13 MB, a few us at 3.35 TB/s over as many blocks as there
- * are SMs. Scores of keys read K once (256 bytes a slot at head_dim 128, 200 MB, 60 us). Only
- * sorting by position, which a prompt behind an earlier compression needs, is done by one block a
- * head. */
+ * Bytes: scores in arrays are read once, written once and read again, 12 a slot beside its
+ * position: for 8 heads of 100,000 slots 13 MB, a few us at 3.35 TB/s over as many blocks as
+ * there are SMs. Scores of keys read K once (256 bytes a slot at head_dim 128, 200 MB, 60 us).
+ * Only sorting by position, which a prompt after an earlier compression needs, is done by one
+ * block a head. */
 #include "cuda/kernels/select.h"
 
 #include "cuda/kernels/score_slot.h"
@@ -35,7 +35,7 @@ static __device__ uint32_t pooled_before(const struct device_job *job)
     return c.n_tokens > c.vote_queries ? c.n_tokens - c.vote_queries : 0;
 }
 
-/* Whether anybody asks what this head's slots are worth. */
+/* Whether this head's scores are needed. */
 static __device__ bool is_asked(const struct device_job *jobs, uint32_t n_jobs, uint32_t index)
 {
     if (jobs[0].choice.share != SHARE_LAYER)
@@ -123,9 +123,7 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-/* The heads of a layer, which hold the same tokens in the same slots, decide together. grid
- * (blocks)
- */
+/* The heads of a layer hold the same tokens in the same slots and decide together. grid (blocks) */
 static __global__ void __launch_bounds__(THREADS)
     share_kernel(const struct device_job *jobs, uint32_t n_jobs, uint32_t stride, uint8_t *scratch)
 {

@@ -6,13 +6,13 @@
 
 #include "cuda/kernels/kernels.h"
 
-/* One head's, on the device. Slots from the head's n_slots on are never touched. */
+/* One head's scratch, on the device. Slots from the head's n_slots on are never touched. */
 struct select_scratch {
-    float *scores;    /* [stride] as the plan values them */
-    uint32_t *ranks;  /* [stride] score_rank of slots that may be dropped, 0 of all others; before
-                         that,  under pooling, the scores that are pooled */
-    uint64_t *keys;   /* [stride] to sort: victims, or slots by position; then the moves */
-    uint64_t *lowest; /* what stays: keys at or above, and the protected */
+    float *scores; /* [stride] as the plan values them */
+    uint32_t *
+        ranks; /* [stride] score_rank of slots that may be dropped, 0 of all others; before that, under pooling, the scores that are pooled */
+    uint64_t *keys;   /* [stride] for sorting: victims, or slots by position; then the moves */
+    uint64_t *lowest; /* keys at or above it stay, and the protected */
 };
 
 #define SELECT_SLOT_BYTES 16 /* a slot's scores, ranks and keys */
@@ -29,13 +29,13 @@ select_scratch_of(uint8_t *scratch, uint32_t n_heads, uint32_t stride, uint32_t 
     return b;
 }
 
-/* Slots of the scratch of heads of at most max_slots: whole pages. */
+/* Slots of the scratch for heads of at most max_slots: whole pages. */
 static inline uint32_t select_stride(uint32_t max_slots)
 {
     return page_count(max_slots) * PAGE_SLOTS;
 }
 
-/* The scores of all jobs of a layer into their scratch; see kernels.h for the arguments. */
+/* Writes the scores of all jobs of a layer to their scratch; see kernels.h for the arguments. */
 void launch_score(cudaStream_t stream, const struct device_step *shape,
                   const struct device_job *jobs, uint32_t n_jobs, uint32_t max_slots,
                   uint8_t *scratch);

@@ -19,8 +19,8 @@ struct block_room {
     uint32_t sum, flag;
 };
 
-/* The upper half of select_key (cache/policy/select.h): floats in order as unsigned numbers, NaN as minus
- * infinity, -0 as 0. Never 0. The lower half is the position + 1. */
+/* The upper half of select_key (cache/policy/select.h): floats in order as unsigned numbers, NaN
+ * as minus infinity, -0 as 0. Never 0. The lower half is the position + 1. */
 __device__ static inline uint32_t score_rank(float score)
 {
     uint32_t bits = __float_as_uint(score);
@@ -69,9 +69,9 @@ __device__ static inline uint64_t block_least(uint64_t key, struct block_room *r
     return key;
 }
 
-/* Calls emit(i, number) for every i of [from, to) that has(i), numbered from 0 in rising order, and
- * returns how many there are. A warp owns a stretch: it counts, then numbers, so two barriers are
- * all. has is asked twice. */
+/* Calls emit(i, number) for every i of [from, to) that has(i), numbered from 0 in rising order,
+ * and returns how many there are. A warp owns a stretch: it counts, then numbers, so two
+ * barriers are enough. has is called twice. */
 template <class Has, class Emit>
 __device__ static inline uint32_t block_number(uint32_t from, uint32_t to, struct block_room *room,
                                                Has has, Emit emit)
@@ -109,7 +109,7 @@ __device__ static inline uint32_t block_number(uint32_t from, uint32_t to, struc
 }
 
 /* Sorts n keys in place, rising. A bitonic network in which the smaller key always goes to the
- * lower place, so places at or beyond n, which would hold the largest key, need not exist. */
+ * lower place. Places at or beyond n would hold the largest key, so they need not exist. */
 __device__ static inline void block_sort(uint64_t *keys, uint32_t n)
 {
     uint32_t room = 1;
@@ -133,8 +133,8 @@ __device__ static inline void block_sort(uint64_t *keys, uint32_t n)
         }
 }
 
-/* One thread's part of a histogram: equal digits in a row, the rule where scores crowd, are added
- * at once. */
+/* One thread's part of a histogram. Runs of equal digits, which are frequent where scores crowd,
+ * are added at once. */
 struct tally {
     uint32_t *histogram, digit, run;
     __device__ void add(uint32_t d)
@@ -152,7 +152,7 @@ struct tally {
     }
 };
 
-/* The digit in which the k-th largest lies, and what is left of k inside it. First warp. */
+/* The digit of the k-th largest, and what is left of k inside it. First warp. */
 __device__ static inline void pick_digit(uint32_t k, struct block_room *room)
 {
     const uint32_t lane = threadIdx.x, top = 255 - 8 * lane;
@@ -185,8 +185,8 @@ struct lowest {
 };
 
 /* The k-th largest key of a source, 1 <= k <= the number of its keys, by its bytes from the top:
- * one pass a byte, and no further than until all that share the bytes are wanted. Scores that
- * differ need three or four passes over scores alone; positions are read to break ties.
+ * one pass a byte, until all keys that share the bytes are wanted. Scores that differ need three or
+ * four passes over scores alone; positions are read to break ties.
  *
  * source.each_high(f): f(upper half) of every key; source.each_low(high, f): f(lower half) of those
  * with that upper half. */

@@ -1,9 +1,8 @@
 /* One step of the engine as the GPU sees it: which rows belong to which sequence, where each head's
- * pages and scores lie, where new tokens go. The host fills the arrays in pinned memory
- * (backend_step.cu), sends them in one copy, and kernels read them here. Everything that changes
- * from step to step lives behind these pointers, whose addresses never change, so that a captured
- * graph can be launched again: a kernel learns the number of rows from the header and blocks that
- * are not needed leave at once.
+ * pages and scores are, where new tokens go. The host fills the arrays in pinned memory
+ * (backend_step.cu) and sends them in one copy. Everything that changes from step to step is behind
+ * these pointers, whose addresses never change, so that a captured graph can be launched again: a
+ * kernel reads the number of rows from the header, and blocks without work return at once.
  *
  * heads[(segment * n_layers + layer) * n_kv_heads + kv_head]
  *
@@ -35,18 +34,18 @@ struct device_head {
     uint32_t n_slots;               /* used slots, those of this step's rows included */
     uint32_t n_drop;                /* slots that this step drops after it has attended */
     uint32_t n_sinks, window;       /* visibility: p <= t && (p < n_sinks || t - p < window) */
-    uint32_t write_slot; /* of the segment's first row; the others follow it. Or SLOT_OF_HOLE: the
-                            newest of the head's holes. */
-    uint32_t ring;       /* > 0: the token of position p goes to p if p < n_sinks, else to
+    uint32_t
+        write_slot; /* slot of the segment's first row; the others follow. Or SLOT_OF_HOLE: the newest of the head's holes. */
+    uint32_t ring;  /* > 0: the token of position p goes to p if p < n_sinks, else to
                       n_sinks + (p - n_sinks) % ring */
-    uint32_t votes; /* share `layer`: 1 where this head's scores count in the layer's mean; nobody
-                       in the layer: all count */
+    uint32_t
+        votes; /* share `layer`: 1 where this head's scores count in the layer's mean. Without such a head in the layer all count. */
 };
 
-/* What choosing slots needs of a plan, and of the moment: struct select_job
+/* What choosing slots needs to know of the plan and of the moment: struct select_job
  * (cache/policy/select_job.h) for the device. Enums of cache/policy/plan.h as numbers. */
 struct step_choice {
-    uint32_t scorer; /* that decides now */
+    uint32_t scorer; /* the scorer that decides now */
     uint32_t allocation, share, pooling, remnant;
     uint32_t vote_queries, kernel;
     uint32_t n_tokens, sinks, recent;
@@ -56,7 +55,7 @@ struct step_choice {
 /* Rows of one sequence that are written together and then attend. */
 struct device_segment {
     uint32_t first_row, n_rows;
-    uint32_t sink_query;   /* 1: slots with p < n_sinks are asked by q_sink */
+    uint32_t sink_query;   /* 1: slots with p < n_sinks are read with q_sink */
     uint32_t score;        /* enum cache_score ... */
     uint32_t first_scored; /* ... of rows [first_scored, n_rows) */
     uint32_t evicts; /* 1: a decode step under a plan that drops (heads[].n_drop may still be 0) */
@@ -80,7 +79,8 @@ struct device_step {
     uint8_t *pool;
     uint64_t page_bytes;
     uint32_t storage; /* enum plan_storage */
-    /* [n_heads] One more slot per query head, without a value, of the layer at hand; or NULL. */
+    /* [n_heads] The logit of one more slot per query head, which has no value, in the current
+     * layer; or NULL. */
     const float *sink_logits;
 };
 
@@ -89,9 +89,8 @@ struct device_job {
     struct device_head head; /* n_slots: used by then */
     struct step_choice choice;
     uint32_t layer, kv_head;
-    uint32_t budget;  /* slots to keep (under `adaptive` the mean over the layer); UINT32_MAX: stays
-                        as it is */
-    uint32_t forgets; /* 1: scores of what is kept begin at 0 again */
+    uint32_t budget; /* slots to keep (under `adaptive` the mean over the layer); UINT32_MAX: all */
+    uint32_t forgets; /* 1: scores of what is kept restart at 0 */
 };
 
 #endif

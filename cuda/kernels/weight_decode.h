@@ -2,9 +2,9 @@
  * for matmul_few.cu, matmul_many.cu and matmul_unpack.cu.
  *
  * A code q of up to 8 bits becomes a half without a conversion: 0x6400 | q is 1024 + q, and a
- * subtraction (exact: all integers up to 2048 are halves) takes the 1024 and the type's zero away.
- * Nibbles that lie 4 bits higher give 1024 + 16 q; a fused multiply-add by 1/16 is as exact. So 8
- * weights of 4 bits cost 1 shift, 4 logical and 4 arithmetic instructions. */
+ * subtraction (exact: all integers up to 2048 are halves) takes 1024 and the type's zero away.
+ * Nibbles 4 bits higher give 1024 + 16 q, and a fused multiply-add by 1/16 is just as exact. So
+ * 8 weights of 4 bits cost 1 shift, 4 logical and 4 arithmetic instructions. */
 #ifndef WINNOW_CUDA_KERNELS_WEIGHT_DECODE_H
 #define WINNOW_CUDA_KERNELS_WEIGHT_DECODE_H
 
@@ -13,7 +13,7 @@
 #include "cuda/kernels/half_bits.h"
 #include "cuda/kernels/weight_layout.h"
 
-/* Where a thread finds a block: in global or shared memory. */
+/* Where a block is, in global or shared memory. */
 struct weight_block {
     const uint8_t *quants;
     const uint8_t *unit_scales; /* of its unit, types that have them */
@@ -21,7 +21,7 @@ struct weight_block {
     uint32_t second; /* 1: the second block of its unit */
 };
 
-/* Bit `from` comes to bit `to`. */
+/* Moves bit `from` to bit `to`. */
 static __device__ __forceinline__ uint32_t moved(uint32_t bits, int from, int to)
 {
     return from < to ? bits << (to - from) : bits >> (from - to);
@@ -84,8 +84,8 @@ static __device__ __forceinline__ void decode_codes(uint32_t (&a)[2][2][4], cons
     }
 }
 
-/* What the sums of products with codes are multiplied by, and what is added for every x, for the
- * rows group + 8 r. */
+/* The factors of the sums of products with codes, and what is added for every x, for the rows
+ * group + 8 r. */
 struct block_scales {
     float scale[2][4]; /* [h][r]; only SCALES_6 has h = 1 */
     float minimum[4];

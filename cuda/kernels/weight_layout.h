@@ -1,8 +1,8 @@
-/* How weight matrices lie in device memory: what device_weight_pack writes and the kernels of
- * rows.cu and matmul*.cu read. Quantised weights keep the file's bits (Q4_0 takes 18 bytes for 32
- * values here as there) and only change places, so that a warp's share of a matrix product is one
- * stream of aligned 16-byte pieces, and each thread finds in its 16 bytes what the tensor cores
- * want of it.
+/* The layout of weight matrices in device memory: device_weight_pack writes it and the kernels of
+ * rows.cu and matmul*.cu read it. Quantised weights keep the file's bits (Q4_0 takes 18 bytes for
+ * 32 values in both) and only change places, so that a warp's share of a matrix product is one
+ * stream of aligned 16-byte pieces, and each thread finds in its 16 bytes the registers that the
+ * tensor cores take.
  *
  * F32, F16, BF16: rows as in the file, each padded with zeros to a multiple of 16 bytes.
  *
@@ -22,10 +22,10 @@
  *       | unit 0 | unit 1 | unit 2 | unit 3 | d, dmin |
  *       +--------+--------+--------+--------+---------+- - -
  *
- * Lane l of a warp has group = l / 4 and t = l % 4. It multiplies, of a block, the rows
- * group + 8 r, r = 0..3, and the columns 16 h + 4 t + 0..3, h = 0..1: as the registers a[0..3] of
- * mma.m16n8k16 for rows 16 m .. 16 m + 15 and columns 16 h .. 16 h + 15 (any order of columns does,
- * if x has the same), a[i] with r = 2 m + i % 2:
+ * Lane l of a warp has group = l / 4 and t = l % 4. Of a block it multiplies the rows group + 8 r,
+ * r = 0..3, and the columns 16 h + 4 t + 0..3, h = 0..1. They are the registers a[0..3] of
+ * mma.m16n8k16 for rows 16 m .. 16 m + 15 and columns 16 h .. 16 h + 15 (columns may have any order
+ * that x has too), a[i] with r = 2 m + i % 2:
  *
  *   a[0]   row 16 m + group,       columns 16 h + 4 t + 0, 1
  *   a[1]   row 16 m + group + 8,   columns 16 h + 4 t + 0, 1
@@ -64,9 +64,9 @@
 #define BAND_ROWS  32
 #define BLOCK_COLS 32
 
-/* The fifth bits of the pair in a[i] of word w = 2 m + h are bits p and 16 + p of the lane's word,
- * p = FIFTH_BIT(w, i): with one shift for i = 2 u and i = 2 u + 1 they come to lie in front of
- * their nibbles, see fifth_bits in weight_decode.h. */
+/* The fifth bits of the pair in a[i] of word w = 2 m + h are bits p and 16 + p of the lane's
+ * word, p = FIFTH_BIT(w, i). One shift for i = 2 u and i = 2 u + 1 moves them in front of their
+ * nibbles, see decode_codes in weight_decode.h. */
 #define FIFTH_BIT(w, i) ((w)*2 + (i) / 2 + ((w) < 2 ? 0 : 4) + 4 * ((i) % 2))
 /* The upper two bits of the pair in a[i] of (m, h) are bits p, p + 1 and 16 + p, 16 + p + 1 of word
  * m. */
@@ -104,8 +104,7 @@ static __host__ __device__ constexpr uint64_t weight_block_offset(weight_geometr
     return (uint64_t)block * g.block_bytes + block / 2 * g.unit_scales + block / 8 * g.super_scales;
 }
 
-/* Of a band. Quantised K types have a multiple of 8 blocks, so every unit and super block is whole.
- */
+/* Bytes of a band. K types have a multiple of 8 blocks, so every unit and super block is whole. */
 static __host__ __device__ constexpr uint64_t weight_band_bytes(weight_geometry g, uint32_t cols)
 {
     return weight_block_offset(g, cols / BLOCK_COLS);
