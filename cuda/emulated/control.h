@@ -1,5 +1,6 @@
-/* What a test can ask of the emulated device: the order of threads, faults, failing calls, leaks.
- * C and C++; every function may be called from any thread between launches, never from a kernel. */
+/* What a test can control of the emulated device: the order of threads, faults, failing calls,
+ * leaks. C and C++; every function may be called from any thread between launches, never from a
+ * kernel. */
 #ifndef TESTS_CUDA_EMU_CONTROL_H
 #define TESTS_CUDA_EMU_CONTROL_H
 
@@ -28,7 +29,7 @@ void emu_fail(const char *call, long nth, int error);
 /* Forgets errors, planned failures and captures; keeps allocations, seed and fault handler. */
 void emu_reset(void);
 
-/* Device and pinned allocations that live. */
+/* Number of device and pinned allocations that are not freed. */
 size_t emu_n_allocations(void);
 
 /* Device memory in all, for cudaMemGetInfo and cudaMalloc's refusal. Starts as 8 GiB. */

@@ -1,5 +1,6 @@
 /* CUDA on the CPU: the kernels of cuda/ as C++17 under g++ or clang++, with sanitizers, for
- * machines without a GPU. cuda/kernels/portable.h includes this file when WINNOW_CUDA_EMULATED is defined.
+ * machines without a GPU. cuda/kernels/portable.h includes this file when WINNOW_CUDA_EMULATED is
+ * defined.
  *
  * For authors of kernels:
  * - Include "cuda/kernels/portable.h" and nothing of CUDA's; the same file must compile with nvcc.
@@ -51,14 +52,15 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 
-extern uint3 threadIdx, blockIdx; /* of the thread that runs; replaced at every change of thread */
+extern uint3 threadIdx, blockIdx; /* of the running thread; replaced at every change of thread */
 extern dim3 blockDim, gridDim;
 constexpr int warpSize = 32;
 
 namespace emu
 {
-/* Where in a kernel a primitive was called, as a default argument, so that callers need not say. A
- * constructor, because gcc evaluates braces in a default argument once, where they are written. */
+/* The place in a kernel where a primitive is called, as a default argument, so that callers need
+ * not pass it. A constructor, because gcc evaluates braces in a default argument once, where
+ * they are written. */
 struct where {
     const char *file;
     int line;
@@ -70,11 +72,11 @@ struct where {
 extern bool shuffled; /* a seed is set */
 [[noreturn]] void fault(where at, const char *format, ...) __attribute__((format(printf, 2, 3)));
 unsigned lane();
-/* Lets another thread run, when shuffled, now and then. */
+/* When shuffled, sometimes lets another thread run. */
 void maybe_yield();
 
-/* Waits until every lane of `mask` has come with the same mask and `combine`; the last one to come
- * runs it over all lanes' `mine`. Lanes outside the mask are NULL. */
+/* Waits until every lane of `mask` has called with the same mask and `combine`. The last one
+ * runs it over all lanes' `mine`; lanes outside the mask are NULL. */
 typedef void (*combine_fn)(void *const lanes[32], unsigned mask, where at);
 enum class leavers { fault, ignored };
 void meet(const char *what, unsigned mask, combine_fn combine, void *mine, leavers policy,

@@ -1,8 +1,7 @@
-/* Threads of an emulated block. Each is a function call until it waits; then its fiber is parked
- * and another fiber, from a pool that is never freed, goes on with a thread that can run. A kernel
- * that never waits runs whole on one fiber. What a barrier or a warp primitive needs to know of a
- * thread that waits stands in its `thread`; the last one to arrive does the work for all of them.
- */
+/* Threads of an emulated block. Each is a function call until it waits. Then its fiber is parked,
+ * and another fiber, from a pool that is never freed, continues a thread that can run. A kernel
+ * that never waits runs whole on one fiber. What a barrier or a warp primitive must know of a
+ * waiting thread is in its `thread`; the last one to arrive does the work for all. */
 #include "cuda/emulated/fibers.h"
 
 #include <cstdarg>
@@ -52,8 +51,8 @@ static context host;
 static context *running = &host, *previous;
 
 #if defined(__x86_64__)
-/* Saves what the System V ABI lets a callee keep, and the stack pointer; loads the same of another.
- */
+/* Saves the registers that the System V ABI wants preserved, and the stack pointer; loads those of
+ * another. */
 extern "C" void emu_switch_stack(void **save, void *load);
 asm(".text\n"
     ".type emu_switch_stack,@function\n"
@@ -66,7 +65,7 @@ asm(".text\n"
     ".size emu_switch_stack,.-emu_switch_stack\n");
 #endif
 
-/* First thing on a context that was just switched to. */
+/* Called first on a context that was just switched to. */
 static void arrived()
 {
 #if EMU_ASAN
@@ -105,7 +104,7 @@ static void fiber_main();
 static void prepare(context *c)
 {
 #if EMU_ASAN
-    __asan_unpoison_memory_region(c->stack, c->bytes); /* what an abandoned run left */
+    __asan_unpoison_memory_region(c->stack, c->bytes); /* left by an abandoned run */
     c->fake_stack = nullptr;
 #endif
 #if defined(__x86_64__)
@@ -153,7 +152,7 @@ static context *take_fiber()
     return c;
 }
 
-/* The block that runs. */
+/* The block that is running. */
 
 enum class state { fresh, ready, at_barrier, at_meeting, left };
 
@@ -185,7 +184,7 @@ static struct {
     const std::function<void()> *body;
     unsigned n_threads, n_live, n_at_barrier;
     std::vector<thread> threads;
-    /* Bit l of [w]: lane l of warp w can run; waits at a warp primitive; has not left. */
+    /* Bit l of [w] says that lane l of warp w: can run; waits at a warp primitive; has not left. */
     uint32_t ready[32], meeting[32], live[32], ready_warps;
     thread *current;
     char *shared;
@@ -247,15 +246,15 @@ static std::string place()
                 blockIdx.y, blockIdx.z, t.x, t.y, t.z);
 }
 
-/* Leaves every thread where it is. Their frames are not unwound, so the message stands outside
- * them; nothing of theirs is used again. */
+/* Leaves every thread where it is. Their frames are not unwound, so the message is stored
+ * outside them, and nothing of theirs is used again. */
 static std::string message;
 [[noreturn]] static void abandon()
 {
     report(message.c_str());
     block.faulted = true;
     switch_to(&host);
-    abort(); /* nobody comes back */
+    abort(); /* no thread comes back */
 }
 
 void fault(where at, const char *format, ...)
@@ -292,7 +291,7 @@ static std::string waits(const thread &t)
     return s;
 }
 
-/* Nobody can run and somebody is left: says who waits where, in groups of the same place. */
+/* No thread can run and some are left: reports which wait where, in groups of the same place. */
 [[noreturn]] static void deadlock()
 {
     const thread *last = nullptr;
@@ -336,7 +335,7 @@ static void set_current(thread *t)
     threadIdx = t->index;
 }
 
-/* Gives the processor away; comes back when this thread is picked again. */
+/* Switches to another thread; returns when this one is picked again. */
 static void yield()
 {
     thread *self = block.current, *next = pick();
@@ -460,7 +459,8 @@ void meet(const char *what, unsigned mask, combine_fn combine, void *mine, leave
     yield();
 }
 
-/* The current thread has returned from the kernel: who waited for it need not, or must not. */
+/* The current thread has returned from the kernel: threads that wait for it go on, or are at
+ * fault. */
 static void leave()
 {
     thread *self = block.current;
@@ -485,7 +485,7 @@ static void leave()
 }
 
 /* What every fiber runs: the picked thread if it is fresh, then others, until one is parked
- * elsewhere or the block is done. An idle fiber sleeps inside switch_to here. */
+ * elsewhere or the block is done. An idle fiber sleeps in switch_to here. */
 static void fiber_main()
 {
     arrived();
@@ -592,7 +592,7 @@ static void make_threads(dim3 dim)
     }
 }
 
-/* After a fault, fibers sleep in threads that will never go on; they start anew. */
+/* After a fault fibers sleep in threads that will never go on; all start anew. */
 static void clear_fault()
 {
     idle_fibers = all_fibers;

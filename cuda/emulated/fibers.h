@@ -1,4 +1,4 @@
-/* What the runtime API asks of the part that runs threads: one grid, to its end or to a fault. */
+/* What the runtime API calls of the part that runs threads: one grid, to its end or to a fault. */
 #ifndef TESTS_CUDA_EMU_FIBERS_H
 #define TESTS_CUDA_EMU_FIBERS_H
 
@@ -22,7 +22,7 @@ bool run_grid(const char *name, dim3 grid, dim3 block, size_t shared_bytes,
               const std::function<void()> &body);
 /* A fault outside any thread: after a kernel, found in memory. */
 void report(const char *message);
-/* Bytes after a block of memory that nobody may write; without ASan only. */
+/* Guard bytes after a block of memory; without ASan only. */
 constexpr size_t canary_bytes = EMU_ASAN ? 0 : 64;
 void canary_set(void *end);
 bool canary_holds(const void *end);

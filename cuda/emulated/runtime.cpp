@@ -11,7 +11,7 @@
 
 struct CUgraph_st {
     std::vector<std::function<void()>> work;
-    bool broken = false; /* by a call that cannot be captured */
+    bool broken = false; /* by a call that is illegal in a capture */
 };
 struct CUgraphExec_st {
     std::vector<std::function<void()>> work;
@@ -70,7 +70,8 @@ static cudaError_t planned_failure(const char *call)
     return error;
 }
 
-/* At the start of every call: one at a time; a broken device or a planned failure ends it. */
+/* At the start of every call: calls run one at a time, and a broken device or a planned failure
+ * ends them. */
 #define ENTER()                                                                                    \
     guard entered(device.lock);                                                                    \
     if (device.sticky != cudaSuccess)                                                              \
@@ -78,7 +79,8 @@ static cudaError_t planned_failure(const char *call)
     if (cudaError_t planned_error = planned_failure(__func__))                                     \
         return fail(planned_error);
 
-/* At the start of what frees: a broken device has nothing left to lose, so it frees and tells. */
+/* At the start of calls that free: a broken device has nothing left to lose, so they free and
+ * report the error. */
 #define ENTER_TO_FREE()                                                                            \
     guard entered(device.lock);                                                                    \
     if (cudaError_t planned_error = planned_failure(__func__))                                     \
@@ -188,7 +190,7 @@ cudaError_t set_shared_limit(const void *kernel, int bytes)
     return cudaSuccess;
 }
 
-/* By threads and shared memory alone: the emulation knows no registers. */
+/* By threads and shared memory alone: the emulation does not know registers. */
 cudaError_t occupancy(int *blocks, int threads, size_t shared_bytes)
 {
     if (threads <= 0 || threads > 1024)
@@ -213,7 +215,7 @@ static cudaError_t allocate(void **p, size_t bytes, memory kind)
         return fail(cudaErrorMemoryAllocation);
     if (posix_memalign(p, 256, bytes + canary_bytes))
         return fail(cudaErrorMemoryAllocation);
-    memset(*p, 0xff, bytes); /* NaN, so that a kernel that reads what nobody wrote shows it */
+    memset(*p, 0xff, bytes); /* NaN, so that reading what was never written shows */
     canary_set((char *)*p + bytes);
     device.allocations[(uintptr_t)*p] = {bytes, kind};
     device.used += kind == memory::device ? bytes : 0;
@@ -233,8 +235,7 @@ static cudaError_t release(void *p, memory kind)
     return device.sticky;
 }
 
-/* Whether all of these bytes may be what a copy of this kind takes for the device, or for the host.
- */
+/* Whether all of these bytes may be device memory, or host memory, for a copy of this kind. */
 static bool holds(const void *p, size_t bytes, bool expect_device, bool any)
 {
     auto a = device.allocations.upper_bound((uintptr_t)p);
@@ -361,7 +362,8 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t strea
     });
 }
 
-/* Errors. A planned failure cannot make these fail; a broken device makes them tell. */
+/* Errors. A planned failure does not make these calls fail; a broken device makes them return
+ * its error. */
 
 cudaError_t cudaGetLastError()
 {
