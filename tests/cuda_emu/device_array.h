@@ -1,5 +1,5 @@
-/* Device memory of a test, with its copy on the host: filled by the host, changed by a kernel, read
- * back. Any failing call ends the test. */
+/* Device memory of a test with a copy on the host: filled on the host, changed by a kernel, read
+ * back. A failing call ends the test. */
 #ifndef TESTS_CUDA_EMU_DEVICE_ARRAY_H
 #define TESTS_CUDA_EMU_DEVICE_ARRAY_H
 

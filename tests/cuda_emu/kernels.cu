@@ -1,5 +1,5 @@
-/* Sample kernels for the tests of the emulation, the same text for nvcc and for it. test_emu.cpp
- * includes this file; nvcc -c compiles it alone, to show that both take the same source. */
+/* Sample kernels for the tests of the emulation, the same text for nvcc. test_emu.cpp includes
+ * this file; nvcc -c compiles it alone, to show that both take it. */
 #include "cuda/kernels/portable.h"
 
 /* out[i] = a[i] + b[i]. */
@@ -230,7 +230,7 @@ __global__ void coordinates(unsigned *out)
         threadIdx.z << 26;
 }
 
-/* Reads its shared memory before writing it: what it finds must not come from another block. */
+/* Reads its shared memory before writing it: it must not find data of another block. */
 __global__ void read_unwritten(unsigned *out)
 {
     SHARED(unsigned, s, [32]);
@@ -240,7 +240,7 @@ __global__ void read_unwritten(unsigned *out)
     s[threadIdx.x] = d[threadIdx.x] = 1;
 }
 
-/* Mistakes, one each. */
+/* One mistake per kernel. */
 enum mistake {
     barrier_in_two_branches,
     barrier_of_a_few,
@@ -306,7 +306,7 @@ __global__ void make_mistake(mistake what, int *out, int n)
     }
 }
 
-/* A launch as host code writes it, for nvcc's eyes. */
+/* A launch as host code writes it, for nvcc to compile. */
 cudaError_t launch_sum_blocks(int *out, const int *in, int n_blocks, int n_per_block,
                               cudaStream_t stream)
 {

@@ -137,7 +137,7 @@ START_TEST(warp_primitives_agree_with_loops)
 }
 END_TEST
 
-/* Products of small whole numbers are exact in every format, so any wrong place shows. */
+/* Products of small whole numbers are exact in every format, so a number in a wrong place shows. */
 template <int type, bool b_by_rows> static void check_product_16_bits()
 {
     device_array<uint16_t> a(16 * 16), b(16 * 8);
@@ -294,7 +294,7 @@ START_TEST(shared_memory_starts_unknown_in_every_block)
 }
 END_TEST
 
-/* Reverses 128 numbers under each seed; how many seeds gave a wrong answer. */
+/* Reverses 128 numbers under each seed; returns how many seeds gave a wrong answer. */
 template <bool with_barrier> static int wrong_reversals()
 {
     int wrong = 0;
@@ -320,7 +320,7 @@ START_TEST(a_missing_barrier_gives_wrong_numbers)
 }
 END_TEST
 
-/* Runs one mistake; the device must be broken after it, and whole after emu_reset. */
+/* Runs one mistake; the device must be broken after it, and work again after emu_reset. */
 static void make(mistake what, unsigned n_threads, int n)
 {
     device_array<int> out(n_threads);
@@ -365,7 +365,8 @@ START_TEST(mistakes_name_the_thread_and_the_fault)
 }
 END_TEST
 
-/* With AddressSanitizer these end the process with its report; otherwise a canary is found dead. */
+/* With AddressSanitizer these end the process with its report; otherwise a changed guard byte is
+ * found. */
 START_TEST(a_write_past_dynamic_shared_memory_is_caught)
 {
     make(shared_overrun, 32, 64);
@@ -380,8 +381,8 @@ START_TEST(a_write_past_an_allocation_is_caught)
 }
 END_TEST
 
-/* Sixteen-bit floats: every value survives the trip, and what lies between goes to the nearer one,
- * the even one when both are as near. */
+/* Sixteen-bit floats: every value survives conversion there and back; numbers in between go to
+ * the nearer value, or the even one of two equally near. */
 template <class T>
 static void check_rounding(T (*from_code)(unsigned short), unsigned short infinity)
 {

@@ -1,5 +1,5 @@
-/* The emulated runtime API as host code meets it: copies and their direction, memory that runs out,
- * limits of launches, capture and replay, failures that tests plan. */
+/* The emulated runtime API as host code calls it: copies and their direction, memory that runs
+ * out, limits of launches, capture and replay, failures planned by tests. */
 #include "tests/cuda_emu/device_array.h"
 #include "tests/suite.h"
 

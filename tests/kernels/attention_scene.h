@@ -1,5 +1,5 @@
 /* Sequences over shuffled pages and slots in every storage, and attention over them in double
- * precision on what the pages really hold: what the tests of attention share. */
+ * precision on what the pages hold. Shared by the tests of attention. */
 #ifndef WINNOW_TESTS_ATTENTION_SCENE_H
 #define WINNOW_TESTS_ATTENTION_SCENE_H
 
@@ -77,7 +77,7 @@ static inline uint32_t *shuffled(uint32_t n)
     return order;
 }
 
-/* One token's k, v [n_kv_heads][head_dim] into the slots of its heads: slots [n_kv_heads]. */
+/* Writes one token's k, v [n_kv_heads][head_dim] to the slots of its heads: slots [n_kv_heads]. */
 static inline void write_token(const struct backend *b, struct head_state *states,
                                const uint32_t *slots, uint32_t n_kv_heads, uint32_t head_dim,
                                int32_t position, const float *k, const float *v)
@@ -144,7 +144,7 @@ static inline void add_sequence(struct scene *s, uint32_t n_slots, uint32_t n_ro
 struct shape {
     uint32_t n_kv_heads, group, head_dim, n_sequences;
     bool sink_query;
-    uint32_t n_slots; /* 0: any that are few */
+    uint32_t n_slots; /* 0: a few */
     int storage;      /* -1: any */
 };
 
@@ -246,8 +246,8 @@ static inline bool is_listed(const struct step_segment *segment, uint32_t kv_hea
     return false;
 }
 
-/* One query by definition, from kv_read. probability [n_slots], or NULL. Returns a bound of the
- * error that the kernel may make, of a value; the largest value is *largest_v. */
+/* One query by definition, from kv_read. probability [n_slots], or NULL. Returns the largest
+ * error that the kernel may make in a value; *largest_v is the largest value. */
 static inline double reference(const struct scene *s, const struct step_segment *segment,
                                uint32_t row, uint32_t head, double *out, double *probability,
                                double *largest_v)
@@ -358,7 +358,7 @@ static inline void check_scene(const struct scene *s)
     free(want);
 }
 
-/* 700 to 1,300 slots: three to six spans, the last one and its last page broken off. */
+/* 700 to 1,300 slots: three to six spans, of which the last one and its last page are not full. */
 static inline struct shape long_shape(int storage)
 {
     static const uint32_t dims[] = {64, 40, 128, 20}, groups[] = {3, 4, 1, 7, 6};
@@ -371,7 +371,7 @@ static inline struct shape long_shape(int storage)
                           .storage = storage};
 }
 
-/* What scoring leaves and summaries hold: one head's state for every (sequence, KV head). */
+/* The scores and summaries of a scene: one head's state for every (sequence, KV head). */
 struct memory {
     struct head_state states[MAX_SEGMENTS][3];
     struct head_counters counters[MAX_SEGMENTS][3];
@@ -412,7 +412,7 @@ static inline void memory_close(struct memory *m, const struct scene *s)
         }
 }
 
-/* The rows in calls of at most `at_once` rows of one sequence, 0: everything in one call. */
+/* Runs the rows in calls of at most `at_once` rows of one sequence; 0: all in one call. */
 static inline float *attend_in_chunks(const struct scene *s, uint32_t at_once)
 {
     if (at_once == 0)

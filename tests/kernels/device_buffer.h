@@ -1,6 +1,6 @@
-/* Device memory for tests of CUDA kernels, emulated or not: filled by copies and read by copies.
- * Allocations are exactly as large as said, so that a sanitizer or compute-sanitizer sees what
- * lies beyond. */
+/* Device memory for tests of CUDA kernels, emulated or not, filled and read by copies.
+ * Allocations have exactly the requested size, so that a sanitizer or compute-sanitizer sees
+ * accesses beyond. */
 #ifndef WINNOW_TESTS_DEVICE_BUFFER_H
 #define WINNOW_TESTS_DEVICE_BUFFER_H
 
@@ -36,7 +36,7 @@ template <class T> struct device_buffer {
     {
         cudaFree(data);
     }
-    /* After everything that was launched. */
+    /* Waits for everything that was launched. */
     std::vector<T> read() const
     {
         std::vector<T> to(n);

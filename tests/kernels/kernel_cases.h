@@ -1,4 +1,4 @@
-/* What the tests of the CPU's kernels share: the instruction sets of this machine, and weights
+/* Shared by the tests of the CPU's kernels: the instruction sets of this machine, and weights
  * (weight_cases.h) as the backend takes them. */
 #ifndef WINNOW_TESTS_KERNEL_CASES_H
 #define WINNOW_TESTS_KERNEL_CASES_H
@@ -16,7 +16,7 @@
 static const char *const all_isas[] = {"plain", "avx2", "avx512"};
 #define N_ISAS 3
 
-/* False where this machine lacks it; says so once. */
+/* False where this machine lacks it, which is printed once. */
 static inline bool open_isa(struct backend *b, int isa, uint32_t n_threads)
 {
     struct error e;

@@ -1,5 +1,5 @@
-/* Attention over pages against double precision on what the pages really hold, and its promises:
- * bits depend on a row's own slots alone, and unused or masked slots may hold anything. */
+/* Attention over pages against double precision on what the pages hold, and its promises: bits
+ * depend on a row's own slots alone, and unused or masked slots may hold anything. */
 #include "tests/kernels/attention_scene.h"
 #include "tests/suite.h"
 
@@ -90,8 +90,8 @@ START_TEST(many_spans_match_double_precision_in_every_storage)
 }
 END_TEST
 
-/* Outputs, scores and histories: alone or together, in whatever pieces, on however many threads;
- * the rows of each sequence are tokens that decode one by one, or a prompt. */
+/* Outputs, scores and histories are the same alone or together, in any pieces, on any number of
+ * threads. The rows of each sequence are tokens that decode one by one, or a prompt. */
 START_TEST(spans_chunks_and_threads_change_no_bit_of_outputs_and_scores)
 {
     static const uint32_t threads[] = {1, 2, 3, 8}, chunks[] = {0, 1, 7, 256};
@@ -129,7 +129,7 @@ START_TEST(spans_chunks_and_threads_change_no_bit_of_outputs_and_scores)
 }
 END_TEST
 
-/* A row must not notice that later tokens of its own sequence are already written. */
+/* A row must not change when later tokens of its own sequence are already written. */
 START_TEST(a_chunk_written_at_once_reads_as_if_written_token_by_token)
 {
     struct scene s;
@@ -174,7 +174,8 @@ START_TEST(a_chunk_written_at_once_reads_as_if_written_token_by_token)
 }
 END_TEST
 
-/* NaN in K or V of a slot that a row may not see is harmless; in one it sees, it comes out. */
+/* NaN in K or V of a slot that a row may not see is harmless; in a slot that it sees it reaches
+ * the output. */
 START_TEST(nan_stays_behind_the_mask_and_passes_when_visible)
 {
     struct scene s;

@@ -1,6 +1,5 @@
-/* What a step may ask of attention beside whole tables: lists of the slots that it reads, and a slot
- * without a value for every query head. Against double precision, in every storage, for decoding
- * rows and prompts. */
+/* What attention can read beside whole tables: lists of slots, and a slot without a value for
+ * every query head. Against double precision, in every storage, for decoding rows and prompts. */
 #include "tests/kernels/attention_scene.h"
 #include "tests/suite.h"
 
@@ -34,7 +33,7 @@ START_TEST(a_sink_logit_takes_its_share_and_gives_no_value)
             s.sink_logits = logits;
             check_scene(&s);
             check_last_scores(&s, &memory, 1);
-            /* Far below everything it changes no bit, and far above it takes all. */
+            /* A logit far below all others changes no bit; one far above takes all the weight. */
             for (uint32_t h = 0; h < s.n_heads; h++)
                 logits[h] = h % 2 ? -INFINITY : 1e6f;
             float *out = attend_all(&s);

@@ -1,7 +1,7 @@
-/* The CUDA backend's pages, attention and scores against double precision on what the pages really
- * hold: random shapes, slots in shuffled order over scattered pages, holes, windows, sinks with a
- * second query, summaries. And the promises: bits depend on a row's own slots alone, and slots that
- * a row does not see may hold anything. */
+/* The CUDA backend's pages, attention and scores against double precision on what the pages
+ * hold: random shapes, slots in shuffled order over scattered pages, holes, windows, sinks with
+ * a second query, summaries. And two promises: bits depend on a row's own slots alone, and slots
+ * that a row does not see may hold anything. */
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -80,7 +80,7 @@ struct sequence {
     bool sink_query = false;
 };
 
-/* What a slot holds, as the device gives it back. */
+/* What a slot holds, as the device reads it back. */
 struct stored {
     int32_t position;
     std::vector<float> k, v;
@@ -116,7 +116,7 @@ struct scene {
         return &heads[(sequence * n_layers + layer) * n_kv_heads + kv_head];
     }
 
-    /* By token: in order, or in pieces of up to 40 that lie about. */
+    /* By token: in order, or in pieces of up to 40 in random order. */
     static std::vector<uint32_t> slots_of(uint32_t n_tokens, bool in_order)
     {
         std::vector<uint32_t> ends, slots(n_tokens);
@@ -130,7 +130,7 @@ struct scene {
         return slots;
     }
 
-    /* Pages, tables and what each head keeps; slots in random order, pages all over the pool. */
+    /* Pages, tables and each head's state; slots in random order, pages all over the pool. */
     void place(bool in_order)
     {
         page_layout layout = page_layout_of(head_dim, storage);
@@ -156,7 +156,7 @@ struct scene {
                 to->window = one.window;
                 to->counters = memory.put(std::vector<head_counters>{{0, one.n_summary}});
                 to->summary = one.n_summary ? memory.put(summaries.back()) : nullptr;
-                /* Scores of what was there before begin with something. */
+                /* Scores of earlier tokens begin with random numbers. */
                 if (one.score != CACHE_SCORE_NONE)
                     to->scores = memory.put(std::vector<float>(n * PAGE_SLOTS, 9));
                 if (one.score == CACHE_SCORE_HISTORY)
@@ -166,8 +166,8 @@ struct scene {
             }
     }
 
-    /* Tokens [from, from + n) of a sequence that go into slots that follow one another, as many as
-     * do. */
+    /* Tokens [from, from + n) of a sequence that go into consecutive slots, as many as there
+     * are. */
     uint32_t run_of(size_t i, uint32_t from) const
     {
         uint32_t n = 1;
@@ -293,7 +293,8 @@ struct scene {
         prepare_queries();
     }
 
-    /* A slot without a value for every query head: from far below the others to far above. */
+    /* A slot without a value for every query head: its logit is from far below the others to far
+     * above. */
     void give_sinks()
     {
         for (uint32_t h = 0; h < n_heads; h++)
@@ -501,7 +502,7 @@ static sequence random_sequence(uint32_t n_rows)
         s.n_holes = 1 + random_below(10);
     if (random_below(3) == 0)
         s.n_summary = 1 + random_below(1000);
-    /* Scores know nothing of a second query: plans that have one keep by position. */
+    /* Scores ignore a second query: plans that have one keep by position. */
     if (!s.sink_query)
         s.score = random_below(4);
     if (n_rows > 1 && random_below(2))
@@ -575,7 +576,7 @@ START_TEST(bits_do_not_depend_on_other_sequences)
     std::vector<sequence> sequences;
     for (uint32_t rows : {1u, 19u, 1u, 40u}) {
         sequences.push_back(random_sequence(rows));
-        sequences.back().score = CACHE_SCORE_LAST; /* leaves nothing of before */
+        sequences.back().score = CACHE_SCORE_LAST; /* overwrites everything */
         sequences.back().first_scored = 0;
     }
     scene s(6, 2, 64, storages[_i], sequences);
@@ -595,8 +596,8 @@ START_TEST(bits_do_not_depend_on_other_sequences)
 }
 END_TEST
 
-/* A prompt as one segment, and in two whose first sees fewer slots: the same bits for every row and
- * every slot's sum. */
+/* A prompt as one segment, and in two of which the first sees fewer slots: the same bits for
+ * every row and every slot's sum. */
 START_TEST(bits_of_a_prompt_do_not_depend_on_its_chunks)
 {
     const uint32_t n = 75, cut = _i == 0 ? 32 : 41;
@@ -687,8 +688,8 @@ START_TEST(rows_are_stored_as_on_the_cpu)
 }
 END_TEST
 
-/* Numbers of many kinds: equal ones, few and far ones, zeros of both signs, NaN, what halves cannot
- * hold. */
+/* Numbers of many kinds: equal ones, few and distant ones, zeros of both signs, NaN, numbers
+ * that halves cannot hold. */
 static std::vector<float> odd_numbers(uint32_t n, uint32_t kind)
 {
     std::vector<float> x = normals(n);

@@ -51,7 +51,7 @@ struct matrix {
     }
 };
 
-/* The value of a weight, and how large the terms are of which it is the sum (a scaled code and a
+/* The value of a weight, and the size of the terms that it is the sum of (a scaled code and a
  * minimum): roundings are relative to those. */
 static void value_and_size(const matrix &m, uint32_t row, uint32_t col, double *value, double *size)
 {
@@ -142,7 +142,8 @@ static void check_product(enum tensor_type type, uint32_t rows, uint32_t cols, u
     }
 }
 
-/* Columns that the type allows; for unquantised types also such as fill no 16 bytes. */
+/* Numbers of columns that the type allows; for unquantised types also such that do not fill 16
+ * bytes. */
 static uint32_t some_cols(enum tensor_type type, uint32_t most_blocks)
 {
     const uint32_t block = tensor_type_info(type)->block_values;
@@ -171,8 +172,7 @@ START_TEST(products_of_many_rows_match_double_precision)
 }
 END_TEST
 
-/* Several chunks of x, more units than the rings have stages, columns that are split over blocks.
- */
+/* Several chunks of x, more units than the rings have stages, columns split over blocks. */
 START_TEST(wide_matrices_work_too)
 {
     const enum tensor_type type = all_types[_i];
@@ -214,7 +214,7 @@ static void check_same_bits(const matrix &m, uint32_t n, uint32_t n_more)
     }
 }
 
-/* Within each way that matmul.cu chooses from. */
+/* For each way that matmul.cu chooses from. */
 START_TEST(a_row_has_the_same_bits_alone_and_in_a_crowd)
 {
     const enum tensor_type type = all_types[_i];
@@ -228,8 +228,8 @@ START_TEST(a_row_has_the_same_bits_alone_and_in_a_crowd)
 }
 END_TEST
 
-/* More tiles of rows than blocks at once: a block goes on with another, whose first weights it has
- * fetched before. */
+/* More tiles of rows than blocks at once: a block goes on to another tile, whose first weights
+ * it has already fetched. */
 START_TEST(tall_matrices_work_too)
 {
     const enum tensor_type type = all_types[_i];
@@ -240,7 +240,7 @@ START_TEST(tall_matrices_work_too)
 }
 END_TEST
 
-/* Weights that share a launch, in every way: the bits are those of each alone. */
+/* Weights that share a launch have the bits that each has alone, in every way. */
 START_TEST(products_of_one_x_do_not_meet)
 {
     const enum tensor_type type = all_types[_i];
@@ -277,7 +277,7 @@ START_TEST(products_of_one_x_do_not_meet)
 }
 END_TEST
 
-/* What cuBLAS is given: the weights, each rounded to a half. */
+/* The input of cuBLAS: the weights, each rounded to a half. */
 START_TEST(unpacked_weights_are_the_files_numbers)
 {
     for (int i = 0; i < N_TYPES; i++) {

@@ -1,4 +1,4 @@
-/* Row-wise kernels of the CUDA backend, where possible to the bit of what plain C gives. */
+/* Row-wise kernels of the CUDA backend, with the bits of plain C where that is promised. */
 #include "cuda/kernels/kernels.h"
 
 extern "C" {

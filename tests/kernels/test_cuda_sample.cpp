@@ -10,8 +10,8 @@ extern "C" {
 #include "cuda/kernels/kernels.h"
 #include "tests/suite.h"
 
-/* Rounding may decide where the draw or a cut is this near to a boundary: kernels promise 2.6e-7 of
- * the mass (sample.cu), the host's sums in double less. */
+/* Where the draw or a cut is this near to a boundary rounding may decide: kernels promise 2.6e-7
+ * of the mass (sample.cu), the host's sums in double less. */
 static const double margin = 1e-6;
 
 struct choice {
@@ -142,7 +142,7 @@ static token_pick any_row(const sampling &set, uint32_t index, uint32_t n_vocab)
     return row;
 }
 
-/* Rows of all kinds; returns how many were too near a boundary to tell. */
+/* Rows of all kinds; returns how many were too near a boundary to compare. */
 static uint32_t check_rows(uint32_t n, uint32_t n_vocab)
 {
     sampling set = {};
@@ -246,7 +246,7 @@ static token_pick row_of(double top_p, double min_p, int32_t top_k, double draw)
 START_TEST(equal_tokens_are_drawn_evenly_and_cut_by_id)
 {
     const std::vector<float> logits(1000, 0.5f);
-    /* A draw that meets the sum of the first 250 exactly has passed them. */
+    /* A draw equal to the sum of the first 250 has passed them. */
     ck_assert_int_eq(pick_one(logits, row_of(1, 0, 0, 0.25)), 250);
     ck_assert_int_eq(pick_one(logits, row_of(1, 0, 0, 0)), 0);
     /* Top-p 0.2999 leaves the first 300. */
@@ -259,8 +259,8 @@ END_TEST
 
 START_TEST(a_long_tail_has_its_mass)
 {
-    /* One token of 1 before 20,000 of 1e-4 each: top-p 0.5 wants 1.5 of 3. The tail's masses fill
-     * the lower word of a sum, and only what carries over counts. */
+    /* One token of 1 before 20,000 of 1e-4 each: top-p 0.5 wants 1.5 of 3. The tail's masses
+     * fill the lower word of a sum, and only its carries count. */
     std::vector<float> logits(20001, logf(1e-4f));
     logits[0] = 0;
     const double last = 0.9999999;

@@ -1,5 +1,5 @@
-/* Evictions and compressions of the device against cache/policy/select.c: the same slots bit for bit given
- * the same scores, nothing else in the pool changed, and scores as engine/cpu/policy.c has them. */
+/* Evictions and compressions on the device against cache/policy/select.c: the same slots for the
+ * same scores, nothing else in the pool changed, and scores as cache/policy/scorer.c has them. */
 #include "tests/kernels/cuda_case.h"
 
 extern "C" {
@@ -59,7 +59,7 @@ static device_step shape_of(const scene &s)
     return shape;
 }
 
-/* Every slot of a head, those behind the used ones too, gets any numbers up to 1.5 for K and V. */
+/* Every slot of a head, unused ones too, gets random numbers up to 1.5 for K and V. */
 static void fill_slots(const device_step &shape, const std::vector<int32_t> &positions,
                        scene::head *head)
 {
@@ -190,7 +190,7 @@ static scene make_scene(uint32_t n_heads, uint32_t max_slots, uint32_t head_dim,
                 head.history->host[(size_t)i * HISTORY_WORDS + w] =
                     random_bits() & random_bits() & random_bits();
         }
-        /* What lies behind the used slots looks like slots. */
+        /* Positions beyond the used slots look like those of used ones. */
         std::vector<int32_t> positions = head.positions;
         positions.resize(whole, (int32_t)(s.n_tokens / 2));
         fill_slots(shape, positions, &head);
@@ -273,7 +273,7 @@ static void plain_keys(const scene &s, const scene::head &head, std::vector<floa
     }
 }
 
-/* What the table says of one head, which is what the CPU computes. */
+/* One head's values by the table of scorers, which is what the CPU computes. */
 static std::vector<float> plain_score(const scene &s, const valuation &v, uint32_t h)
 {
     const scene::head &head = s.heads[h];
@@ -302,7 +302,7 @@ static std::vector<float> plain_score(const scene &s, const valuation &v, uint32
     return scores;
 }
 
-/* scores[h][slot] of all heads, pooled and shared as policy.c does. */
+/* scores[h][slot] of all heads, pooled and shared as engine/cpu/policy.c does. */
 static std::vector<std::vector<float>> plain_scores(const scene &s, const valuation &v)
 {
     std::vector<std::vector<float>> out;
@@ -398,7 +398,7 @@ static step_choice choice_of(const scene &s, const valuation &v, bool remnant, b
 
 /* ---- evict */
 
-/* One segment of a step drops n_drop[h] slots of each head. */
+/* Drops n_drop[h] slots of each head in one segment of a step. */
 static void check_evict(scene *s, const valuation &v, bool remnant, std::vector<uint32_t> n_drop)
 {
     const uint32_t n_heads = (uint32_t)s->heads.size(), n_layers = 3, at = 1;
@@ -480,7 +480,7 @@ static void check_evict(scene *s, const valuation &v, bool remnant, std::vector<
     ck_assert_msg(expected == s->pool->host, "the pool differs in more than holes");
 }
 
-/* What the heads of a layer may drop in one step: under `share` all as many. */
+/* How many slots the heads of a layer may drop in one step: under `share` all the same. */
 static std::vector<uint32_t> any_drops(const scene &s, bool share)
 {
     std::vector<uint32_t> n_drop;
@@ -550,7 +550,7 @@ struct budgets {
     bool adaptive, remnant, forget;
 };
 
-/* A slot's row, score and history to another place, here. */
+/* Moves a slot's row, score and history, on the host. */
 static void move_slot(scene *s, scene::head *head, uint32_t to, uint32_t from)
 {
     const page_layout &l = s->layout;
@@ -570,7 +570,7 @@ static void move_slot(scene *s, scene::head *head, uint32_t to, uint32_t from)
            &head->history->host[(size_t)from * HISTORY_WORDS], HISTORY_WORDS * sizeof(uint32_t));
 }
 
-/* What a head must be after it kept `keep`; its summary is checked against a mean in double. */
+/* The state of a head after it kept `keep`; its summary is checked against a mean in double. */
 static void check_survivors(scene *s, uint32_t h, const bool *keep, uint32_t n_kept,
                             const budgets &b)
 {
@@ -642,7 +642,7 @@ static void check_compress(scene *s, const valuation &v, const budgets &b)
     device_array<uint32_t> n_kept(std::vector<uint32_t>(n_heads, 77));
     device_array<uint8_t> scratch(
         std::vector<uint8_t>(select_scratch_bytes(&shape, 1, max_slots), 0xff));
-    /* Scores of keys are looked at before the rest reuses their place. */
+    /* Scores of keys are read before the rest reuses their memory. */
     launch_score(0, &shape, device_jobs.device, n_heads, max_slots, scratch.device);
     device_wait();
     std::vector<std::vector<float>> scores = plain_scores(*s, v);
@@ -701,7 +701,7 @@ static void check_compress(scene *s, const valuation &v, const budgets &b)
     ck_assert_msg(pool == s->pool->host, "the pool differs in more than moves");
 }
 
-/* From nothing to more than there is. */
+/* From 0 slots to more than there are. */
 static uint32_t any_budget(const scene &s)
 {
     uint32_t most = s.heads[0].n_slots;

@@ -1,5 +1,5 @@
-/* Page tables on the device follow what the host decided last, in whatever order a launch makes its
- * changes. */
+/* Page tables on the device have what the host set last, in any order in which a launch makes
+ * its changes. */
 #include <cstdlib>
 #include <cstring>
 #include <vector>

@@ -7,15 +7,14 @@
 #include "tests/kernels/kernel_cases.h"
 #include "tests/suite.h"
 
-/* A number of columns that the type allows, among them such as fill no vector. */
+/* A number of columns that the type allows, sometimes one that does not fill a vector. */
 static uint32_t some_cols(enum tensor_type type)
 {
     uint32_t block = tensor_type_info(type)->block_values;
     return block == 1 ? 1 + random_below(200) : block * (1 + random_below(block == 32 ? 12 : 4));
 }
 
-/* Each row is taken with a guard of NaN behind it: a kernel that looks beyond the last row sees it.
- */
+/* Each row has a guard of NaN behind it: a kernel that reads beyond the last row gets it. */
 static float *guarded_rows(uint32_t n, uint32_t cols, size_t shift)
 {
     float *x = floats(n * (size_t)cols + 64 + shift) + shift;
@@ -61,8 +60,8 @@ static void prepare(const struct backend *b, struct weight *w)
     ck_assert(b->weight_prepare(b->self, w, true, &e));
 }
 
-/* What a prepared weight may multiply instead of x: blocks of 32 columns in 16 bits, the largest
- * magnitude as 32767. */
+/* What a prepared weight may multiply in place of x: blocks of 32 columns in 16 bits, the
+ * largest magnitude as 32767. */
 static double rounded(const float *x, uint32_t c)
 {
     const float *block = x + c / 32 * 32;
@@ -196,7 +195,7 @@ START_TEST(the_number_of_threads_changes_no_bit)
 }
 END_TEST
 
-/* Also where one of them is of a type that is multiplied as floats, so that all are. */
+/* Also where one of them has a type that is multiplied as floats, so that all are. */
 START_TEST(products_with_one_x_are_those_of_each_alone)
 {
     struct backend b;
@@ -239,7 +238,7 @@ START_TEST(products_with_one_x_are_those_of_each_alone)
 }
 END_TEST
 
-/* A sequence whose numbers went bad must show it, and must not touch its batch mates. */
+/* A row with NaN or infinity must show it, and must not change its batch mates. */
 START_TEST(a_row_that_is_not_finite_gives_nothing_finite_and_harms_no_other)
 {
     static const float odd[] = {NAN, INFINITY, -INFINITY};
@@ -292,7 +291,7 @@ START_TEST(tiny_and_huge_numbers_survive_rounding)
 END_TEST
 
 #if defined(__x86_64__)
-/* Whichever the machine chose: the ways to multiply bytes differ in speed alone. */
+/* On any machine: the ways to multiply bytes differ in speed alone. */
 START_TEST(all_integer_products_have_the_same_bits)
 {
     const struct cpu_products *const others[] = {&cpu_products_avxvnni, &cpu_products_avx512vnni};
@@ -349,7 +348,7 @@ START_TEST(all_integer_products_have_the_same_bits)
 END_TEST
 #endif
 
-/* Rows of which few or none fit into the scratch. */
+/* Rows of x of which few or none fit into the scratch. */
 START_TEST(very_wide_matrices_work_too)
 {
     static const uint32_t widths[] = {SCRATCH_FLOATS / 4 + 32, SCRATCH_FLOATS, SCRATCH_FLOATS + 64};

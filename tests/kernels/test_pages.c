@@ -1,6 +1,6 @@
-/* Slots of a page in every number format: what is read back is as near as the format promises, a
- * slot is written and moved without its neighbours, and widening gives the numbers that reading
- * gives. */
+/* Slots of a page in every number format: what is read back is as close as the format promises,
+ * a slot is written and moved without touching its neighbours, and widening gives the same
+ * numbers as reading. */
 #include "engine/cpu/page.h"
 #include "tests/kernels/kernel_cases.h"
 #include "tests/suite.h"
@@ -10,7 +10,7 @@
 static const uint32_t head_dims[] = {1, 2, 3, 5, 16, 24, 63, 64, 65, 80, 96, 97, 128, 160, 256};
 enum { N_HEAD_DIMS = sizeof head_dims / sizeof *head_dims };
 
-/* The middle one of a pool's pages. */
+/* The middle one of three pages. */
 enum { POOL_PAGES = 3 };
 
 static uint8_t *new_page(const struct page_shape *s)
@@ -21,7 +21,7 @@ static uint8_t *new_page(const struct page_shape *s)
     return pool + s->stride;
 }
 
-/* Nothing was written beside it. */
+/* Its neighbours are unchanged. */
 static void free_page(const struct page_shape *s, uint8_t *page)
 {
     uint8_t *pool = page - s->stride;
@@ -34,7 +34,7 @@ static void free_page(const struct page_shape *s, uint8_t *page)
     free(pool);
 }
 
-/* How far a number may be from what was written, by its group's largest and smallest. */
+/* How far a number may be from what was written, given its group's largest and smallest. */
 static double allowed(enum plan_storage storage, const float *x, uint32_t d, uint32_t i)
 {
     uint32_t first = i / PAGE_GROUP * PAGE_GROUP, end = first + PAGE_GROUP;
@@ -157,7 +157,7 @@ START_TEST(writing_a_slot_leaves_its_neighbours_alone)
 }
 END_TEST
 
-/* What a token is rounded to depends on itself alone: neither on the slot nor on what was there. */
+/* The rounding of a token depends on the token alone: neither on the slot nor on what was there. */
 START_TEST(a_slot_rounds_the_same_wherever_it_is_written)
 {
     random_state = 44 + (uint64_t)_i;
@@ -184,8 +184,8 @@ START_TEST(a_slot_rounds_the_same_wherever_it_is_written)
 }
 END_TEST
 
-/* Two dimensions of a group may be as far off as they like: the others do not get coarser, and they
- * themselves keep a half's precision. */
+/* Two dimensions of a group may be far off: the others do not get coarser, and these two keep a
+ * half's precision. */
 START_TEST(two_far_dimensions_of_a_key_cost_the_others_nothing_in_q4)
 {
     random_state = 45;
@@ -217,7 +217,7 @@ START_TEST(two_far_dimensions_of_a_key_cost_the_others_nothing_in_q4)
 }
 END_TEST
 
-/* NaN and infinity, equal numbers, and all of them together neither spread nor leave the page. */
+/* NaN and infinity, equal numbers, and all of them together stay in their slot and page. */
 START_TEST(odd_numbers_stay_in_their_dimension)
 {
     static const float odd[] = {NAN, INFINITY, -INFINITY, 1e30f, 0, 2};

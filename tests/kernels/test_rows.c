@@ -1,5 +1,5 @@
-/* Norms, RoPE, SwiGLU, sums, half precision, and the threads: each against its definition in double
- * precision, and element for element the same bits wherever it stands. */
+/* Norms, RoPE, SwiGLU, sums, half precision, and the threads: each against its definition in
+ * double precision, and with the same bits for an element at any place. */
 #include "tests/kernels/kernel_cases.h"
 #include "tests/suite.h"
 
@@ -130,7 +130,8 @@ START_TEST(swiglu_handles_the_ends_of_the_range)
     b.swiglu(b.self, out, gate, up, 10);
     for (int i = 0; i < 4; i++) {
         double want = gate[i] / (1 + exp(-(double)gate[i]));
-        /* e^-x overflows from 88.7 on; what is lost is far below the smallest normal number. */
+        /* e^-x overflows from 88.7 on; the result lost there is far below the smallest normal
+         * number. */
         ck_assert_msg(fabs(out[i] - want) <= 1e-36, "%g: %g, should be %g", (double)gate[i],
                       (double)out[i], want);
     }
@@ -255,7 +256,7 @@ END_TEST
 
 struct count_work {
     _Atomic uint32_t calls;
-    uint32_t seen[8]; /* by thread; plain, so that TSan sees a missing hand-over */
+    uint32_t seen[8]; /* by thread; not atomic, so that TSan sees a missing hand-over */
     uint32_t round;
 };
 

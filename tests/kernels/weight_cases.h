@@ -1,5 +1,5 @@
-/* Weights of every type with the value that each of them stands for, by the plainest formula there
- * is; for tests in C and in C++. */
+/* Weights of every type and the value of each, by the plainest formula; for tests in C and in
+ * C++. */
 #ifndef WINNOW_TESTS_WEIGHT_CASES_H
 #define WINNOW_TESTS_WEIGHT_CASES_H
 
@@ -49,8 +49,7 @@ static inline int scale_places(enum tensor_type type, int places[2])
     abort();
 }
 
-/* Fills blocks with random bytes everywhere, but scales that are ordinary numbers, some of them
- * subnormal. */
+/* Fills blocks with random bytes, but with ordinary numbers as scales, some of them subnormal. */
 static inline void fill_random_blocks(enum tensor_type type, uint8_t *data, size_t blocks)
 {
     const struct tensor_type_info *info = tensor_type_info(type);
