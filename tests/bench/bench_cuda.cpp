@@ -1,10 +1,9 @@
-/* How near the CUDA kernels come to what the GPU can do: decode attention and products of few rows
- * against the bandwidth of a copy, prefill attention and products of many rows against the rate of
- * cuBLAS. `make bench-cuda`; medians of CUDA events around a graph of launches, as a decode step
- * runs them, over numbers drawn at random (zeros are faster: the GPU may clock higher). Shapes are
- * those of Llama-3-8B (32 query heads on 8 KV heads of 128 dimensions, 4096 wide, 14336 in
- * between); under emulation everything is tiny and the numbers mean nothing, but the program runs.
- */
+/* The CUDA kernels beside the limits of the GPU: decode attention and products of few rows against
+ * the bandwidth of a copy, prefill attention and products of many rows against the rate of cuBLAS.
+ * `make bench-cuda`; medians of CUDA events around a graph of launches, as in a decode step, over
+ * random numbers (zeros are faster: the GPU may clock higher). Shapes are those of Llama-3-8B (32
+ * query heads on 8 KV heads of 128 dimensions, 4096 wide, feed-forward 14336). Under emulation
+ * everything is tiny and the numbers mean nothing, but the program runs. */
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -59,7 +58,8 @@ static void *device(size_t bytes)
     return p;
 }
 
-/* Random bytes of which every half and bfloat16 is a number; from a piece that is sent once. */
+/* Random bytes in which every half and bfloat16 is a number, repeated from one piece that is
+ * sent once. */
 static void *device_noise(size_t bytes)
 {
     const size_t piece = (size_t)1 << 20;
@@ -110,7 +110,7 @@ static double graph_ms(const std::function<void()> &work)
 {
     cudaGraph_t graph;
     cudaGraphExec_t exec;
-    work(); /* what is set up at a first launch */
+    work(); /* set-up of a first launch */
     must(cudaStreamSynchronize(stream), "computing");
     must(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "recording");
     work();
@@ -260,7 +260,7 @@ static const struct {
     const char *name;
 } weight_types[] = {{TENSOR_BF16, "BF16"}, {TENSOR_Q8_0, "Q8_0"}, {TENSOR_Q4_K, "Q4_K"}};
 
-/* A weight that is there COPIES times. */
+/* COPIES copies of one weight. */
 struct weights {
     device_weight w[COPIES];
 
@@ -278,8 +278,8 @@ struct weights {
     }
 };
 
-/* Of each shape, the time of a product and the share of a copy's bandwidth at which it reads the
- * weight. */
+/* For each shape, the time of a product and the share of a copy's bandwidth at which it reads
+ * the weight. */
 static void products_of_few(double copy, uint8_t *scratch, const float *x, float *out)
 {
     const uint32_t shapes[][2] = {

@@ -1,7 +1,7 @@
-/* What the CPU kernels reach: for each instruction set, bytes of weights read a second by a matrix
- * product of one row, operations a second with many rows, and attention of decoding rows and of
- * prompts over long contexts. `bench_kernels [threads [matmul|attention]]`, all cores and both if
- * not said. */
+/* Speed of the CPU kernels. For each instruction set: bytes of weights read per second by a
+ * matrix product of one row, operations per second with many rows, and attention of decoding
+ * rows and of prompts over long contexts. `bench_kernels [threads [matmul|attention]]`; the
+ * default is all cores and both. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,7 +90,7 @@ struct heads_shape {
     uint32_t n_kv_heads, group, head_dim;
 };
 
-/* Layers of one sequence in a pool, all slots written: enough of them that no cache holds them. */
+/* Layers of one sequence in a pool, all slots written, too many for any CPU cache. */
 struct context {
     const struct backend *b;
     struct heads_shape shape;
@@ -180,8 +180,8 @@ static void context_close(struct context *c)
     free(c->positions);
 }
 
-/* Seconds that the last n_rows rows of a layer take, the best of several walks over the layers:
- * what the machine does when nobody else wants it. */
+/* Seconds for the last n_rows rows of a layer, the best of several walks over the layers: the
+ * speed of an otherwise idle machine. */
 static double time_attention(const struct context *c, uint32_t n_rows, enum cache_score score)
 {
     const struct heads_shape s = c->shape;
@@ -225,7 +225,7 @@ static double time_scored(const struct context *c, uint32_t n_rows)
     return seconds;
 }
 
-/* Bytes a second that one thread reads of 256 MB, the best of a few. */
+/* Bytes per second that one thread reads of 256 MB, the best of a few. */
 static double read_bandwidth(void)
 {
     const size_t n = (size_t)32 << 20;
@@ -241,7 +241,9 @@ static double read_bandwidth(void)
         double rate = (double)(n * sizeof *p) / (clock_seconds() - start);
         for (int j = 1; j < 8; j++)
             sums[0] += sums[j];
-        best = sums[0] != 0 && rate > best ? rate : best; /* the sum is used, or nobody would add */
+        best = sums[0] != 0 && rate > best
+                   ? rate
+                   : best; /* the sum is used, or the compiler would drop it */
     }
     free(p);
     return best;

@@ -1,7 +1,7 @@
-/* What a step costs the host: planning and walking through 64 sequences of a model of 32 layers x 8
- * KV heads, of 2,000 to 8,000 tokens each, over a backend whose operations do nothing. What is left
- * is the cache's arithmetic, the filling of the step and the calls. Times are of this thread's CPU,
- * so that neighbours on the machine count little. `bench_step [steps]`, 256 if not said. */
+/* Host time of a step: plans and walks through 64 sequences of a model of 32 layers x 8 KV
+ * heads, of 2,000 to 8,000 tokens each, over a backend whose operations do nothing. What is left
+ * is the cache's arithmetic, filling the step, and the calls. Times are of this thread's CPU, so
+ * that other load on the machine counts little. `bench_step [steps]`; the default is 256. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -219,7 +219,7 @@ static double mean(const double *x, uint32_t n)
     return sum / n;
 }
 
-/* As the scheduler does: it asks what the rows need, and then adds them. */
+/* Like the scheduler: asks what the rows need, then adds them. */
 static void add(struct bench *b, struct cache_sequence *s, uint32_t n, uint32_t n_logits)
 {
     static const int32_t tokens[CHUNK];

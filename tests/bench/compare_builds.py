@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Whether two builds of winnow give the same answers, byte for byte, and how fast the one is beside the other.
+"""Compares the answers of two builds of winnow byte for byte, and their speed.
 
     compare_builds.py OLD NEW [MODEL.gguf]                 the same requests to both, answers compared
     compare_builds.py --speed OLD NEW [MODEL.gguf]         `winnow bench` in pairs (A B, B A, ...), medians and ratios
 
 OLD and NEW are winnow binaries. The requests cover every preset and storage, streams and whole answers, seeds and
 temperatures, several choices, sessions, logprobs, chat, tokens, the cache's endpoints, errors and the metrics. They go
-to a server of each build one after the other, then eight at a time. Only what has to differ is left out: ids, times,
-the version. The texts of errors and of help are compared on their own and do not fail (--words makes them).
---expect NAME lets the answers of one case differ, for a change that is meant. With MODEL a short list of requests goes
+to a server of each build one after the other, then eight at a time. Only what must differ is left out: ids, times,
+the version. Texts of errors and help are compared separately and fail only with --words.
+--expect NAME lets the answers of one case differ, for an intended change. With MODEL a short list of requests goes
 to that model too. Exit status 0: nothing differs. Standard library only."""
 import argparse
 import concurrent.futures
@@ -253,7 +253,7 @@ def groups(profile, model):
         yield "the given model", (), os.path.abspath(model), [*some, *chat_cases(), *token_cases()], 1
 
 
-# ---- what has to differ
+# ---- what must differ
 
 TIMES = re.compile(r'"(\w*_ms|\w*_ms_ago|\w*_per_second|\w*_per_token_ms|expires_at|created|uptime\w*)": ?-?[0-9.e+-]+')
 NAMES = re.compile(r'"(system_fingerprint|version|commit|build|build_info|compiler)": ?"[^"]*"')
@@ -315,7 +315,7 @@ def answers_of(binary, flags, model, cases, at_once):
     return answers
 
 
-# ---- an answer whose pieces and memory depend on who else ran: what was said and what was kept
+# ---- answers whose pieces and memory depend on other requests: only text and kept slots are compared
 
 def outcome(answer):
     status, _, text = answer

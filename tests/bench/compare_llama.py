@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""The same work on winnow and on a build of llama.cpp, side by side: one model file, the same threads, runs of the two
-in turn, medians.
+"""The same work on winnow and on a build of llama.cpp: one model file, the same threads, runs of the two in turn,
+medians.
 
     compare_llama.py MODEL.gguf --llama-bench BIN --llama-batched-bench BIN --llama-server BIN [--rows decode,prefill]
 
     decode    tokens/s of one sequence behind 0, 2,048 and 8,160 tokens
-    policies  the same behind the longest of these contexts for winnow under snapkv and h2o with a budget of 1,024, against
-              llama.cpp's whole cache; and winnow's whole cache of 1,024, which they should come near
+    policies  the same behind the longest of these contexts: winnow under snapkv and h2o with a budget of 1,024 against
+              llama.cpp's whole cache; and winnow's whole cache of 1,024, which is about the best they can do
     prefill   tokens/s of reading prompts of 512 and 8,192 tokens
     batch     tokens/s of 8 sequences decoding together behind 512 tokens
     clients   8 clients at once, prompts of 1,000 tokens, 128 tokens each, over HTTP (tests/bench/load.py)
@@ -14,8 +14,8 @@ in turn, medians.
               behind 4,096 tokens against reading the window again, which is what llama.cpp can do instead
     start     milliseconds from the start of the process to the first token, over HTTP
 
-winnow's tokens are picked and fed back, llama-bench's are random. A share is what a decoding run must read, or a prompt
-must multiply, by what winnow bench measured this machine to do; the peer's is worked out from the same bytes."""
+winnow's tokens are sampled and fed back, llama-bench's are random. A share is the work that a decoding run must read, or
+a prompt must multiply, divided by the rate that winnow bench measured on this machine; for llama.cpp from the same bytes."""
 import argparse
 import json
 import os
@@ -250,7 +250,7 @@ class Serving:
         return self
 
     def first_token(self, patience=300):
-        """Seconds from the start until a token was there; asks every few milliseconds."""
+        """Seconds from the start to the first token; asks every few milliseconds."""
         body = json.dumps({"model": "m", "prompt": "Once", "max_tokens": 1, "temperature": 0}).encode()
         request = urllib.request.Request(self.url + "/v1/completions", body, {"Content-Type": "application/json"})
         while time.monotonic() - self.started < patience and self.process.poll() is None:

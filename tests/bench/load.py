@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Load for any server that speaks the OpenAI API (winnow, llama-server, vLLM), and how it bears it.
+"""Load for any server that speaks the OpenAI API (winnow, llama-server, vLLM), with its latencies and throughput.
 
     load.py --url http://127.0.0.1:8080 --clients 8 --prompt-tokens 1000 --max-tokens 128
     load.py --url ... --rate 2 --duration 60 --slo-ttft 2 --slo-itl 0.1       Poisson arrivals, goodput
 
 --clients: N clients start together, each with one request after the other until --requests are sent (default: one
-each). --rate: requests begin at random moments, R a second on average, whether or not earlier ones have been answered.
-Every prompt is another part of the text, so that no server finds one in a cache of prefixes.
+each). --rate: requests begin at random moments, R a second on average, whether or not earlier ones are answered.
+Every prompt is another part of the text, so that no server has one in its prefix cache.
 
 Reported: time to first token (from opening the connection to the first text), inter-token latency (gaps between the
 pieces of one answer), end to end; tokens and requests a second from the first start to the last end; goodput: answers a
-second whose first token and mean inter-token latency keep the limits. While load runs, received bytes are only stored
+second whose first token and mean inter-token latency are within the limits. While load runs, received bytes are only stored
 with their time; they are read afterwards (tests/bench/load_cost.py measures what the generator costs). Standard library only."""
 import argparse
 import asyncio
@@ -50,7 +50,7 @@ class Exchange(asyncio.Protocol):
 
 
 class Answer:
-    """What a request came to."""
+    """The result of a request."""
 
     def __init__(self, prompt_tokens):
         self.status, self.started, self.ended, self.late = "none", 0.0, 0.0, 0.0
@@ -163,7 +163,7 @@ def read_answer(answer, pieces):
 
 
 class Server:
-    """Where requests go, and how they are written."""
+    """The server's address, and how requests to it are written."""
 
     def __init__(self, url, api_key, path):
         parts = urllib.parse.urlsplit(url)
@@ -191,7 +191,7 @@ class Server:
         return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
     async def exchange(self, request, timeout):
-        """(started, pieces, status): status "" when the connection came and went as it should."""
+        """(started, pieces, status): status "" when the connection opened and closed without an error."""
         loop = asyncio.get_running_loop()
         done, started = loop.create_future(), clock()
         tls = ssl.create_default_context() if self.tls else None
@@ -214,7 +214,7 @@ SYLLABLES = ["ba", "ke", "ri", "mo", "tu", "len", "sar", "vi", "dor", "na", "pel
 
 
 def words_of(path, rng):
-    """Of a file, or made up, where nobody named one."""
+    """The text of a file, or an invented one where none is named."""
     if path:
         with open(path, encoding="utf-8") as f:
             words = f.read().split()
@@ -243,7 +243,7 @@ class Counter:
 
 
 def make_prompt(words, n_tokens, counter, rng):
-    """(text, its tokens): from a place of its own, cut where eight tries come nearest to n_tokens."""
+    """(text, its tokens): from its own place in the text, cut where eight tries come nearest to n_tokens."""
     start = rng.randrange(len(words))
     some = [words[(start + i) % len(words)] for i in range(n_tokens + 1)]
     if not counter.form:
@@ -267,7 +267,7 @@ def make_prompt(words, n_tokens, counter, rng):
 
 
 class Run:
-    """Requests that are ready to go, and their answers as they come in."""
+    """Requests that are ready to be sent, and their answers as they arrive."""
 
     def __init__(self, server, requests, timeout):
         self.server, self.requests, self.timeout = server, requests, timeout
@@ -297,7 +297,7 @@ class Run:
         await asyncio.gather(*tasks)
 
     async def watch(self):
-        """How late the loop comes to what is due: the generator's own delay."""
+        """How late the loop runs what is due: the generator's own delay."""
         while True:
             due = clock() + 0.01
             await asyncio.sleep(0.01)
@@ -332,7 +332,7 @@ def poisson(rate, duration, rng):
     return moments
 
 
-# ---- what it came to
+# ---- results
 
 
 def quantile(values, q):

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""What load.py itself costs: a trivial server streams 2,000 pieces a second to 8 clients, each with the moment of its
-sending as text; how much of a core does the generator need, and how late does it note a piece?
+"""The cost of load.py itself: a trivial server streams 2,000 pieces a second to 8 clients, each piece with the time it
+was sent. Reports how much of a core the generator needs, and how late it notes a piece.
 
     load_cost.py [--clients 8] [--rate 250] [--seconds 10]"""
 import argparse
@@ -15,7 +15,7 @@ from load import Run, Server, clock, events, quantile, unchunk  # noqa: E402
 
 
 async def trivial_server(rate, n_chunks):
-    """Streams n_chunks to everybody who asks, `rate` a second to each, with the moment of sending as text."""
+    """Streams n_chunks to every client, `rate` a second to each, with the time of sending as text."""
     async def serve(reader, writer):
         head = await reader.readuntil(b"\r\n\r\n")
         length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))

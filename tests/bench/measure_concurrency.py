@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""How many long requests run at once in a pool that holds four of them whole?
+"""How many long requests run at once in a pool that has room for four whole ones.
 
     python3 tests/bench/measure_concurrency.py MODEL.gguf TEXT_FILE [--tokens 8000] [--requests 12]
                                                [--policy '{"name":"snapkv","budget":1024}']
 
-Starts a server with KV memory for four whole sequences, sends all requests at the same moment, each with another part
-of the text, and watches /v1/kv/stats. Then sends some of them alone to see that the answers were right."""
+Starts a server with KV memory for four whole sequences, sends all requests at once, each with another part of the
+text, and watches /v1/kv/stats. Then sends some of them alone to check the answers."""
 import argparse
 import concurrent.futures
 import json
