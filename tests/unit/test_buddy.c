@@ -1,5 +1,5 @@
-/* The buddy allocator against a map of every unit: whatever is taken and given back, in whatever
- * order and of whatever block. */
+/* The buddy allocator against a map of every unit: pieces taken and given back in any order, of
+ * any block. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,7 +18,7 @@ struct piece {
     uint64_t offset, bytes;
 };
 
-/* What is taken, by the test's own book. */
+/* The test's own record of what is taken. */
 struct book {
     struct buddy *buddy;
     uint64_t n_bytes, used;
@@ -48,7 +48,7 @@ static uint64_t rounded(uint64_t bytes)
     return piece;
 }
 
-/* Whether some free run begins at a multiple of `piece` and is as long: then one can be had. */
+/* Whether some free run of that length begins at a multiple of `piece`: then one can be had. */
 static bool is_room(const struct book *b, uint64_t piece)
 {
     uint64_t units = piece / BUDDY_LEAST, n = b->n_bytes / BUDDY_LEAST;

@@ -1,7 +1,7 @@
-/* The cache's arithmetic under random steps: sequences are opened, extended in batches and waves,
- * forked and freed in a pool that is often empty. A toy backend (one number a slot) does what the
- * real one does with page numbers, so a page written under somebody else's eyes shows. The audit
- * runs after every operation. */
+/* The cache's arithmetic under random steps: sequences are opened, extended in batches and
+ * waves, forked and freed in a pool that is often empty. A toy backend (one number a slot) does
+ * what a real one does with page numbers, so writing to a page that another sequence reads
+ * shows. The audit runs after every operation. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,11 +24,11 @@ struct slot {
     uint32_t content;
 };
 
-/* One sequence and what it was told. */
+/* One sequence and its tokens. */
 struct shadow {
     struct cache_sequence *s;
     uint32_t n;
-    uint32_t contents[MOST_TOKENS]; /* a number of its own for every token */
+    uint32_t contents[MOST_TOKENS]; /* a unique number for every token */
 };
 
 static struct slot memory[N_PAGES][PAGE_SLOTS]; /* the toy backend's pool */
@@ -78,7 +78,7 @@ static bool sees(const struct plan *plan, uint32_t t, uint32_t p)
     return p <= t && (!plan->has_budget || p < plan->sinks || t - p < plan->budget - plan->sinks);
 }
 
-/* The query of position t finds every token that it should see once, with its own content. */
+/* The query at position t finds every token that it should see once, with the right content. */
 static void check_query(const struct shadow *q, uint32_t t, uint32_t n_slots)
 {
     const struct plan *plan = cache_sequence_plan(q->s);
@@ -212,7 +212,7 @@ static void open_or_fork(struct cache *c, struct shadow *q)
     ck_assert_uint_eq(cache_counts(c).used, used);
 }
 
-/* Pages of its own for all that a sequence shares, and nothing at all where they are too few. */
+/* A sequence gets own pages for all shared ones, or nothing where the pool has too few. */
 static void own_pages(struct cache *c, struct shadow *q)
 {
     struct error e;
@@ -341,7 +341,7 @@ START_TEST(the_audit_sees_a_slot_that_holds_another_position)
 }
 END_TEST
 
-/* A head that takes a page for its own would write it under the eyes of another holder. */
+/* A head that counts a shared page as its own would overwrite another holder's tokens. */
 START_TEST(the_audit_sees_a_shared_page_that_a_head_takes_for_its_own)
 {
     struct error e;
@@ -370,8 +370,7 @@ START_TEST(the_audit_sees_a_shared_page_that_a_head_takes_for_its_own)
 }
 END_TEST
 
-/* Of a fork's pages each is copied once, by whoever writes first; the other has it to itself then.
- */
+/* Each page of a fork is copied once, by the first to write; then the other is its only holder. */
 START_TEST(a_page_is_copied_by_the_first_writer_only)
 {
     struct error e;
@@ -451,7 +450,7 @@ START_TEST(a_page_is_told_once_when_its_last_holder_lets_go)
     ck_assert_uint_eq(told.n, N_HEADS);
     ck_assert_uint_eq(prefix_give_up(c, UINT32_MAX), N_HEADS);
     ck_assert_uint_eq(told.n, 2 * N_HEADS);
-    ck_assert_uint_eq(told.policy, preset_index(sink.preset)); /* who let go last */
+    ck_assert_uint_eq(told.policy, preset_index(sink.preset)); /* who released it last */
     ck_assert_uint_eq(told.longest_ns, 4000);
     ck_assert_uint_eq(cache_counts(c).free, N_PAGES);
     cache_free(c);
@@ -509,7 +508,7 @@ START_TEST(a_trace_of_too_many_ranges_is_cut_and_says_so)
 }
 END_TEST
 
-/* Pages of a pool, taken as heads take them: `n` for a head that will have `least` at least. */
+/* Takes `n` pages of a pool as a head does that will have at least `least`. */
 static void take_pages(struct pool *p, uint32_t *pages, uint32_t n, uint32_t least)
 {
     for (uint32_t i = 0; i < n; i++)
@@ -540,7 +539,7 @@ START_TEST(long_heads_lie_in_runs_and_short_ones_share_them)
             take_pages(&p, heads[h], LONG, LONG);
             ck_assert_uint_le(breaks(heads[h], LONG), LONG / POOL_RUN - 1);
         }
-        /* Let go of in any order. */
+        /* Released in any order. */
         for (uint32_t i = 0; i < N_LONG * LONG; i++)
             pool_drop(&p, heads[i % N_LONG][(i / N_LONG * 7 + turn) % LONG], 0);
         for (uint32_t i = 0; i < N_SHORT; i++)

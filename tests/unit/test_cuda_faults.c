@@ -1,6 +1,6 @@
-/* What the CUDA backend does when the device fails: every call of the runtime that may fail does so
- * once, launches break the device in the middle of a step, state memory runs out. Each ends in a
- * sentence, and nothing leaks. On the emulated device alone: a real one does not fail on demand. */
+/* The CUDA backend when the device fails: every runtime call that can fail fails once, launches
+ * break the device in the middle of a step, state memory runs out. Each case ends in a sentence,
+ * and nothing leaks. On the emulated device alone: a real one does not fail on demand. */
 #include <stdio.h>
 #include <string.h>
 
@@ -50,7 +50,7 @@ static int32_t position_of(void *context, uint32_t page, uint32_t index)
     return m->backend.kv_read(m->backend.self, page, index, model->head_dim, NULL, NULL);
 }
 
-/* A pool and what lies over it, in place of those of before. */
+/* Opens a pool and all that is built on it, in place of the previous ones. */
 static bool machine_set_pool(struct machine *m, enum plan_storage storage, struct error *e)
 {
     batch_free(m->batch);
@@ -141,7 +141,7 @@ static void check_sentence(const char *call, long nth, const struct error *e)
     ck_assert_msg(strlen(e->message) > 20, "%s, call %ld: says \"%s\"", call, nth, e->message);
 }
 
-/* The nth call fails; returns whether there were that many. */
+/* Makes the nth call fail; returns whether there were that many. */
 static bool fails_well(const char *call, long nth, int why)
 {
     struct error e = {.message = ""};
@@ -174,7 +174,7 @@ START_TEST(every_allocation_that_fails_is_told_and_leaks_nothing)
 }
 END_TEST
 
-/* Copies and clearings are many: the distance between those that fail grows. */
+/* There are many copies and clearings: the distance between those that fail grows. */
 START_TEST(every_other_call_that_fails_is_told_and_leaks_nothing)
 {
     static const char *const calls[] = {"cudaSetDevice",         "cudaGetDeviceProperties",
@@ -234,7 +234,7 @@ END_TEST
 
 enum { MANY = 4000 };
 
-/* As many new sequences as there is state memory for. */
+/* Opens as many new sequences as there is state memory for. */
 static uint32_t fill(struct machine *m, const struct plan *plan, struct cache_sequence **s)
 {
     struct error e = {.message = ""};
@@ -269,7 +269,7 @@ START_TEST(when_state_memory_runs_out_others_go_on)
     ck_assert_msg(cache_audit(m.cache, position_of, &m, &e), "%s", e.message);
     cache_sequence_free(s[0]);
 
-    /* Who has what it needs goes on; who comes finds what others gave back. */
+    /* A sequence that has what it needs goes on; a new one gets what others gave back. */
     for (uint32_t i = 0; i < 3; i++)
         ck_assert_msg(step(&m, other, 1, &e), "%s", e.message);
     for (uint32_t i = 1; i < 5; i++)
@@ -297,8 +297,8 @@ END_TEST
 
 /* ---- another pool */
 
-/* Decode steps that were recorded over the first would write there: the audit would not find what
- * they wrote. */
+/* Decode steps recorded over the first pool would write there, and the audit would not find
+ * their tokens. */
 START_TEST(steps_recorded_over_one_pool_are_not_replayed_over_the_next)
 {
     struct machine m;

@@ -1,5 +1,5 @@
-/* Prompts and answers through cache, batch and forward pass while memory fails: a step says so and
- * the pages come back, or it computes what it always computes. */
+/* Prompts and answers through cache, batch and forward pass while memory fails: a step either
+ * reports it and gives its pages back, or computes what it always computes. */
 #include <check.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
-/* Plans: what may be written and what is refused, row by row of the tables; what was asked for
- * against what it comes to; who holds a plan; which plans agree. */
+/* Plans: what may be written and what is refused, row by row of the tables; what a request
+ * resolves to; who holds a plan; which plans agree. */
 #include <check.h>
 #include <math.h>
 #include <stdio.h>
@@ -43,7 +43,7 @@ static void expect_refusal(const char *text, const char *where, const char *what
 
 /* ---- the table of axes */
 
-/* A policy to which the axis means something. */
+/* A policy that reads the axis. */
 static const char *home_of(const struct axis *axis)
 {
     const enum plan_axis_id id = (enum plan_axis_id)(axis - plan_axis_table);
@@ -220,8 +220,8 @@ START_TEST(every_scorer_is_named_valued_and_votes_as_it_reads)
 }
 END_TEST
 
-/* A prefix may be taken over up to the first voter; where all vote, the state does not know the
- * budget. */
+/* A prefix may be taken over up to the first voter. Where all vote the state does not depend on
+ * the budget. */
 START_TEST(voters_decide_what_a_prefix_is_good_for)
 {
     for (uint32_t i = SCORER_NONE + 1; i < N_SCORERS; i++) {
@@ -244,7 +244,7 @@ START_TEST(voters_decide_what_a_prefix_is_good_for)
 }
 END_TEST
 
-/* Of one slot with known numbers. tests/kernels/test_cuda_select compares the device with these
+/* For one slot with known numbers. tests/kernels/test_cuda_select compares the device with these
  * functions, test_policies with the formulas in double. */
 START_TEST(values_are_those_of_the_formulas)
 {
@@ -305,7 +305,7 @@ START_TEST(every_preset_fits_the_counters_by_policy)
 }
 END_TEST
 
-/* What the list of policies shows is what every prompt gets; what it does not, it explains. */
+/* The list of policies shows the values that every prompt gets, and explains the others. */
 START_TEST(shown_defaults_are_what_prompts_get)
 {
     static const uint32_t lengths[] = {40, 1200, 4000, 90000};
@@ -590,7 +590,7 @@ START_TEST(the_last_holder_frees_a_plan)
     ck_assert(plan->source == SOURCE_DEFAULT && !plan->trace && other->n_holders == 1);
     plan_release(plan);
     plan_release(other);
-    /* In its owner's memory: nobody counts. */
+    /* In its owner's memory: holders are not counted. */
     struct plan own = resolved("full", 1);
     ck_assert_ptr_eq(plan_hold(&own), &own);
     plan_release(&own);

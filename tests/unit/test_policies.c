@@ -1,6 +1,6 @@
-/* The seven properties of POLICIES.md for every preset and some combinations, on a real model:
- * the engine's cache and kernels against the reference of tests/reference, step by step with the
- * same tokens. */
+/* The seven properties of cache/POLICIES.md for every preset and some combinations, on a real
+ * model: the engine's cache and kernels against the reference of tests/reference, step by step
+ * with the same tokens. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -208,10 +208,10 @@ static void read_kept(const struct cache_sequence *s, struct kept *kept)
 
 /* ---- against the reference */
 
-/* Scores nearer than this may come out either way: a sum of f32 probabilities over f16 keys. */
+/* Scores closer than this may be in either order: a sum of f32 probabilities over f16 keys. */
 static const double TIE = 0.01;
-/* How far a log-probability may be from the reference's, which rounds what it stores as the cache
- * does. Where a near-tie went the other way a different token is missing from then on. */
+/* How far a log-probability may be from the reference's, which rounds what it stores as the
+ * cache does. Where a near-tie went the other way a different token is missing from then on. */
 static const double TOLERANCE = 0.05;
 
 static double logprob(const float *logits, int32_t token)
@@ -224,8 +224,8 @@ static double logprob(const float *logits, int32_t token)
     return (double)logits[token] - largest - log(sum);
 }
 
-/* Counts (layer, head, position) on which the two agree and disagree. A head that disagrees must
- * have had a close call. */
+/* Counts (layer, head, position) on which the two agree and disagree. A head may disagree only
+ * after a close call. */
 static void compare_kept(const char *name, const struct kept *got, struct transformer *t,
                          uint32_t n_tokens, uint32_t counts[2])
 {
@@ -355,7 +355,7 @@ START_TEST(chunks_change_no_bit)
 }
 END_TEST
 
-/* All plans in one batch, prompts of different lengths in chunks that never line up. */
+/* All plans in one batch, with prompts of different lengths in chunks that never align. */
 START_TEST(batch_mates_change_no_bit)
 {
     static struct result alone[N_PLANS], crowd[N_PLANS];
@@ -460,8 +460,8 @@ static const char *const long_plans[] = {
     "{\"name\":\"compresskv\",\"budget\":64,\"decode\":\"evict\"}",
 };
 
-/* Ten thousand steps, most of them far beyond what the model was trained for: what is looked at is
- * the cache, not the text. The audit of run() would be slow here, so it comes now and then. */
+/* Ten thousand steps, most of them far beyond what the model was trained for: the test looks at
+ * the cache, not at the text. The audit of run() would be slow here, so it runs now and then. */
 START_TEST(evicting_never_grows_nor_drifts)
 {
     struct machine m;
@@ -502,7 +502,7 @@ END_TEST
 
 /* ---- a sequence that goes on */
 
-/* A second prompt over what the first left: the reference does the same. */
+/* A second prompt over what the first left, as in the reference. */
 START_TEST(a_continued_sequence_keeps_its_scores)
 {
     static const char *const names[] = {

@@ -1,8 +1,9 @@
-/* The properties of POLICIES.md for every preset on random tensors of odd shapes, without a model:
- * groups of 1 to 8 query heads, head dimensions 16 to 256, 1 to 5 KV heads, all storages, scores
- * that are equal, steep, huge, tiny or NaN. The double-precision reference reads keys and values as
- * the cache stored them, so what is left between the two is float arithmetic. test_policies.c does
- * the same with the tensors of a real model, whose layers build on one another. */
+/* The properties of cache/POLICIES.md for every preset on random tensors of odd shapes, without
+ * a model: groups of 1 to 8 query heads, head dimensions 16 to 256, 1 to 5 KV heads, all
+ * storages, scores that are equal, steep, huge, tiny or NaN. The double-precision reference
+ * reads keys and values as the cache stored them, so only float arithmetic differs.
+ * test_policies.c does the same with the tensors of a real model, whose layers build on one
+ * another. */
 #include "tests/reference/policy.h"
 #include "tests/suite.h"
 #include "tests/unit/plan_of_text.h"
@@ -208,7 +209,7 @@ static double value_rounding(enum plan_storage storage)
     return quantised && !test_device_is_cpu() ? 0x1p-11 : 0;
 }
 
-/* Token t of layer l by the definition; what the machine gave for it must be that. */
+/* Token t of layer l by the definition; the machine's result must be that. */
 static void judge_token(struct referee *f, const char *what, uint32_t l, uint32_t t)
 {
     const struct shape *s = f->shape;
@@ -273,7 +274,7 @@ static void judge_kept(struct referee *f, const char *what, enum kind kind)
     free(held);
 }
 
-/* The mean of what a head lost, from all that it was ever given: without the reference. */
+/* The mean of what a head dropped, computed from all its tokens without the reference. */
 static void judge_summaries(const struct reader *r, const struct shape *s, const char *what)
 {
     if (r->plan.remnant != REMNANT_MEAN)
@@ -525,9 +526,9 @@ END_TEST
 
 /* ---- property 7 */
 
-/* Three thousand steps under every row that drops while it decodes: what it holds settles,
+/* Three thousand steps under every row that drops while it decodes: the slots held settle,
  * summaries stay the mean, numbers stay finite. Razor's window and whole heads grow, as they
- * should: there the bound is what they may not pass. */
+ * should: they may not pass the bound. */
 START_TEST(thousands_of_steps_do_not_grow_nor_drift)
 {
     enum { PROMPT = 61, LENGTH = 3061 };

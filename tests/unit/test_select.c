@@ -1,4 +1,4 @@
-/* Choosing slots, against sorting everything by hand: random scores, equal ones, huge, tiny, NaN,
+/* Choosing slots against a sort of everything: random scores, equal ones, huge, tiny, NaN,
  * holes. */
 #include <math.h>
 #include <stdlib.h>
@@ -116,7 +116,7 @@ START_TEST(victims_are_the_worst_in_order)
 }
 END_TEST
 
-/* AdaKV by its definition: everybody's safe share, then the best of the rest one after another. */
+/* AdaKV by its definition: each head's safe share, then the best of the rest one after another. */
 START_TEST(heads_compete_for_what_is_left)
 {
     static struct head h[HEADS];
@@ -262,7 +262,8 @@ START_TEST(layers_share_by_retrieval_and_keep_the_total)
             for (uint32_t b = 0; b < n_layers; b++) {
                 if (retrieval[a] >= retrieval[b])
                     ck_assert_uint_ge(got[a] + 1, got[b]);
-                /* Who retrieves nothing gets more than the floor only when the others have all. */
+                /* A layer that retrieves nothing gets more than the floor only when the others
+                 * have all. */
                 if (retrieval[a] == 0 && retrieval[b] > 0 && got[a] > n_protected + m) {
                     ck_assert_uint_eq(got[b], n_tokens);
                     n_silent++;
