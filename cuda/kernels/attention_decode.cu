@@ -200,7 +200,7 @@ static __device__ void walk_tiles(const device_step &step, const page_layout &la
             continue;
         if (!T::quantised && visible != 0xffff)
             silence<T>((uint16_t *)v, visible, steps);
-        soften<T, n_groups>(s, sums);
+        update_softmax<T, n_groups>(s, sums);
         uint32_t b[n_groups][2];
         UNROLL
         for (uint32_t j = 0; j < n_groups; j++)

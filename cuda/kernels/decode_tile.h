@@ -22,7 +22,7 @@ constexpr uint32_t TILE_SLOTS = 16;
  *
  * Rows of K and V have a pitch at which the lanes of a load meet every bank once: rows of halves
  * are 8 longer than their numbers (ldmatrix reads 8 rows of 16 bytes); rows of codes as the
- * loads in codes_of_keys and codes_of_values need it. */
+ * loads in codes_of_keys and add_codes need it. */
 template <class T, uint32_t n_groups> struct decode_memory {
     static constexpr uint32_t warps = T::dim > 128 && !T::quantised ? 3 : 4;
     /* Fewer for quantised pages, so that four blocks fit on a multiprocessor: unpacking has
@@ -383,7 +383,8 @@ static __device__ __forceinline__ uint32_t row_of_value(uint32_t m, uint32_t hal
 
 /* Turns logits into weights p and scales down what was summed before. */
 template <class T, uint32_t n_groups>
-static __device__ __forceinline__ void soften(float (&s)[n_groups][2], decode_sums<T, n_groups> &to)
+static __device__ __forceinline__ void update_softmax(float (&s)[n_groups][2],
+                                                      decode_sums<T, n_groups> &to)
 {
     UNROLL
     for (uint32_t j = 0; j < n_groups; j++) {
