@@ -104,7 +104,7 @@ sanitized() { # asan or tsan, what it is called
         is_program "$program" && chosen="$chosen $program"
     done
     # shellcheck disable=SC2086 # names without blanks, see the Makefile
-    WINNOW_TEST_PART=12 run_beside "$2" $chosen
+    CK_TIMEOUT_MULTIPLIER=10 WINNOW_TEST_PART=12 run_beside "$2" $chosen
 }
 asan() { sanitized asan "AddressSanitizer and UndefinedBehaviorSanitizer"; }
 tsan() { sanitized tsan ThreadSanitizer; }

@@ -195,6 +195,7 @@ START_TEST(a_request_ends_with_its_answer_or_says_that_memory_is_short)
     }
     printf("%s: %llu calls, %llu runs, %llu got through\n", t.policy, (unsigned long long)n_calls,
            (unsigned long long)n_runs, (unsigned long long)n_through);
+    plan_release(t.plan);
 }
 END_TEST
 
