@@ -73,7 +73,7 @@ static bool apply_file(struct option_parse *p, const char *path)
     if (!root)
         return false;
     if (!json_is_object(root))
-        ok = error_set(p->e, "invalid_json", "--config", "%s is JSON, but not an object", path);
+        ok = error_set(p->e, "invalid_json", "--config", "%s is JSON but not an object", path);
     const char *key;
     json_t *value;
     json_object_foreach(root, key, value)

@@ -72,8 +72,8 @@ const struct plan *admission_resolve_plan(const struct service *s, const struct 
     return plan_resolve(asked, n_prompt, &limits, e);
 }
 
-/* The plan of the turn that this one will wait for: of the first of its session that still runs,
- * under which the others go on. Held; NULL: there is none. */
+/* The plan of the session's first turn that still runs; the later turns wait for it and use its plan.
+ * Held. NULL: there is none. */
 static const struct plan *plan_of_earlier_turn(const struct job *j)
 {
     const struct job *other;
@@ -81,13 +81,13 @@ static const struct plan *plan_of_earlier_turn(const struct job *j)
     TAILQ_FOREACH(other, &j->jobs->running, entry)
         if (other != j && other->admitted && other->key == j->key && other->r.session_id &&
             !strcmp(other->r.session_id, j->r.session_id))
-            plan = other->plan; /* the newest is the first of the list */
+            plan = other->plan; /* the list begins with the newest */
     return plan_hold(plan);
 }
 
-/* A turn that names no policy goes on under its session's: of the cache that waits, or of the turn
- * before. Chosen here and nowhere else, so that the answer's header can name it; the engine
- * compares. False: "out_of_memory". */
+/* A turn without a policy uses its session's: that of the waiting cache, or of the turn before. It is
+ * chosen only here, so that the answer's header can name it; the engine compares. False:
+ * "out_of_memory". */
 static bool take_session_plan(struct job *j, const struct plan_asked *asked, struct error *e)
 {
     const char *id = j->r.session_id;
@@ -110,7 +110,7 @@ static bool key_has_room(struct job *j, struct error *e)
     uint32_t most = jobs->service->config->max_per_key;
     if (most && j->key && jobs->running_of_key[j->key] >= most) {
         error_set(e, "rate_limit_exceeded", "",
-                  "this API key has %u requests running, as many as it may (--max-per-key)",
+                  "this API key has %u requests running, which is its limit (--max-per-key)",
                   jobs->running_of_key[j->key]);
         e->retry_after_ms = 1000;
         return false;
@@ -143,7 +143,7 @@ static bool copy_stops(const struct api_request *r, struct request_options *opti
     return true;
 }
 
-/* What the request leaves open is the server's (--sampling-defaults). */
+/* Values that the request leaves out come from --sampling-defaults. */
 static bool copy_sampling(const struct job *j, struct request_options *options)
 {
     const struct api_request *r = &j->r;
@@ -171,20 +171,21 @@ static bool copy_sampling(const struct job *j, struct request_options *options)
     return true;
 }
 
-/* Who may find the prompt in the prefix cache: the same key (where keys differ), the same salt. */
+/* Only requests with the same root share cached prompts: the same salt, and with --prefix-scope key the
+ * same API key. */
 static struct prefix_name prefix_root_of(const struct job *j)
 {
     char secret[16 + 1024];
     const struct api_request *r = &j->r;
     bool by_key = !strcmp(j->jobs->service->config->prefix_scope, "key");
     int n = snprintf(secret, 16, "%u:", by_key ? j->key : 0);
-    size_t salt = r->n_cache_salt < 1024 ? r->n_cache_salt : 1024; /* the field's limit */
+    size_t salt = r->n_cache_salt < 1024 ? r->n_cache_salt : 1024; /* the limit in field_table.c */
     if (salt)
         memcpy(secret + n, r->cache_salt, salt);
     return prefix_root(secret, (size_t)n + salt);
 }
 
-/* The options own what they point to: request_options_clear, also after false. */
+/* The caller frees the options with request_options_clear, also after false. */
 static bool make_options(struct prompt *p, const struct plan *plan, struct request_options *options)
 {
     const struct job *j = p->job;
@@ -210,14 +211,14 @@ static bool make_options(struct prompt *p, const struct plan *plan, struct reque
                                         .notify = prompt_notify,
                                         .notify_context = p};
     p->tokens = (struct tokens){0}; /* moved */
-    /* The response's id; further prompts of the same request get a number behind it. */
+    /* The response's id. Further prompts of the same HTTP request get a number after it. */
     snprintf(options->id, sizeof options->id, p->index ? "%s.%u" : "%s", j->id, p->index);
     if (r->session_id && !(options->session_id = strdup(r->session_id)))
         return false;
     return copy_sampling(j, options) && copy_stops(r, options);
 }
 
-/* The sentence that agents recognise, with every wording they look for; see API.md section 6. */
+/* A sentence with every wording that agents look for: see API.md section 6. */
 static void word_overflow(const struct job *j, struct error *e)
 {
     struct error raw = *e;
@@ -245,7 +246,7 @@ static bool submit_prompt(struct prompt *p, const struct plan *plan, struct erro
     return p->request != NULL;
 }
 
-/* The plan of a prompt: its session's, or what was asked for at its own length. Held. */
+/* The plan of a prompt: its session's, or the requested one for the prompt's length. Held. */
 static const struct plan *plan_of_prompt(const struct prompt *p, const struct plan_asked *asked,
                                          struct error *e)
 {

@@ -188,7 +188,7 @@ static json_t *completion_logprobs(const struct job *j, struct answer_choice *c,
         for (uint32_t k = 0; k < t->n_top; k++) {
             const char *text = bytes_of(j, t->top[k].token, &n);
             json_t *key = json_text(text, n);
-            /* two tokens of one text: the likelier stands, as lists are sorted */
+            /* two tokens with the same text: the likelier one comes first and stays */
             if (key && json_string_length(key) == strlen(json_string_value(key)) &&
                 !json_object_get(top, json_string_value(key)))
                 json_object_set_new(top, json_string_value(key),

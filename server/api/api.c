@@ -1,4 +1,4 @@
-/* See api.h: the table of routes, and the parts that their handlers get. */
+/* See api.h: the table of routes, and the contexts of their handlers. */
 #include "server/api/api.h"
 
 #include <stdlib.h>
@@ -17,13 +17,13 @@ struct api {
 
 /* ---- routes */
 
-/* What a handler gets as its context. */
+/* The context that a handler gets. */
 enum part { SERVICE, JOBS, QUERIES };
 
 static const struct {
     const char *method, *path;
     http_request_handler handler;
-    const char *name; /* of the endpoint, for metrics */
+    const char *name; /* the endpoint's name in metrics */
     enum part part;
 } rows[] = {
     {"POST", "/chat/completions", handle_chat, "chat_completions", JOBS},
@@ -73,7 +73,7 @@ struct api *api_new(const struct config *c, uv_loop_t *loop, struct error *e)
         error_set_memory(e, "the API", sizeof *a);
         return NULL;
     }
-    /* The handle comes last: once it is there, only the loop can take it away. */
+    /* The handle is made last, because only the loop can remove it. */
     if (!service_init(&a->service, c, e) ||
         !jobs_init(&a->jobs, &a->service, &a->mailbox, generate_pump, e)) {
         free(a);

@@ -1,4 +1,5 @@
-/* What the server is: /v1/models, /version, /props, and what it does not do yet. Loop thread. */
+/* Facts about the server: /v1/models, /version, /props; and the answer for /v1/embeddings, which does
+ * not exist yet. Loop thread. */
 #include <stdio.h>
 #include <string.h>
 
@@ -90,6 +91,6 @@ void handle_embeddings(struct http_request *x, void *context)
 {
     struct error e;
     (void)context;
-    error_set(&e, "unsupported_parameter", "model", "this version of winnow makes no embeddings");
+    error_set(&e, "unsupported_parameter", "model", "this version of winnow has no embeddings");
     http_request_reply_error(x, &e);
 }

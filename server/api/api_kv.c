@@ -1,5 +1,5 @@
-/* The cache, looked at from outside: /v1/kv/policies and its resolver, /v1/kv/stats. Loop thread.
- */
+/* Policies, sessions and the state of the cache: /v1/kv/policies and its resolver, /v1/kv/sessions,
+ * /v1/kv/stats. Loop thread. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,7 +54,7 @@ void handle_stats(struct http_request *x, void *context)
     engine_snapshot_clear(&s);
 }
 
-/* The plan as it would run for a prompt, and the most memory it would take. */
+/* The plan for a prompt and an upper bound of its memory. */
 static void reply_resolved(struct http_request *x, const struct service *s,
                            const struct plan_asked *asked, uint32_t n_prompt, uint64_t n_total)
 {
@@ -74,7 +74,7 @@ static void reply_resolved(struct http_request *x, const struct service *s,
     plan_release(plan);
 }
 
-/* Why a request that names the policy would be refused. */
+/* Why a request with this policy would be refused, or null. */
 static json_t *refusal_reason(const struct service *s, const struct plan_asked *asked)
 {
     struct error e;
@@ -106,7 +106,7 @@ static bool query_number(const struct http_request *x, const char *name, uint64_
     *out = otherwise;
     if (!text || whole_number_parse(text, 1, INT32_MAX, out))
         return true;
-    return error_set(e, "invalid_value", name, "%s is '%s'; it is a whole number from 1 to %d",
+    return error_set(e, "invalid_value", name, "%s is '%s'; it must be a whole number from 1 to %d",
                      name, error_excerpt(shown, text, strlen(text)), INT32_MAX);
 }
 
@@ -147,7 +147,7 @@ static bool body_number(const json_t *body, const char *name, uint64_t otherwise
     if (!json_is_integer(value))
         return error_set(e, "invalid_type", name, "%s must be an integer", name);
     if (json_integer_value(value) < 1 || json_integer_value(value) > INT32_MAX)
-        return error_set(e, "invalid_value", name, "%s is %lld; it goes from 1 to %d", name,
+        return error_set(e, "invalid_value", name, "%s is %lld; it must be from 1 to %d", name,
                          (long long)json_integer_value(value), INT32_MAX);
     *out = (uint64_t)json_integer_value(value);
     return true;

@@ -1,6 +1,6 @@
-/* Texts and tokens without generating: /tokenize, /detokenize, /apply-template, input_tokens,
- * /tokenizer_info. The work is done on the pool, so that a megabyte stalls nobody; the rest is the
- * loop thread's. */
+/* Text and tokens without an answer: /tokenize, /detokenize, /apply-template, input_tokens,
+ * /tokenizer_info. The work runs on the thread pool, so that a long text does not block the loop. The
+ * rest runs on the loop thread. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +11,7 @@
 #include "server/api/request.h"
 #include "server/api/service.h"
 
-/* One such request. */
+/* One request. */
 struct chore {
     const struct service *service;
     struct http_request *http_request; /* NULL when it has ended */
@@ -101,8 +101,8 @@ static json_t *ids_json(const struct tokens *list)
     return ids;
 }
 
-/* What a token puts out: text, or a list of byte values where they are only a part of a UTF-8
- * character (as llama-server does). */
+/* A token's output: text, or a list of byte values when the bytes are not whole UTF-8 characters (as in
+ * llama-server). */
 static json_t *piece_json(const struct tokenizer *t, int32_t token)
 {
     size_t n;
@@ -180,8 +180,8 @@ static bool tokenize_content(struct chore *c, const json_t *body, const json_t *
     return true;
 }
 
-/* vLLM's form: prompt or messages, add_special_tokens, return_token_strs; and with_pieces, which
- * adds `pieces`, as the ids stay a plain list. */
+/* vLLM's form: prompt or messages, add_special_tokens, return_token_strs. Here with_pieces adds a list
+ * `pieces`, and the ids stay a plain list. */
 static bool tokenize_prompt(struct chore *c, const json_t *body, const json_t *prompt,
                             struct error *e)
 {
@@ -244,7 +244,7 @@ static bool detokenize(struct chore *c, const json_t *body, struct error *e)
         if (!json_is_integer(value))
             ok = error_set(e, "invalid_type", where, "%s must be an integer", where);
         else if (json_integer_value(value) < 0 || json_integer_value(value) >= tokenizer_n_vocab(t))
-            ok = error_set(e, "invalid_value", where, "%s is %lld; ids go from 0 to %d", where,
+            ok = error_set(e, "invalid_value", where, "%s is %lld; it must be from 0 to %d", where,
                            (long long)json_integer_value(value), tokenizer_n_vocab(t) - 1);
         else if (!tokens_push(&list, (int32_t)json_integer_value(value)))
             ok = error_set(e, "out_of_memory", "", "the server is out of memory");

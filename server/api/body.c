@@ -1,4 +1,4 @@
-/* The text of a body to JSON, by our rules: see request.h. Pure. */
+/* A body's text to JSON: see body_parse in request.h. Pure. */
 #include <string.h>
 
 #include "config/json_read.h"
@@ -6,7 +6,7 @@
 
 enum { MAX_DEPTH = 64 };
 
-/* jansson's own limit is 2048. Brackets inside of strings do not count. */
+/* jansson's own limit is 2048. Brackets in strings do not count. */
 static bool depth_fits(const char *text, size_t length)
 {
     int depth = 0;
@@ -37,17 +37,17 @@ json_t *body_parse(const char *text, size_t length, struct error *e)
         length -= 3;
     }
     if (length == 0) {
-        error_set(e, "invalid_json", "", "the body is empty; a JSON object was expected");
+        error_set(e, "invalid_json", "", "the body is empty; it must be a JSON object");
         return NULL;
     }
     if (!depth_fits(text, length)) {
-        error_set(e, "invalid_json", "", "the body is nested deeper than %d", MAX_DEPTH);
+        error_set(e, "invalid_json", "", "the body is nested more than %d levels deep", MAX_DEPTH);
         return NULL;
     }
     json_t *value = json_read(text, length, JSON_ALLOW_NUL, "invalid_json", "", "the body", e);
     if (value && !json_is_object(value)) {
         json_decref(value);
-        error_set(e, "invalid_json", "", "the body is JSON, but not an object");
+        error_set(e, "invalid_json", "", "the body is JSON but not an object");
         return NULL;
     }
     return value;

@@ -1,4 +1,4 @@
-/* Checks the fields of a request by their table: see field.h. Pure. */
+/* Checks the fields of a request against the table: see field.h. Pure. */
 #include "server/api/field.h"
 
 #include <math.h>
@@ -64,8 +64,8 @@ static bool check_count(const struct field_row *row, const json_t *value, struct
         return error_set(e, "invalid_value", row->name,
                          "%s has %.0f %s; it must have at least %.0f", row->name, n, unit,
                          row->min);
-    return error_set(e, "invalid_value", row->name, "%s has %.0f %s; it may have %.0f", row->name,
-                     n, unit, row->max);
+    return error_set(e, "invalid_value", row->name, "%s has %.0f %s; it must have at most %.0f",
+                     row->name, n, unit, row->max);
 }
 
 static bool is_off(const struct field_row *row, const json_t *value)
@@ -88,13 +88,13 @@ static bool check(const struct field_row *row, const json_t *value, struct error
     if (row->rule == FIELD_IGNORED)
         return true;
     if (row->rule == FIELD_NEAR_MISS)
-        return error_set(e, "unknown_parameter", row->name,
-                         "there is no field %s; it is written `%s`", row->name, row->help);
+        return error_set(e, "unknown_parameter", row->name, "there is no field %s; write `%s`",
+                         row->name, row->help);
     if (row->rule == FIELD_REFUSED)
         return is_off(row, value) || error_set(e, "unsupported_parameter", row->name,
                                                "%s is not supported: %s", row->name, row->help);
     if (!has_type(value, row->type))
-        return error_set(e, "invalid_type", row->name, "%s must be %s, and it is %s", row->name,
+        return error_set(e, "invalid_type", row->name, "%s must be %s, but it is %s", row->name,
                          type_names[row->type], excerpt(shown, value));
     if (row->type == FIELD_INTEGER || row->type == FIELD_NUMBER)
         return check_number(row, value, e);
@@ -115,7 +115,7 @@ bool fields_check(const json_t *object, bool chat, struct error *e)
     const json_t *extra = json_object_get(object, "extra_body");
     if (json_object_get(extra, "kv_policy"))
         return error_set(e, "unknown_parameter", "extra_body",
-                         "extra_body is what the Python client takes apart; in the body itself "
-                         "write `kv_policy` at the top");
+                         "extra_body is an argument of the Python client, not a field; write "
+                         "`kv_policy` at the top level of the body");
     return true;
 }

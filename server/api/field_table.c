@@ -1,5 +1,4 @@
-/* The rows of field.h: every field that OpenAI's, vLLM's and llama-server's clients send, with its
- * range. */
+/* The rows of field.h: the fields that clients of OpenAI, vLLM and llama-server send. */
 #include <math.h>
 
 #include "server/api/field.h"
@@ -98,10 +97,11 @@ const struct field_row field_rows[] = {
     REFUSED("guided_grammar", "\"\"", GRAMMAR),
     REFUSED("bad_words", "[]",
             "banned words are not implemented; `logit_bias` of -100 bans a token"),
-    REFUSED("allowed_token_ids", "[]", "not implemented; `logit_bias` weighs tokens"),
+    REFUSED("allowed_token_ids", "[]",
+            "not implemented; `logit_bias` changes the weight of tokens"),
     REFUSED("prediction", "", "predicted outputs are not implemented"),
-    REFUSED("modalities", "[\"text\"]", "winnow makes text only"),
-    REFUSED("audio", "", "winnow makes text only"),
+    REFUSED("modalities", "[\"text\"]", "winnow generates text only"),
+    REFUSED("audio", "", "winnow generates text only"),
     REFUSED("web_search_options", "", "winnow does not search the web"),
     REFUSED("moderation", "", "winnow has no moderation model"),
 

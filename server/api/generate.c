@@ -32,7 +32,7 @@ static bool take_token_list(const json_t *list, struct tokens *out, struct error
     json_t *value;
     json_array_foreach((json_t *)(uintptr_t)list, i, value)
     {
-        /* 1.0 is an integer too; the range was checked by api_request_parse */
+        /* 1.0 is an integer too; api_request_parse has checked the range */
         if (!tokens_push(out, (int32_t)json_number_value(value)))
             return error_set_memory(e, "tokens", json_array_size(list) * 4);
     }
@@ -52,7 +52,7 @@ static bool encode_prompt(const struct job *j, struct prompt *p, struct error *e
                                  &p->tokens, e);
 }
 
-/* What the answer shows of the prompt, as its tokens move to the engine. */
+/* Copies the tokens for the answer, because the engine takes them. */
 static bool keep_for_answer(struct job *j, struct prompt *p, struct error *e)
 {
     if (!j->r.return_token_ids || j->r.stream)
@@ -75,7 +75,7 @@ static bool make_prompts(struct job *j, struct error *e)
             return false;
         if (p->tokens.count == 0)
             return error_set(e, "invalid_value", chat ? "messages" : "prompt",
-                             "the prompt has no tokens; write at least one character");
+                             "the prompt has no tokens; it must have at least one");
         if (p->tokens.count > INT32_MAX)
             return error_set(e, "invalid_value", "prompt", "the prompt is too large");
         p->n_tokens = (uint32_t)p->tokens.count;
@@ -192,7 +192,7 @@ static void pump(struct job *j, struct prompt *p)
             return;
         }
         if (e.kind == EVENT_ERROR) {
-            struct error error = *e.error; /* the request, which has it, is released first */
+            struct error error = *e.error; /* releasing the request frees it */
             reply_fail(j, &error);
             return;
         }

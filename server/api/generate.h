@@ -1,9 +1,9 @@
-/* POST /v1/chat/completions and /v1/completions: takes a job through its stations.
+/* POST /v1/chat/completions and /v1/completions: the steps of a job.
  *
- *   handler (loop)     the body becomes a job's
+ *   handler (loop)     moves the body into a job
  *   prepare (pool)     JSON -> struct api_request -> tokens of every prompt
- *   prepared (loop)    admission, and the first header of the answer
- *   pump (loop)        at every letter of the engine, and when the client has caught up
+ *   prepared (loop)    admission, and the answer's first header
+ *   pump (loop)        after every letter of the engine, and when the client has caught up
  *
  * Loop thread, except `prepare`. */
 #ifndef WINNOW_SERVER_API_GENERATE_H
@@ -11,8 +11,8 @@
 
 #include "server/api/job.h"
 
-/* Takes what the engine has for a prompt, as far as the client keeps up: what stays in the engine's
- * buffer pauses the sequence there. The on_events of struct jobs. */
+/* The on_events of struct jobs: takes a prompt's events from the engine while the client keeps up.
+ * Otherwise they stay in the engine's buffer, and the engine pauses the sequence when that is full. */
 void generate_pump(struct prompt *p);
 /* Ends every job with an error. */
 void generate_stop_all(struct jobs *jobs, const struct error *e);

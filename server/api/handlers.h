@@ -1,5 +1,4 @@
-/* The handlers of the API's routes, by what they get as their context; api.c has the table. Loop
- * thread. */
+/* The handlers of the API's routes, by file and context. api.c has the table of routes. Loop thread. */
 #ifndef WINNOW_SERVER_API_HANDLERS_H
 #define WINNOW_SERVER_API_HANDLERS_H
 
@@ -31,7 +30,7 @@ void handle_session(struct http_request *x, void *service);
 void handle_session_delete(struct http_request *x, void *service);
 void handle_stats(struct http_request *x, void *service);
 
-/* api_query.c: struct queries */
+/* query.c: struct queries */
 void handle_flush(struct http_request *x, void *queries);
 void handle_kv_request(struct http_request *x, void *queries);
 

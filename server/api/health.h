@@ -1,4 +1,4 @@
-/* /health, /livez, /readyz: what load balancers and kubelets ask. Never waits for the engine. Loop
+/* /health, /livez and /readyz, for load balancers and kubelets. Never waits for the engine. Loop
  * thread. */
 #ifndef WINNOW_SERVER_API_HEALTH_H
 #define WINNOW_SERVER_API_HEALTH_H

@@ -157,7 +157,8 @@ void prompt_release(struct prompt *p)
 {
     if (!p->request)
         return;
-    request_release(p->request); /* no notify after this, so it cannot come back into the mailbox */
+    request_release(
+        p->request); /* there is no notify after this, so it cannot return to the mailbox */
     p->request = NULL;
     mailbox_remove(p->job->jobs->mailbox, &p->letter);
 }
@@ -165,7 +166,7 @@ void prompt_release(struct prompt *p)
 void job_stop_work(struct job *j, bool client_left)
 {
     if (j->in_pool)
-        return; /* nothing was submitted, and the prompts are the pool's */
+        return; /* nothing has been submitted, and the pool uses the prompts */
     for (uint32_t i = 0; i < j->n_prompts; i++) {
         if (j->prompts[i].request)
             request_cancel(j->prompts[i].request, client_left);

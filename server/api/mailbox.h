@@ -1,5 +1,5 @@
-/* The one way from the engine's thread back to the loop: a list of letters, and a handle that wakes
- * the loop when one was put in. A letter lies in at most one mailbox, at most once. */
+/* How the engine's thread reaches the loop: a list of letters, and a handle that wakes the loop when a
+ * letter is added. A letter is in at most one mailbox, at most once. */
 #ifndef WINNOW_SERVER_API_MAILBOX_H
 #define WINNOW_SERVER_API_MAILBOX_H
 
@@ -11,9 +11,9 @@
 #include "config/base/error.h"
 
 struct letter {
-    TAILQ_ENTRY(letter) entry; /* under the mailbox's lock, as `waiting` */
+    TAILQ_ENTRY(letter) entry; /* under the mailbox's lock, like `waiting` */
     bool waiting;
-    void (*deliver)(struct letter *letter); /* loop thread; the letter may be gone afterwards */
+    void (*deliver)(struct letter *letter); /* loop thread; may free the letter */
 };
 
 struct mailbox {
@@ -22,14 +22,13 @@ struct mailbox {
     uv_async_t wake;
 };
 
-/* Loop thread. False: out of memory or descriptors, nothing to close. */
+/* Loop thread. False: no memory or descriptors; nothing needs to be closed. */
 bool mailbox_init(struct mailbox *m, uv_loop_t *loop, struct error *e);
-/* Any thread. Letters are delivered in the order in which they were put. A letter that waits already stays where it is. */
+/* Any thread. Letters are delivered in order. A letter that is already waiting keeps its place. */
 void mailbox_put(struct mailbox *m, struct letter *letter);
-/* Loop thread: takes a letter back; nothing when it does not wait. Whoever puts it must have
- * stopped. */
+/* Loop thread: removes a letter if it is waiting. No thread may be about to put it. */
 void mailbox_remove(struct mailbox *m, struct letter *letter);
-/* Loop thread. The memory must stay until the loop has closed the handle; then mailbox_clear. */
+/* Loop thread. Call mailbox_clear when the loop has closed the handle, and keep the memory until then. */
 void mailbox_close(struct mailbox *m);
 void mailbox_clear(struct mailbox *m);
 

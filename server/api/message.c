@@ -1,10 +1,12 @@
-/* The chat of a body: see chat_parse in request.h. Messages are checked and brought to the shape
- * that templates expect. Pure. */
+/* The chat of a body: see chat_parse in request.h. Checks the messages and gives them the shape that
+ * templates expect. Pure. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "server/api/request.h"
+
+enum { MAX_ARGUMENTS = 1 << 20 }; /* longer arguments of a call stay text */
 
 static bool is_one_of(const char *text, const char *const *list)
 {
@@ -14,7 +16,7 @@ static bool is_one_of(const char *text, const char *const *list)
     return false;
 }
 
-/* One part of a content array, appended to `text`. */
+/* Appends one part of a content array to `text`. */
 static bool add_part(const json_t *part, const char *role, const char *where, char **text,
                      size_t *length, struct error *e)
 {
@@ -46,7 +48,7 @@ static bool add_part(const json_t *part, const char *role, const char *where, ch
     return true;
 }
 
-/* The content as one string, or null where the role allows it. New reference. */
+/* The content as one string, or null if the role allows it. New reference. */
 static json_t *join_content(const json_t *message, const char *role, const char *where,
                             struct error *e)
 {
@@ -85,8 +87,8 @@ static json_t *join_content(const json_t *message, const char *role, const char 
     return joined;
 }
 
-/* Templates expect the arguments of a call as an object; clients send them as text. New reference.
- */
+/* A copy of the calls with their arguments as objects: clients send text, templates expect objects.
+ * Arguments that are not JSON stay text. New reference. */
 static json_t *open_tool_calls(const json_t *calls, const char *where, struct error *e)
 {
     char path[96];
@@ -107,12 +109,17 @@ static json_t *open_tool_calls(const json_t *calls, const char *where, struct er
             json_decref(copy);
             return NULL;
         }
+        if (!json_is_string(arguments) || json_string_length(arguments) >= MAX_ARGUMENTS)
+            continue;
+        struct error wrong;
         json_t *value =
-            json_is_string(arguments) && json_string_length(arguments) < (1 << 20)
-                ? body_parse(json_string_value(arguments), json_string_length(arguments), NULL)
-                : NULL;
-        if (value)
-            json_object_set_new(function, "arguments", value);
+            body_parse(json_string_value(arguments), json_string_length(arguments), &wrong);
+        if (value ? json_object_set_new(function, "arguments", value) != 0
+                  : !strcmp(wrong.code, "out_of_memory")) {
+            json_decref(copy);
+            error_set_memory(e, "tool calls", json_string_length(arguments));
+            return NULL;
+        }
     }
     if (!copy)
         error_set_memory(e, "tool calls", 0);
@@ -231,13 +238,13 @@ static bool flag(const json_t *body, const char *name, bool otherwise)
     return value ? json_is_true(value) : otherwise;
 }
 
-/* chat_template_kwargs and the fields that stand for a variable. New reference. */
+/* chat_template_kwargs, and the fields that are template variables too. New reference. */
 static json_t *template_variables(const json_t *body)
 {
     static const char *const passed[] = {"reasoning_effort", "verbosity"};
     json_t *given = field(body, "chat_template_kwargs");
     json_t *all = given ? json_copy(given) : json_object();
-    /* Short of memory jansson copies less and says nothing. */
+    /* When memory is short, jansson copies only a part and does not report it. */
     bool whole = json_object_size(all) == json_object_size(given);
     for (size_t i = 0; whole && i < sizeof passed / sizeof *passed; i++)
         if (field(body, passed[i]))

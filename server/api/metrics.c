@@ -11,7 +11,7 @@
 #include "config/base/version.h"
 #include "server/api/metrics_text.h"
 
-/* Families of ours; `name` is what follows "winnow_". */
+/* Our own families. `name` is the part after "winnow_". */
 static void head(struct metrics_text *t, const char *name, const char *type, const char *help)
 {
     char full[96];
@@ -49,7 +49,7 @@ static void put_requests(struct metrics_text *t, const struct metrics_page *page
 {
     const struct transport_counts *c = transport_counts(page->transport);
     head(t, "requests_total", "counter",
-         "HTTP requests by endpoint and status; 499: the client left first.");
+         "HTTP requests by endpoint and status; 499: the client left before the answer.");
     for (uint32_t i = 0; i < MAX_ENDPOINTS; i++)
         for (uint32_t k = 0; k < MAX_STATUSES && c->requests[i][k].status; k++)
             metrics_put(t, "winnow_requests_total{endpoint=\"%s\",code=\"%u\"} %llu\n",
@@ -74,7 +74,7 @@ static void put_requests(struct metrics_text *t, const struct metrics_page *page
         }
 }
 
-/* Pages over all heads: what holds 32 tokens of a full cache. */
+/* A block is one page of each head: 32 tokens of a full cache. */
 static double n_blocks(const struct model *m, double pages)
 {
     return floor(pages / ((double)m->n_layers * m->n_kv_heads));
@@ -103,17 +103,17 @@ static void put_cache(struct metrics_text *t, const struct metrics_page *page,
         pages, n_blocks(model, pages), model->n_layers, model->n_kv_heads,
         plan_storage_name(engine_plan_limits(api_engine(page->api)).storage));
     by_policy(t, "kv_evicted_slots_total", "Slots evicted.", m->evicted_slots);
-    by_policy(t, "kv_pages_returned_total", "Pages given back to the pool while their request ran.",
+    by_policy(t, "kv_pages_returned_total", "Pages freed while their request was running.",
               m->pages_returned);
-    by_policy(t, "kv_tokens_seen_total", "Tokens that finished requests had in all.",
-              m->tokens_seen);
-    by_policy(t, "kv_slots_kept_total", "Slots that finished requests held at their end.",
+    by_policy(t, "kv_tokens_seen_total",
+              "Tokens of finished requests, with those that were dropped.", m->tokens_seen);
+    by_policy(t, "kv_slots_kept_total", "Slots that finished requests held at the end.",
               m->slots_kept);
     head(t, "page_lifetime_seconds", "histogram",
-         "How long a page was held, by the policy that gave it back; to the step.");
+         "How long a page was held, by the policy that freed it; measured in whole steps.");
     for (uint32_t i = 0; i < preset_count(); i++) {
         char labels[48];
-        if (metrics_observations(&m->page_lifetime[i]) == 0) /* 24 lines that would say nothing */
+        if (metrics_observations(&m->page_lifetime[i]) == 0) /* leaves out 24 lines of zeros */
             continue;
         snprintf(labels, sizeof labels, "policy=\"%s\"", preset_at(i)->name);
         metrics_buckets(t, "winnow_page_lifetime_seconds", labels, &m->page_lifetime[i]);
@@ -129,12 +129,13 @@ static void put_engine(struct metrics_text *t, const struct metrics_page *page,
            metrics_count(&m->requests_running));
     single(t, "requests_waiting", "gauge", "Requests in the queue.",
            metrics_count(&m->requests_waiting));
-    single(t, "requests_paused", "gauge", "Requests whose reader is behind.",
+    single(t, "requests_paused", "gauge", "Requests whose client reads too slowly.",
            metrics_count(&m->requests_paused));
-    single(t, "sessions", "gauge", "Sessions that wait for their next turn.",
+    single(t, "sessions", "gauge", "Sessions that are waiting for their next turn.",
            metrics_count(&m->sessions));
-    single(t, "session_pages", "gauge", "Pages that they hold.", metrics_count(&m->session_pages));
-    head(t, "request_finished_total", "counter", "Generations by how they ended.");
+    single(t, "session_pages", "gauge", "Pages of waiting sessions.",
+           metrics_count(&m->session_pages));
+    head(t, "request_finished_total", "counter", "Finished choices by the reason of their end.");
     for (uint32_t f = 0; f < METRICS_FINISH_COUNT; f++)
         for (uint32_t i = 0; i < preset_count(); i++)
             metrics_put(t, "winnow_request_finished_total{reason=\"%s\",policy=\"%s\"} %.17g\n",
@@ -152,7 +153,8 @@ static void put_engine(struct metrics_text *t, const struct metrics_page *page,
            "Prompt tokens looked up in the prefix cache.", metrics_count(&m->prefix_query_tokens));
     single(t, "prefix_hit_tokens_total", "counter", "Prompt tokens found in the prefix cache.",
            metrics_count(&m->prefix_hit_tokens));
-    single(t, "preemptions_total", "counter", "Requests put back to make room.",
+    single(t, "preemptions_total", "counter",
+           "Requests that lost their pages to others and started again.",
            metrics_count(&m->preemptions));
     put_cache(t, page, m);
     histogram(t, "time_to_first_token_seconds", "From arrival to the first token.",
@@ -160,13 +162,13 @@ static void put_engine(struct metrics_text *t, const struct metrics_page *page,
     histogram(t, "inter_token_latency_seconds", "Between tokens of one choice.",
               &m->inter_token_latency);
     histogram(t, "request_duration_seconds", "From arrival to the end.", &m->request_duration);
-    histogram(t, "queue_time_seconds", "Waiting for admission.", &m->queue_time);
+    histogram(t, "queue_time_seconds", "From arrival to admission.", &m->queue_time);
     histogram(t, "prefill_time_seconds", "From admission to the first token.", &m->prefill_time);
     histogram(t, "decode_time_seconds", "From the first token to the last.", &m->decode_time);
-    histogram(t, "step_time_seconds", "One step of the batch.", &m->step_time);
-    histogram(t, "policy_time_seconds", "Work of cache policies in a step.", &m->policy_time);
-    histogram(t, "request_prompt_tokens", "Prompt tokens of a request.", &m->request_prompt_tokens);
-    histogram(t, "request_generation_tokens", "Generated tokens of a request.",
+    histogram(t, "step_time_seconds", "Time of one step of the batch.", &m->step_time);
+    histogram(t, "policy_time_seconds", "Time of cache policies in one step.", &m->policy_time);
+    histogram(t, "request_prompt_tokens", "Prompt tokens per request.", &m->request_prompt_tokens);
+    histogram(t, "request_generation_tokens", "Generated tokens per request.",
               &m->request_generation_tokens);
     histogram(t, "step_batch_tokens", "Tokens in a step.", &m->step_batch_tokens);
     char name[300];
@@ -196,7 +198,7 @@ static void twin_histogram(struct metrics_text *t, const char *name, const char 
     metrics_buckets(t, full, labels, h);
 }
 
-/* Over all policies: one series, as every twin has. */
+/* The sum over all policies, because vLLM's families have one series each. */
 static void put_block_lifetimes(struct metrics_text *t, const char *model,
                                 const struct engine_metrics *m)
 {
@@ -277,7 +279,7 @@ void handle_metrics(struct http_request *x, void *context)
     const struct metrics_page *page = context;
     struct engine *engine = api_engine(page->api);
     struct metrics_text t = {0};
-    head(&t, "build_info", "gauge", "What this binary is.");
+    head(&t, "build_info", "gauge", "Version and backend of this binary.");
     metrics_put(&t, "winnow_build_info{version=\"%s\",commit=\"%s\",backend=\"%s\"} 1\n",
                 version_string(), version_commit(),
                 engine ? engine_backend_description(engine) : "");

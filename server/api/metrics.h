@@ -1,5 +1,5 @@
-/* GET /metrics: the Prometheus text format 0.0.4, in one pass over counters that are atomics or the
- * loop's own. Never waits for the engine. Loop thread. */
+/* GET /metrics in the Prometheus text format 0.0.4. Reads atomics and counters of the loop, and never
+ * waits for the engine. Loop thread. */
 #ifndef WINNOW_SERVER_API_METRICS_H
 #define WINNOW_SERVER_API_METRICS_H
 

@@ -96,7 +96,7 @@ static double start_time(void)
         if (f)
             fclose(f);
         line[n] = 0;
-        const char *rest = strrchr(line, ')'); /* the program's name may hold anything */
+        const char *rest = strrchr(line, ')'); /* the program's name can contain any character */
         if (rest)
             sscanf(
                 rest + 1,

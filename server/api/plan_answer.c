@@ -1,4 +1,4 @@
-/* Cache policies as answers tell them, and the schema of what may be written: see plan_json.h. */
+/* Plans as JSON, and the schema of kv_policy: see plan_json.h. */
 #include <string.h>
 
 #include "cache/policy/axis.h"
@@ -30,7 +30,7 @@ static bool put(json_t *o, const char *key, json_t *value)
     return json_object_set_new(o, key, value) == 0;
 }
 
-/* Of heads that are not whole; not a key, so only answers have it. */
+/* The budget of heads that are not whole. It is not a key of kv_policy; only answers have it. */
 static const char other_budget_key[] = "window_budget";
 
 static bool has_other_budget(const struct plan_axes *v)
@@ -54,13 +54,13 @@ json_t *plan_to_json(const struct plan *plan)
     return NULL;
 }
 
-/* Two plans of one request, for prompts of different lengths. */
+/* The plans of one request for two prompts of different lengths. */
 struct twins {
     const struct plan *a, *b;
 };
 
-/* What does not follow the prompt is the same in both. The profile is taken for granted: which
- * heads it names matters to no preset's numbers. */
+/* A value that does not depend on the prompt is the same in both plans. A head profile is assumed: no
+     * preset's numbers depend on which heads it names. */
 static struct twins resolve_twice(const struct plan_asked *asked, const struct plan_limits *limits)
 {
     static bool no_head_is_whole[1];

@@ -1,4 +1,4 @@
-/* Cache policies as people write them: see plan_json.h. */
+/* Parses cache policies: see plan_json.h. */
 #include "server/api/plan_json.h"
 
 #include <math.h>
@@ -13,13 +13,13 @@
 
 enum { LONGEST_TEXT = 2048 };
 
-/* Keys of other programs, and what to write instead. */
+/* Keys that other programs use, and what to write here. */
 static const struct {
     const char *key, *hint;
 } foreign[] = {
     {"max_kv_size", "write budget"},
     {"max_capacity_prompt", "write budget"},
-    {"compression_ratio", "that is the share removed; write budget = 1 - ratio"},
+    {"compression_ratio", "it is the share that is removed; write budget = 1 - ratio"},
     {"sink_token_length", "write sinks"},
     {"num_keep", "write sinks"},
     {"n_keep", "write sinks"},
@@ -30,7 +30,7 @@ static const struct {
     {"max_attention_window_size", "write budget"},
 };
 
-/* The place and the value that a message is about. */
+/* The place of an error. */
 struct parse {
     const char *where;
     char path[120];
@@ -59,7 +59,7 @@ static bool refuse(struct parse *p, const char *key, const json_t *value, const 
                      shown(value, text), wanted);
 }
 
-/* 7 and 7.0 are whole numbers, "7", true and 7.5 are not. */
+/* 7 and 7.0 are whole numbers; "7", true and 7.5 are not. */
 static bool whole(const json_t *value, int64_t *out)
 {
     if (json_is_integer(value)) {
@@ -110,7 +110,7 @@ static bool parse_number(struct parse *p, const struct axis *axis, const json_t 
     if (!whole(value, &number) || number < axis->least || number > axis->most)
         return refuse(p, axis->key, value, wanted);
     if (axis->kind == AXIS_ODD && number % 2 == 0)
-        return refuse(p, axis->key, value, "odd, so that it has a middle");
+        return refuse(p, axis->key, value, "an odd number, so that it has a middle");
     *out = (uint32_t)number;
     return true;
 }
@@ -187,7 +187,7 @@ static bool parse_key(struct parse *p, const struct axis *axis, const json_t *va
     return true;
 }
 
-/* The keys of the object: the name first. */
+/* The keys of the object, the name first. */
 static const char *key_name(uint32_t i)
 {
     return i == 0 ? "name" : plan_axis_table[i - 1].key;
@@ -276,8 +276,9 @@ bool plan_parse_text(const char *text, size_t length, const char *where, struct 
         length--;
     memset(out, 0, sizeof *out);
     if (length == 0 || length > LONGEST_TEXT)
-        return error_set(e, "invalid_kv_policy", where, "%s has %zu bytes; a policy has 1 to %d",
-                         where, length, LONGEST_TEXT);
+        return error_set(e, "invalid_kv_policy", where,
+                         "%s has %zu bytes; a policy must have 1 to %d", where, length,
+                         LONGEST_TEXT);
     if (*text != '{') {
         char name[LONGEST_TEXT + 1];
         memcpy(name, text, length);

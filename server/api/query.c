@@ -8,10 +8,10 @@
 #include "server/api/handlers.h"
 
 struct query {
-    struct letter letter; /* first: the mailbox gives it back */
+    struct letter letter; /* must be first: the mailbox returns it */
     struct engine_query engine;
     struct queries *queries;
-    struct http_request *http_request; /* NULL once it has its answer */
+    struct http_request *http_request; /* NULL once answered */
     TAILQ_ENTRY(query) entry;
     struct cache_head_counts heads[]; /* [n_layers][n_kv_heads] of the model */
 };
@@ -23,7 +23,7 @@ static void on_answer(struct engine_query *engine)
     mailbox_put(k->queries->mailbox, &k->letter);
 }
 
-/* Neither the engine nor the mailbox has it any more. */
+/* Only when neither the engine nor the mailbox has the query. */
 static void withdraw(struct query *k)
 {
     engine_forget(k->queries->service->engine, &k->engine);
@@ -42,7 +42,7 @@ static void on_end(void *context, enum http_request_end end)
 
 static void deliver(struct letter *letter);
 
-/* Sends the question off; `id` may be NULL. */
+/* Sends the query to the engine. `id` may be NULL. */
 static void query(struct http_request *x, struct queries *queries, enum engine_query_kind kind,
                   const char *id)
 {
@@ -79,7 +79,7 @@ void handle_flush(struct http_request *x, void *context)
     struct error e;
     if (queries->service->config->admin_api_key && !http_request_is_admin(x)) {
         error_set(&e, "admin_key_required", "",
-                  "dropping cached prefixes needs the key of --admin-api-key");
+                  "freeing cached prefixes needs the key of --admin-api-key");
         http_request_reply_error(x, &e);
         return;
     }
@@ -92,7 +92,7 @@ static void reply_not_found(struct http_request *x)
     char shown[80];
     const char *id = http_request_path_tail(x);
     error_set(&e, "not_found", "",
-              "there is no request '%s' that runs or ended in the last minute, at most %d ago",
+              "no request '%s' is running or among the last %d that ended within a minute",
               error_excerpt(shown, id, strlen(id)), RECORDS_MAX);
     http_request_reply_error(x, &e);
 }

@@ -10,9 +10,8 @@
 #include "server/api/json_text.h"
 #include "server/http/error_reply.h"
 
-/* Chat: the role of every choice. Completions: the echoed prompt, if any; with more choices than
- * one a chunk for each, as their texts start in any order and clients build lists by rising index.
- */
+/* The first chunks. Chat: the role of each choice. Completions: the echoed prompt, and with several
+ * choices one chunk for each, because clients expect rising indices and texts start in any order. */
 static bool start_stream(struct job *j)
 {
     bool ok = true;
@@ -78,7 +77,7 @@ static bool take_text(struct job *j, uint32_t index, const struct request_event 
     return start_stream(j) && http_request_stream_event(j->http_request, chunk);
 }
 
-/* Log probabilities of a prompt: each of its choices shows them. */
+/* Adds a prompt's log probabilities to each of its choices. */
 static bool take_prompt_tokens(struct prompt *p, const struct request_event *e)
 {
     struct job *j = p->job;
@@ -104,7 +103,7 @@ static json_t *finish_chunk(struct job *j, int32_t index)
                         json_null(), true);
 }
 
-/* The last choice's finish chunk waits, as it may carry numbers that come with EVENT_DONE. */
+/* The last choice's finish chunk waits for EVENT_DONE, which has numbers for it. */
 static bool take_choice_end(struct job *j, uint32_t index, const struct request_event *e)
 {
     struct answer_choice *c = &j->choices[index];

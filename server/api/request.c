@@ -1,5 +1,5 @@
-/* A body as one checked struct: see request.h. Types and ranges of single fields are field.c's;
- * here is what they mean together. Pure. */
+/* A body as one checked struct: see request.h. field.c checks types and ranges of single fields; this
+ * file reads them and checks them together. Pure. */
 #include "server/api/request.h"
 
 #include <errno.h>
@@ -13,7 +13,7 @@
 
 enum { MAX_STOP_BYTES = 256, MAX_BIAS = 1024 };
 
-/* ---- plain fields, known to be of their type */
+/* ---- plain fields, whose types have been checked */
 
 static const json_t *field(const struct api_request *r, const char *name)
 {
@@ -35,8 +35,8 @@ static bool number(const struct api_request *r, const char *name, double *out)
     return value != NULL;
 }
 
-/* Values beyond int64 are cut to its ends: their fields have no upper bound, or the table has
- * refused them. */
+/* Values outside int64 become its limits. Either the field has no limit, or the table has refused the
+ * value. */
 static int64_t whole(const json_t *value)
 {
     if (json_is_integer(value))
@@ -69,7 +69,7 @@ static bool check_token(const json_t *value, const char *where, int32_t n_vocab,
         return error_set(e, "invalid_type", where, "%s must be a token id, an integer", where);
     int64_t id = whole(value);
     if (id < 0 || id > INT32_MAX || (n_vocab > 0 && id >= n_vocab))
-        return error_set(e, "invalid_value", where, "%s is %lld; token ids go from 0 to %d", where,
+        return error_set(e, "invalid_value", where, "%s is %lld; token ids are 0 to %d", where,
                          (long long)id, n_vocab > 0 ? n_vocab - 1 : INT32_MAX);
     return true;
 }
@@ -145,10 +145,11 @@ static bool add_stop(struct api_request *r, const json_t *value, const char *whe
         return error_set(e, "invalid_type", where, "%s must be a string", where);
     size_t n = json_string_length(value);
     if (n > MAX_STOP_BYTES)
-        return error_set(e, "invalid_value", where, "%s has %zu bytes; a stop string may have %d",
-                         where, n, MAX_STOP_BYTES);
+        return error_set(e, "invalid_value", where,
+                         "%s has %zu bytes; a stop string must have at most %d", where, n,
+                         MAX_STOP_BYTES);
     if (n == 0)
-        return true; /* clients send empty ones and mean none */
+        return true; /* clients send an empty string for none */
     r->stops[r->n_stops].bytes = json_string_value(value);
     r->stops[r->n_stops++].length = n;
     return true;
@@ -160,8 +161,8 @@ static bool take_stops(struct api_request *r, int32_t n_vocab, struct error *e)
     if (json_is_array(stop)) {
         size_t n = json_array_size(stop);
         if (n > MAX_STOPS)
-            return error_set(e, "invalid_value", "stop", "stop has %zu strings; it may have %d", n,
-                             MAX_STOPS);
+            return error_set(e, "invalid_value", "stop",
+                             "stop has %zu strings; it must have at most %d", n, MAX_STOPS);
         for (size_t i = 0; i < n; i++) {
             char where[32];
             snprintf(where, sizeof where, "stop[%zu]", i);
@@ -239,14 +240,13 @@ static bool take_lengths(struct api_request *r, struct error *e)
     r->echo = !chat && flag(r, "echo", false);
     if (r->max_tokens == 0 && !r->echo)
         return error_set(e, "invalid_value", "max_tokens",
-                         "max_tokens is 0; that needs `echo`, or it must be at least 1");
+                         "max_tokens is 0; it must be at least 1 without `echo`");
     r->n = 1;
     if (integer(r, "n", &value))
         r->n = (uint32_t)value;
     if (!chat && integer(r, "best_of", &value) && value != r->n)
         return error_set(e, "unsupported_value", "best_of",
-                         "best_of is %lld; only the same as n (%u) is supported", (long long)value,
-                         r->n);
+                         "best_of is %lld; it must be the same as n (%u)", (long long)value, r->n);
     return true;
 }
 
@@ -325,11 +325,11 @@ static bool take_delivery(struct api_request *r, struct error *e)
     r->return_progress = flag(r, "return_progress", false);
     r->session_id = json_string_value(field(r, "session_id"));
     if (r->session_id && strlen(r->session_id) != json_string_length(field(r, "session_id")))
-        return error_set(e, "invalid_value", "session_id", "session_id holds a NUL character");
+        return error_set(e, "invalid_value", "session_id", "session_id contains a NUL character");
     if (r->session_id && (r->n > 1 || r->n_prompts > 1))
         return error_set(
             e, "invalid_value", "session_id",
-            "a session goes on with one answer: n and the number of prompts must be 1");
+            "a session continues with one answer: n and the number of prompts must be 1");
     r->cache_prompt = flag(r, "cache_prompt", true);
     const json_t *salt = field(r, "cache_salt");
     r->cache_salt = json_string_value(salt);

@@ -1,7 +1,7 @@
 /* The body of /v1/chat/completions and /v1/completions as one checked struct.
  *
- * Parsing is pure: no engine, no loop; it runs on the thread pool and under the fuzzer. Every field
- * has one row in the table of fields (field.h) with type, range and what happens when it is set. */
+ * Pure: the thread pool and the fuzzer run it. Every field has a row in the table of fields
+ * (field.h). */
 #ifndef WINNOW_SERVER_API_REQUEST_H
 #define WINNOW_SERVER_API_REQUEST_H
 
@@ -15,8 +15,8 @@ enum api_request_kind { API_REQUEST_CHAT, API_REQUEST_COMPLETION };
 
 enum { MAX_PROMPTS = 16, MAX_STOPS = 16, MAX_CHOICES = 16 };
 
-/* One prompt of /v1/completions: text, or tokens when `tokens` is not NULL. Points into the
- * request's JSON. */
+/* One prompt of /v1/completions: text, or tokens if `tokens` is not NULL. Points into the request's
+ * JSON. */
 struct api_prompt {
     const char *text;
     size_t length;
@@ -40,7 +40,7 @@ struct api_request {
     int64_t max_tokens; /* -1 = not given */
     uint32_t min_tokens, n;
     bool has_temperature, has_top_p, has_top_k,
-        has_min_p;            /* given, so that --sampling-defaults may fill the others */
+        has_min_p;            /* whether it was given; else --sampling-defaults */
     struct sampling sampling; /* bias owned */
     bool has_seed;
     struct {
@@ -52,7 +52,7 @@ struct api_request {
     uint32_t n_stop_tokens;
     bool include_stop_string, ignore_eos, skip_special_tokens;
     bool logprobs;
-    int32_t n_logprobs;        /* -1 none, else alternatives */
+    int32_t n_logprobs;        /* -1: none, else the number of alternatives */
     int32_t n_prompt_logprobs; /* -1 none */
     bool return_token_ids;
 
@@ -68,7 +68,7 @@ struct api_request {
     struct plan_asked policy; /* source REQUEST; only when has_policy */
 };
 
-/* Parses UTF-8 JSON text of a body. n_vocab bounds token ids (0 = do not check). On failure the
+/* Parses a body, UTF-8 JSON text. Token ids must be below n_vocab; 0: do not check. On failure the
  * request is cleared. Codes: invalid_json, invalid_type, invalid_value, missing_required_parameter,
  * unsupported_value, unsupported_parameter, unknown_parameter, invalid_kv_policy, out_of_memory.
  * e->where is the path of the field. */
@@ -76,14 +76,13 @@ bool api_request_parse(struct api_request *r, enum api_request_kind kind, const 
                        size_t length, int32_t n_vocab, struct error *e);
 void api_request_clear(struct api_request *r);
 
-/* The chat of a body: messages checked and their content joined, chat_template_kwargs together with
- * reasoning_effort and verbosity, the flags. Types of fields other than messages were checked. False:
+/* The chat of a body: checks the messages and joins their content; collects chat_template_kwargs,
+ * reasoning_effort, verbosity and the flags. fields_check has checked the other fields' types. False:
  * *out is cleared. */
 bool chat_parse(const json_t *body, struct chat_request *out, struct error *e);
 
-/* JSON text to an object with our rules: a byte-order mark is skipped, depth <= 64, duplicate keys:
- * last wins, NUL in strings is allowed. NULL with "invalid_json" (line, column, what was expected).
- */
+/* JSON text to an object. A byte-order mark is skipped, the depth is at most 64, the last of duplicate
+ * keys counts, strings may contain NUL. New reference; NULL: "invalid_json" or "out_of_memory". */
 json_t *body_parse(const char *text, size_t length, struct error *e);
 
 #endif

@@ -25,7 +25,7 @@ bool service_init(struct service *s, const struct config *c, struct error *e)
     return ok || error_set(e, bad.code, bad.where, "%.64s: %.500s", bad.where, bad.message);
 }
 
-/* What the model file recommends, for --sampling-defaults model. */
+/* The sampling values that the model file recommends, for --sampling-defaults model. */
 static void read_sampling(struct service *service)
 {
     const struct model_sampling *recommended = &engine_model(service->engine)->recommended;

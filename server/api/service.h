@@ -1,5 +1,5 @@
-/* What is served: the settings, the loaded model, and what a request gets when it says nothing.
- * Fixed once the engine is there, so handlers and pool threads read it without a lock. */
+/* What is served: the settings, the loaded model, and the defaults of requests. It does not change
+ * after the engine has loaded, so handlers and pool threads read it without a lock. */
 #ifndef WINNOW_SERVER_API_SERVICE_H
 #define WINNOW_SERVER_API_SERVICE_H
 
@@ -17,16 +17,16 @@ struct service {
     struct sampling default_sampling;
 };
 
-/* Loop thread. Reads the default policy. False: "invalid_kv_policy" and the like, with the flag in
- * the message. */
+/* Loop thread. Reads the default policy. False: for example "invalid_kv_policy"; the message has the
+ * flag. */
 bool service_init(struct service *s, const struct config *c, struct error *e);
 /* Loop thread, once. */
 void service_set_engine(struct service *s, struct engine *engine);
 
-/* Whether a request may name this model (`suffix` points behind its '@', or is NULL). */
+/* Whether a request may name this model. `suffix` is the part after '@', or NULL. */
 bool service_has_model(const struct service *s, const char *model, const char *suffix,
                        struct error *e);
-/* Whether this caller sees what belongs to other keys too. */
+/* Whether this caller also sees what belongs to other keys. */
 bool service_shows_all(const struct service *s, const struct http_request *x);
 
 #endif

@@ -442,7 +442,7 @@ START_TEST(the_server_says_what_it_is)
     expect("POST", "/v1/kv/policies/resolve", KEY, "{}", 400, "kv_policy is missing");
     expect("POST", "/v1/kv/policies/resolve", KEY,
            "{\"kv_policy\":{\"name\":\"sink\",\"budget\":64},\"prompt_tokens\":0}", 400,
-           "it goes from 1");
+           "it must be from 1");
     expect("GET", "/v1/kv/stats", KEY, NULL, 200, "\"page_slots\":32");
 }
 END_TEST
@@ -455,7 +455,7 @@ START_TEST(questions_to_the_engine_are_answered)
              json_string_value(json_object_get(answer, "id")));
     expect("GET", url, KEY, NULL, 200, "\"layers\":[[{\"slots\"");
     expect("GET", url, "Authorization: Bearer k2\r\n", NULL, 404, "not_found");
-    expect("GET", "/v1/kv/requests/none", KEY, NULL, 404, "there is no request 'none'");
+    expect("GET", "/v1/kv/requests/none", KEY, NULL, 404, "no request 'none'");
     expect("POST", "/v1/kv/flush", "Authorization: Bearer root\r\n", "", 200, "pages_freed");
     json_decref(answer);
 }
