@@ -1,4 +1,4 @@
-/* The table of devices: see devices.h. */
+/* See devices.h. */
 #include "server/devices.h"
 
 #include "cuda/host/device.h"

@@ -1,5 +1,5 @@
-/* The devices that this program was linked with. Whoever starts an engine or a measurement picks
- * from this table (device_pick of engine/compute/device.h). */
+/* The devices that this program was linked with. Commands pick one with device_pick
+ * (engine/compute/device.h) and pass it down. */
 #ifndef WINNOW_SERVER_DEVICES_H
 #define WINNOW_SERVER_DEVICES_H
 

@@ -1,5 +1,5 @@
-/* The front end's life: see server.h. One thread runs the loop; the model is loaded on another, so
- * that probes are answered meanwhile. */
+/* The server's life: see server.h. One thread runs the loop. Another one loads the model, so that
+ * probes are answered meanwhile. */
 #include "server/server.h"
 
 #include <signal.h>
@@ -32,9 +32,9 @@ struct server {
     struct page page;
 
     uv_thread_t loader;
-    bool loading; /* the loader thread is to be joined */
+    bool loading; /* the loader thread must be joined */
     struct engine *engine;
-    struct engine *loaded_engine; /* the loader's; the loop takes it at `loaded` */
+    struct engine *loaded_engine; /* set by the loader, taken by the loop in on_loaded */
     struct error load_error;
     _Atomic uint32_t load_permille;
     uv_async_t loaded;
@@ -127,7 +127,7 @@ static void print_facts(const struct server *s)
     log_line(LOG_INFO, "pages: %llu of %llu bytes (%s), %llu tokens of full cache",
              (unsigned long long)pages, (unsigned long long)page, pool,
              (unsigned long long)(pages / ((uint64_t)m->n_layers * m->n_kv_heads) * 32));
-    log_line(LOG_INFO, "policy: %s unless a request says otherwise", s->config->kv_policy);
+    log_line(LOG_INFO, "policy: %s for requests that name none", s->config->kv_policy);
     log_line(LOG_INFO, "ready at %s", transport_address(s->transport, 0));
 }
 
@@ -165,7 +165,7 @@ static void on_loaded(uv_async_t *handle)
     transport_set_ready(s->transport, true);
 }
 
-/* A line at every tenth of a load that takes a while. */
+/* Logs a line for each tenth of a long load. */
 static void log_loading(struct server *s)
 {
     uint32_t permille = atomic_load(&s->load_permille), percent = permille / 100 * 10;
@@ -184,14 +184,14 @@ static void close_handles(struct server *s)
     uv_close((uv_handle_t *)&s->on_term, NULL);
     uv_close((uv_handle_t *)&s->on_int, NULL);
     signal(SIGTERM,
-           SIG_IGN); /* closing gave them their default action back, and we are ending already */
+           SIG_IGN); /* closing restored the default actions, but the server is already ending */
     signal(SIGINT, SIG_IGN);
     uv_close((uv_handle_t *)&s->loaded, NULL);
     api_close(s->api);
     transport_close(s->transport);
 }
 
-/* What still runs gets an error; then the last bytes get a moment to go out. */
+/* Running requests get an error. Then the last bytes have a moment to be sent. */
 static void begin_stop(struct server *s)
 {
     if (s->stopping)
@@ -209,7 +209,7 @@ static void drain(struct server *s)
     s->draining = true;
     transport_set_draining(s->transport);
     s->drain_end_ms = uv_now(&s->loop) + s->config->shutdown_timeout_ms;
-    log_line(LOG_INFO, "draining: %u requests run on, at most %.0f s",
+    log_line(LOG_INFO, "draining: %u requests have at most %.0f s to finish",
              transport_running(s->transport), (double)s->config->shutdown_timeout_ms / 1e3);
 }
 
@@ -230,7 +230,8 @@ static void on_watch(uv_timer_t *timer)
     if (s->loading)
         log_loading(s);
     if (s->engine && !s->stopping && !engine_alive(s->engine)) {
-        log_line(LOG_ERROR, "the device has failed; ending so that a supervisor can start anew");
+        log_line(LOG_ERROR,
+                 "the device has failed; the server ends so that a supervisor can restart it");
         s->exit_code = 1;
         begin_stop(s);
     }
@@ -240,7 +241,7 @@ static void on_watch(uv_timer_t *timer)
         close_handles(s);
 }
 
-/* False: what it has opened is closing. */
+/* False: the handles that it has opened are closing. */
 static bool start(struct server *s, struct error *e)
 {
     s->api = api_new(s->config, &s->loop, e);
@@ -269,12 +270,12 @@ static bool start(struct server *s, struct error *e)
 static void log_start(const struct server *s)
 {
     const struct transport *t = s->transport;
-    log_line(LOG_INFO, "winnow %s (%s) listens at %s; loading %s", version_string(),
+    log_line(LOG_INFO, "winnow %s (%s) is listening at %s and loading %s", version_string(),
              version_commit(), transport_address(t, 0), s->config->model);
     for (uint32_t i = 1; i < transport_n_addresses(t); i++)
-        log_line(LOG_INFO, "also listens at %s", transport_address(t, i));
+        log_line(LOG_INFO, "also listening at %s", transport_address(t, i));
     if (!transport_is_local(t) && s->config->n_api_keys == 0)
-        log_line(LOG_WARNING, "no --api-key is set: whoever reaches %s may use it",
+        log_line(LOG_WARNING, "no --api-key is set: everybody who can connect to %s may use it",
                  transport_address(t, 0));
 }
 
@@ -308,7 +309,7 @@ int server_run(const struct config *c)
         log_line(LOG_ERROR, "%s", e.message);
         s->exit_code = 1;
     }
-    /* Everybody closes handles; this is the one place that waits for them. */
+    /* Each part closes its handles. Only this call waits for them. */
     uv_run(&s->loop, UV_RUN_DEFAULT);
     int status = s->exit_code;
     bool started = s->transport != NULL;

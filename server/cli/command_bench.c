@@ -1,6 +1,6 @@
-/* `winnow bench MODEL`: speed of prompts and decode steps over contexts, batches and cache policies,
- * held against what the machine can do. For every storage, policy and length: the prompt, as often
- * as asked, then decode steps behind the last of these prompts, for every batch. Main thread. */
+/* `winnow bench MODEL`: the speed of prompts and decode steps over contexts, batches and cache
+ * policies, compared with what the machine can do. For each storage, policy and length it runs the
+ * prompt several times, then decode steps after the last prompt for each batch. Main thread. */
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -12,7 +12,7 @@
 #include "server/devices.h"
 #include "server/report/bench_points.h"
 
-/* A spare prompt and this many tokens bring weights, threads and clock speed to where they stay. */
+/* An extra prompt and this many tokens warm up caches, threads and clock speed. */
 enum { WARM_TOKENS = 64, WARM_STEPS = 4 };
 
 struct run {
@@ -22,7 +22,7 @@ struct run {
     struct bench_points points;
 };
 
-/* Set by SIGINT and SIGTERM: the run at hand is finished, what is there is written. */
+/* Set by SIGINT and SIGTERM: the current run is finished, and the results so far are written. */
 static volatile sig_atomic_t interrupted;
 
 static void on_interrupt(int signal_number)
@@ -69,7 +69,7 @@ static bool wants_another(const struct run *r, const struct bench_point *p)
            (p->n_runs == 0 || took < (double)r->arguments.said.max_ms / 1e3);
 }
 
-/* A point that was interrupted before its first run is none. */
+/* A point without a finished run is removed. */
 static void finish_point(struct run *r, struct bench_point *p)
 {
     if (p->n_runs == 0) {
@@ -80,7 +80,7 @@ static void finish_point(struct run *r, struct bench_point *p)
     bench_print_point(&r->setting, p, stdout);
 }
 
-/* Prompts of one length, of which the last stays. */
+/* Runs prompts of one length and keeps the last one. */
 static bool measure_prefill(struct run *r, const struct bench_case *c, const struct plan *plan,
                             enum plan_storage storage, uint32_t n, struct bench_prompt *prompt,
                             struct error *e)
@@ -116,7 +116,7 @@ static bool measure_decode(struct run *r, const struct bench_case *c, enum plan_
     return true;
 }
 
-/* A policy and a length that do not go together are said, and the next is measured. */
+/* When a policy does not fit a length, the reason is printed and the next point is measured. */
 static bool skip(struct run *r, enum bench_test test, const struct bench_case *c,
                  enum plan_storage storage, uint32_t size, const char *why, struct error *e)
 {
@@ -136,7 +136,7 @@ static bool measure_size(struct run *r, const struct bench_case *c, enum plan_st
          is_context = has(a->contexts, a->n_contexts, size);
     struct plan_limits limits = bench_limits(r->bench);
     struct error reason;
-    uint32_t n = size ? size : 1; /* an empty context has its first token all the same */
+    uint32_t n = size ? size : 1; /* an empty context still has its first token */
     const struct plan *plan = plan_resolve(&c->policy, n, &limits, &reason);
     if (!plan)
         return skip(r, is_prompt ? BENCH_PREFILL : BENCH_DECODE, c, storage, size, reason.message,
@@ -152,7 +152,7 @@ static bool measure_size(struct run *r, const struct bench_case *c, enum plan_st
     return done;
 }
 
-/* The lengths of prompts and contexts, rising, each once. */
+/* The lengths of prompts and contexts, in rising order, each once. */
 static bool measure_case(struct run *r, const struct bench_case *c, enum plan_storage storage,
                          struct error *e)
 {
@@ -207,7 +207,7 @@ static bool measure_machine(const struct run *r, struct bench_machine *out, stru
     return bench_machine_measure(asked > cores ? asked : cores, r->arguments.said.isa, out, e);
 }
 
-/* A file that cannot be written should not be found out after an hour. */
+/* Opens the files first, so that a wrong path is reported before hours of work. */
 static bool is_writable(const char *flag, const char *path, struct error *e)
 {
     FILE *file = path ? fopen(path, "ae") : NULL;
@@ -244,7 +244,8 @@ static bool open_run(struct run *r, struct error *e)
     return !r->setting.has_machine || measure_machine(r, &r->setting.before, e);
 }
 
-/* Whether the machine was as fast at the end as at the beginning: if not, shares mean little. */
+/* Measures the machine again at the end: if it was not as fast as at the start, the shares are not
+ * reliable. */
 static bool close_setting(struct run *r, struct error *e)
 {
     struct bench_setting *s = &r->setting;
@@ -255,9 +256,10 @@ static bool close_setting(struct run *r, struct error *e)
     double read = s->after.read_bytes / s->before.read_bytes,
            multiplied = s->after.operations / s->before.operations;
     if (read < 0.9 || read > 1.1 || multiplied < 0.9 || multiplied > 1.1)
-        printf("\nnote: behind the last point the machine reads %.1f GB/s and makes %.0f GFLOP/s: "
-               "it was not at rest\n",
-               s->after.read_bytes / 1e9, s->after.operations / 1e9);
+        printf(
+            "\nnote: after the last point the machine reads %.1f GB/s and computes %.0f GFLOP/s: "
+            "its speed changed during the run\n",
+            s->after.read_bytes / 1e9, s->after.operations / 1e9);
     return true;
 }
 

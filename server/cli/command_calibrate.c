@@ -1,7 +1,8 @@
-/* `winnow calibrate MODEL -o PROFILE.json`: finds the model's retrieval heads and writes the profile
- * that --head-profile takes. No engine; the threads are the calibration's own. The profile is written beside its place and renamed
- * when it is whole, so that an interrupt never leaves half of one. What is there already and is no
- * plain file (a device, a pipe, a link) is written to and never replaced. */
+/* `winnow calibrate MODEL -o PROFILE.json`: finds the model's retrieval heads and writes the
+ * profile for --head-profile. No engine; the calibration has its own threads.
+ *
+ * The profile is written to a new file, which is then renamed, so that an interrupt never leaves a
+ * part of one. If the path is a device, a pipe or a link, it is written to and never replaced. */
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -32,7 +33,7 @@ struct progress {
     bool terminal;
 };
 
-/* A line that overwrites itself on a terminal; elsewhere one every ten seconds. */
+/* On a terminal one line that is overwritten; otherwise a line every ten seconds. */
 static bool show_progress(void *context, uint32_t n_done, uint32_t n_total)
 {
     struct progress *p = context;
@@ -49,7 +50,7 @@ static bool show_progress(void *context, uint32_t n_done, uint32_t n_total)
     return !interrupted;
 }
 
-/* ---- the outcome */
+/* ---- the result */
 
 static void print_heads(const struct calibration *c, const char *path, double took)
 {
@@ -71,10 +72,10 @@ static int fail(const struct error *e)
     return strcmp(e->code, "cancelled") ? 1 : 130;
 }
 
-/* Where the profile is written: beside its place, or right there when only that is possible. */
+/* Where the profile is written: to a new file in the same folder, or to the path itself. */
 struct output {
     const char *path;
-    char *partial; /* malloc'ed; NULL: `path` itself is written to */
+    char *partial; /* owned; NULL: `path` itself is written to */
     FILE *file;
 };
 
@@ -97,12 +98,12 @@ static bool output_open(struct output *o, const char *path, struct error *e)
 
 static bool output_finish(struct output *o, struct error *e)
 {
-    /* Devices and pipes cannot be synchronised, and need not be. */
+    /* Devices and pipes cannot be synchronised. */
     if (fflush(o->file) || ferror(o->file) || (o->partial && fsync(fileno(o->file))))
         return error_set(e, "file_error", o->path, "the profile cannot be written: %s",
                          strerror(errno));
     if (o->partial && rename(o->partial, o->path))
-        return error_set(e, "file_error", o->path, "the profile cannot be put there: %s",
+        return error_set(e, "file_error", o->path, "the profile cannot be moved to its path: %s",
                          strerror(errno));
     return true;
 }
@@ -120,7 +121,7 @@ static struct calibration *make_profile(const struct calibrate_arguments *a,
                                         struct error *e)
 {
     struct device device;
-    /* Keys are read back slot by slot, which only the host's memory does quickly. */
+    /* The CPU, because keys are read back slot by slot. */
     if (!device_pick(&server_devices, "cpu", &device, e))
         return NULL;
     struct calibration_settings settings = {.device = device.kind,
@@ -142,7 +143,7 @@ static struct calibration *make_profile(const struct calibrate_arguments *a,
     return NULL;
 }
 
-/* The output is opened first: a place where it cannot go shows before minutes of work. */
+/* The output is opened first, so that a wrong path is reported before minutes of work. */
 static int run(const struct calibrate_arguments *a)
 {
     struct error e;
@@ -162,12 +163,13 @@ static int run(const struct calibrate_arguments *a)
 static bool fits(const struct calibrate_arguments *a, struct error *e)
 {
     if (a->length && a->length < 8)
-        return error_set(e, "invalid_value", "--length", "%u are fewer than 8 tokens", a->length);
+        return error_set(e, "invalid_value", "--length",
+                         "%u tokens are too few; at least 8 are needed", a->length);
     if (!a->induction_percent && !a->echo_percent)
         return error_set(e, "invalid_value", "--induction-percent",
                          "0 with --echo-percent 0 chooses no head");
-    return a->profile_path ||
-           error_set(e, "invalid_value", "-o", "no file for the profile was named");
+    return a->profile_path || error_set(e, "invalid_value", "-o",
+                                        "the file for the profile is missing: -o PROFILE.json");
 }
 
 int command_calibrate(int argc, char **argv)

@@ -1,6 +1,6 @@
-/* `winnow completions bash|zsh|fish|man`: what shells and the manual page know of the flags, from
- * the table of options. Each shell gets a script that is complete in itself: it does not run winnow
- * while the user types. Main thread. */
+/* `winnow completions bash|zsh|fish|man`: completions and the flags of the manual page, from the
+ * table of options. The shells' scripts are complete: they do not run winnow while the user types.
+ * Main thread. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,8 +14,8 @@ static const char targets[] = "bash zsh fish man";
 
 /* ---- flags */
 
-/* Calls `each` for every name of every flag of a command, with the row; --help, which every command
- * takes, comes last with the row `help_row`. */
+/* Calls `each` for every name of every flag of a command, with its row. --help comes last, with the
+ * row `help_row`. */
 static const struct option_row help_row = {.name = "help", .aliases = "", .help = "print the help"};
 
 static bool is_offered(enum option_command command, const struct option_row *row)
@@ -48,7 +48,7 @@ static void each_flag(enum option_command command,
     each_name(&help_row, command, each);
 }
 
-/* The words that a value may be, separated by spaces. */
+/* The possible values, separated by spaces. */
 static void print_words(const struct option_row *row)
 {
     if (row->words == WORDS_CHOICES)
@@ -137,8 +137,8 @@ static void print_bash(void)
 
 /* ---- zsh and fish */
 
-/* `text` between single quotes; each of `special` gets a backslash. A quote is written as the shell
- * wants it. */
+/* `text` in single quotes. Characters of `special` get a backslash. `quote` is how the shell writes
+ * a quote. */
 static void quoted(const char *text, const char *special, const char *quote)
 {
     for (; *text; text++) {
@@ -251,7 +251,7 @@ static void print_fish(void)
 
 /* ---- the manual page */
 
-/* A hyphen that is typed is \-; a line may not begin with a dot or a quote. */
+/* A hyphen that users type is \-. A line must not begin with a dot or a quote. */
 static void roff(const char *text, bool line_start)
 {
     for (; *text; text++) {

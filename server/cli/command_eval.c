@@ -1,14 +1,13 @@
-/* `winnow eval MODEL --text FILE`: quality against memory, for policies and budgets side by side.
- * Questions to every policy and budget:
+/* `winnow eval MODEL --text FILE`: compares policies and budgets by quality and memory.
  *
- *   text       how probable a real text is, and how far the next-token distribution is from full
- *              attention's (perplexity, agreement, KL), token by token behind a compressed prompt
- *   stream     whether a text far longer than the trained context stays as probable, in how many
- *              pages (plans with cache-relative positions; only when asked for)
- *   retrieval  whether facts are found that were hidden at some depth in filler and asked for at
- *              the end
+ *   text       how probable a real text is after a compressed prompt, and how far the next-token
+ *              distribution is from full attention's (perplexity, agreement, KL)
+ *   stream     whether a text far longer than the trained context stays as probable, and how many
+ *              pages it needs (plans with cache-relative positions; only on request)
+ *   retrieval  whether facts are found that are hidden at some depth in a text
  *
- * Every finished run is a line of results.jsonl; a rerun goes on behind the last. Main thread. */
+ * Each finished run is a line of results.jsonl, and a second start continues after the last line.
+ * Main thread. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +23,7 @@
 #include "server/devices.h"
 #include "server/report/eval_private.h"
 
-/* Policies between commas that lie outside of braces. */
+/* Splits at commas that are outside of braces. */
 static bool split_policies(struct eval *v, const char *text, struct error *e)
 {
     int depth = 0;
@@ -44,7 +43,7 @@ static bool split_policies(struct eval *v, const char *text, struct error *e)
     }
 }
 
-/* The others share most when its run over a prompt comes first. */
+/* `full` comes first: the other policies then share its work. */
 static void put_full_first(struct eval *v)
 {
     for (uint32_t i = 1; i < v->n_policies; i++)
@@ -66,7 +65,7 @@ static bool all_policies(struct eval *v, struct error *e)
     return true;
 }
 
-/* ---- all of it */
+/* ---- the evaluation */
 
 static bool read_text(struct eval *v, struct error *e)
 {
@@ -96,11 +95,12 @@ static bool set_contexts(struct eval *v, const double *asked, uint32_t n, struct
     for (uint32_t i = 0; i < n; i++) {
         if (asked[i] > trained || asked[i] <= (double)v->a.n_steps + 1) {
             if (!v->a.contexts)
-                continue; /* of the default only what fits */
-            return error_set(e, "invalid_value", "--contexts",
-                             "%.0f: a length lies between --steps (%llu) and the %u tokens that "
-                             "the model was trained for",
-                             asked[i], (unsigned long long)v->a.n_steps, trained);
+                continue; /* of the default, only lengths that fit */
+            return error_set(
+                e, "invalid_value", "--contexts",
+                "%.0f: a length must be above --steps (%llu) and at most the %u tokens that "
+                "the model was trained for",
+                asked[i], (unsigned long long)v->a.n_steps, trained);
         }
         v->contexts[v->n_contexts++] = (uint32_t)asked[i];
     }
@@ -139,7 +139,8 @@ static bool open_eval(struct eval *v, struct error *e)
     v->evaluator = evaluator_open(&o, e);
     if (!v->evaluator || !set_contexts(v, contexts, n_contexts, e) || !read_text(v, e))
         return false;
-    /* A misspelt policy must not look like one that does not fit a budget. */
+    /* A misspelled policy is refused here; otherwise it would look like one that does not fit a
+     * budget. */
     for (uint32_t i = 0; i < v->n_policies; i++) {
         struct plan_asked asked;
         json_t *value = eval_policy_json(v->policies[i], e);
@@ -156,7 +157,7 @@ static bool open_eval(struct eval *v, struct error *e)
                   (json_int_t)a->seed, "text_tokens", (json_int_t)v->text.count, "storage",
                   plan_storage_name(o.storage), "facts", "number", "word");
     return settings ? eval_results_open(&v->results, a->directory, settings, e)
-                    : error_set(e, "invalid_value", "--text", "its name is not UTF-8");
+                    : error_set(e, "invalid_value", "--text", "the name of the file is not UTF-8");
 }
 
 static bool has_task(const struct eval *v, const char *task)
@@ -216,7 +217,7 @@ int command_eval(int argc, char **argv)
     if (!done)
         command_line_print_error(OPTION_EVAL, &e);
     else if (eval_interrupted)
-        fprintf(stderr, "winnow eval: interrupted; the same command goes on from here\n");
+        fprintf(stderr, "winnow eval: interrupted; the same command continues from here\n");
     close_eval(&v);
     return !done ? 1 : eval_interrupted ? 130 : 0;
 }

@@ -1,5 +1,5 @@
-/* `winnow inspect MODEL`: what is inside of a GGUF file. Everything in it is hostile: it is printed
- * as printable UTF-8 or not at all. One thread, no engine. */
+/* `winnow inspect MODEL`: shows the content of a GGUF file. The file is not trusted: only printable
+ * UTF-8 is printed. One thread, no engine. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -28,7 +28,8 @@ static void print_text(struct source_text s, size_t most)
             fputs("\\n", stdout);
         else if (c == '"' || c == '\\')
             printf("\\%c", c);
-        else if (c < 32 || c >= 127) /* bytes above may be half a character or a control sequence */
+        else if (c < 32 ||
+                 c >= 127) /* other bytes can be a part of a character or a control sequence */
             printf("\\x%02X", c);
         else
             putchar(c);
@@ -90,7 +91,7 @@ static void print_metadata(const struct model_source *s)
     }
 }
 
-/* m: NULL when the file cannot be served. */
+/* m is NULL when the file cannot be served. */
 static void print_tensors(const struct model_source *s, const struct model *m)
 {
     printf("\ntensors: %" PRIu64 "\n", source_n_tensors(s));
@@ -139,7 +140,7 @@ static void print_tokenizer(const struct model_source *s)
         printf("chat template:  none\n");
 }
 
-/* Tensors that the model does not compute with; a count of 0 is not worth a line. */
+/* Tensors that the model does not use. A count of 0 is not printed. */
 static void print_unused(const struct model *m)
 {
     uint64_t n = 0, first = 0;
@@ -164,7 +165,7 @@ static bool inspect(const char *path, struct error *e)
     printf("file:           %s, %s\n", source_describe(s, format),
            size_format(size, source_bytes(s)));
     struct error why;
-    struct model_source *again = source_open(path, &why); /* the model takes over its source */
+    struct model_source *again = source_open(path, &why); /* the model takes the source */
     struct model *m = again ? model_from_source(again, "", &why) : NULL;
     if (m) {
         print_model(m);

@@ -1,6 +1,6 @@
-/* `winnow run MODEL [-p PROMPT | -f FILE] ...`: one prompt on the terminal. The answer streams to
- * stdout, everything else goes to stderr; Ctrl-C ends it with status 130. Main thread, over an engine
- * of its own. */
+/* `winnow run MODEL [-p PROMPT | -f FILE] ...`: one prompt on the terminal. The answer goes to
+ * stdout, everything else to stderr. Ctrl-C ends it with status 130. Main thread; it has its own
+ * engine. */
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -25,7 +25,7 @@ enum { MAX_PROMPT_BYTES = 64 * 1024 * 1024 };
 
 /* ---- the prompt */
 
-/* malloc'ed */
+/* The caller frees the text. */
 static char *read_prompt(const struct run_arguments *a, size_t *length, struct error *e)
 {
     struct file_wanted w = {.what = "the prompt", .where = "prompt", .most = MAX_PROMPT_BYTES};
@@ -42,7 +42,7 @@ static char *read_prompt(const struct run_arguments *a, size_t *length, struct e
     return text;
 }
 
-/* One user message through the model's chat template. */
+/* The prompt as one user message in the model's chat template. */
 static bool encode_chat(const struct run_arguments *a, const struct engine *engine,
                         const char *text, size_t length, struct tokens *out, struct error *e)
 {
@@ -82,7 +82,7 @@ struct progress {
     bool terminal, shown;
 };
 
-/* A line that overwrites itself on a terminal; elsewhere it appears once a wait is felt. */
+/* On a terminal one line that is overwritten; otherwise a line when loading takes long. */
 static bool is_due(struct progress *p, double every)
 {
     double now = clock_seconds();
@@ -145,7 +145,7 @@ static void notify(void *context)
     pthread_mutex_unlock(&w->lock);
 }
 
-/* Until the engine has something, or a tenth of a second has passed (a signal may have come). */
+/* Waits for the engine, or a tenth of a second, because a signal may have come. */
 static void wait_for_events(struct waiter *w)
 {
     struct timespec until;
@@ -193,7 +193,7 @@ static int stream(struct request *request, struct waiter *w, struct progress *pr
         case EVENT_TEXT:
             end_line(progress);
             if (fwrite(event.text, 1, event.n_text, stdout) != event.n_text || fflush(stdout) != 0)
-                interrupted = 1; /* nobody reads any more */
+                interrupted = 1; /* stdout is closed */
             break;
         case EVENT_DONE:
             end_line(progress);

@@ -1,6 +1,5 @@
-/* `winnow tokenize MODEL (-p TEXT | -f FILE) [--bos] [--special] [--ids]`: shows how a model's
- * tokenizer cuts a text. Works on files that hold a vocabulary and no weights. One thread, no
- * engine. */
+/* `winnow tokenize MODEL (-p TEXT | -f FILE) [--bos] [--special] [--ids]`: shows a text's tokens.
+ * Also works on files with a vocabulary and no weights. One thread, no engine. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +13,7 @@
 
 #define MAX_INPUT_BYTES ((size_t)1 << 30)
 
-/* "-": standard input. malloc'ed. */
+/* "-" is standard input. The caller frees the text. */
 static char *read_file(const char *path, size_t *length, struct error *e)
 {
     const bool is_stream = strcmp(path, "-") == 0;

@@ -1,4 +1,4 @@
-/* The program's entry: picks the subcommand. */
+/* The entry of the program: runs a command. */
 #include <stdio.h>
 #include <string.h>
 

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Puts a value into a rising list where it is not there yet. */
+/* Inserts a value into a sorted list, unless it is there. */
 static void insert_size(uint32_t *sizes, uint32_t *n, uint32_t value)
 {
     uint32_t at = 0;
@@ -19,7 +19,7 @@ static void insert_size(uint32_t *sizes, uint32_t *n, uint32_t value)
     ++*n;
 }
 
-/* Whole numbers in [min, max], in rising order, each once. */
+/* Whole numbers in [min, max], sorted, each once. */
 static bool parse_sizes(const char *flag, const char *text, uint32_t min, uint32_t max,
                         uint32_t *out, uint32_t *n, struct error *e)
 {
@@ -37,7 +37,7 @@ static bool parse_sizes(const char *flag, const char *text, uint32_t min, uint32
     return true;
 }
 
-/* The same, with a default, and "none" for an empty list. */
+/* The same, with a default; "none" is an empty list. */
 static bool parse_list(const char *flag, const char *text, const char *initial, uint32_t min,
                        uint32_t max, uint32_t *out, uint32_t *n, struct error *e)
 {
@@ -46,7 +46,7 @@ static bool parse_list(const char *flag, const char *text, const char *initial, 
            parse_sizes(flag, text ? text : initial, min, max, out, n, e);
 }
 
-/* The next piece between commas; false at the end. */
+/* The next item of a comma-separated list; false at the end. */
 static bool next_piece(const char **text, char *out, size_t room, const char *flag, bool *there,
                        struct error *e)
 {
@@ -92,7 +92,7 @@ static bool add_case(struct bench_arguments *a, const char *name, struct error *
     return true;
 }
 
-/* Every policy without a budget of its own with every budget. */
+/* Pairs each policy without its own budget with each budget. */
 static bool parse_cases(struct bench_arguments *a, const char *policies, const char *budgets,
                         struct error *e)
 {
@@ -143,7 +143,7 @@ void bench_arguments_clear(struct bench_arguments *a)
     a->cases = NULL;
 }
 
-/* Of a rising list what is at most `most`; a default list is cut there, another refused. */
+/* Limits a sorted list to values up to `most`: cuts a default list, refuses another. */
 static bool cut(const char *flag, uint32_t *sizes, uint32_t *n, uint32_t most, bool is_default,
                 const char *why, struct error *e)
 {

@@ -1,4 +1,4 @@
-/* What `winnow bench` measures: its settings with their lists taken apart. Main thread. */
+/* The settings of `winnow bench` with their lists parsed. Main thread. */
 #ifndef WINNOW_SERVER_REPORT_BENCH_ARGUMENTS_H
 #define WINNOW_SERVER_REPORT_BENCH_ARGUMENTS_H
 
@@ -7,7 +7,7 @@
 
 enum { BENCH_MOST = 64, BENCH_MOST_REPEATS = 100, BENCH_NAME = 96 };
 
-/* One way to keep a cache; which plan it comes to takes a prompt's length. */
+/* A cache policy. Its plan depends on the prompt's length. */
 struct bench_case {
     char name[BENCH_NAME]; /* "full", "snapkv:1024" */
     struct plan_asked policy;
@@ -24,13 +24,12 @@ struct bench_arguments {
     uint32_t n_cases;
 };
 
-/* Takes the lists of a->said apart. False: "invalid_value" with the flag, also for policies that do
- * not exist. */
+/* Parses the lists of a->said. False: "invalid_value" with the flag, also for unknown policies. */
 bool bench_arguments_read(struct bench_arguments *a, struct error *e);
-/* Frees the settings too. */
+/* Also frees the settings. */
 void bench_arguments_clear(struct bench_arguments *a);
-/* Leaves out of the defaults what a model of n_ctx tokens cannot hold, and adds the contexts to the
- * prompts. False: "invalid_value" when what was asked for does not fit. */
+/* Removes default lengths that do not fit a model of n_ctx tokens, and adds the contexts to the
+ * prompts. False: "invalid_value": a requested length does not fit. */
 bool bench_arguments_fit(struct bench_arguments *a, uint32_t n_ctx, struct error *e);
 
 #endif

@@ -1,5 +1,5 @@
-/* Speed over context as an SVG file, a panel for each kind of point and a line for each policy: see
- * bench_points.h. Readable as it stands, on light and dark pages. */
+/* Speed over context as an SVG file: see bench_points.h. One panel for each kind of point, one line
+ * for each policy. Readable on light and dark pages. */
 #include "server/report/bench_points.h"
 
 #include <errno.h>
@@ -8,17 +8,17 @@
 
 #include "server/report/eval_points.h"
 
-/* Curves lie in [LEFT, RIGHT] x [TOP, BOTTOM] of a panel, the legend to the right of them. */
+/* A panel's curves are in [LEFT, RIGHT] x [TOP, BOTTOM], its legend to the right. */
 enum { LEFT = 70, RIGHT = 560, TOP = 40, BOTTOM = 270, WIDTH = 760, PANEL = 330 };
 
-/* Colours that differ for most eyes (Okabe and Ito), lighter ones for dark pages. */
+/* Colours that most people can tell apart (Okabe and Ito), lighter on dark pages. */
 static const char *const light[] = {"#0072b2", "#d55e00", "#008a60", "#b0508a",
                                     "#a87000", "#3a86c8", "#6b6b00", "#555555"};
 static const char *const dark[] = {"#56b4e9", "#ff8c42", "#2fd3a0", "#e69ac8",
                                    "#f0b429", "#9ad0ff", "#d0d060", "#bbbbbb"};
 enum { N_COLOURS = sizeof light / sizeof *light };
 
-/* Points of one kind, which differ in policy and context. */
+/* Points of one kind; they differ in policy and context. */
 struct panel {
     const struct bench_points *points;
     enum bench_test test;
@@ -39,14 +39,14 @@ static bool is_shown(const struct panel *panel, const struct bench_point *p)
            p->batch == panel->batch;
 }
 
-/* 1, 2 or 5 times a power of ten, so that about five steps make the range. */
+/* A step of 1, 2 or 5 times a power of ten that divides the range in about five. */
 static double round_step(double range)
 {
     double power = pow(10, floor(log10(range / 5))), times = range / 5 / power;
     return power * (times < 1.5 ? 1 : times < 3.5 ? 2 : times < 7.5 ? 5 : 10);
 }
 
-/* False where the i-th point is not the first of its kind. */
+/* Whether the i-th point is the first of its kind. */
 static bool panel_at(const struct bench_points *points, uint32_t i, int top, struct panel *out)
 {
     const struct bench_point *first = &points->at[i];
@@ -87,7 +87,7 @@ static void draw_axes(const struct panel *panel, FILE *out)
     const char *storage = plan_storage_name(panel->storage);
     fprintf(out, "<text class='title' x='%d' y='%d'>", LEFT, panel->top + 22);
     if (panel->test == BENCH_PREFILL)
-        fprintf(out, "Reading a prompt, %s cache: tokens per second over its length", storage);
+        fprintf(out, "Prompt, %s cache: tokens per second over its length", storage);
     else if (panel->batch == 1)
         fprintf(out, "One sequence, %s cache: tokens per second over context", storage);
     else
@@ -110,7 +110,7 @@ static void draw_axes(const struct panel *panel, FILE *out)
                     x_of(panel, context), panel->top + BOTTOM + 20, context);
 }
 
-/* The policy's place among all, so that it has one colour in every panel. */
+/* The policy's index among all, so that its colour is the same in all panels. */
 static uint32_t look_of(const struct bench_points *points, const char *policy)
 {
     uint32_t look = 0;

@@ -1,4 +1,4 @@
-/* Points as lines of a table and as JSON: see bench_points.h. */
+/* Points as a table and as JSON: see bench_points.h. */
 #include "server/report/bench_points.h"
 
 #include <errno.h>
@@ -69,11 +69,12 @@ void bench_print_head(const struct bench_setting *s, FILE *out)
     fprintf(out, "%.60s, %s, %.0f MB of weights; %s: %s\n", s->model->name, s->model->quantisation,
             (double)s->model->size_bytes / 1e6, s->backend->name, s->backend->description);
     if (s->has_machine)
-        fprintf(out,
-                "this machine reads %.1f GB/s and makes %.0f GFLOP/s of multiply-adds (%s), with "
-                "%u thread%s\n",
-                m->read_bytes / 1e9, m->operations / 1e9, m->instructions, m->n_threads,
-                m->n_threads == 1 ? "" : "s");
+        fprintf(
+            out,
+            "this machine reads %.1f GB/s and computes %.0f GFLOP/s of multiply-adds (%s), with "
+            "%u thread%s\n",
+            m->read_bytes / 1e9, m->operations / 1e9, m->instructions, m->n_threads,
+            m->n_threads == 1 ? "" : "s");
     fprintf(out, "\n%-8s %-18s %-4s %8s %6s %5s %11s %7s %10s %12s %12s  %s\n", "test", "policy",
             "kv", "context", "batch", "runs", "tokens/s", "+-", "ms", "work", "rate",
             s->has_machine ? "of the machine" : "");
@@ -87,7 +88,7 @@ static void print_share(const struct bench_setting *s, double rate, double most,
     fputc('\n', out);
 }
 
-/* A prompt is held against multiplications, decoding against reading. */
+/* The speed of a prompt is compared with multiplications, that of decoding with reading. */
 void bench_print_point(const struct bench_setting *s, const struct bench_point *p, FILE *out)
 {
     fprintf(out, "%-8s %-18.60s %-4s %8u %6u ", test_name(p), p->policy,

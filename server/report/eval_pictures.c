@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-/* The curves lie in [LEFT, WIDTH] x [TOP, HEIGHT], the legend to the right of them. */
+/* The curves are in [LEFT, WIDTH] x [TOP, HEIGHT], the legend to the right. */
 enum {
     WIDTH = 640,
     HEIGHT = 330,
@@ -16,7 +16,7 @@ enum {
     MAX_POLICIES = 64
 };
 
-/* Colours that differ for most eyes (Okabe and Ito), and shapes of lines for the rest. */
+/* Colours that most people can tell apart (Okabe and Ito), and line styles for further policies. */
 static const char *const colours[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7",
                                       "#e69f00", "#56b4e9", "#7a5c00"};
 enum { N_COLOURS = sizeof colours / sizeof *colours };
@@ -82,15 +82,15 @@ static double memory_of(const struct eval_point *p)
     return fmin(p->memory / p->n, 1);
 }
 
-/* What one picture shows. */
+/* One picture. */
 struct plot {
     const struct eval_points *points;
     json_int_t context;
     enum quality quality;
-    double low, high, step; /* of the vertical axis; step 0: it counts in powers */
+    double low, high, step; /* of the vertical axis; step 0: a logarithmic axis */
     const char *policies[MAX_POLICIES];
     uint32_t n_policies;
-    int legend; /* its width */
+    int legend; /* the width of the memory axis */
 };
 
 static bool is_shown(const struct plot *plot, const struct eval_point *p)
@@ -99,7 +99,7 @@ static bool is_shown(const struct plot *plot, const struct eval_point *p)
     return p->context == plot->context && !strcmp(p->task, of_text ? "text" : "retrieval");
 }
 
-/* 1, 2 or 5 times a power of ten, so that about four steps make the range. */
+/* A step of 1, 2 or 5 times a power of ten that divides the range in about four. */
 static double round_step(double range)
 {
     double power = pow(10, floor(log10(range / 4))), times = range / 4 / power;
@@ -126,7 +126,7 @@ static bool plot_init(struct plot *plot, const struct eval_points *points, json_
         if (k < plot->n_policies || k == MAX_POLICIES)
             continue;
         plot->policies[plot->n_policies++] = p->policy;
-        int width = 60 + 7 * (int)strlen(p->policy); /* 7: of a letter, and some more */
+        int width = 60 + 7 * (int)strlen(p->policy); /* 7 is the width of a letter */
         plot->legend = width > plot->legend ? width : plot->legend;
     }
     if (plot->n_policies == 0)
@@ -135,7 +135,7 @@ static bool plot_init(struct plot *plot, const struct eval_points *points, json_
         plot->low = 0, plot->high = 100, plot->step = 20;
         return true;
     }
-    /* One policy may be hundreds of times worse. */
+    /* A policy can be hundreds of times worse. */
     if (plot->low > 0 && plot->high / plot->low > 10) {
         plot->low *= 0.95, plot->high *= 1.05;
         return true;
@@ -180,7 +180,8 @@ static void draw_axes(const struct plot *plot, FILE *out)
             (TOP + HEIGHT) / 2, qualities[plot->quality].axis);
 }
 
-/* The next point of a policy to the right of `memory`; the budgets are few. */
+/* The next point of a policy to the right of `memory`. There are few budgets, so a search is
+ * enough. */
 static const struct eval_point *next_point(const struct plot *plot, const char *policy,
                                            double memory)
 {
@@ -205,7 +206,7 @@ static void draw_legend(const char *policy, uint32_t row, const char *dash, FILE
     fprintf(out, "</text>");
 }
 
-/* The policy's place among all, so that it looks the same in every picture. */
+/* The policy's index among all, so that it looks the same in every picture. */
 static uint32_t look_of(const struct eval_points *points, const char *policy)
 {
     uint32_t look = 0;
@@ -241,7 +242,7 @@ static void draw_policy(const struct plot *plot, uint32_t row, FILE *out)
     fprintf(out, "</g>\n");
 }
 
-/* Full attention is what the others are held against: a line from side to side. */
+/* Full attention is the reference: a line across the picture. */
 static void draw_full(const struct plot *plot, uint32_t row, FILE *out)
 {
     const struct eval_point *p = next_point(plot, "full", -1);
@@ -285,7 +286,7 @@ void eval_draw_curves(const struct eval_points *p, FILE *out)
 
 /* ---- depth by length */
 
-/* A column: the depths of each length in ascending order, in hundredths. */
+/* The columns: the depths of each length in rising order, in hundredths. */
 struct column {
     json_int_t context;
     int depth;
@@ -368,7 +369,7 @@ static void draw_row(const struct depths *d, const char *policy, double budget, 
         const char *part = i > 0 && c[-1].context != c->context ? " class='part'" : "";
         if (n == 0)
             fprintf(out, "<td%s></td>", part);
-        else /* red to green, and darker to lighter for those who see no difference */
+        else /* from red to green, and from dark to light for people who cannot see the difference */
             fprintf(out, "<td%s style='background-color:hsl(%d 55%% %d%%);color:#fff'>%u/%u</td>",
                     part, (int)(120.0 * found / n), 28 + (int)(14.0 * found / n), found, n);
     }
@@ -381,9 +382,10 @@ void eval_draw_depths(const struct eval_points *p, const json_t *runs, FILE *out
     find_columns(&d);
     if (d.n_columns == 0)
         return;
-    fputs("<h2>Retrieval by depth and length</h2><p>Facts found of those asked for, numbers and "
-          "words together; depth 0 is the beginning of the text.</p>\n",
-          out);
+    fputs(
+        "<h2>Retrieval by depth and length</h2><p>Found facts of all facts asked for, numbers and "
+        "words together; depth 0 is the beginning of the text.</p>\n",
+        out);
     for (uint32_t i = 0; i < p->n; i++) {
         double budget = p->at[i].budget;
         bool first = !strcmp(p->at[i].task, "retrieval");

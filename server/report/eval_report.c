@@ -1,5 +1,5 @@
-/* What the runs of `winnow eval` say together: means over samples, a table, a JSON file and an HTML
- * page with its pictures inside. */
+/* The report of `winnow eval`: means over samples as a table, a JSON file and an HTML page with
+ * pictures. */
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -134,8 +134,9 @@ static void write_page(const struct eval_results *r, const struct eval_points *p
           "font-weight:400}th:first-child{text-align:left}.part{border-left:6px solid "
           "transparent;background-clip:padding-box}"
           "pre{overflow:auto}</style><h1>winnow eval</h1>"
-          "<p>Quality against memory, one curve a policy; memory is that of pages held at the end, "
-          "as a share of what full attention holds. The dashed line is full attention.</p>\n",
+          "<p>Quality over memory, one curve per policy. Memory is that of the pages held at the "
+          "end, "
+          "as a share of full attention's. The dashed line is full attention.</p>\n",
           out);
     eval_draw_curves(p, out);
     eval_draw_depths(p, r->runs, out);

@@ -15,7 +15,7 @@ static bool file_failed(const struct eval_results *r, const char *name, struct e
                      strerror(errno));
 }
 
-/* A line as an object. NULL with an empty code: an interrupt cut the line short. */
+/* A line as an object. NULL with an empty e->code: an interrupt cut the line short. */
 static json_t *parse_line(const char *line, size_t length, struct error *e)
 {
     *e = (struct error){.code = ""};
@@ -50,7 +50,7 @@ static bool read_lines(struct eval_results *r, FILE *file, struct error *e)
         if (!same) {
             free(line);
             return error_set(e, "invalid_value", "--out",
-                             "%s holds results of other settings or of another model; choose "
+                             "%s has results of other settings or of another model; choose "
                              "another folder or remove it",
                              r->directory);
         }
@@ -76,7 +76,7 @@ bool eval_results_open(struct eval_results *r, const char *directory, json_t *se
         return error_set_memory(e, "results", 4096);
     if (mkdir(directory, 0777) != 0 && errno != EEXIST) {
         free(path);
-        return error_set(e, "file_error", directory, "the folder cannot be made: %s",
+        return error_set(e, "file_error", directory, "the folder cannot be created: %s",
                          strerror(errno));
     }
     FILE *there = fopen(path, "r+e");

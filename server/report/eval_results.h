@@ -1,6 +1,6 @@
-/* Results of `winnow eval`: a line of JSON for each finished run in DIR/results.jsonl, so that an
- * interrupted evaluation goes on where it was; the table, the JSON and the HTML report made of
- * them. Main thread. */
+/* Results of `winnow eval`. DIR/results.jsonl has a line for each finished run, so that an
+ * interrupted evaluation can continue. A table, a JSON file and an HTML report are made from the
+ * lines. Main thread. */
 #ifndef WINNOW_SERVER_REPORT_EVAL_RESULTS_H
 #define WINNOW_SERVER_REPORT_EVAL_RESULTS_H
 
@@ -12,23 +12,23 @@
 
 struct eval_results {
     char *directory; /* owned */
-    FILE *lines;     /* results.jsonl, appended to */
-    json_t *runs;    /* array of the lines but the first, which holds the settings */
+    FILE *lines;     /* results.jsonl, opened for appending */
+    json_t *runs;    /* the lines as an array, without the first one, which has the settings */
     json_t *settings;
 };
 
-/* Opens or makes DIR. What is there must have the same settings. False: "file_error" or
- * "invalid_value" (other settings). Takes the reference to settings. */
+/* Opens or creates DIR. Results that are there must have the same settings. Takes the reference to
+ * settings. False: "file_error", "out_of_memory", or "invalid_value" (other settings). */
 bool eval_results_open(struct eval_results *r, const char *directory, json_t *settings,
                        struct error *e);
 void eval_results_close(struct eval_results *r);
 
-/* Whether a run with all members of `key` is there. */
+/* Whether there is a run with all members of `key`. */
 bool eval_results_has(const struct eval_results *r, const json_t *key);
-/* Adds a run (takes the reference) and writes its line at once. */
+/* Adds a run and writes its line at once. Takes the reference. */
 bool eval_results_add(struct eval_results *r, json_t *run, struct error *e);
 
-/* The table on `out`, DIR/results.json, DIR/report.html. */
+/* Writes the table to `out`, and DIR/results.json and DIR/report.html. */
 bool eval_results_report(const struct eval_results *r, FILE *out, struct error *e);
 
 #endif

@@ -1,10 +1,15 @@
-/* The task `retrieval`: two facts are hidden in a text, and each is asked for at its end. The
- * number has five digits, which many vocabularies write as five tokens; the word is one that the
- * text does not have. Where a policy finds words and no numbers it is the pieces that it loses, not
- * the place. The answer's first words are given, after the prompt was compressed: inside of it they
- * would make the first token of the fact full attention's. Both facts lie in every text, the word
- * as far from the end as the number from the beginning, so that the two questions share all but
- * their last tokens. */
+/* The task `retrieval`: two facts are hidden in a text, and a question at its end asks for one of
+ * them.
+ *
+ * One fact is a number of five digits, which many vocabularies write as five tokens. The other is a
+ * word that does not occur in the text. A policy that finds words but no numbers loses parts of a
+ * fact, not its place.
+ *
+ * The first words of the answer are given after the prompt was compressed. In the prompt, the first
+ * token of the fact would be predicted with full attention.
+ *
+ * Both facts are in every text. The word is as far from the end as the number is from the
+ * beginning, so that both questions share all but their last tokens. */
 #include <ctype.h>
 #include <math.h>
 #include <stdlib.h>
@@ -21,17 +26,18 @@ static const char *const words[] = {"marigold", "tangerine", "saxophone", "pengu
                                     "avocado",  "kangaroo",  "harmonica", "cinnamon", "dolphin"};
 
 struct fact {
-    const char *name; /* "number", "word" */
+    const char *name; /* "number" or "word" */
     char value[16];
     double depth;
-    struct tokens told; /* the sentence in the text */
-    struct tokens end;  /* the question, the template's end and the beginning of the answer */
-    uint32_t n_lead;    /* tokens of that beginning */
-    uint32_t value_first, value_end; /* tokens of the value: in `told`, then in the text */
+    struct tokens told; /* the sentence that is hidden in the text */
+    struct tokens end;  /* the question, the end of the template and the beginning of the answer */
+    uint32_t n_lead;    /* the number of tokens of that beginning */
+    uint32_t value_first,
+        value_end; /* the number of tokens of the value, in `told` and in the text */
 };
 
 struct haystack {
-    struct tokens text; /* the template's beginning, and the text with both facts */
+    struct tokens text; /* the beginning of the template, and the text with both facts */
     struct fact facts[N_FACTS];
 };
 
@@ -49,8 +55,8 @@ static bool append(struct tokens *out, const int32_t *tokens, size_t n, struct e
     return true;
 }
 
-/* The template's text around a user message whose content is `mark`: what comes before the mark and
- * what after it, as tokens. Without a template both are empty but for BOS. */
+/* The template's tokens before and after a user message, found with `mark` as the message. Without
+ * a template they are empty, except for BOS. */
 static bool frame(const struct eval *v, struct tokens *before, struct tokens *after,
                   struct error *e)
 {
@@ -85,7 +91,7 @@ static bool frame(const struct eval *v, struct tokens *before, struct tokens *af
     return done;
 }
 
-/* Tokens at the beginning of `text` that its beginning `part` has too. */
+/* How many tokens `text` and `part` have in common at their beginning. */
 static bool count_tokens(const struct eval *v, const struct tokens *text, const char *part,
                          uint32_t *n, struct error *e)
 {
@@ -97,7 +103,8 @@ static bool count_tokens(const struct eval *v, const struct tokens *text, const 
     return done;
 }
 
-/* "The password of the zoo is" becomes the sentence, the question and the lead of the answer. */
+/* From "The password of the zoo is" come the sentence, the question and the beginning of the
+ * answer. */
 static bool tell(const struct eval *v, struct fact *f, const char *subject,
                  const struct tokens *after, struct error *e)
 {
@@ -121,7 +128,7 @@ static bool tell(const struct eval *v, struct fact *f, const char *subject,
     return done;
 }
 
-/* Filler from token `from` of the text on, n_filler long, with the facts at their depths. */
+/* n_filler tokens of the text from token `from` on, with the facts at their depths. */
 static bool fill(const struct eval *v, struct haystack *h, size_t from, size_t n_filler,
                  struct error *e)
 {
@@ -141,7 +148,7 @@ static bool fill(const struct eval *v, struct haystack *h, size_t from, size_t n
     return eval_append_text(v, &h->text, from + filled, n_filler - filled, e);
 }
 
-/* A text whose longer prompt, with the beginning of its answer, has `context` tokens. */
+/* A text whose longer prompt has `context` tokens, with the beginning of the answer. */
 static bool hide(const struct eval *v, uint32_t context, double depth, uint32_t trial,
                  struct haystack *h, struct error *e)
 {
@@ -155,7 +162,7 @@ static bool hide(const struct eval *v, uint32_t context, double depth, uint32_t 
     snprintf(number->value, sizeof number->value, "%llu",
              (unsigned long long)(10000 + random_mix(dice) % 90000));
     word->name = "word";
-    word->depth = round(1e6 * (1 - depth)) / 1e6; /* 1 - 0.9 is written as 0.1 */
+    word->depth = round(1e6 * (1 - depth)) / 1e6; /* so that 1 - 0.9 is written as 0.1 */
     snprintf(word->value, sizeof word->value, "%s", words[random_mix(dice + 1) % 10]);
     bool done = frame(v, &h->text, &after, e);
     if (done) {
@@ -185,7 +192,7 @@ static void haystack_free(struct haystack *h)
     tokens_free(&h->text);
 }
 
-/* Whether the first number of the answer is the one that was hidden. */
+/* Whether the first number of the answer is the hidden one. */
 static bool is_number(const char *answer, const char *number)
 {
     const char *at = answer + strcspn(answer, "0123456789");
@@ -199,7 +206,7 @@ static bool is_number(const char *answer, const char *number)
     return !strcmp(digits, number);
 }
 
-/* Whether the answer's first word is. Quotation marks may stand before it. */
+/* Whether the first word of the answer is the hidden one. Quotation marks may come before it. */
 static bool is_word(const char *answer, const char *word)
 {
     size_t n = strlen(word);
@@ -224,7 +231,7 @@ static json_t *outcome_of(const struct eval *v, const struct fact *f,
     return outcome;
 }
 
-/* One policy at one budget asked for one fact. */
+/* Asks for one fact with one policy and budget. */
 static bool run_question(struct eval *v, const char *policy, double budget, uint32_t context,
                          uint32_t trial, struct haystack *h, struct fact *f, struct error *e)
 {
@@ -237,7 +244,8 @@ static bool run_question(struct eval *v, const char *policy, double budget, uint
     }
     struct error reason;
     struct evaluate_reply reply;
-    /* Of the length, not of this prompt: both questions get the same number of slots. */
+    /* A share of the length, not of this prompt, so that both questions get the same number of
+     * slots. */
     const struct plan *plan = eval_plan(v, policy, budget, context, &reason);
     if (!plan)
         return eval_finish(v, key, json_pack("{s:s}", "skipped", reason.message), e);
@@ -262,7 +270,7 @@ uint32_t eval_questions_count(const struct eval *v)
     return v->n_depths * (uint32_t)v->a.n_trials * N_FACTS;
 }
 
-/* All that is asked about one text, in the order in which runs can share most. */
+/* Asks all questions about one text, in the order that shares most work. */
 static bool ask_all(struct eval *v, uint32_t context, uint32_t trial, struct haystack *h,
                     struct error *e)
 {

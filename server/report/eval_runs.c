@@ -1,4 +1,4 @@
-/* What the runs of all tasks have in common: see eval_private.h. */
+/* The parts that all tasks share: see eval_private.h. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

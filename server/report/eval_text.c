@@ -1,13 +1,14 @@
-/* The tasks over plain text. `text`: how probable it is behind a compressed prompt, and how far the
- * next-token distribution is from full attention's. `stream`: whether a text far longer than the
- * trained context stays as probable. */
+/* The tasks on plain text. `text`: how probable the text is after a compressed prompt, and how far
+ * the next-token distribution is from full attention's. `stream`: whether a text far longer than
+ * the trained context stays as probable. */
 #include <math.h>
 #include <stdlib.h>
 
 #include "config/base/clock.h"
 #include "server/report/eval_private.h"
 
-/* One policy at one budget on one text; full's view of it is made first when it is not there. */
+/* One policy with one budget on one text. Full attention's distribution is computed first if it is
+ * missing. */
 static bool run_text(struct eval *v, const char *policy, double budget, uint32_t context,
                      uint32_t sample, struct evaluate_reference *reference, struct error *e)
 {
@@ -85,7 +86,7 @@ static bool on_stream(void *context, uint64_t n_tokens, double nll, uint32_t pag
     return !eval_interrupted;
 }
 
-/* In twenty parts, whose perplexities should be alike. */
+/* Twenty parts, whose perplexities should be alike. */
 static bool run_stream(struct eval *v, const char *policy, double budget, struct error *e)
 {
     uint64_t n = v->a.n_stream;
@@ -95,7 +96,7 @@ static bool run_stream(struct eval *v, const char *policy, double budget, struct
         return false;
     if (plan->positions != POSITIONS_CACHE) {
         plan_release(plan);
-        return true; /* the others end where the model's training does */
+        return true; /* other plans end at the trained context */
     }
     struct tokens text = {0};
     struct stream s = {.v = v, .policy = policy, .budget = budget, .started = clock_seconds()};

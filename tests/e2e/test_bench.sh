@@ -58,7 +58,7 @@ check "an instruction set is chosen for the model and the machine" $?
 "$W" bench --help | grep -q -- "--max-seconds"
 check "help" $?
 
-refused "no model" "no model" "$W" bench
+refused "no model" "the model file is missing" "$W" bench
 refused "a model that is not there" "none.gguf" "$W" bench "$dir/none.gguf"
 refused "an unknown policy" "snapkv" "$W" bench "$MODEL" --policies snapvk
 refused "a bad budget" "not a budget" "$W" bench "$MODEL" --policies sink:x

@@ -44,7 +44,7 @@ check stdin 0 "15043 3186" sh -c "\"$winnow\" tokenize \"$vocab\" --ids -f - <\"
 check special 0 "3257" "$winnow" tokenize "$small" -p "<|im_start|>" --ids --special
 check plain 0 "27 91 320 62 301 433 91 29" "$winnow" tokenize "$small" -p "<|im_start|>" --ids
 check no-model 2 "" "$winnow" tokenize -p x
-said no-model "winnow tokenize: no model"
+said no-model "winnow tokenize: the model file is missing"
 check no-text 2 "" "$winnow" tokenize "$vocab"
 check two-texts 2 "" "$winnow" tokenize "$vocab" -p x -f "$work/text"
 check unknown-option 2 "" "$winnow" tokenize "$vocab" -p x --nonsense
