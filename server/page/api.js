@@ -1,15 +1,15 @@
-// The server's HTTP API as the page uses it: calls, streams of events, and errors as one class.
-// Addresses are relative to where this file lies, so the page works below any --api-prefix.
+// The server's HTTP API: calls, streams of events, and one class of errors. Addresses are relative to this
+// file's, so the page works below any --api-prefix.
 
 const root = new URL("..", import.meta.url);
-const SILENCE_MS = 30000; // the server is asked for a sign of life every 5 s
+const SILENCE_MS = 30000; // the page asks the server for a ping every 5 s
 
 export const key = {
   get: () => sessionStorage.getItem("key") || "",
   set: (text) => (text ? sessionStorage.setItem("key", text) : sessionStorage.removeItem("key")),
 };
 
-// kind: "http" (the server said so), "gone" (no answer at all), "broken" (the answer ended too soon)
+// kind: "http" (the server answered with an error), "gone" (no answer), "broken" (the answer ended too early)
 export class ServerError extends Error {
   constructor(message, { kind = "http", status = 0, code = "", param = "", retryAfter = 0, body = null } = {}) {
     super(message);
@@ -44,7 +44,7 @@ async function refusal(response) {
   let body = null;
   try {
     body = await response.json();
-  } catch { /* a proxy's page, for instance */ }
+  } catch { /* for example a proxy's page */ }
   const error = body && body.error ? body.error : { message: `The server answered ${response.status}.` };
   return fromError(error, response.status, Number(response.headers.get("Retry-After")) || 0, body);
 }
@@ -60,8 +60,8 @@ export async function call(path, body, signal) {
   }
 }
 
-// The data of each event in a text/event-stream. Comments and other fields are dropped; an event may
-// have several data lines, and lines end with \n or \r\n.
+// The data of each event in a text/event-stream. Comments and other fields are ignored. An event can have
+// several data lines; lines end with \n or \r\n.
 export class EventParser {
   rest = "";
 
@@ -77,8 +77,8 @@ export class EventParser {
   }
 }
 
-// Yields the parsed events of a streamed answer; ends after [DONE], and throws a ServerError when the
-// stream ends in any other way.
+// Yields the parsed events of a streamed answer until [DONE]. Throws a ServerError when the stream ends in
+// any other way.
 export async function* stream(path, body, signal) {
   const silence = new AbortController();
   const response = await send(path, { ...body, stream: true, sse_ping_interval: 5 }, AbortSignal.any([signal, silence.signal]));

@@ -1,6 +1,6 @@
-// The conversation: questions, their answers under one or more policies, and how an answer comes in.
+// The conversation: questions, and their answers under one or more policies.
 //
-// A turn is a question with one run per policy; the run of the chosen policy goes into the history.
+// A turn is a question with one run per policy. The run of the chosen policy becomes part of the history.
 
 import { ServerError, call, stream } from "./api.js";
 import { $, bytes, count, el, perSecond, seconds, share } from "./dom.js";
@@ -8,13 +8,13 @@ import * as picture from "./picture.js";
 import * as policy from "./policy.js";
 import { readPieces, readTrace } from "./tokens.js";
 
-const LOOK_MS = 600; // between looks at a running request's heads
+const LOOK_MS = 600; // between requests for a running answer's heads
 const MOST_TRIES = 20;
 
 let turns = [];
 let running = null; // AbortController of the turn that is being answered
-let shownRun = null; // whose cache is shown
-let facts = null; // { layers, heads, pageBytes, pageSlots } of the server
+let shownRun = null; // the run whose cache is shown
+let facts = null; // the server's { layers, heads, pageBytes, pageSlots }
 let settings = () => ({});
 let hooks = {};
 
@@ -37,7 +37,7 @@ function messagesFor(turn) {
   return messages;
 }
 
-// Exactly the ids that the chat endpoint makes of these messages, and what each stands for.
+// The token ids that the chat endpoint makes of these messages, and their texts.
 async function tokenize(messages, signal) {
   const answer = await call("tokenize", { messages, with_pieces: true }, signal);
   return { ...readPieces(answer.pieces), ids: answer.tokens };
@@ -100,7 +100,7 @@ function takeDetail(run, detail) {
 
 const look = (run, signal) => call(`v1/kv/requests/${encodeURIComponent(run.id)}`, undefined, signal).then((d) => takeDetail(run, d));
 
-// Looks at the heads until the signal ends it. That the server has nothing to tell is no error of the answer.
+// Reads the heads' counts until the signal ends it. If the server has none, the answer is still good.
 async function watch(run, signal) {
   while (!signal.aborted) {
     await wait(LOOK_MS, signal).catch(() => {});
@@ -145,7 +145,7 @@ async function attempt(run, messages, signal) {
   delete run.rawTrace;
 }
 
-// A busy or loading server names the seconds after which to ask again.
+// A busy or loading server says after how many seconds to ask again.
 async function patiently(run, signal, work) {
   for (let tries = 1; ; tries++) {
     try {
@@ -174,7 +174,7 @@ function namesFor(compare) {
   return [...names].filter((name) => name === chosen || policy.isAvailable(name));
 }
 
-// What the server says against this policy leaves the others their turn; anything else ends them all.
+// If the server refuses one policy, the others still run. Any other error ends all runs.
 async function answer(run, messages, signal) {
   select(run);
   try {
@@ -225,7 +225,7 @@ async function fail(turn, e) {
     run.state = stopped ? "stopped" : begun || run.waiting ? "failed" : "stopped";
     if (!stopped && begun) run.error = e;
     run.waiting = "";
-    if (stopped && run.id) { // what it held is told for a minute after its end
+    if (stopped && run.id) { // the server has its counts for a minute after the end
       await wait(150, new AbortController().signal);
       await look(run).catch(() => {});
     }
@@ -312,7 +312,7 @@ function numbersOf(run) {
 async function copy(text, button) {
   try {
     await navigator.clipboard.writeText(text);
-  } catch { // only https and localhost have a clipboard
+  } catch { // the clipboard exists only under https and on localhost
     const area = el("textarea", { value: text, className: "hidden" });
     document.body.append(area);
     area.select();
@@ -324,7 +324,7 @@ async function copy(text, button) {
   setTimeout(() => (button.textContent = "Copy"), 1500);
 }
 
-// What can be done about an error.
+// The buttons below an error.
 function remedies(run, turn) {
   const again = (name) => {
     if (running) return;
@@ -339,7 +339,7 @@ function remedies(run, turn) {
   return el("div", { className: "row" }, ...buttons);
 }
 
-// The parts of a run's element, made once; drawing changes their texts.
+// The parts of a run's element, created once. Drawing changes their texts.
 function partsOf(run) {
   if (run.element.firstChild) return run.parts;
   const parts = { label: el("b"), state: el("span", { className: "hint" }), text: el("div", { className: "text" }),

@@ -1,4 +1,4 @@
-// Making elements, and numbers as people read them.
+// Creates elements, and formats numbers for people.
 
 export const $ = (id) => document.getElementById(id);
 

@@ -1,6 +1,5 @@
-// "Try it": a text with facts put in, for a visitor who has none at hand. The text is about the hive without a queen
-// from Tolstoy's War and Peace (book eleven, in the translation of Louise and Aylmer Maude, in the public domain);
-// the facts are made up.
+// "Try it": texts with facts put in. The text is about the hive without a queen from Tolstoy's War and Peace (book
+// eleven, translated by Louise and Aylmer Maude, in the public domain). The facts are made up.
 
 const stretches = [
   "Meanwhile Moscow was empty. There were still people in it, perhaps a fiftieth part of its former " +
@@ -51,7 +50,7 @@ const stretches = [
     "it clean.",
 ];
 
-// facts[i] stands behind stretch i; the question asks for one of them.
+// facts[i] comes after paragraph i. The question asks for one of them.
 function example(title, facts, question, value) {
   const document = stretches.map((stretch, i) => (facts[i] ? `${stretch} ${facts[i]}` : stretch)).join("\n\n");
   return { title, document, question, value };

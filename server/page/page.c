@@ -7,8 +7,8 @@
 
 #include "config/base/hash.h"
 
-/* The paths are relative to the root of the repository, where make runs; the Makefile names the
- * files as what this object is made from. */
+/* The paths are relative to the root of the repository, where make runs. The Makefile lists the
+ * files as prerequisites of this object. */
 #define EMBED(symbol, path)                                                                        \
     __asm__(".pushsection .rodata\n"                                                               \
             ".global page_" #symbol "_start\n.hidden page_" #symbol "_start\n"                     \
@@ -36,7 +36,7 @@ EMBED(dom_js, "dom.js");
 struct page_file {
     const char *name, *type; /* the name after "/page/" */
     const char *start, *end;
-    char etag[24]; /* "" until it is first asked for */
+    char etag[24]; /* "" before the first request */
 };
 
 static struct page_file files[] = {
@@ -53,7 +53,7 @@ static struct page_file files[] = {
     {"dom.js", SCRIPT, page_dom_js_start, page_dom_js_end, ""},
 };
 
-/* A hash of the bytes: another build with other bytes has another tag. */
+/* A hash of the bytes, so that other bytes have another tag. */
 static const char *etag_of(struct page_file *f)
 {
     if (f->etag[0])
@@ -63,7 +63,7 @@ static const char *etag_of(struct page_file *f)
     return f->etag;
 }
 
-/* If-None-Match: a list of tags, weak ones (W/"...") too, or a star. */
+/* Whether If-None-Match, a list of tags or a star, has this tag. Weak tags (W/"...") count too. */
 static bool client_has(const struct http_request *x, const char *etag)
 {
     const char *tags = http_request_header(x, "If-None-Match");
@@ -111,6 +111,6 @@ void handle_page_file(struct http_request *x, void *context)
             reply_file(x, &files[i]);
             return;
         }
-    error_set(&e, "not_found", "", "the page has no file of that name");
+    error_set(&e, "not_found", "", "the page has no file with this name");
     http_request_reply_error(x, &e);
 }

@@ -1,4 +1,4 @@
-// The page's start: the state of the server, settings, the document, the examples, and who calls whom.
+// Starts the page and connects its parts: the server's state, settings, the document, the examples.
 
 import { call, key } from "./api.js";
 import * as chat from "./chat.js";
@@ -9,7 +9,7 @@ import * as policy from "./policy.js";
 
 const AGAIN_MS = 2000;
 
-/* The server: is it there, what does it serve. */
+/* The server: its state, and what it serves. */
 
 let limits = { context: 8192, body: 16 << 20 };
 let polling = 0;
@@ -26,7 +26,7 @@ function askAgain() {
   polling = setTimeout(refresh, AGAIN_MS);
 }
 
-// 503 tells why in its body: loading, draining or failed.
+// The body of a 503 has the reason: loading, draining or failed.
 function tellUnready(e) {
   if (e.kind === "gone") tellState("gone", "no answer", "The server does not answer. This page asks again every two seconds.");
   else if (e.code === "model_loading") {
@@ -71,7 +71,7 @@ async function refresh() {
   }
 }
 
-/* Settings: kept for the tab, the key too. */
+/* Settings, which are kept for the tab, as is the key. */
 
 const KEPT = ["system", "temperature", "max-tokens"];
 
@@ -130,7 +130,7 @@ async function countDocument() {
     const over = tokens.length > limits.context ? `, more than the ${count(limits.context)} that fit` : "";
     documentFacts(`${name}${count(tokens.length)} tokens${over}`);
     policy.setPromptTokens(tokens.length);
-  } catch { /* the count is a courtesy; asking will tell what is wrong */ }
+  } catch { /* the count is not needed; asking shows the error */ }
 }
 
 function setDocument(text, name = "") {
@@ -147,7 +147,7 @@ async function openFile(file) {
   setDocument(text, file.name);
 }
 
-// A document belongs to the chat that it begins.
+// A document belongs to the chat that it starts.
 function holdDocument() {
   const held = chat.hasBegun() || chat.isRunning();
   $("document-text").readOnly = held;

@@ -1,8 +1,8 @@
-// The picture of one answer's cache: numbers and memory, a grid of layers by heads, and the prompt, token
-// by token, shaded by how many heads still hold it.
+// The picture of one answer's cache: numbers and memory, a grid of layers by heads, and the tokens of the
+// prompt, shaded by how many heads still hold each.
 //
-// One element per token, made once per prompt; showing another head or answer changes classes only, and
-// only where they differ, so prompts of many thousand tokens stay fluid.
+// Each token has one element, created once per prompt. Showing another head or answer only changes classes
+// that differ, so that prompts of many thousand tokens stay fast.
 
 import { $, bytes, count, el, perSecond, seconds, share } from "./dom.js";
 import { levelOf, tokensWith } from "./tokens.js";
@@ -10,16 +10,16 @@ import { levelOf, tokensWith } from "./tokens.js";
 let run = null; // the answer that is shown
 let shape = ""; // of the grid in the document
 let cells = []; // [layer * heads + head]
-let focusCell = 0; // the one in the tab order
-let head = -1; // the one whose tokens are shown; -1: all
+let focusCell = 0; // the cell in the tab order
+let head = -1; // the head whose tokens are shown; -1: all
 let read = null; // the prompt in the document
 let spans = []; // [token]
-let classes = []; // [token]: as they are in the document
+let classes = []; // [token], as in the document
 let found = new Set();
-let pointed = -1; // the token that the inspector tells of
-let current = 0; // the one that the arrow keys have reached
+let pointed = -1; // the token that the inspector describes
+let current = 0; // the token that the arrow keys have reached
 
-let drawn = {}; // what of the answer the grid and the shades show
+let drawn = {}; // the parts of the answer that the grid and the shades show
 
 const nHeads = () => (run ? run.layers * run.heads : 0);
 const headName = (index) => `layer ${Math.floor(index / run.heads)}, head ${index % run.heads}`;
@@ -49,7 +49,7 @@ function showFacts() {
 
 /* Heads. */
 
-// What a head keeps of the prompt by the trace, or, where that is not there yet, of all tokens by its count.
+// What a head keeps of the prompt, from the trace; without a trace yet, of all tokens, from its count.
 function keptBy(index) {
   if (run.trace?.complete[index]) return { n: run.trace.counts[index], of: run.promptTokens };
   const slots = run.detail?.[index];
@@ -170,7 +170,7 @@ function buildTokens() {
   $("tokens").removeAttribute("aria-activedescendant");
 }
 
-// The heads that the shades count: those whose positions are known.
+// The heads that the shades count: those with known positions.
 const complete = () => (run.trace ? run.trace.complete.filter(Boolean).length : 0);
 
 function shade() {
@@ -256,7 +256,7 @@ function moveTo(i) {
   inspect(current);
 }
 
-// The token above or below: the nearest to the same place in the next line that has one.
+// The token above or below: the nearest one in the next line that has tokens.
 function inLine(step) {
   const here = spans[current].getBoundingClientRect();
   let top = null;
@@ -293,8 +293,8 @@ export function find(words) {
   if (found.size) scrollTo(spans[first]);
 }
 
-// Scrolls the list, and not the page, whose reader is elsewhere. Lines that have not been seen yet have estimated
-// heights (content-visibility) that become true after the frame that shows them, so it takes a few.
+// Scrolls the list and not the page. Lines that have not been shown have estimated heights (content-visibility),
+// which are corrected after the frame that shows them, so it takes a few frames.
 function scrollTo(span, steps = 6) {
   if (!span.isConnected || steps === 0) return;
   const off = span.getBoundingClientRect().top - $("tokens").getBoundingClientRect().top - 60;
@@ -302,9 +302,9 @@ function scrollTo(span, steps = 6) {
   requestAnimationFrame(() => scrollTo(span, steps - 1));
 }
 
-/* The whole. */
+/* The whole picture. */
 
-// Shows an answer, or brings what is shown up to date. `answer` has: label, policyName, budget, state, n, promptTokens,
+// Shows an answer, or updates what is shown. `answer` has: label, policyName, budget, state, n, promptTokens,
 // cachedTokens, ttftMs, rate, bytes, bytesFull, bytesPeak, layers, heads, detail, trace, read.
 export function show(answer) {
   run = answer;

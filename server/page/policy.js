@@ -1,17 +1,17 @@
-// The policy picker: presets, their axes and ranges come from GET /v1/kv/policies, what a choice would
-// take from POST /v1/kv/policies/resolve.
+// The policy picker. GET /v1/kv/policies has the presets, their axes and ranges; POST
+// /v1/kv/policies/resolve says how much memory a choice would take.
 
 import { call } from "./api.js";
 import { $, bytes, count, el } from "./dom.js";
 
-// Not fine tuning: the picker's own fields, and what only the operator or the page decides.
+// Not shown as axes: fields of the picker, and what only the operator or the page decides.
 const NOT_AXES = new Set(["name", "budget", "trace", "storage"]);
 
 let presets = [];
 let schema = {};
 let defaultName = "full";
 let longest = 8192; // the model's context, for the slider
-let promptTokens = 1024; // of the prompt that the bound is told for
+let promptTokens = 1024; // the length of the prompt that the bound is for
 let changed = () => {};
 const choice = { name: "full", unit: "share", unitBefore: "", share: 20, slots: 1024, axes: {} };
 
@@ -32,9 +32,8 @@ function floorOf(preset, axes) {
   return Math.max(2, of("sinks") + recent + 1);
 }
 
-// {policy, label, note} for a prompt of that many tokens, or null where requests may name no policy.
-// A short prompt can leave a share below what the policy always keeps; then the budget is raised, and
-// the note says so.
+// {policy, label, note} for a prompt of nPrompt tokens; null when requests may not name a policy. A share of
+// a short prompt can be less than the policy always keeps. Then the budget is raised, and the note says so.
 export function planFor(name, nPrompt) {
   const preset = presetOf(name);
   if (isLocked() || !preset) return null;
@@ -62,7 +61,7 @@ export const chosenName = () => choice.name;
 function field(axis, preset) {
   const rule = schema[axis] || {};
   const own = preset.defaults[axis];
-  const standard = preset.follows[axis] && !rule.enum ? undefined : own; // what follows from others has no number of its own
+  const standard = preset.follows[axis] && !rule.enum ? undefined : own; // an axis that follows from others has no number of its own
   const input = el(rule.enum ? "select" : "input");
   if (rule.enum) {
     for (const value of rule.enum.includes(standard) ? rule.enum : [standard, ...rule.enum])
@@ -96,7 +95,7 @@ function suitUnit(preset) {
   }
 }
 
-let axesOf = null; // rebuilt for another policy only: the field in use keeps its focus
+let axesOf = null; // rebuilt only for another policy, so that the field in use keeps its focus
 function showAxes(preset) {
   if (axesOf === preset) return;
   axesOf = preset;
@@ -136,7 +135,7 @@ async function showBound() {
       `${bytes(own.bound.bytes)} at most while it is read.`;
     $("policy-bound").classList.remove("error");
   } catch (e) {
-    if (mine.signal.aborted || e.kind !== "http" || e.status !== 400) return; // the page's state tells the rest
+    if (mine.signal.aborted || e.kind !== "http" || e.status !== 400) return; // the page's state shows other errors
     $("policy-bound").textContent = e.message;
     $("policy-bound").classList.add("error");
   }
@@ -168,7 +167,7 @@ function chip(preset) {
   return el("label", { className: "chip", title: preset.help }, input, el("span", {}, preset.name));
 }
 
-// Policies that cannot be had for the same reason share a line. The server's sentences name the policy.
+// Policies that are not available for the same reason share a line. The server's sentences name the policy.
 function showMissing() {
   const reasons = new Map();
   for (const { name, available, reason } of presets) {

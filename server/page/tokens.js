@@ -1,7 +1,7 @@
-// Token pieces as text: which characters each token shows, also where a character is cut into several
-// tokens. No DOM, so that it can be tried alone.
+// The text that each token shows, even when a character is made of several tokens. No DOM, so that it can
+// be tested alone.
 
-// Bytes of the UTF-8 character that begins at bytes[at], or 0 where none does (Unicode, table 3-7).
+// The length of the UTF-8 character at bytes[at]; 0 when none begins there (Unicode, table 3-7).
 function characterLength(bytes, at) {
   const first = bytes[at];
   const length = first < 0x80 ? 1 : first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : first < 0xf5 ? 4 : 0;
@@ -13,7 +13,7 @@ function characterLength(bytes, at) {
   return length;
 }
 
-// Tokens that are no text by themselves, from first to last: their bytes are read together.
+// Reads the tokens from first to last together, because none of them is text alone.
 function readParts(pieces, tokens, first, last, offset) {
   const decoder = new TextDecoder();
   const bytes = Uint8Array.from(pieces.slice(first, last).flat());
@@ -21,7 +21,7 @@ function readParts(pieces, tokens, first, last, offset) {
   let text = "";
   for (let i = 0; i < bytes.length;) {
     const length = characterLength(bytes, i) || 1;
-    const character = decoder.decode(bytes.subarray(i, i + length)); // U+FFFD where it is none
+    const character = decoder.decode(bytes.subarray(i, i + length)); // U+FFFD if it is not a character
     const end = owner[i + length - 1];
     tokens[owner[i]].text += character;
     for (let t = owner[i]; t <= end; t++) {
@@ -35,13 +35,13 @@ function readParts(pieces, tokens, first, last, offset) {
   return text;
 }
 
-// pieces: the server's list for /tokenize, each a text or, where that would be no text, an array of bytes. For every
+// pieces: the server's list for /tokenize. Each is a text, or an array of bytes when these are not text. For each
 // token:
-//   text   what it shows: whole characters; a character cut into tokens is shown by the first of them
-//   bytes  its bytes when it is only a part of a character, else null
-//   whole  the character that it is a part of, "" when it is none
-//   start, end  the characters it has a share in, as offsets into `text` of the result
-// A text begins no character that another token ends, so only neighbouring arrays are read together.
+//   text   what it shows: whole characters; the first token of a character shows it
+//   bytes  its bytes if it is only a part of a character, else null
+//   whole  the character that it is a part of, "" if there is none
+//   start, end  the characters that it is a part of, as offsets into `text` of the result
+// A text never ends with a part of a character, so only neighbouring arrays are read together.
 export function readPieces(pieces) {
   const tokens = pieces.map((piece) => (typeof piece === "string" ? { text: piece, bytes: null, whole: "", start: 0, end: 0 }
     : { text: "", bytes: piece, whole: "", start: -1, end: -1 }));
@@ -62,7 +62,7 @@ export function readPieces(pieces) {
   return { tokens, text: texts.join("") };
 }
 
-// Which tokens have a share in an occurrence of `words`.
+// The tokens that are a part of an occurrence of `words`.
 export function tokensWith(read, words) {
   const found = new Set();
   if (!words) return found;
@@ -77,9 +77,9 @@ export function tokensWith(read, words) {
   return found;
 }
 
-// kv_trace.kept, [layer][head] -> [[first, last], ...], as what the picture asks of it; heads are counted through
-// the layers. Only the prompt's tokens count. `slots`, where the server cut the lists short, is what each head holds
-// in truth: a head whose list has less is not complete.
+// kv_trace.kept, [layer][head] -> [[first, last], ...], for the picture. Heads are numbered through the layers, and
+// only the prompt's tokens count. If the server cut the lists short, `slots` is what each head really holds: a head
+// with a shorter list is not complete.
 export function readTrace(kept, nPrompt, slots = null) {
   const ranges = kept.flat();
   const by = new Int32Array(nPrompt + 1); // differences, then sums
@@ -101,7 +101,7 @@ export function readTrace(kept, nPrompt, slots = null) {
     holds: (head, token) => holds(ranges[head], token) };
 }
 
-// Whether sorted ranges have a position.
+// Whether a position is in sorted ranges.
 function holds(ranges, position) {
   let low = 0;
   let high = ranges.length;
@@ -113,7 +113,7 @@ function holds(ranges, position) {
   return low < ranges.length && ranges[low][0] <= position;
 }
 
-// 0 to 8: nothing, up to an eighth, ... everything.
+// 0 to 8: 0 is nothing, 1 is up to an eighth, 8 is everything.
 export function levelOf(part, whole) {
   return part <= 0 || whole <= 0 ? 0 : Math.min(8, Math.max(1, Math.ceil((8 * part) / whole)));
 }
