@@ -33,9 +33,10 @@ for p in done:
         moved = p["bytes_per_token"] * p["batch"]
         assert abs(moved - p["weight_bytes_per_step"] - p["kv_bytes_per_step"]) < 1, p
         assert abs(p["share_of_read"] - moved * 8 / p["median"] / r["machine"]["read_bytes_per_second"]) < 1e-6 * p["share_of_read"], p
-# 5 layers of 4 KV heads of 8 dimensions: an f16 slot is 2 * 8 * 2 bytes and a position of 4; a step sees its own token.
+# 5 layers of 4 KV heads of 8 dimensions: an f16 slot is 2 * 8 * 2 bytes and a position of 4. A step sees its own token,
+# and one step runs before the 8 that are timed: they see 302 to 309 tokens.
 full = find(test="decode", policy="full", kv_storage="f16", batch=1, context=300)[0]
-assert full["kv_bytes_per_step"] == (300 + 4.5) * 5 * 4 * 36, full
+assert full["kv_bytes_per_step"] == (300 + 5.5) * 5 * 4 * 36, full
 three = find(test="decode", policy="full", kv_storage="f16", batch=3, context=300)[0]
 assert three["kv_bytes_per_step"] == 3 * full["kv_bytes_per_step"], (full, three)
 assert abs(three["weight_bytes_per_step"] - full["weight_bytes_per_step"] - 2 * 64 * 4) < 1  # two rows of embeddings more

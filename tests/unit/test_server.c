@@ -473,7 +473,7 @@ START_TEST(probes_metrics_and_the_page_need_no_key)
     expect("GET", "/", "", NULL, 200, "Content-Security-Policy");
     expect("GET", "/page/page.js", "", NULL, 200, "text/javascript");
     expect("GET", "/page/page.js", "If-None-Match: *\r\n", NULL, 304, "ETag");
-    expect("GET", "/page/none.js", "", NULL, 404, "no file of that name");
+    expect("GET", "/page/none.js", "", NULL, 404, "no file with this name");
 }
 END_TEST
 
