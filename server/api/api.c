@@ -93,7 +93,7 @@ bool api_set_engine(struct api *a, struct engine *engine, struct error *e)
     const struct plan_asked *asked = &a->service.default_policy;
     struct error bad;
     if (asked->axes.budget_share > 0)
-        return true; /* of what, a prompt will tell */
+        return true; /* the prompt's length is not known yet */
     const struct plan *plan = admission_resolve_plan(&a->service, asked, 1, &bad);
     if (!plan)
         return error_set(e, bad.code, "--kv-policy", "--kv-policy: %.500s", bad.message);

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "config/config.h"
@@ -13,6 +14,7 @@
 #include "engine/text/stop.h"
 #include "server/api/request.h"
 #include "server/report/bench_arguments.h"
+#include "server/report/eval_results.h"
 #include "server/http/router.h"
 #include "tests/suite.h"
 #include "tests/unit/allocation_faults.h"
@@ -82,6 +84,10 @@ static bool parse_chat(void *context, struct error *e)
     fault_require(json_array_size(chat.messages) == 4 &&
                       json_object_get(json_array_get(chat.messages, 2), "tool_calls") != NULL,
                   "%zu messages, or the tool calls are gone", json_array_size(chat.messages));
+    const json_t *calls = json_object_get(json_array_get(chat.messages, 2), "tool_calls");
+    const json_t *function = json_object_get(json_array_get(calls, 0), "function");
+    fault_require(json_is_object(json_object_get(function, "arguments")),
+                  "the arguments of a call are not an object");
     fault_require(json_object_size(chat.kwargs) == 3, "%zu variables of the template",
                   json_object_size(chat.kwargs));
     chat_request_clear(&chat);
@@ -123,6 +129,41 @@ START_TEST(json_text)
     ck_assert_str_eq(e.code, "invalid_json");
     ck_assert(!parse_text("{1: \"a\"}", &e));
     ck_assert_str_eq(e.code, "invalid_json");
+}
+END_TEST
+
+/* ---- results of `winnow eval` */
+
+static const char results[] = "{\"model\":\"m\"}\n{\"task\":\"text\"}\n{\"task\":\"stream\"}\n";
+
+/* By hand, as getline allocates in the C library and its line would not be counted. */
+START_TEST(results_are_kept)
+{
+    char directory[] = "/tmp/winnow-faults-eval-XXXXXX", path[64];
+    ck_assert(mkdtemp(directory));
+    snprintf(path, sizeof path, "%s/results.jsonl", directory);
+    FILE *file = fopen(path, "w");
+    ck_assert(file && fputs(results, file) >= 0 && !fclose(file));
+    json_t *settings = json_pack("{s:s}", "model", "m");
+    bool met = true;
+    for (uint64_t nth = 1; met; nth++) {
+        struct eval_results r;
+        struct error e = {.code = ""};
+        struct stat status;
+        faults_begin(FAULT_JSON, nth, false);
+        bool done = eval_results_open(&r, directory, json_incref(settings), &e);
+        faults_end(&met);
+        ck_assert_msg(done ? json_array_size(r.runs) == 2 : !strcmp(e.code, "out_of_memory"),
+                      "call %llu: %zu of 2 runs, \"%s\"", (unsigned long long)nth,
+                      json_array_size(r.runs), e.code);
+        ck_assert(done || met);
+        eval_results_close(&r);
+        ck_assert(!stat(path, &status));
+        ck_assert_int_eq((int)status.st_size, (int)sizeof results - 1);
+    }
+    json_decref(settings);
+    unlink(path);
+    rmdir(directory);
 }
 END_TEST
 
@@ -374,6 +415,7 @@ int main(void)
     tcase_add_loop_test(t, bodies_of_requests, 0, sizeof bodies / sizeof *bodies);
     tcase_add_test(t, messages);
     tcase_add_loop_test(t, json_text, 0, sizeof short_texts / sizeof *short_texts);
+    tcase_add_test(t, results_are_kept);
     tcase_add_test(t, policies);
     tcase_add_test(t, settings);
     tcase_add_test(t, arguments_of_bench);
