@@ -216,9 +216,9 @@ function describe(i) {
 }
 
 function resting() {
-  if (!run.trace) return run.state === "stopped" ? "Stopped: which tokens are held is told at the end of an answer only."
-    : run.state === "failed" ? "" : run.locked ? "This server fixes the policy and does not tell which tokens are held."
-    : run.state === "done" ? "The answer came without the positions that are held." : "Which tokens are held is told when the answer ends.";
+  if (!run.trace) return run.state === "stopped" ? "Stopped. Which tokens are held is known only at the end of an answer."
+    : run.state === "failed" ? "" : run.locked ? "This server fixes the policy and does not say which tokens are held."
+    : run.state === "done" ? "The answer does not say which tokens are held." : "Which tokens are held is known when the answer ends.";
   if (head >= 0) {
     const kept = keptBy(head);
     return `${headName(head)[0].toUpperCase()}${headName(head).slice(1)} holds ${count(kept.n)} of ${count(kept.of)} tokens.` +
