@@ -95,7 +95,7 @@ uint32_t batch_logits_room(const struct batch *b)
 
 /* ---- adding rows */
 
-/* The counts of the last placement, before the sequence's next one changes them. */
+/* Copies the counts of the last placement before the sequence's next one changes them. */
 static bool freeze(struct batch *b, struct error *e)
 {
     struct batch_placement *last = &b->placements[b->n_placements - 1];
@@ -167,7 +167,7 @@ bool batch_add_outputs(struct batch *b, struct cache_sequence *s, const int32_t 
                        uint32_t n_outputs, enum step_output what, uint32_t *output, struct error *e)
 {
     assert(n > 0 && n <= batch_room(b) && n_outputs <= n && n_outputs <= batch_logits_room(b));
-    /* The end of a prompt gives slots back, so what follows waits for the next step. */
+    /* The end of a prompt frees slots, so later tokens wait for the next step. */
     assert(n <= cache_rows_of_prompt(s));
     const bool is_row_by_row = cache_wave_rows(s) == 1;
     if (is_row_by_row && n > 1) {
@@ -210,7 +210,7 @@ static void sort_by_wave(struct batch *b)
         first[w + 1] += first[w];
     for (uint32_t i = 0; i < step->n_segments; i++)
         b->sorted[first[b->waves[i]]++] = b->segments[i];
-    for (uint32_t w = step->n_waves; w > 0; w--) /* each has become the next one's */
+    for (uint32_t w = step->n_waves; w > 0; w--) /* first[w] has become the end of w */
         first[w] = first[w - 1];
     first[0] = 0;
 }
@@ -245,7 +245,7 @@ static bool compress(struct batch *b, const struct backend *backend, struct cach
 {
     const uint32_t *from, *to;
     if (cache_is_starved(s))
-        return true; /* it will be computed again */
+        return true; /* the scheduler will compute it again */
     if (!cache_begin_compress(s, layer, b->jobs, e))
         return cache_is_starved(s);
     uint32_t n_copies = cache_take_copies(b->cache, &from, &to);

@@ -1,13 +1,13 @@
-/* The inside of a batch, shared by batch.c, which fills it, and forward.c, which computes it. */
+/* The inside of a batch: batch.c fills it, forward.c computes it. */
 #ifndef WINNOW_ENGINE_COMPUTE_BATCH_H
 #define WINNOW_ENGINE_COMPUTE_BATCH_H
 
 #include "engine/compute/forward.h"
 #include "engine/compute/step.h"
 
-/* One cache_place of the step. A sequence whose tokens each evict another is placed once a row: all
- * but its last placement keep the counts of their time in `frozen`, because the sequence's own go
- * on changing. */
+/* One cache_place of the step. A sequence whose tokens each evict another is placed once per row.
+ * Each placement but its last keeps a copy of the counts in `frozen`, because the next one changes
+ * the sequence's own. */
 struct batch_placement {
     struct placement placed;
     size_t frozen; /* in batch.frozen; SIZE_MAX: the sequence's own counts */
@@ -22,20 +22,20 @@ struct batch {
     uint32_t *output_rows;                        /* [max_outputs] logit_rows, hidden_rows */
     struct batch_placement *placements;           /* [max_rows] */
     struct step_segment *segments, *sorted;       /* [max_rows] as added, and by wave */
-    uint32_t *waves;                              /* [max_rows] of the segments as added */
+    uint32_t *waves;                              /* [max_rows] wave of each segment as added */
     uint32_t *first_of_wave;                      /* [max_rows + 1] */
     uint32_t n_placements;
     struct head_slots *frozen; /* [frozen_capacity] */
     size_t n_frozen, frozen_capacity;
-    struct select_job *jobs; /* [n_kv_heads] scratch: one compression */
-    uint64_t policy_ns;      /* spent on choosing and dropping since batch_clear */
+    struct select_job *jobs; /* [n_kv_heads] scratch of a compression */
+    uint64_t policy_ns;      /* spent on choosing and dropping slots since batch_clear */
     struct step step;
 };
 
-/* The step of the rows that were added, complete. Nothing may be added until batch_clear. */
+/* Completes the step of the added rows. Nothing may be added until batch_clear. */
 struct step *batch_step(struct batch *b);
-/* After the segments of a wave have attended in a layer: what their policies drop goes. False:
- * "out_of_memory". */
+/* Drops what the policies of a wave's segments drop, after these have attended in a layer. False:
+ * "out_of_memory" or "engine_fault". */
 bool batch_drop(struct batch *b, const struct backend *backend, uint32_t layer, uint32_t wave,
                 struct error *e);
 

@@ -1,4 +1,4 @@
-/* Picking a kind of device by its name, and opening it: see device.h. */
+/* Picks a kind of device by name and opens it: see device.h. */
 #include "engine/compute/device.h"
 
 #include <stdio.h>

@@ -1,6 +1,6 @@
-/* The kinds of devices that can compute, as a table with one row a vendor. Nothing in engine/ names
- * a vendor: the program that is linked from all rooms gathers the rows (server/devices.c), picks
- * one and hands it down. Main thread, or the one that loads the model.
+/* The kinds of devices that can compute: a table with one row per vendor. engine/ names no vendor;
+ * the server has the table (server/devices.c), picks a row and passes it down. Main thread, or the
+ * one that loads the model.
  *
  *   server/devices.c   { &device_cpu, &device_cuda }
  *          | device_pick(table, "auto" | a name)
@@ -15,20 +15,20 @@
 #include "engine/compute/backend.h"
 #include "engine/model/model.h"
 
-/* What a backend must know when it is opened. A kind ignores what it has no use for. */
+/* What a backend needs to know when it is opened. A kind ignores what does not concern it. */
 struct device_options {
     uint32_t n_threads;            /* of the CPU */
     const char *isa;               /* of the CPU, NULL = best */
-    double memory_share;           /* of the device's own memory that may be used; 0 = 0.9 */
+    double memory_share;           /* the share of the device's memory that may be used; 0 = 0.9 */
     uint32_t max_rows, max_logits; /* of a step */
-    uint32_t max_slots;            /* of any head, beside the spare ones of a stream */
+    uint32_t max_slots;            /* of any head, without the spare ones of a stream */
 };
 
 struct device_kind {
-    const char *name;    /* for --device, and the backend's */
-    uint32_t usual_rows; /* of a step where no other number is asked for */
-    bool has_own_memory; /* which is for nothing else: a KV pool may take all that is free */
-    /* Devices that this process could use; 0 and why not in *reason (a static string). */
+    const char *name;    /* for --device; also the backend's */
+    uint32_t usual_rows; /* default for the rows of a step */
+    bool has_own_memory; /* nothing else uses it, so a KV pool may take all that is free */
+    /* How many devices this process can use; if 0, *reason (a static string) says why. */
     uint32_t (*count)(const char **reason);
     /* Fills *b. False: "device_unavailable", "out_of_memory", "unsupported_value". */
     bool (*open)(struct backend *b, const struct device_options *o, const struct model *m,
@@ -43,15 +43,15 @@ struct device_table {
 
 struct device {
     const struct device_kind *kind;
-    const char *why; /* "auto" is the CPU because of this (a static string); "" otherwise */
+    const char *why; /* why "auto" became the CPU (a static string); "" otherwise */
 };
 
-/* name: of a kind, or "auto" (or NULL). False: "invalid_value" for a name that is not in the table,
+/* name: of a kind; "auto" or NULL picks one. False: "invalid_value" for an unknown name,
  * "device_unavailable" for a kind without a device. */
 bool device_pick(const struct device_table *table, const char *name, struct device *out,
                  struct error *e);
 
-/* kind->open, after which b->close is NULL exactly when it failed. The caller closes (b->close). */
+/* kind->open. b->close is NULL after a failure; after success the caller calls it in the end. */
 bool device_open(struct backend *b, const struct device_kind *kind, const struct device_options *o,
                  const struct model *m, struct error *e);
 

@@ -1,15 +1,15 @@
-/* The transformer, once, over backend operations: see forward.h. Reads top to bottom like the
- * papers. Reads the facts of every layer (struct layer_spec) and names no model. */
+/* The transformer over backend operations: see forward.h. compute() reads from top to bottom like
+ * the papers. It takes the facts of every layer from its struct layer_spec and names no model. */
 #include "engine/compute/forward.h"
 
 #include <stdlib.h>
 
 #include "engine/compute/batch.h"
 
-/* One of the model's rope sets in backend memory. */
+/* One of the model's rope sets, in backend memory. */
 struct rotation {
-    float *frequencies;          /* [dim / 2] doubles, made once */
-    float *angles, *sink_angles; /* of the step's rows, [max_rows][dim / 2][2] */
+    float *frequencies;          /* [dim / 2] doubles, computed once */
+    float *angles, *sink_angles; /* [max_rows][dim / 2][2] of the step's rows */
 };
 
 struct forward {
@@ -18,17 +18,18 @@ struct forward {
     uint32_t max_rows, max_logits;
     struct weights *weights; /* the model's, in this backend's form */
 
-    /* Activations, rows = max_rows. q: [rows][n_heads * key_size]; k, v: [rows][n_kv_heads *
-     * key_size or value_size]; out: [rows][n_heads * value_size] */
+    /* Activations, rows = max_rows. x, h: [rows][n_embd]; q, q_sink: [rows][n_heads * key_size];
+     * k: [rows][n_kv_heads * key_size]; v: [rows][n_kv_heads * value_size];
+     * out: [rows][n_heads * value_size]; gate, up: [rows][n_ff] */
     float *x, *h, *q, *q_sink, *k, *v, *out, *gate, *up;
     struct rotation rotations[MOST_ROPE_SETS];
     float *logit_x, *logits; /* [max_logits][n_embd], [max_logits][n_vocab] */
     float *host_logits;      /* [max_logits][n_vocab] */
-    float *host_hidden;      /* [max_logits][n_embd], once somebody asks */
-    uint32_t n_logits;       /* of the step: hidden states come behind in logit_x */
+    float *host_hidden;      /* [max_logits][n_embd], allocated by the first forward_hidden */
+    uint32_t n_logits;       /* of the step; in logit_x hidden states follow them */
     forward_observer *observe;
     void *observe_context;
-    float *observed; /* [max_rows][n_heads * head_dim] host copy of q, while somebody observes */
+    float *observed; /* [max_rows][n_heads * head_dim] host copy of q for the observer */
 };
 
 static bool prepare_weight(void *context, const struct weight_item *item, struct error *e)
@@ -47,7 +48,7 @@ static bool prepare_weight(void *context, const struct weight_item *item, struct
     return true;
 }
 
-/* Also of weights that were not prepared. */
+/* Ignores weights that were not prepared. */
 static bool release_weight(void *context, const struct weight_item *item, struct error *e)
 {
     const struct backend *be = context;
@@ -189,7 +190,7 @@ bool forward_set_observer(struct forward *f, forward_observer *observe, void *co
     return true;
 }
 
-/* The angles of all rows, for every rope set. */
+/* Computes the angles of all rows, for every rope set. */
 static void turn(struct forward *f, const struct step *step)
 {
     const struct backend *be = f->backend;
@@ -204,7 +205,7 @@ static void turn(struct forward *f, const struct step *step)
     }
 }
 
-/* The layers, and what rows leave: in f->logits, and hidden states in f->logit_x. */
+/* Computes all layers. Logits are in f->logits afterwards, hidden states in f->logit_x. */
 static bool compute(struct forward *f, struct batch *b, struct error *e)
 {
     const struct backend *be = f->backend;
@@ -301,7 +302,7 @@ bool forward_compute(struct forward *f, struct batch *b, struct error *e)
 
 bool forward_works(struct forward *f, struct error *e)
 {
-    float number; /* a download reports every failure before it */
+    float number; /* a download reports every earlier failure */
     return f->backend->download(f->backend->self, &number, f->x, 1, e);
 }
 

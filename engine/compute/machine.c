@@ -45,8 +45,8 @@ static bool find_number(const char *text, const char *key, uint64_t *out)
     return false;
 }
 
-/* Our path in a cgroup hierarchy: version 2 when controller is NULL, else the version 1 hierarchy
- * that has it. "" for the top. */
+/* This process's path in a cgroup hierarchy: version 2 if controller is NULL, else the version 1
+ * hierarchy of that controller. "" is the top. */
 static bool cgroup_path(const char *root, const char *controller, char *out, size_t size)
 {
     char path[MAX_PATH_BYTES], text[4096];
@@ -72,8 +72,8 @@ static bool cgroup_path(const char *root, const char *controller, char *out, siz
     return false;
 }
 
-/* Calls visit for our cgroup's folder and all above it; limits hold at every level. In a container
- * whose hierarchy begins at its own group the inner folders do not exist, which is no harm. */
+/* Calls visit for the folder of this process's cgroup and all above it, because limits apply at
+ * every level. In a container some of these folders may not exist; visit then finds nothing. */
 static void cgroup_walk(const char *root, const char *controller,
                         void (*visit)(const char *folder, void *context), void *context)
 {
@@ -118,7 +118,7 @@ static void visit_quota(const char *folder, void *context)
         lower_to(context, (double)quota / (double)period);
 }
 
-/* A core is recognised by its list of hardware threads, which all threads of the core share. */
+/* Counts cores by their lists of hardware threads: all threads of a core have the same list. */
 static uint32_t physical_cores(const char *root)
 {
     enum { MAX_CPUS = 4096 };
@@ -162,7 +162,7 @@ uint32_t machine_cores(const char *root)
     cgroup_walk(root, NULL, visit_quota, &quota);
     cgroup_walk(root, "cpu", visit_quota, &quota);
     uint32_t cores = physical_cores(root);
-    /* Rounded down: threads that meet at a barrier wait for the one that the quota put to sleep. */
+    /* Rounded down: at a barrier all threads wait for one that the quota has stopped. */
     uint32_t most = quota < 1 ? 1 : quota > 1e6 ? UINT32_MAX : (uint32_t)quota;
     return cores < most ? cores : most;
 }

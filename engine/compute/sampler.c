@@ -1,10 +1,10 @@
 /* The sampler: see sampler.h for the order of its stages.
  *
- * Nothing is sorted. Each truncating stage asks for "the best elements until a count or a mass is
- * reached", which is a selection: partition around a random pivot, look at the count or mass of the
- * better part, go on in one side only. Expected linear time on any input; pivots come from a fixed
- * generator, so a pick is a pure function of logits, settings and the draw. The draw walks what is
- * left in order of ids, not in the order that partitions left behind, so that a backend that
+ * Nothing is sorted. Each truncating stage needs the best elements until a count or a mass is
+ * reached. That is a selection: partition around a random pivot, compare the count or mass of the
+ * better part, continue in one side only. Its expected time is linear on any input. Pivots come
+ * from a fixed generator, so a pick is a pure function of logits, settings and the draw. The draw
+ * walks the remaining tokens by id, not in the order that partitions left, so that a backend that
  * selects in another way draws the same tokens. */
 #include "engine/compute/sampler.h"
 
@@ -16,7 +16,7 @@
 #include "config/base/random.h"
 
 struct candidate {
-    float key; /* what the stage at hand selects by: larger is better, lower id on ties */
+    float key; /* what the current stage selects by: larger is better, lower id on ties */
     float p;   /* not normalised */
     int32_t token;
 };
@@ -25,21 +25,21 @@ struct sampler_scratch {
     uint32_t n_vocab;
     float *logits;                /* [n_vocab] after bias, penalties, masks */
     struct candidate *candidates; /* [n_vocab] */
-    float *p;                     /* [n_vocab] of candidates by id; 0 between picks */
+    float *p;                     /* [n_vocab] p of candidates by id; all 0 between picks */
 };
 
 struct sampler {
     const struct sampling *sampling;
     uint32_t choice, n_vocab;
-    /* Distinct tokens that a penalty touches, and how often each was generated; NULL when every
-     * penalty is off. */
+    /* Distinct tokens that a penalty applies to, and how often each was generated. NULL when all
+     * penalties are off. */
     uint32_t *generated; /* [n_vocab] */
     uint8_t *listed;     /* [n_vocab] 1 = in `touched` */
     int32_t *touched;    /* [n_vocab], n_touched used */
     uint32_t n_touched;
 };
 
-/* Beyond this a logit is as good as infinite, and differences still fit a float. */
+/* Bias and penalties keep logits within this limit, so that their differences fit a float. */
 static const float logit_limit = 1e30F;
 
 double sampler_uniform(uint64_t seed, uint32_t choice, uint64_t index)
@@ -185,7 +185,7 @@ static inline void swap(struct candidate *a, struct candidate *b)
     *b = t;
 }
 
-/* Moves everything better than one random element before it; returns its place in [from, to). */
+/* Chooses a random element of [from, to), moves the better ones before it and returns its place. */
 static uint32_t partition(struct candidate *c, uint32_t from, uint32_t to, uint64_t *random)
 {
     swap(&c[from + random_next(random) % (to - from)], &c[to - 1]);
@@ -218,7 +218,7 @@ static uint32_t select_mass(struct candidate *c, uint32_t n, double mass)
 {
     uint64_t random = 0;
     uint32_t from = 0, to = n;
-    double before = 0; /* mass of [0, from), which is surely kept and short of `mass` */
+    double before = 0; /* mass of [0, from), which is kept and less than `mass` */
     while (from < to) {
         uint32_t place = partition(c, from, to, &random);
         double upper = before;
@@ -244,8 +244,8 @@ static double sum_p(const struct candidate *c, uint32_t n)
     return sum;
 }
 
-/* Locally typical sampling (Meister et al.): the tokens whose surprise is nearest to the entropy,
- * until they hold `typical_p` of the mass. */
+/* Locally typical sampling (Meister et al., arXiv 2202.00666): the tokens whose surprise is nearest
+ * to the entropy, until they reach `typical_p` of the mass. */
 static uint32_t select_typical(struct candidate *c, uint32_t n, double typical_p)
 {
     double sum = sum_p(c, n), entropy = 0;
@@ -270,8 +270,8 @@ static uint32_t select_min_p(struct candidate *c, uint32_t n, double min_p)
     return kept;
 }
 
-/* Logits to candidates with p = exp((logit - max) / temperature), in id order. Those whose p is 0
- * are left out; the best has p = 1. */
+/* Makes candidates with p = exp((logit - max) / temperature) of the top_k best logits, without
+ * those whose p is 0. The best has p = 1. */
 static uint32_t gather(const struct sampling *set, struct candidate *c, const float *logits,
                        uint32_t n_vocab, float best)
 {
@@ -296,8 +296,8 @@ static uint32_t gather(const struct sampling *set, struct candidate *c, const fl
     return kept;
 }
 
-/* The token at which the mass, summed by rising id, passes the draw. p [n_vocab] is 0, and is so
- * again. */
+/* The token at which the mass, summed by rising id, passes the draw. p [n_vocab] is all 0 before
+ * and after. */
 static int32_t draw(const struct candidate *c, uint32_t n, double uniform, float *p)
 {
     double left = uniform * sum_p(c, n);

@@ -1,6 +1,6 @@
-/* How a device picks one token from one row of logits, as a small value: what engine/compute/sampler.h does
- * for rows without bias, penalties, masks and typical_p. Filled by sampler_describe; read by the
- * `pick` operation of backends. */
+/* How a device picks one token from one row of logits: as sampler.h does for choices without bias,
+ * penalties, masks and typical_p. sampler_describe fills it; the `pick` operation of backends reads
+ * it. */
 #ifndef WINNOW_ENGINE_COMPUTE_TOKEN_PICK_H
 #define WINNOW_ENGINE_COMPUTE_TOKEN_PICK_H
 
@@ -14,8 +14,8 @@ struct token_pick {
 };
 
 enum {
-    PICK_NOT_FINITE = -1, /* instead of a token: some logit of the row is not a finite number */
-    PICK_NONE = -2        /* nothing was picked (never from a backend) */
+    PICK_NOT_FINITE = -1, /* instead of a token: some logit of the row is not finite */
+    PICK_NONE = -2        /* nothing was picked; no backend returns it */
 };
 
 #endif
