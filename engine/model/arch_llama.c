@@ -1,10 +1,10 @@
-/* Facts of decoders like Llama: see arch.h. What would change the answer and is not computed here
- * (YaRN, experts, sliding windows) is refused with a sentence. */
+/* Facts of decoders like Llama: see arch.h. Features that change the answer and that the forward
+ * pass does not compute (YaRN, experts, sliding windows) are refused. */
 #include <stdlib.h>
 
 #include "engine/model/arch.h"
 
-/* Far above every published model, far below where products of them could overflow uint64_t. */
+/* Far above every published model, and so small that products of them do not overflow uint64_t. */
 enum {
     MOST_LAYERS = 1024,
     MOST_WIDTH = 1 << 20,
@@ -13,7 +13,7 @@ enum {
     MOST_CONTEXT = 1 << 30
 };
 
-/* Keys whose presence with a value above 0 means another computation than ours. */
+/* Refuses keys that, with a value above 0, ask for another computation than the forward pass's. */
 static bool refuse_what_differs(const struct model_source *s, struct error *e)
 {
     static const struct {
@@ -26,8 +26,7 @@ static bool refuse_what_differs(const struct model_source *s, struct error *e)
         int64_t value = 0;
         if (source_get_int(s, other[i].key, INT64_MIN, INT64_MAX, &value, NULL) && value > 0) {
             const char *key = source_spell(s, other[i].key, spelt);
-            return error_set(e, "invalid_model", key,
-                             "%s is %lld: %s is not something winnow can run", key,
+            return error_set(e, "invalid_model", key, "%s is %lld: winnow cannot run %s", key,
                              (long long)value, other[i].what);
         }
     }
@@ -74,7 +73,7 @@ static bool read_rope(const struct model_source *s, const struct arch *arch, uin
     return read_rope_scaling(s, rope, e);
 }
 
-/* Sizes of keys and values: the width divided by the heads unless the file says. */
+/* Sizes of keys and values: what the file says, else the width divided by the heads. */
 static bool read_head_sizes(const struct model *m, uint32_t layer, struct layer_spec *l,
                             struct error *e)
 {

@@ -1,5 +1,4 @@
-/* Opening, closing and looking things up in a GGUF file: see gguf.h. The parsing is in gguf_read.c.
- */
+/* Opens, closes and searches a GGUF file: see gguf.h. gguf_read.c parses it. */
 #include "engine/model/gguf.h"
 
 #include <errno.h>
@@ -15,8 +14,8 @@
 
 /* ---- lookups */
 
-/* Binary search in `order`: the place of `wanted` among n entries, whose names lie `stride` bytes
- * apart from `names` on; n when it is not there. */
+/* Binary search in `order`: the index of `wanted` among n entries, n if it is absent. The names are
+ * `stride` bytes apart, the first at `names`. */
 static uint64_t search(const uint32_t *order, uint64_t n, const void *names, size_t stride,
                        struct source_text wanted)
 {
@@ -50,7 +49,7 @@ static const char *spell(const void *file, const char *key, char out[SOURCE_KEY_
     const struct gguf *g = file;
     if (key[0] != '.')
         return key;
-    size_t length = g->architecture.length; /* a longer name is of no architecture that we know */
+    size_t length = g->architecture.length; /* no known architecture has a longer name */
     snprintf(out, SOURCE_KEY_BYTES, "%.*s%s", length < 64 ? (int)length : 64,
              length ? g->architecture.data : "", key);
     return out;

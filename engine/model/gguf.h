@@ -1,15 +1,15 @@
-/* Model files in the GGUF format (version 2 or 3, little endian), read by mmap. Opening checks every
- * byte that is used later: counts, string lengths, types, dimensions, offsets, alignment, sizes and
- * overlaps. Format: the GGUF specification of ggml.
+/* Model files in the GGUF format (version 2 or 3, little endian), read by mmap. Opening checks all
+ * that is used later: counts, string lengths, types, dimensions, offsets, alignment, sizes and
+ * overlaps. The format is ggml's GGUF specification.
  *
- * Called by source_open, on the opening thread; tests and the fuzzer open bytes in memory. */
+ * source_open calls it on the opening thread; tests and the fuzzer open bytes in memory. */
 #ifndef WINNOW_ENGINE_MODEL_GGUF_H
 #define WINNOW_ENGINE_MODEL_GGUF_H
 
 #include "engine/model/source.h"
 
-/* NULL with code "invalid_model" and a message that names the file's defect and its byte offset, or
- * "file_not_found", "file_error", "out_of_memory". Close with source_close. */
+/* NULL: "invalid_model" with the defect and its byte offset, "file_not_found", "file_error" or
+ * "out_of_memory". Close with source_close. */
 struct model_source *gguf_open(const char *path, struct error *e);
 
 /* The same over bytes that the caller keeps alive. */

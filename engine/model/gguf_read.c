@@ -1,6 +1,6 @@
-/* Parses a GGUF file's header, metadata and tensor table, and checks all of it: called once by
- * gguf_open, on the opening thread. Nothing is allocated by a claimed count before the bytes that
- * are left could hold that many entries.
+/* Parses and checks a GGUF file's header, metadata and tensor table. gguf_open calls it once, on
+ * the opening thread. Memory for a count of entries is allocated only if the rest of the file can
+ * hold that many.
  *
  *   magic, version, n_tensors, n_keys
  *   key, type, value                      of each key
@@ -18,14 +18,14 @@ enum {
     LONGEST_NAME = 65535,
     MOST_DIMENSIONS = 4,
     DEFAULT_ALIGNMENT = 32,
-    SMALLEST_ALIGNMENT = 8, /* of the format; also what lets kernels load floats and halves */
+    SMALLEST_ALIGNMENT = 8, /* the format's; kernels need 4 to load floats */
     LARGEST_ALIGNMENT = 1 << 20
 };
-/* Products of dimensions stay below this, so that sums of sizes cannot wrap either. */
+/* The most elements of a tensor: so few that sums of sizes cannot wrap either. */
 static const uint64_t MOST_ELEMENTS = 1ull << 48;
 static const uint64_t MOST_ENTRIES = 1ull << 24;
 
-/* The place that is read, and the only ways to go on. */
+/* What is left to read. */
 struct cursor {
     const uint8_t *bytes;
     size_t at, end;

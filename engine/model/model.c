@@ -1,5 +1,5 @@
-/* Opens a model: the architecture's row reads the facts, the list of weights is bound, and what the
- * rest of the program can do with the facts is checked. */
+/* Opens a model: the architecture's row reads the facts, the facts are checked against what winnow
+ * can run, and the list of weights is bound. */
 #include "engine/model/model.h"
 
 #include <assert.h>
@@ -65,7 +65,7 @@ static bool read_facts(struct model *m, struct error *e)
     return arch->read(arch, m, e) && check_layers(m, e) && read_vocabulary_size(m, e);
 }
 
-/* What the file recommends, where it is within the limits of a request. */
+/* Reads the recommended sampling values that are within a request's limits. */
 static void read_sampling(const struct model_source *s, struct model_sampling *out)
 {
     double value;
@@ -81,8 +81,8 @@ static void read_sampling(const struct model_source *s, struct model_sampling *o
         out->top_k = (int32_t)whole;
 }
 
-/* FNV-1a over the names of all keys, and over names, types, shapes and first bytes of all tensors:
- * names the model without reading its gigabytes. */
+/* FNV-1a over the names of all keys, and over names, types, shapes and the first 64 bytes of all
+ * tensors: it tells models apart without reading all of their bytes. */
 static uint64_t fingerprint(const struct model_source *s)
 {
     uint64_t hash = FNV_START;
@@ -113,7 +113,7 @@ static void read_names(struct model *m, const char *fallback_name)
     read_sampling(m->source, &m->recommended);
 }
 
-/* Reads one byte of every page, so that the first request does not wait for the disk. */
+/* Reads one byte of every memory page, so that the first request does not wait for the disk. */
 static void touch(const struct model *m, void (*progress)(void *, double), void *context)
 {
     const size_t page = 4096, step = 16u << 20;

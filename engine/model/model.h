@@ -1,4 +1,4 @@
-/* A model: facts read from a source, and every weight bound with its shape checked.
+/* A model: facts read from a source, and all weights bound, with their shapes checked.
  *
  *     source -> arch row -> facts (specs, rope sets) -> list of weights -> forward pass
  *
@@ -10,7 +10,7 @@
 #include "engine/model/spec.h"
 #include "engine/model/weights.h"
 
-/* Sampling values that the file recommends; negative where it says nothing usable. */
+/* Sampling values that the file recommends; negative where it recommends none. */
 struct model_sampling {
     double temperature; /* 0..2 */
     double top_p;       /* above 0, to 1 */
@@ -32,7 +32,7 @@ struct model {
     struct layer_spec *layers; /* [n_layers] */
     struct rope_set rope_sets[MOST_ROPE_SETS];
     uint32_t n_rope_sets;
-    /* What every layer has: the cache gives all layers one shape, so a model whose layers differ is
+    /* Of every layer. The cache has one shape for all layers, so models whose layers differ are
      * refused. */
     uint32_t n_heads, n_kv_heads, head_dim;
 
@@ -40,12 +40,13 @@ struct model {
     /* Of the tensors that are bound. */
     uint64_t n_parameters, size_bytes;
     char quantisation[32]; /* most common type of the matrices, "Q4_1" */
-    bool *tensor_used;     /* [source_n_tensors] whether the list of weights has it */
+    bool *tensor_used;     /* [source_n_tensors] whether the list of weights has the tensor */
 };
 
-/* Opens, checks and binds. progress(context, share 0..1) may be NULL; it is called while pages are
- * touched. NULL with "invalid_model" (missing tensor, wrong shape, unknown architecture,
- * unsupported rope scaling or tensor type: the message says which and what would be right). */
+/* Opens, checks and binds. progress(context, share 0..1) is called while the file is read into
+ * memory; NULL skips that reading. NULL: "invalid_model" (missing tensor, wrong shape, unknown
+ * architecture, unsupported rope scaling or tensor type), "file_not_found", "file_error" or
+ * "out_of_memory". */
 struct model *model_open(const char *path, void (*progress)(void *context, double share),
                          void *context, struct error *e);
 /* The same over an opened source, which it owns from here on, also when it fails. */

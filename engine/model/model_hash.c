@@ -1,5 +1,5 @@
-/* Hashing a model's metadata and tensor table: see model_hash.h. Every item is preceded by its type
- * and length, so that no two files feed the hash the same bytes. */
+/* Hashes a model's metadata and tensor table: see model_hash.h. Each item is preceded by its type
+ * and length, so that different files give the hash different bytes. */
 #include "engine/model/model_hash.h"
 
 #include <math.h>
@@ -16,7 +16,7 @@ static void add_string(struct sha256 *s, struct source_text text)
     sha256_add(s, text.data, text.length);
 }
 
-/* As 64 bits; a number that does not fit (over 2^63, or not finite) counts as 0. */
+/* Adds the 64 bits of the number. */
 static void add_double(struct sha256 *s, double value)
 {
     uint64_t bits;

@@ -1,15 +1,14 @@
-/* What a model is read from: integers, numbers, strings, arrays and tensors by name. The only way
- * anybody outside this folder reads a model file; which format the file has (GGUF today) is known to
- * source_open and to the format's own file alone.
+/* What a model is read from: integers, numbers, strings, arrays and tensors by name. Code outside
+ * this folder reads model files only through it. Only source_open and the format's own file know
+ * the format (GGUF today).
  *
- * Names are those of GGUF, whatever the format: "general.name", "tokenizer.ggml.tokens",
- * "blk.0.attn_q.weight". A key that begins with a dot belongs to the model's own architecture:
- * ".block_count" is "llama.block_count" in a GGUF file of a Llama. Messages name the key as the
- * file spells it.
+ * Names are GGUF's in every format: "general.name", "tokenizer.ggml.tokens", "blk.0.attn_q.weight".
+ * A key that begins with a dot belongs to the model's architecture: ".block_count" is
+ * "llama.block_count" in a GGUF file of a Llama. Messages spell keys as the file does.
  *
- * What these functions return points into the file and lives as long as the source does. Read-only
- * once opened, so any thread may use it. Whether a value makes sense (a negative layer count, a
- * head count that does not divide) is the caller's to check. */
+ * What these functions return points into the file and is valid until source_close. A source is
+ * read only, so any thread may use it. The caller checks whether a value makes sense (a negative
+ * layer count, a head count that does not divide). */
 #ifndef WINNOW_ENGINE_MODEL_SOURCE_H
 #define WINNOW_ENGINE_MODEL_SOURCE_H
 
@@ -21,7 +20,7 @@
 
 struct model_source;
 
-/* Bytes of the file, NOT terminated; may hold NUL. */
+/* Bytes of the file, not terminated; may contain NUL. */
 struct source_text {
     const char *data;
     size_t length;
@@ -49,7 +48,7 @@ struct source_value {
     enum source_type type;
     enum source_type element;        /* arrays */
     uint64_t count;                  /* arrays */
-    const uint8_t *data;             /* numbers and booleans, packed, perhaps unaligned */
+    const uint8_t *data;             /* numbers and booleans, packed, possibly unaligned */
     struct source_text text;         /* SOURCE_STRING */
     const struct source_text *texts; /* [count] arrays of strings */
 };
@@ -60,11 +59,11 @@ struct source_tensor {
     uint32_t n_dims;   /* 1..4 */
     uint64_t shape[4]; /* shape[0] is the contiguous one; unused ones are 1; none is 0 */
     const void *data;
-    size_t size_bytes; /* exactly what type and shape need; inside the file */
+    size_t size_bytes; /* what type and shape need; all of it is inside the file */
 };
 
-/* Opens and checks a model file. NULL with code "invalid_model" and a message that names the file's
- * defect, or "file_not_found", "file_error", "out_of_memory". */
+/* Opens and checks a model file. NULL: "invalid_model" with the file's defect, "file_not_found",
+ * "file_error" or "out_of_memory". */
 struct model_source *source_open(const char *path, struct error *e);
 void source_close(struct model_source *s); /* NULL: nothing */
 
@@ -75,18 +74,18 @@ size_t source_bytes(const struct model_source *s);
 /* Tensors in the order of the file. */
 uint64_t source_n_tensors(const struct model_source *s);
 const struct source_tensor *source_tensor_at(const struct model_source *s, uint64_t index);
-/* The index of the tensor of that name, or source_n_tensors. */
+/* The index of the tensor of that name; source_n_tensors if there is none. */
 uint64_t source_tensor_index(const struct model_source *s, const char *name);
 /* The same as a pointer, or NULL. */
 const struct source_tensor *source_tensor(const struct model_source *s, const char *name);
 
-/* Values in the order of the file, and by key. False when there is none of that key. */
+/* Values in the order of the file, and by key. False: the key is absent. */
 uint64_t source_n_keys(const struct model_source *s);
 struct source_value source_value_at(const struct model_source *s, uint64_t index);
 bool source_value(const struct model_source *s, const char *key, struct source_value *out);
 bool source_has(const struct model_source *s, const char *key);
 
-/* How the file spells a key: `out` or `key` itself. For messages. */
+/* The file's spelling of a key, for messages. Returns `out` or `key`. */
 #define SOURCE_KEY_BYTES 128
 const char *source_spell(const struct model_source *s, const char *key, char out[SOURCE_KEY_BYTES]);
 

@@ -1,9 +1,9 @@
-/* What a file format does for a model source: one constant struct of functions per format, over the
- * format's own `file`. Private to this folder.
+/* A file format: a constant struct of functions over the format's own `file`. Private to this
+ * folder.
  *
- * A format answers to the names of source.h. Where its files use other names (config.json and
+ * A format understands the names of source.h. Where its files use other names (config.json and
  * *.safetensors have "num_hidden_layers" and "model.layers.0.self_attn.q_proj.weight"), it
- * translates in find, tensor_index and when it lists, and nobody above it knows. */
+ * translates them in find, tensor_index and the lists. */
 #ifndef WINNOW_ENGINE_MODEL_SOURCE_FORMAT_H
 #define WINNOW_ENGINE_MODEL_SOURCE_FORMAT_H
 
@@ -28,8 +28,9 @@ struct model_source {
     void *file;
 };
 
-/* A source over an opened file, which it owns from here on, also when it fails (then NULL with
- * "out_of_memory"). */
+/* A source over an opened file, which it owns from here on, also when it fails. NULL:
+ * "out_of_memory".
+ */
 struct model_source *source_new(const struct source_format *format, void *file, struct error *e);
 
 /* Bytes of a number or boolean, 0 for strings, arrays and unknown types. */

@@ -1,6 +1,6 @@
-/* What a model is, as facts: one layer_spec per layer, rope sets that layers share. Filled by the
- * architecture's row (arch.h), read by the list of weights, by the forward pass and by what sizes
- * buffers. README.md says where the facts of further architectures go. */
+/* A model as facts: a layer_spec per layer, and rope sets that layers share. The architecture's row
+ * (arch.h) fills them; the list of weights and the forward pass read them. README.md says where the
+ * facts of further architectures go. */
 #ifndef WINNOW_ENGINE_MODEL_SPEC_H
 #define WINNOW_ENGINE_MODEL_SPEC_H
 
@@ -9,7 +9,7 @@
 
 /* Whether a model has a weight. */
 enum weight_presence {
-    WEIGHT_ABSENT,   /* not part of the architecture: a tensor of that name is not used */
+    WEIGHT_ABSENT,   /* a tensor of that name is not used */
     WEIGHT_OPTIONAL, /* used where the file has it */
     WEIGHT_REQUIRED
 };
@@ -24,8 +24,8 @@ struct rope_set {
     const float *factors; /* [dim / 2] > 0, or NULL: all 1. Set when the weights are loaded. */
 };
 
-/* Models have a set for local and one for global layers, each with factors for short or for long
- * contexts. */
+/* Known models have a set for local and one for global layers, each with factors for short or for
+ * long contexts. */
 enum { MOST_ROPE_SETS = 4 };
 #define ROPE_NONE UINT32_MAX
 
@@ -38,7 +38,8 @@ struct layer_spec {
     uint32_t n_ff;                /* width of the gated feed-forward (SiLU) */
 };
 
-/* How far pair i < dim / 2 turns per position, before division by the scale. Any thread. */
+/* The angle by which a pair < dim / 2 turns per position, before division by the scale. Any
+ * thread. */
 double rope_frequency(const struct rope_set *rope, uint32_t pair);
 
 #endif

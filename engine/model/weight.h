@@ -1,4 +1,4 @@
-/* One weight of a model, as the loader binds it and as a backend computes with it. */
+/* One weight of a model: what the loader binds, and what a backend makes of it. */
 #ifndef WINNOW_ENGINE_MODEL_WEIGHT_H
 #define WINNOW_ENGINE_MODEL_WEIGHT_H
 
@@ -6,13 +6,13 @@
 
 #include "engine/model/tensor_type.h"
 
-/* A matrix [rows][cols]: row r starts at data + r * cols / block_values * block_bytes, in the map of
- * the model file. A vector (norm gain, bias) has rows = 1 and type F32; its data was converted by
- * the loader and belongs to the model. data NULL: the model has none.
+/* A matrix [rows][cols]: row r starts at data + r * cols / block_values * block_bytes, in the
+ * mapped model file. A vector (norm gain, bias) has rows = 1 and type F32; the loader converted its
+ * data, which the model owns. data NULL: the model has no such weight.
  *
- * `prepared` is a backend's own form: of a matrix what weight_prepare made, or NULL; of a vector its
- * floats in backend memory. It is set in the copy that a forward pass keeps, never in the model's.
- */
+ * `prepared` is a backend's own form: for a matrix what weight_prepare made, or NULL; for a vector
+ * its floats in backend memory. It is set in the copy of the weights that a forward pass keeps,
+ * never in the model's. */
 struct weight {
     enum tensor_type type;
     uint32_t rows, cols;

@@ -1,4 +1,4 @@
-/* Quantised weights taken apart: see weight_block.h. */
+/* Unpacks quantised weights: see weight_block.h. */
 #include "engine/model/weight_block.h"
 
 #include <string.h>
@@ -33,7 +33,8 @@ static void take_fifths(uint8_t *q, const uint8_t *p)
         q[i] |= (uint8_t)((bits >> i & 1) << 4);
 }
 
-/* Two blocks of a K type share 32 bytes: the low nibbles are the first. */
+/* Two blocks of a K type share 32 bytes: the low nibbles are the first block, the high ones the
+ * second. */
 static void take_k_nibbles(uint8_t *q, const uint8_t *p, uint32_t high)
 {
     for (int i = 0; i < 32; i++)

@@ -1,6 +1,6 @@
-/* Binds the weights of a model to the tensors of its file: see weights.h. Matrices stay in the map;
- * vectors become owned float arrays, because their few values are used in every step and files have
- * them in three types. */
+/* Binds the weights of a model to the tensors of its file: see weights.h. Matrices stay in the
+ * mapped file. Vectors become float arrays that the model owns, because files have them in three
+ * types. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,7 +9,7 @@
 #include "config/base/half.h"
 #include "engine/model/model.h"
 
-/* What a model's file is told to hold, summed over the tensors that are bound. */
+/* State of loading. */
 struct loading {
     struct model *m;
     uint64_t bytes_of_type[64]; /* of matrices */

@@ -419,7 +419,7 @@ START_TEST(what_cannot_be_run_is_refused_by_key_and_value)
     refused(&f, "winnow runs");
     f = complete("qwen3");
     add_count(&f, "expert_count", 8);
-    refused(&f, "qwen3.expert_count is 8: a mixture of experts is not something winnow can run");
+    refused(&f, "qwen3.expert_count is 8: winnow cannot run a mixture of experts");
     f = complete("qwen2");
     add_count(&f, "attention.sliding_window", 0);
     model_close(open_good(&f));
