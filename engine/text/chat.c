@@ -1,5 +1,5 @@
-/* Chat messages to prompt text: see chat.h. The language is engine/jinja's; this file knows what
- * chats need of it: roles, the end of the last message, and which bytes are the template's. */
+/* Turns chat messages into prompt text: see chat.h. engine/jinja interprets the language; this file
+ * handles roles, the end of the last message, and which bytes are the template's. */
 #include "engine/text/chat.h"
 
 #include <stdlib.h>
@@ -8,8 +8,8 @@
 #include "engine/text/chat_builtin.h"
 #include "engine/jinja/jinja.h"
 
-/* The mark of the last message's content while it is to be continued; becomes 0 before anybody else
- * sees it. */
+/* The mark of the last message's content, if it is to be continued; becomes 0 before the text is
+ * returned. */
 enum { MARK_CONTINUED = 2 };
 
 struct chat_template {
@@ -77,7 +77,7 @@ const char *chat_template_source(const struct chat_template *t)
 const char *chat_template_guess(bool (*has_token)(const void *context, const char *text),
                                 const void *context)
 {
-    /* A token that only one family has, the more telling ones first. */
+    /* Tokens that only one family has; the most specific come first. */
     static const struct {
         const char *token, *name;
     } signs[] = {
@@ -105,16 +105,16 @@ bool chat_text_starts_with(const struct chat_text *t, const char *token)
     return true;
 }
 
-/* ---- strings on their way into the template */
+/* ---- strings that go into the template */
 
 struct message_strings {
     const json_t *last; /* the message to continue, or NULL */
     bool knows_developer;
-    bool stand_in; /* its content is empty: a full stop takes its place */
+    bool stand_in; /* its content is empty: a full stop stands for it */
 };
 
-/* A role is one of a few words that the API has checked, and templates make tokens from it: '<|' +
- * role + '|>'. */
+/* A role is one of a few words that the API has checked. It gets the template's mark, because
+ * templates make tokens from it: '<|' + role + '|>'. */
 static void adapt_role(const struct message_strings *m, struct jinja_string *s)
 {
     static const char *const roles[] = {"system",    "developer", "user",
@@ -179,7 +179,7 @@ static bool find_continued(const struct chat_render_input *in, struct message_st
     return true;
 }
 
-/* Cuts behind the last byte that came from the last message's content. */
+/* Cuts the text after the last byte that came from the last message's content. */
 static bool cut_continued(const struct message_strings *m, struct jinja_output *out,
                           struct error *e)
 {

@@ -1,9 +1,7 @@
-/* The formats of the common model families, as Jinja sources, so that one engine renders
- * everything.
+/* The formats of the common model families as Jinja sources, so that one interpreter renders all.
  *
- * A tool's result is given as what the format knows best: its own role where roles are free words,
- * the user's turn where they are not. Formats without a system role carry the system message in the
- * first user turn. */
+ * A tool's result has its own role where the format allows any role, and is a user turn elsewhere.
+ * In formats without a system role the system message is part of the first user turn. */
 #include "engine/text/chat_builtin.h"
 
 #include <stddef.h>

@@ -1,4 +1,4 @@
-/* Chat templates for models that bring none. */
+/* Chat templates for models that have none. */
 #ifndef WINNOW_ENGINE_TEXT_CHAT_BUILTIN_H
 #define WINNOW_ENGINE_TEXT_CHAT_BUILTIN_H
 

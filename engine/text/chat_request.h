@@ -1,5 +1,5 @@
-/* A chat as a request brings it, and its way to tokens: the one that /v1/chat/completions,
- * /apply-template, /tokenize and `winnow run --chat` take. Pure: any thread. */
+/* A chat of a request, and how it becomes tokens: for /v1/chat/completions, /apply-template,
+ * /tokenize and `winnow run --chat`. Pure: any thread. */
 #ifndef WINNOW_ENGINE_TEXT_CHAT_REQUEST_H
 #define WINNOW_ENGINE_TEXT_CHAT_REQUEST_H
 
@@ -9,16 +9,16 @@
 struct chat_request {
     json_t *messages; /* owned: array of {role, content, ...}, content a string or null */
     json_t *tools;    /* owned: array, or NULL */
-    json_t *kwargs;   /* owned: object with further variables of the template, or NULL */
+    json_t *kwargs;   /* owned: object of further template variables, or NULL */
     bool add_generation_prompt;
-    bool continue_final_message; /* the prompt ends right behind the last message's content */
+    bool continue_final_message; /* the prompt ends with the last message's content */
 };
 void chat_request_clear(struct chat_request *r);
 
-/* Renders the chat with its template and appends its tokens to `out`, with the begin-of-text token
- * in front where the vocabulary wants one and the template has not written it. `shown`, unless it
- * is NULL, gets the rendered text (chat_text_free). Errors are chat_render's and the tokenizer's;
- * `out` may have grown then. */
+/* Renders the chat with its template and appends its tokens to `out`. BOS comes first where the
+ * vocabulary asks for it and the template has not written it. `shown` gets the rendered text
+ * (chat_text_free); it may be NULL. Errors are chat_render's and the tokenizer's; `out` may have
+ * grown then. */
 bool chat_request_encode(const struct chat_request *r, const struct chat_template *template,
                          const struct tokenizer *t, struct tokens *out, struct chat_text *shown,
                          struct error *e);

@@ -1,6 +1,6 @@
-/* Streaming detokenisation: see tokenizer.h. Pending bytes are always the valid start of a
- * character that is not yet whole (one to three bytes); a byte that cannot continue it turns them
- * into one U+FFFD, which is Unicode's rule of maximal subparts and what browsers and Python do. */
+/* Streaming detokenisation: see tokenizer.h. Pending bytes (one to three) are always the valid
+ * start of an incomplete character. A byte that cannot continue it turns them into one U+FFFD: this
+ * is Unicode's rule of maximal subparts, as in browsers and Python. */
 #include <string.h>
 
 #include "config/base/utf8.h"
@@ -12,7 +12,7 @@ static size_t put_replacement(char *out)
     return 3;
 }
 
-/* Whether `byte` can stand after the pending ones. */
+/* Whether `byte` can continue the pending ones. */
 static bool continues(const struct detokenizer *d, uint8_t byte)
 {
     return d->n_pending == 1 ? utf8_may_follow(d->pending[0], byte) : (byte & 0xC0) == 0x80;

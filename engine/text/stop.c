@@ -6,7 +6,8 @@
 struct stop_set {
     const struct stop_string *strings;
     uint32_t n;
-    /* fallback[s][i]: length of the longest proper prefix of string s that ends its first i bytes
+    /* fallback[s][i]: length of the longest proper prefix of string s that also ends its first i
+     * bytes
      */
     uint16_t (*fallback)[STOP_MAX_BYTES + 1];
 };

@@ -1,9 +1,9 @@
-/* Stop strings in a stream of text: finds the first to be complete, and says how much of the text
- * may still become part of one and must be held back.
+/* Stop strings in a stream of text: finds the first that is complete, and says how many bytes may
+ * still become part of one and must be held.
  *
- * One Knuth-Morris-Pratt automaton a string, so a byte costs O(strings) and memory is a few bytes a
- * character. `stop_set` is read-only after it was made and shared by the choices of a request;
- * `stop_state` is one choice's. Engine thread, except stop_set_new. */
+ * There is one Knuth-Morris-Pratt automaton per string, so a byte costs O(strings) and memory is a
+ * few bytes per character. A `stop_set` is read only and shared by the choices of a request; each
+ * choice has a `stop_state`. Engine thread, except stop_set_new. */
 #ifndef WINNOW_ENGINE_TEXT_STOP_H
 #define WINNOW_ENGINE_TEXT_STOP_H
 
@@ -21,21 +21,22 @@ struct stop_string {
     uint32_t length; /* >= 1 */
 };
 
-/* The strings [n] outlive the set. NULL: "out_of_memory", or "invalid_value" beyond the limits. */
+/* The strings [n] outlive the set. NULL: "out_of_memory", or "invalid_value" beyond a limit. */
 struct stop_set;
 struct stop_set *stop_set_new(const struct stop_string *strings, uint32_t n, struct error *e);
 void stop_set_free(struct stop_set *set);
 
 struct stop_state {
-    uint16_t matched[STOP_MAX_STRINGS]; /* of each string, how much the text ends with */
+    uint16_t matched[STOP_MAX_STRINGS]; /* bytes of each string that the text ends with */
 };
 
 struct stop_hit {
     int32_t string;  /* index, -1 = none */
     uint32_t before; /* bytes of this push up to the string's end */
-    uint32_t length; /* of the string; its start may lie in earlier pushes */
+    uint32_t length; /* of the string, which may begin in an earlier push */
 };
-/* Feeds text until a string is complete. Several that end at the same byte: the longest. */
+/* Feeds text until a string is complete. Of several that end at the same byte the longest
+ * counts. */
 struct stop_hit stop_push(const struct stop_set *set, struct stop_state *state, const char *text,
                           size_t length);
 /* Bytes at the end of all text so far that may be the beginning of a stop string. */

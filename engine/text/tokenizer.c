@@ -1,6 +1,5 @@
-/* Text to tokens and back: see tokenizer.h. This file cuts a text at its special tokens, hands the
- * rest to the family (tokenizer_spm.c, tokenizer_bpe.c), and answers questions about the
- * vocabulary. */
+/* Text to tokens and back: see tokenizer.h. This file cuts a text at its special tokens and passes
+ * the pieces between them to the family (tokenizer_spm.c, tokenizer_bpe.c). */
 #include "engine/text/tokenizer.h"
 
 #include <stdlib.h>

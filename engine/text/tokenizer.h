@@ -24,7 +24,7 @@ enum token_kind {
     TOKEN_BYTE
 };
 
-/* A growing list of tokens; the caller owns `data` (free with tokens_free). Zero-initialise. */
+/* A growing list of tokens. Zero-initialise; free with tokens_free. */
 struct tokens {
     int32_t *data;
     size_t count, capacity;
@@ -32,72 +32,72 @@ struct tokens {
 void tokens_free(struct tokens *list);
 bool tokens_push(struct tokens *list, int32_t token); /* false: out of memory */
 
-/* Copies what it needs, so the source may be closed afterwards. NULL with "invalid_model" when the
- * vocabulary is absent, broken, or of a kind we do not have (the message names it and lists what we
- * have). */
+/* Copies what it needs, so the source may be closed afterwards. NULL: "invalid_model" when the
+ * vocabulary is absent, broken or of an unknown kind; "out_of_memory". */
 struct tokenizer *tokenizer_new(const struct model_source *source, struct error *e);
 void tokenizer_free(struct tokenizer *t);
 
-/* Appends the tokens of `text` (any bytes; invalid UTF-8 becomes byte tokens) to `out`.
- * `special`: NULL = no special token is ever recognised (user content); else one byte for each byte
- * of `text`: a control token is recognised only where ALL bytes of its text are marked 1 (template
- * text). User-defined tokens (kind TOKEN_USER_DEFINED) are recognised everywhere, as the original
- * tokenizers do. Does not add BOS or EOS. False: "out_of_memory", or "invalid_value" for text over
- * 2^30 bytes.
+/* Appends the tokens of `text` (any bytes; invalid UTF-8 becomes byte tokens) to `out`. `special`
+ * has one byte per byte of `text`: a control token is recognised only where all bytes of its text
+ * are 1 (template text). NULL: no control token is recognised (user content). User-defined tokens
+ * (kind TOKEN_USER_DEFINED) are recognised everywhere, as in the original tokenizers. Adds no BOS
+ * and no EOS. False: "out_of_memory", or "invalid_value" for text over 2^30 bytes.
+ *
  * Merging never makes a control token, so unmarked text cannot spell one. SPM puts its space prefix
- * before every stretch of text between special tokens. A byte that a BPE vocabulary has no token
- * for gives none (as in the original tokenizers), so only vocabularies with all 256 bytes give back
- * any bytes exactly. */
+ * before each piece of text between special tokens. A byte without a token in a BPE vocabulary
+ * gives no token, as in the original tokenizers; so only vocabularies with all 256 bytes reproduce
+ * every text.
+ */
 bool tokenizer_encode(const struct tokenizer *t, const char *text, size_t length,
                       const uint8_t *special, struct tokens *out, struct error *e);
 
-/* As above with every byte marked (parse_special) or none. add_bos follows the model's
- * add_bos_token flag when `add_special` is set, as does EOS (add_eos_token). */
+/* The same with all bytes marked (parse_special) or none. With add_special, BOS and EOS are added
+ * as the model's add_bos_token and add_eos_token say. */
 bool tokenizer_encode_text(const struct tokenizer *t, const char *text, size_t length,
                            bool parse_special, bool add_special, struct tokens *out,
                            struct error *e);
 
-/* Bytes that one token stands for when it is put out ("▁a" is " a", "<0x0A>" is "\n"). Points into
- * the tokenizer. Control tokens give 0 bytes unless `show_control`. Never fails for 0 <= token <
- * n_vocab. */
+/* The bytes that a token stands for in an answer ("▁a" is " a", "<0x0A>" is "\n"); they belong to
+ * the tokenizer. Control tokens give 0 bytes unless `show_control`. 0 <= token < n_vocab. */
 const char *tokenizer_bytes(const struct tokenizer *t, int32_t token, bool show_control,
                             size_t *length);
 /* The token's text as the vocabulary writes it ("<|im_start|>", "▁a"). */
 const char *tokenizer_text(const struct tokenizer *t, int32_t token, size_t *length);
 enum token_kind tokenizer_kind(const struct tokenizer *t, int32_t token);
 
-/* Whole list to bytes: malloc'ed, *length bytes plus a NUL after them; NULL when out of memory.
- * Drops the one leading space that the SPM prefix added when `strip_prefix_space`. Bytes may be
- * invalid UTF-8. */
+/* The bytes of a list of tokens: malloc'ed, *length bytes and a NUL; NULL when memory is short.
+ * strip_prefix_space removes the leading space that the SPM prefix added. The bytes may be invalid
+ * UTF-8. */
 char *tokenizer_decode(const struct tokenizer *t, const int32_t *tokens, size_t n,
                        bool show_control, bool strip_prefix_space, size_t *length);
 
 int32_t tokenizer_n_vocab(const struct tokenizer *t);
-int32_t tokenizer_bos(const struct tokenizer *t); /* -1 when there is none; so too the next ones */
+int32_t tokenizer_bos(const struct tokenizer *t); /* -1: there is none; likewise below */
 int32_t tokenizer_eos(const struct tokenizer *t);
 int32_t tokenizer_pad(const struct tokenizer *t);
 bool tokenizer_adds_bos(const struct tokenizer *t);
 bool tokenizer_adds_space_prefix(const struct tokenizer *t);
-/* End of generation: EOS, EOT (<|im_end|>, <|eot_id|>, <end_of_turn>, <|end|>, ...), by id keys and
- * by name. */
+/* Whether a token ends an answer: EOS or EOT (<|im_end|>, <|eot_id|>, <end_of_turn>, <|end|>, ...),
+ * by the file's id keys and by name. */
 bool tokenizer_is_end(const struct tokenizer *t, int32_t token);
 const char *tokenizer_model_name(const struct tokenizer *t); /* "llama" or "gpt2" */
 const char *tokenizer_pre_name(const struct tokenizer *t);   /* "smollm", ... */
 /* The id of a token by its vocabulary text, or -1. */
 int32_t tokenizer_find(const struct tokenizer *t, const char *text, size_t length);
 
-/* Streaming detokenisation: never puts out part of a UTF-8 character. Feed tokens, take complete
- * bytes. Bytes that cannot start or continue a character come out as U+FFFD once that is certain.
- * Zero-initialise; no allocation; one owner thread. */
+/* Streaming detokenisation: returns whole UTF-8 characters only. Bytes that cannot start or
+ * continue a character become U+FFFD as soon as that is certain. Zero-initialise; no allocation;
+ * one thread. */
 struct detokenizer {
     uint8_t pending[8];
     uint8_t n_pending;
-    bool strip_space; /* set before the first token of a text that an SPM prefix space starts */
+    bool
+        strip_space; /* set it before the first token of a text that begins with the SPM prefix space */
 };
 /* Appends to `out` (room: token bytes * 3 + 12) and returns the number of bytes written. */
 size_t detokenizer_push(struct detokenizer *d, const struct tokenizer *t, int32_t token,
                         bool show_control, char *out);
-/* Puts out what is pending, as U+FFFD if incomplete. */
+/* Writes the pending bytes, which are an incomplete character, as U+FFFD. */
 size_t detokenizer_finish(struct detokenizer *d, char *out);
 
 #endif

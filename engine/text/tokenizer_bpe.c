@@ -1,8 +1,8 @@
 /* The byte-level BPE family: words by the model's pre-tokenizer, then merges by rank over bytes.
  *
- * A byte that has no token of its own (vocabularies leave out those that their training text did
- * not have) is left out before merging, as in the original, so that its neighbours may merge; the
- * unknown token of these models is often a control token, which plain text must not produce. */
+ * A byte without a token (vocabularies lack bytes that their training text lacked) is left out
+ * before merging, as in the original, so its neighbours may merge. It does not become the unknown
+ * token, because that is often a control token, which plain text must not produce. */
 #include <string.h>
 
 #include "engine/text/tokenizer_family.h"

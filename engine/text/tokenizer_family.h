@@ -1,4 +1,4 @@
-/* What tokenizer.c and the two families share. Private to engine/tokenizer*.c. */
+/* What tokenizer.c and the two families share. Private to engine/text/tokenizer*.c. */
 #ifndef WINNOW_ENGINE_TEXT_TOKENIZER_FAMILY_H
 #define WINNOW_ENGINE_TEXT_TOKENIZER_FAMILY_H
 
@@ -12,9 +12,9 @@ struct tokenizer {
     struct special_trie specials;
     struct pretokenizer *pretokenizer; /* BPE only */
     /* SPM only. */
-    int32_t
-        character_token[128]; /* the token of an ASCII character, or -1; a space's is U+2581's */
-    bool merges_cross_words;  /* some token has a space after another character */
+    int32_t character_token
+        [128]; /* the token of an ASCII character, or -1; for a space that of U+2581 */
+    bool merges_cross_words; /* some token contains a space after another character */
 };
 
 /* Fill `merges` and the family's own fields from the file; the vocabulary is already read. */

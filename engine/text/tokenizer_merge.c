@@ -11,7 +11,7 @@
 #define SHORT_WORD 32
 #define NO_LINK    UINT32_MAX
 
-/* A pair that can merge. It is stale when its symbol or the one after has changed since. */
+/* A pair that can merge. It is stale once its symbol or the one after has changed. */
 struct merge_candidate {
     uint32_t rank, position;
     int32_t left, right;
@@ -112,7 +112,7 @@ void merge_scratch_free(struct merge_scratch *scratch)
     memset(scratch, 0, sizeof *scratch);
 }
 
-/* pair[i] is what symbols i and i + 1 merge into. Merging changes the two pairs beside it only. */
+/* pair[i] is what symbols i and i + 1 merge into. A merge changes only the two pairs beside it. */
 static void merge_short(const struct merge_table *table, struct merge_symbol *symbols,
                         size_t *count)
 {
@@ -204,8 +204,7 @@ static bool offer(const struct merge_table *table, struct merge_scratch *s, uint
            heap_push(s, (struct merge_candidate){pair->rank, left, pair->left, pair->right});
 }
 
-/* The symbol after `position` is absorbed: its token becomes -1, so that its own candidates are
- * stale. */
+/* Absorbs the symbol after `position`: its token becomes -1, which makes its candidates stale. */
 static void absorb_next(struct merge_scratch *s, uint32_t position, int32_t merged)
 {
     uint32_t absorbed = s->next[position], after = s->next[absorbed];

@@ -1,14 +1,12 @@
-/* Merging, the heart of both families: which two neighbouring tokens become one, and in which
- * order.
+/* Merging, for both families: which two neighbouring tokens become one, and in which order.
  *
- * A table maps a pair of tokens to (rank, merged token); the lowest rank merges first, of equal
- * ranks the leftmost. BPE files list the pairs in order of rank. SentencePiece gives scores to
- * tokens instead: every way to cut a token into two tokens is then a pair, ranked by falling score,
- * which is the same rule.
+ * A table maps a pair of tokens to (rank, merged token). The lowest rank merges first, of equal
+ * ranks the leftmost. BPE files list the pairs in order of rank. SentencePiece files give scores to
+ * tokens instead: every way to cut a token into two tokens is a pair, ranked by falling score.
  *
  * A word of n symbols takes O(n log n): a heap of candidate pairs over a linked list of symbols.
- * Short words, nearly all, scan an array instead. The table is read-only when built (any thread); a
- * scratch belongs to one call. */
+ * Short words, which are nearly all, scan an array instead. The finished table is read only (any
+ * thread); a scratch belongs to one call at a time. */
 #ifndef WINNOW_ENGINE_TEXT_TOKENIZER_MERGE_H
 #define WINNOW_ENGINE_TEXT_TOKENIZER_MERGE_H
 
@@ -29,13 +27,13 @@ struct merge_table {
 };
 
 bool merge_table_init(struct merge_table *table, uint64_t n_expected);
-/* Grows as needed. Of two ranks for one pair the lower stays. False: out of memory. */
+/* Grows as needed. A pair that is added twice keeps its lower rank. False: out of memory. */
 bool merge_table_add(struct merge_table *table, int32_t left, int32_t right, uint32_t rank,
                      int32_t merged);
 void merge_table_free(struct merge_table *table);
 
-/* One symbol of a word: a token, or -1 for a character that is none; and where it starts in the
- * text. It ends where the next one starts. */
+/* One symbol of a word: its token (-1 for a character without one) and where it starts in the text.
+ * It ends where the next one starts. */
 struct merge_symbol {
     int32_t token;
     uint32_t start;

@@ -1,14 +1,14 @@
 /* Pre-tokenizer patterns: see tokenizer_pretokenize.h.
  *
- * A pre-tokenizer is one or more patterns, applied one after the other: each cuts every piece that
- * the one before it left into its matches and the gaps between them. The patterns are those of the
- * models' published tokenizer.json, with two changes that keep their meaning: white space is
- * spelled out as Unicode's White_Space (PCRE2's \s has U+180E too), and the one pattern that could
- * backtrack quadratically is anchored.
+ * A pre-tokenizer is one or more patterns, applied in turn: each cuts the pieces of the one before
+ * into its matches and the gaps between them. The patterns are those of the models' published
+ * tokenizer.json, with two changes that keep their meaning: white space is written as Unicode's
+ * White_Space (PCRE2's \s also has U+180E), and the one pattern that could backtrack quadratically
+ * is anchored.
  *
- * All are linear in practice; yet PCRE2 is given limits, and where it gives up on a piece (a limit,
- * no memory for the JIT's stack) the rest of that piece is cut before every space instead, so that
- * text is never lost or refused. */
+ * All patterns are linear in practice, but PCRE2 has limits. Where it gives up on a piece (a limit,
+ * no memory for the JIT's stack), the rest of the piece is cut before every space instead, so that
+ * no text is lost or refused. */
 #include "engine/text/tokenizer_pretokenize.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
@@ -27,7 +27,8 @@
     "\\t-\\r "                                                                                     \
     "\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
 
-/* GPT-2: contractions, words, numbers, other runs, white space but the last one before a word. */
+/* GPT-2: contractions, words, numbers, other runs, white space except the last one before a
+ * word. */
 #define GPT2                                                                                       \
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^" SPACES "\\p{L}\\p{N}]+|[" SPACES            \
     "]+(?![^" SPACES "])|[" SPACES "]+"
@@ -37,8 +38,8 @@
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}" digits "| ?[^" SPACES      \
     "\\p{L}\\p{N}]+[\\r\\n]*|[" SPACES "]*[\\r\\n]+|[" SPACES "]+(?![^" SPACES "])|[" SPACES "]+"
 
-/* The cased letters, as DeepSeek LLM's tokenizer lists them (of one Unicode version, so not
- * \p{L&}). */
+/* The cased letters as DeepSeek LLM's tokenizer lists them: of one Unicode version, so not
+ * \p{L&}. */
 #define DEEPSEEK_LETTERS                                                                           \
     "A-Za-z\\x{b5}\\x{c0}-\\x{d6}\\x{d8}-\\x{f6}\\x{f8}-\\x{1ba}\\x{1bc}-\\x{1bf}\\x{1c4}-\\x{"    \
     "293}\\x{295}-"                                                                                \
@@ -133,7 +134,7 @@ static bool compile(struct pretokenizer *p, const char *pattern, struct error *e
         return error_set(e, "out_of_memory", "",
                          "PCRE2 cannot compile a pre-tokenizer: error %d at %zu", code,
                          (size_t)offset);
-    /* Where there is no JIT (a hardened kernel, an odd machine) matching interprets. */
+    /* Without a JIT (a hardened kernel, another processor) PCRE2 interprets the pattern. */
     (void)pcre2_jit_compile(compiled, PCRE2_JIT_COMPLETE);
     p->stages[p->n_stages++] = compiled;
     return true;
@@ -152,7 +153,7 @@ struct pretokenizer *pretokenizer_new(const char *name, struct error *e)
         goto fail;
     }
     p->ignores_merges = recipe->ignores_merges;
-    /* Match steps and KiB of heap: far more than a sane text needs, far less than a stall. */
+    /* Match steps and KiB of heap: far more than ordinary text needs, and too few for a stall. */
     pcre2_set_match_limit(p->limits, 50 * 1000 * 1000);
     pcre2_set_heap_limit(p->limits, 64 * 1024);
     for (int i = 0; i < MAX_STAGES && recipe->patterns[i]; i++)
@@ -201,7 +202,7 @@ static bool cut_at_spaces(struct splitting *s, const char *text, size_t length)
     return true;
 }
 
-/* Cuts valid UTF-8 by the stages from `stage` on; recursion is as deep as there are stages. */
+/* Cuts valid UTF-8 by the stages from `stage` on. The recursion is as deep as there are stages. */
 static bool cut(struct splitting *s, int stage, const char *text, size_t length)
 {
     if (length == 0)

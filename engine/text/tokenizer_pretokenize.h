@@ -1,6 +1,6 @@
 /* Cuts a text into the words that byte-level BPE merges in, by the patterns of the model's own
- * tokenizer, named by `tokenizer.ggml.pre`. Private to engine/tokenizer*.c; read-only once made, so
- * any thread may split. */
+ * tokenizer, named by `tokenizer.ggml.pre`. Private to engine/text/tokenizer*.c; read only once
+ * made, so any thread may split. */
 #ifndef WINNOW_ENGINE_TEXT_TOKENIZER_PRETOKENIZE_H
 #define WINNOW_ENGINE_TEXT_TOKENIZER_PRETOKENIZE_H
 
@@ -10,11 +10,11 @@
 
 struct pretokenizer;
 
-/* NULL with "invalid_model" for a name that we do not have; the message lists those we have. */
+/* NULL: "invalid_model" for an unknown name, with a list of the known ones; "out_of_memory". */
 struct pretokenizer *pretokenizer_new(const char *name, struct error *e);
 void pretokenizer_free(struct pretokenizer *p);
 
-/* Whether a word that is a token as a whole is taken without merging. */
+/* Whether a word that is a token is not merged. */
 bool pretokenizer_ignores_merges(const struct pretokenizer *p);
 
 /* Calls `take` with every word in order; their concatenation is the text. Bytes that are not UTF-8

@@ -1,11 +1,11 @@
-/* Finds control and user-defined tokens written out in a text: a trie of their texts, leftmost
- * longest match. Private to engine/tokenizer*.c; read-only when built. */
+/* Finds the texts of control and user-defined tokens in a text: a trie, leftmost longest match.
+ * Private to engine/text/tokenizer*.c; read only once built. */
 #ifndef WINNOW_ENGINE_TEXT_TOKENIZER_SPECIAL_H
 #define WINNOW_ENGINE_TEXT_TOKENIZER_SPECIAL_H
 
 #include "engine/text/tokenizer_vocab.h"
 
-/* Longer texts are never recognised; it bounds the work at every position of a text. */
+/* Longer tokens are not recognised; this bounds the work at every position of a text. */
 #define SPECIAL_MAX_BYTES 256
 
 struct special_node {
@@ -31,8 +31,8 @@ struct special_match {
     int32_t token;
 };
 
-/* The first match at or after `from`; among those that start there the longest. `mask` (for
- * SPECIAL_MASK only) has one byte for each byte of the text. */
+/* The first match at or after `from`; of those that start at the same byte the longest. `mask` (for
+ * SPECIAL_MASK only) has one byte per byte of the text. */
 bool special_find(const struct special_trie *trie, const struct vocab *v, const char *text,
                   size_t length, size_t from, enum special_marks marks, const uint8_t *mask,
                   struct special_match *out);

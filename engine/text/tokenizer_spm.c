@@ -1,18 +1,18 @@
 /* The SentencePiece family: merges by score over characters, space as U+2581, byte fallback.
  *
- * Scores order the merges (tokenizer_merge.h). A text is one word to SentencePiece; but where no
- * token holds a space after another character, as in every vocabulary we know, no merge crosses the
- * start of a word, so that words are merged one at a time with the same result and little memory.
+ * Scores order the merges (tokenizer_merge.h). To SentencePiece a text is one word. But where no
+ * token has a space after another character, as in every known vocabulary, no merge crosses the
+ * start of a word, so words are merged one at a time with the same result and little memory.
  *
- * The space prefix is put before every stretch of plain text: at the start and after every special
- * token, which is what the original does to each piece between special tokens. */
+ * The space prefix comes before each piece of plain text, at the start and after every special
+ * token, as in the original. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "config/base/utf8.h"
 #include "engine/text/tokenizer_family.h"
 
-/* Longer tokens (none are known) never come out of a merge. */
+/* Merges never make longer tokens (none are known). */
 #define MAX_MERGED_BYTES 256
 /* Pairs of tokens that merge; Gemma's 256,000 tokens give some 1.5 million. */
 #define MAX_PAIRS (1u << 25)
@@ -135,7 +135,7 @@ struct encoding {
     bool after_unknown; /* neighbouring unknown characters give one unknown token */
 };
 
-/* A character that is no token: its bytes, if all have tokens, else the unknown token. */
+/* A character without a token: its bytes, if all have tokens, else the unknown token. */
 static bool put_bytes(struct encoding *c, const char *bytes, size_t length)
 {
     const struct vocab *v = &c->t->vocab;
@@ -151,7 +151,7 @@ static bool put_bytes(struct encoding *c, const char *bytes, size_t length)
     return tokens_push(c->out, v->unknown);
 }
 
-/* Merges and puts out the symbols collected so far; the last one ends at `end`. */
+/* Merges the collected symbols and appends their tokens; the last one ends at `end`. */
 static bool put_word(struct encoding *c, size_t end)
 {
     struct merge_scratch *scratch = c->scratch;

@@ -1,7 +1,7 @@
 /* GPT-2's alphabet of bytes. */
 #include "engine/text/tokenizer_vocab.h"
 
-/* Printable bytes of Latin-1 stand for themselves; the other 68, in rising order, for 0x100, 0x101,
+/* Printable bytes of Latin-1 are themselves; the other 68, in rising order, are 0x100, 0x101,
  * ... */
 static bool is_own_character(uint32_t c)
 {

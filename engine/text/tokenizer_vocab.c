@@ -91,8 +91,9 @@ static size_t bytes_of_spm(const char *text, size_t length, char *out)
     return n;
 }
 
-/* BPE: every character of the alphabet becomes its byte. A text with any other character is its own
- * bytes. */
+/* BPE: every character of the alphabet becomes its byte. A text with other characters keeps its
+ * bytes.
+ */
 static size_t bytes_of_bpe(const char *text, size_t length, char *out)
 {
     size_t n = 0;
@@ -204,7 +205,8 @@ static bool read_texts(struct vocab *v, const struct model_source *source, struc
     return true;
 }
 
-/* Which kind every token is. Old files do not say: then all are normal but SPM's byte tokens. */
+/* Reads the kind of every token. Old files have none: all tokens are normal then, except SPM's byte
+ * tokens. */
 static bool read_kinds(struct vocab *v, const struct model_source *source, struct error *e)
 {
     const char *key = "tokenizer.ggml.token_type";
@@ -232,7 +234,8 @@ static bool read_kinds(struct vocab *v, const struct model_source *source, struc
     return true;
 }
 
-/* Fills the byte forms and the table of texts; of two tokens with one text the first is found. */
+/* Fills the byte forms and the table of texts. Of two tokens with the same text the first is
+ * found. */
 static void index_tokens(struct vocab *v)
 {
     const struct vocab_token *last = &v->tokens[v->n - 1];
@@ -268,7 +271,8 @@ static void index_bytes(struct vocab *v)
     }
 }
 
-/* An id key; when the file has none, the token named `fallback` (which may be NULL); else -1. */
+/* The id of a key; if the file does not have it, the token named `fallback` (may be NULL); else
+ * -1. */
 static bool read_id(const struct vocab *v, const struct model_source *source, const char *key,
                     const char *fallback, int32_t *out, struct error *e)
 {
@@ -296,7 +300,7 @@ static bool read_flag(const struct model_source *source, const char *key, bool w
     return source_optional_bool(source, key, out, e);
 }
 
-/* Names under which chat models end a turn or a text. */
+/* Tokens with which chat models end a turn or a text. */
 static const char *const end_names[] = {
     "<|im_end|>",
     "<|eot_id|>",
@@ -353,7 +357,7 @@ static bool read_roles(struct vocab *v, const struct model_source *source, struc
         !read_flag(source, "tokenizer.ggml.add_space_prefix", true, &space_prefix, e))
         return false;
     v->adds_space_prefix = v->is_spm && space_prefix;
-    /* A file without kinds must not let plain text spell its control tokens. */
+    /* Plain text must not spell control tokens of a file without kinds. */
     if (!source_has(source, "tokenizer.ggml.token_type")) {
         const int32_t controls[] = {v->bos, v->eos, v->unknown};
         for (size_t i = 0; i < sizeof controls / sizeof *controls; i++)
@@ -363,8 +367,8 @@ static bool read_roles(struct vocab *v, const struct model_source *source, struc
     return mark_ends(v, source, e);
 }
 
-/* Some tokenizers (Phi-3's) give the white space after a special token to that token: after all of
- * them but the three that Llama's vocabulary already had. */
+/* In some tokenizers (Phi-3's) the white space after a special token belongs to that token, except
+ * after the three that Llama's vocabulary already had. */
 static void mark_right_strippers(struct vocab *v, const struct model_source *source)
 {
     const struct arch *arch = arch_find(source);

@@ -1,13 +1,13 @@
-/* The vocabulary of a model source, checked and copied: what every token is called, what bytes it
- * stands for, and which ids have a role. Private to engine/tokenizer*.c and engine/text/detokenizer.c;
- * read-only once read, so any thread may use it.
+/* The vocabulary of a model source, checked and copied: the text of every token, the bytes that it
+ * stands for, and which ids have a role. Private to engine/text/tokenizer*.c and detokenizer.c;
+ * read only once loaded, so any thread may use it.
  *
  * One blob holds all texts and all byte forms; a token points into it:
  *
- *     tokens[i] -> text  "\u2581a" (as the file writes it)    bytes " a" (as it is put out)
+ *     tokens[i] -> text  "\u2581a" (as in the file)    bytes " a" (as in an answer)
  *
- * Texts are found through an open-addressing table with a random seed, so that a file cannot be
- * made to collide. */
+ * Texts are found through an open-addressing table with a random seed, so that a hostile file
+ * cannot make them collide. */
 #ifndef WINNOW_ENGINE_TEXT_TOKENIZER_VOCAB_H
 #define WINNOW_ENGINE_TEXT_TOKENIZER_VOCAB_H
 
@@ -15,8 +15,8 @@
 
 #define VOCAB_MAX_TOKENS     (1 << 24)
 #define VOCAB_MAX_TEXT_BYTES 65535
-/* Of all texts together; the largest vocabularies in use have some 3 MB. It bounds the work of
- * loading a file that was made to be slow, and keeps places in the blob within 32 bits. */
+/* The most bytes of all texts together; the largest vocabularies in use have some 3 MB. It bounds
+ * the work of loading a hostile file, and offsets in the blob fit 32 bits. */
 #define VOCAB_MAX_BYTES (1 << 26)
 /* U+2581, which SentencePiece writes for a space. */
 #define VOCAB_SPACE       "\xE2\x96\x81"
@@ -27,7 +27,7 @@ struct vocab_token {
     uint16_t text_bytes, bytes_bytes;
     uint8_t kind;      /* enum token_kind */
     bool is_end;       /* generation stops here */
-    bool strips_right; /* white space after it in a text belongs to it */
+    bool strips_right; /* white space that follows it in a text belongs to it */
 };
 
 struct vocab {
@@ -44,7 +44,7 @@ struct vocab {
     char pre_name[64];
 };
 
-/* Reads all of it. False leaves nothing to free. */
+/* Fills the vocabulary. After false nothing needs to be freed. */
 bool vocab_read(struct vocab *v, const struct model_source *source, struct error *e);
 void vocab_clear(struct vocab *v);
 
@@ -56,8 +56,8 @@ static inline const char *vocab_text(const struct vocab *v, int32_t token, size_
 
 /* The token of that text, of any kind; or -1. */
 int32_t vocab_find(const struct vocab *v, const char *text, size_t length);
-/* The same, but -1 unless it is an ordinary token: what merging may produce. A control token never
- * comes out of a merge, so that no plain text can forge one. */
+/* The same for ordinary tokens only, which merging may produce. A merge never makes a control
+ * token, so plain text cannot forge one. */
 int32_t vocab_find_normal(const struct vocab *v, const char *text, size_t length);
 
 /* Mixes 64 bits so that every bit of the result depends on every bit of `x` (the finaliser of
@@ -72,7 +72,7 @@ static inline uint64_t vocab_mix(uint64_t x)
 }
 uint64_t vocab_random_seed(void);
 
-/* GPT-2's alphabet: every byte has a printable character; code points below 0x144. */
+/* GPT-2's alphabet: every byte has a printable character, whose code point is below 0x144. */
 uint32_t vocab_byte_to_character(uint8_t byte);
 int vocab_character_to_byte(uint32_t code_point); /* -1 when it stands for none */
 
