@@ -67,7 +67,7 @@ static const struct native *methods_of(const struct value *v)
     }
 }
 
-/* A property or method that the value has by its type; false if it has none of that name. */
+/* A property or method of the value's type. False: the type has none of that name. */
 static bool own_attribute(struct runtime *r, const struct value *v, const struct text *name,
                           struct value *out)
 {
@@ -119,7 +119,7 @@ bool value_attribute(struct runtime *r, const struct value *v, const struct text
     return found || undefined(out, *name);
 }
 
-/* The place of a Python index in a sequence of `n`, or SIZE_MAX. */
+/* The element that a Python index means in a sequence of `n`, or SIZE_MAX. */
 static size_t place(int64_t index, size_t n)
 {
     if (index < 0)
@@ -201,7 +201,8 @@ static bool slice_resolve(struct runtime *r, const struct value *part[3], size_t
         return false;
     if (step == 0)
         return runtime_fail(r, "slice step cannot be zero");
-    /* A step beyond the length takes one element; clipping it keeps the sums below in range. */
+    /* A step beyond the length takes one element; it is clipped so that the sums below stay in
+     * range. */
     if (step > length + 1)
         step = length + 1;
     if (step < -length - 1)

@@ -17,8 +17,8 @@ void arena_init(struct arena *a, size_t cap_bytes)
     *a = (struct arena){.chunks = SLIST_HEAD_INITIALIZER(a->chunks), .cap_bytes = cap_bytes};
 }
 
-/* A piece of at least half a chunk gets a chunk of its own behind the newest one, which stays in
- * use. */
+/* A piece of at least half a chunk gets a chunk of its own. It is put second in the list, so that
+ * the first one stays in use. */
 static void *take_chunk(struct arena *a, size_t bytes)
 {
     size_t size = bytes >= CHUNK_BYTES / 2 ? bytes : CHUNK_BYTES;

@@ -1,7 +1,5 @@
-/* Memory of one compiled template or of one rendering: taken in pieces, given back all at once.
- *
- * A cap bounds the sum of all pieces, so that a hostile template cannot eat the machine. One thread
- * at a time. */
+/* Memory of one compiled template or one rendering: taken in pieces, freed all at once. A cap
+ * bounds the sum of all pieces, because templates may be hostile. One thread at a time. */
 #ifndef WINNOW_ENGINE_JINJA_ARENA_H
 #define WINNOW_ENGINE_JINJA_ARENA_H
 
@@ -15,7 +13,7 @@ struct arena {
     SLIST_HEAD(arena_chunks, arena_chunk) chunks; /* newest first */
     size_t taken_bytes;                           /* asked from malloc so far */
     size_t cap_bytes;
-    bool cap_hit;  /* why the last take failed: the cap (true) or malloc (false) */
+    bool cap_hit;  /* the last take failed because of the cap (true) or malloc (false) */
     bool is_short; /* malloc has failed */
 };
 

@@ -1,5 +1,5 @@
-/* The syntax tree of a template: one kind of node, in the program's arena, never changed after
- * parsing. */
+/* The syntax tree of a template. There is one type of node, in the program's arena; nodes do not
+ * change after parsing. */
 #ifndef WINNOW_ENGINE_JINJA_AST_H
 #define WINNOW_ENGINE_JINJA_AST_H
 

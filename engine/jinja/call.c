@@ -71,7 +71,7 @@ bool native_call(struct runtime *r, const struct native *native, const struct va
     struct call call = {.self = *self, .raw = arguments, .which = native->which};
     if (native->parameters && !bind(r, native, arguments, &call))
         return false;
-    /* map('map', 'map', ...) comes back here. */
+    /* map('map', 'map', ...) recurses here. */
     if (r->depth == JINJA_MAX_CALL_DEPTH)
         return runtime_fail_limit(r, "nested calls", JINJA_MAX_CALL_DEPTH);
     r->depth++;

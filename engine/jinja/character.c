@@ -71,8 +71,7 @@ bool character_is_space(uint32_t c)
            c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
-/* Outside of ASCII: everything but the blocks of signs and symbols, which is what matters to a
- * template. */
+/* Outside ASCII all characters count as letters, except those in blocks of signs and symbols. */
 bool character_is_alpha(uint32_t c)
 {
     if (c < 0x80)
@@ -83,7 +82,7 @@ bool character_is_alpha(uint32_t c)
            !(c >= 0x300 && c < 0x370) && !(c >= 0xE000 && c < 0xF900) && c < 0x1F000 && c != 0xFFFD;
 }
 
-/* Runs of letters where capitals and small letters take turns: {first capital, last capital}. */
+/* Runs in which capital and small letters alternate: {first capital, last capital}. */
 static const uint16_t alternating[][2] = {
     {0x100, 0x12E}, {0x132, 0x136}, {0x139, 0x147},   {0x14A, 0x176},
     {0x179, 0x17D}, {0x1CD, 0x1DB}, {0x1DE, 0x1EE},   {0x1F8, 0x21E},

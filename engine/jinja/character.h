@@ -1,7 +1,7 @@
 /* Unicode characters in UTF-8 text, as far as Python's string methods need them.
  *
- * Every function accepts broken UTF-8: a byte that starts no whole character counts as one
- * character, so walking always moves and never leaves the text. */
+ * Every function accepts invalid UTF-8: a byte that starts no whole character counts as one
+ * character, so a walk always advances and stays within the text. */
 #ifndef WINNOW_ENGINE_JINJA_CHARACTER_H
 #define WINNOW_ENGINE_JINJA_CHARACTER_H
 

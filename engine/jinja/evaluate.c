@@ -4,7 +4,7 @@
 
 static bool evaluate_node(struct runtime *r, const struct node *n, struct value *out);
 
-/* Every level of the tree and of macro calls passes here, so this bounds the C stack. */
+/* Every level of the tree and of macro calls is evaluated here, so this bounds the C stack. */
 bool evaluate(struct runtime *r, const struct node *n, struct value *out)
 {
     if (!runtime_charge(r, 1))

@@ -69,7 +69,7 @@ static enum flow execute_if(struct runtime *r, const struct node *n)
 
 /* ---- loops */
 
-/* The items that the loop's own `if` lets pass; it sees the loop variables but no `loop`. */
+/* The items that pass the loop's own `if`, which sees the loop variables but not `loop`. */
 static bool filter_items(struct runtime *r, const struct node *n, struct list **items)
 {
     struct list *kept = list_new(r, 0);
@@ -86,7 +86,7 @@ static bool filter_items(struct runtime *r, const struct node *n, struct list **
     return ok;
 }
 
-/* Each round sees fresh variables, in the same scope unless a macro has kept it. */
+/* Each iteration has new variables, in the same scope unless a macro refers to it. */
 static bool next_round(struct runtime *r, struct scope *outer, struct value loop)
 {
     if (r->scope == outer || r->scope->captured)
@@ -169,7 +169,7 @@ static enum flow execute_scope(struct runtime *r, const struct node *n)
     struct scope *outer = r->scope, *inner = scope_new(r, outer);
     bool ok = inner != NULL;
     for (uint32_t i = 0; ok && i + 1 < n->n_items; i += 2) {
-        /* The values see the outside only. */
+        /* The values are evaluated in the outer scope. */
         struct value v;
         ok = evaluate(r, n->items[i + 1], &v);
         r->scope = inner;

@@ -1,4 +1,4 @@
-/* Filters on sequences and dicts. What Jinja gives as a generator is a list here. */
+/* Filters on sequences and dicts. Where Jinja returns a generator, these return a list. */
 #include <string.h>
 
 #include "engine/jinja/character.h"
@@ -86,7 +86,7 @@ static bool filter_join(struct runtime *r, const struct call *c, struct value *o
 
 /* ---- sorting */
 
-/* What to sort by: the item or its attribute, strings without case unless asked. */
+/* The key to sort by: the item or its attribute; strings in lower case unless asked otherwise. */
 static bool sort_key(struct runtime *r, const struct value *item, const struct value *path,
                      bool case_sensitive, struct value *key)
 {
@@ -270,7 +270,7 @@ static bool filter_sum(struct runtime *r, const struct call *c, struct value *ou
 
 /* ---- map, select, reject */
 
-/* The name that is the first of the arguments, which loses it. */
+/* Takes the first argument, a name, out of the arguments. */
 static bool take_name(struct runtime *r, struct arguments *rest, const char *what,
                       struct text *name)
 {
@@ -344,8 +344,8 @@ static bool filter_map(struct runtime *r, const struct call *c, struct value *ou
     return give_list(list, out);
 }
 
-/* Keeps the items whose test, or plain truth, is what the name wants; of the item itself or of one
- * attribute of it. */
+/* select, reject, selectattr and rejectattr: keeps the items that pass (or fail) a test, by default
+ * their truth, on the item or on one of its attributes. */
 enum { KEEP_TRUE = 1, BY_ATTRIBUTE = 2 };
 
 static bool filter_choose(struct runtime *r, const struct call *c, struct value *out)

@@ -61,7 +61,7 @@ static bool filter_escape(struct runtime *r, const struct call *c, struct value 
     return give(out, t);
 }
 
-/* Is there nothing but white space in it? */
+/* Whether it contains only white space. */
 static bool blank(const struct text *t)
 {
     return text_strip(t, NULL, STRIP_LEFT).length == 0;
@@ -179,7 +179,7 @@ static bool read_separators(struct runtime *r, const struct value *v, struct jso
     return true;
 }
 
-/* With the parameters, in the order, of transformers. */
+/* The parameters and their order are those of transformers. */
 static bool filter_tojson(struct runtime *r, const struct call *c, struct value *out)
 {
     struct json_style style = {.item_separator = ", ",

@@ -128,7 +128,7 @@ static bool filter_abs(struct runtime *r, const struct call *c, struct value *ou
     return true;
 }
 
-/* Half to even, on the decimal digits as Python does it. */
+/* Rounds half to even on the decimal digits, as Python does. */
 static double round_to(double d, int64_t precision)
 {
     if (!isfinite(d) || precision > 300)

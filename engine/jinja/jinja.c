@@ -15,7 +15,7 @@ struct jinja_program {
     char source[]; /* line ends are "\n" */
 };
 
-/* "\r\n" and "\r" become "\n"; one newline at the very end goes. */
+/* "\r\n" and "\r" become "\n"; one newline at the end is removed. */
 static size_t normalise(char *out, const char *source, size_t length)
 {
     size_t used = 0;
@@ -70,7 +70,7 @@ void jinja_free(struct jinja_program *p)
 
 /* ---- rendering */
 
-/* About the bytes of the JSON text, which the limits grow with. Nesting is bounded as in
+/* About the size of the JSON text in bytes; the limits grow with it. Nesting is bounded as in
  * value_from_json. */
 static size_t json_bytes(const json_t *json, unsigned depth)
 {
@@ -88,7 +88,7 @@ static size_t json_bytes(const json_t *json, unsigned depth)
     return total;
 }
 
-/* Variables whose name the template never says are not even converted. */
+/* Variables whose name the template does not contain are not converted. */
 static bool bind_json(struct runtime *r, const char *name, const json_t *json,
                       jinja_string_hook *hook, void *context)
 {

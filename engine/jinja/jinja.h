@@ -2,9 +2,9 @@
  * transformers uses (trim_blocks, lstrip_blocks, loop controls, `do`, `generation` blocks, tojson
  * without HTML escapes).
  *
- * A program is compiled once and rendered from any thread, also from several at once. Templates and
- * variables are both treated as hostile: nesting, steps, memory and output are limited, and hitting
- * a limit is an error that names it.
+ * A program is compiled once and rendered on any thread, also on several at once. Templates and
+ * variables are hostile: nesting, steps, memory and output are limited, and an error names the
+ * limit that was hit.
  *
  * Marks. Every byte of the output carries the mark that its origin had: JINJA_MARK_TEMPLATE for
  * text written in the template, and for variables whatever their binding said. All string
@@ -21,12 +21,12 @@
 
 enum { JINJA_MARK_USER = 0, JINJA_MARK_TEMPLATE = 1 };
 
-/* A string of a JSON variable on its way into the template; the hook may replace its text (which
- * must live until jinja_render returns) and choose its mark. */
+/* A string of a JSON variable that becomes a value of the template. The hook may replace its text,
+ * which must be valid until jinja_render returns, and choose its mark. */
 struct jinja_string {
     const char *variable; /* the variable it is part of */
     unsigned
-        depth; /* of `object`: 0 when the variable is itself the object, 1 inside an array, ... */
+        depth; /* of `object`: 0 if the variable is the object, 1 if it is an array of objects, ... */
     const json_t *object; /* the object that holds it, or NULL for an element of an array */
     const char *key;      /* its key there */
     const char *text;     /* in and out */
@@ -43,10 +43,9 @@ struct jinja_variable {
 };
 
 struct jinja_input {
-    const struct jinja_variable
-        *variables; /* a later one wins over an earlier one of the same name */
+    const struct jinja_variable *variables; /* of two with the same name the later one counts */
     size_t n_variables;
-    const json_t *more;             /* object or NULL: further variables, behind all others */
+    const json_t *more; /* object or NULL: further variables, which do not replace the others */
     jinja_string_hook *string_hook; /* or NULL; not called for `more` */
     void *hook_context;
     int64_t now_unix; /* strftime_now, in UTC */
@@ -60,15 +59,15 @@ struct jinja_output {
 
 struct jinja_program;
 
-/* NULL with code "template_error", `where` giving line and column. */
+/* NULL: "template_error" with line and column in `where`, or "out_of_memory". */
 struct jinja_program *jinja_compile(const char *source, size_t length, struct error *e);
 void jinja_free(struct jinja_program *p);
-/* Errors: "template_error" (`where` is "line N"; the message is the template's own for
- * raise_exception, Python's in spirit for the rest, or names a limit), "out_of_memory". */
+/* Errors: "template_error" with "line N" in `where`, and the template's own message of
+ * raise_exception, a message like Python's, or the limit that was hit; "out_of_memory". */
 bool jinja_render(const struct jinja_program *p, const struct jinja_input *in,
                   struct jinja_output *out, struct error *e);
 
-/* The limits (also the error messages name them). */
+/* The limits, which error messages name. */
 enum {
     JINJA_MAX_SOURCE_BYTES = 1 << 20,
     JINJA_MAX_COMPILED_BYTES = 256 << 20,

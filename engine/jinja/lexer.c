@@ -1,10 +1,10 @@
 /* Template source to tokens, with Jinja's rules for white space under trim_blocks and
  * lstrip_blocks:
  *
- *   - the first newline behind a block or a comment belongs to it;
- *   - blanks between the start of a line and a block or comment belong to it;
- *   - a minus sign inside of a tag eats all white space on that side, a plus sign switches the two
- *     rules off. */
+ *   - the first newline after a block or comment is removed;
+ *   - blanks between the start of a line and a block or comment are removed;
+ *   - a minus sign inside a tag removes all white space on that side, a plus sign disables the two
+ *     rules above. */
 #include "engine/jinja/lexer.h"
 
 #include <stdarg.h>
@@ -112,7 +112,7 @@ static size_t end_of_text(const struct lexer *l, size_t start, size_t end)
     return end;
 }
 
-/* Text [start, end) in front of a tag; `sign` is the character behind the tag's opening. */
+/* Adds the text [start, end) before a tag; `sign` is the character after the tag's opening. */
 static bool add_text(struct lexer *l, size_t start, size_t end, char sign, bool is_output)
 {
     if (sign == '-') {
@@ -133,7 +133,7 @@ static bool add_text(struct lexer *l, size_t start, size_t end, char sign, bool 
     return true;
 }
 
-/* Behind the closing of a block or comment; `sign` is the character in front of it. */
+/* Skips white space after a block or comment; `sign` is the character before its closing. */
 static void after_tag(struct lexer *l, char sign)
 {
     if (sign == '-')

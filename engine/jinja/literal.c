@@ -22,7 +22,7 @@ static int digit_value(char c)
 
 /* ---- strings */
 
-/* `\x41`, `\u0041`, `\U00000041`: `*at` is behind the letter and moves behind the digits. */
+/* `\x41`, `\u0041`, `\U00000041`: `*at` is after the letter and moves past the digits. */
 static bool read_hex(const char *text, size_t length, size_t *at, size_t n_digits, uint32_t *code)
 {
     *code = 0;
@@ -37,8 +37,8 @@ static bool read_hex(const char *text, size_t length, size_t *at, size_t n_digit
     return *code <= 0x10FFFF && !(*code >= 0xD800 && *code < 0xE000);
 }
 
-/* The escape behind the backslash at text[*at - 1]. `*code` is UINT32_MAX when it stands for
- * nothing. */
+/* The escape after the backslash at text[*at - 1]. `*code` is UINT32_MAX when it means no
+ * character. */
 static bool read_escape(const char *text, size_t length, size_t *at, uint32_t *code)
 {
     static const char letters[] = "abfnrtv\\'\"", meanings[] = "\a\b\f\n\r\t\v\\'\"";
@@ -96,8 +96,7 @@ bool literal_string(const char *text, size_t length, char *out, size_t *out_leng
 
 /* ---- reading numbers */
 
-/* Digits with single underscores between them: the offset behind them, `at` itself when there is
- * none. */
+/* The offset after digits with single underscores between them; `at` if there are none. */
 static size_t skip_digits(const char *text, size_t length, size_t at)
 {
     while (at < length && ((text[at] >= '0' && text[at] <= '9') ||
@@ -143,7 +142,7 @@ size_t literal_number_read(const char *text, size_t length, bool allow_float,
         n = 2;
     else
         base = 10;
-    bool zero = base == 10 && text[0] == '0'; /* 007 is not a number of Python's */
+    bool zero = base == 10 && text[0] == '0'; /* 007 is not a number in Python */
     for (; n < length; n++) {
         if (text[n] == '_' && n + 1 < length && digit_value(text[n + 1]) < base)
             continue;

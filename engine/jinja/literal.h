@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Decodes the escapes of a string literal's inside. `out` holds `length` bytes; false for an escape
+/* Decodes the escapes inside a string literal. `out` has room for `length` bytes. False: an escape
  * that is no character. */
 bool literal_string(const char *text, size_t length, char *out, size_t *out_length);
 

@@ -164,7 +164,7 @@ static bool method_next(struct runtime *r, const struct call *c, struct value *o
     return true;
 }
 
-/* Nothing the first time, then the separator. */
+/* An empty string the first time, then the separator. */
 static bool method_joined(struct runtime *r, const struct call *c, struct value *out)
 {
     struct cycler *joiner = c->self.cycler;
@@ -208,7 +208,7 @@ const struct native native_loop_methods[] = {
     {"changed", NULL, 0, method_changed, 0},
     {0},
 };
-/* The first two are what calling a cycler and a joiner does; a template sees those behind them. */
+/* The first two are for calls of a cycler and a joiner; templates can name only the others. */
 const struct native native_cycler_methods[] = {
     {"cycler", "", 0, method_next, 0},
     {"joiner", "", 0, method_joined, 0},

@@ -45,7 +45,7 @@ static bool push_cut(struct runtime *r, struct list *list, const struct text *t,
     return list_push(r, list, &v);
 }
 
-/* At runs of white space, none of which stays. */
+/* Splits at runs of white space, which are dropped. */
 static bool split_words(struct runtime *r, const struct text *whole, int64_t max, struct list *list)
 {
     struct text rest = text_strip(whole, NULL, STRIP_LEFT);
@@ -248,8 +248,8 @@ static bool method_remove_affix(struct runtime *r, const struct call *c, struct 
     return give(out, text_cut(t, end ? 0 : n, end ? t->length - n : t->length));
 }
 
-/* The byte range of the arguments start and end, which count characters. False in `*valid` when it
- * lies outside. */
+/* The byte range of the arguments start and end, which count characters. *valid: start is not after
+ * end. */
 static bool search_range(struct runtime *r, const struct call *c, size_t *start, size_t *end,
                          bool *valid)
 {
@@ -275,7 +275,7 @@ static bool search_range(struct runtime *r, const struct call *c, size_t *start,
     return true;
 }
 
-/* What find and index do under their names. */
+/* find, rfind, index and rindex. */
 enum { FIND_LAST = 1, FIND_MUST = 2 };
 
 static bool method_find(struct runtime *r, const struct call *c, struct value *out)

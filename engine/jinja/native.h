@@ -30,7 +30,7 @@ struct native {
     const char *parameters; /* "first second": their names; NULL: takes anything, reads `raw` */
     unsigned n_required;
     native_function *function;
-    uint32_t which; /* what the function does under this name, where it serves several; else 0 */
+    uint32_t which; /* for functions that serve several names: which one this is; else 0 */
 };
 
 /* Tables end with a NULL name. */

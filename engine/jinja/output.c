@@ -1,5 +1,4 @@
-/* The rendered text as it grows. A macro or a block set writes here too; its part is then cut off
- * the end. */
+/* The rendered text. Macros and block sets write here too; their part is then cut off the end. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,7 +51,7 @@ bool output_take_back(struct runtime *r, size_t start, struct value *out)
     if (o->used > start) {
         whole = (struct text){
             .bytes = o->bytes + start, .marks = o->marks + start, .length = o->used - start};
-        /* Mostly one mark: then it needs no array. */
+        /* Text of one mark needs no array. */
         size_t same = 1;
         while (same < whole.length && whole.marks[same] == whole.marks[0])
             same++;

@@ -287,7 +287,7 @@ static struct node *parse_with(struct parser *p, const struct token *at)
     return n->b ? node_finish(p, n) : NULL;
 }
 
-/* Marks what the assistant said, for training; rendering only opens a scope. */
+/* `generation` marks the assistant's text for training; rendering only opens a scope. */
 static struct node *parse_generation(struct parser *p, const struct token *at)
 {
     struct node *n = node_new(p, NODE_SCOPE, at);

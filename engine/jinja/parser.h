@@ -31,7 +31,7 @@ struct node *parse_tuple(struct parser *p, bool with_choice);
 /* The filters behind a bar: `| trim | upper`, applied to `input`. */
 struct node *parse_filters(struct parser *p, struct node *input);
 struct node *parse_filter_name(struct parser *p, struct node *input);
-/* What stands left of `=` or `in`: a name, a.b, or a tuple of them. */
+/* The left side of `=` or `in`: a name, a.b, or a tuple of them. */
 struct node *parse_target(struct parser *p, bool with_attribute);
 
 struct node *node_new(struct parser *p, enum node_kind kind, const struct token *at);

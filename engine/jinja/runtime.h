@@ -22,7 +22,7 @@ struct scope {
     struct scope *parent;
     struct binding *bindings;
     uint32_t count, capacity;
-    bool captured; /* a macro refers to it: it must outlive its block */
+    bool captured; /* a macro refers to it, so it outlives its block */
 };
 
 struct output {
@@ -61,7 +61,7 @@ void *runtime_take_array(struct runtime *r, size_t count, size_t size);
 enum flow { FLOW_NEXT, FLOW_BREAK, FLOW_CONTINUE, FLOW_FAILED };
 bool evaluate(struct runtime *r, const struct node *n, struct value *out);
 enum flow execute(struct runtime *r, const struct node *n);
-/* Runs a body and takes what it wrote as a string instead of output. */
+/* Runs a body and returns what it wrote as a string instead of output. */
 bool execute_captured(struct runtime *r, const struct node *body, struct value *out);
 bool assign(struct runtime *r, const struct node *target, const struct value *v);
 
@@ -72,7 +72,7 @@ const struct value *scope_find(struct runtime *r, uint32_t name); /* NULL: no su
 
 /* -- output.c -- */
 bool output_write(struct runtime *r, const struct text *t);
-/* Cuts what was written since `start` off and gives it as a string. */
+/* Cuts off what was written since `start` and returns it as a string. */
 bool output_take_back(struct runtime *r, size_t start, struct value *out);
 
 /* -- access.c -- */

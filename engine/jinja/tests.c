@@ -8,7 +8,7 @@ static bool answer(struct value *out, bool yes)
     return true;
 }
 
-/* Of the kind of value only: `which` has a bit for each kind that passes. */
+/* Tests of the kind of a value: `which` has a bit for each kind that passes. */
 #define BIT(kind) (1u << (kind))
 enum {
     SEQUENCES = BIT(VALUE_STRING) | BIT(VALUE_LIST) | BIT(VALUE_TUPLE) | BIT(VALUE_DICT) |
@@ -35,7 +35,8 @@ static bool test_compare(struct runtime *r, const struct call *c, struct value *
     return compare(r, c->which, &c->self, &c->argument[0], &result) && answer(out, result);
 }
 
-/* Identity: of objects for what is shared, of type and value for the rest. */
+/* Identity: the same object for values that are shared by reference, else the same type and
+ * value. */
 static bool test_sameas(struct runtime *r, const struct call *c, struct value *out)
 {
     const struct value *a = &c->self, *b = &c->argument[0];
@@ -99,7 +100,7 @@ const struct native native_tests[] = {
     {"greaterthan", "other", 1, test_compare, '>'},
     {"le", "other", 1, test_compare, OPERATOR('<', '=')},
     {"ge", "other", 1, test_compare, OPERATOR('>', '=')},
-    /* `select('==', x)` names them by their signs. */
+    /* `select('==', x)` uses the operators as names. */
     {"==", "other", 1, test_compare, OPERATOR('=', '=')},
     {"!=", "other", 1, test_compare, OPERATOR('!', '=')},
     {"<", "other", 1, test_compare, '<'},

@@ -43,7 +43,7 @@ static bool grow(struct runtime *r, struct builder *b, size_t more)
     if (more > SIZE_MAX / 4 - used)
         return runtime_fail_limit(r, "bytes of memory", r->memory.cap_bytes);
     size_t capacity = used + more < 128 ? 128 : (used + more) * 2;
-    /* The first piece of a big text is often the only one. */
+    /* The first piece is often the only one. */
     if (!old && more >= 4096)
         capacity = more;
     struct text_buffer *buffer = runtime_take(r, sizeof *buffer);

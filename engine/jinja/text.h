@@ -20,8 +20,8 @@ bool text_repeat(struct runtime *r, const struct text *t, int64_t times, struct 
 size_t text_find(const struct text *t, const struct text *needle, size_t start, size_t end);
 size_t text_find_last(struct runtime *r, const struct text *t, const struct text *needle,
                       size_t start, size_t end);
-/* JINJA_MARK_TEMPLATE if every byte has that mark, else JINJA_MARK_USER: the mark of what is
- * computed from it. */
+/* The mark of what is computed from the text: JINJA_MARK_TEMPLATE if all bytes have it, else
+ * JINJA_MARK_USER. */
 uint8_t text_common_mark(const struct text *t);
 
 enum { STRIP_LEFT = 1, STRIP_RIGHT = 2, STRIP_BOTH = 3 };
@@ -35,7 +35,7 @@ enum text_case { CASE_UPPER, CASE_LOWER, CASE_CAPITALIZE, CASE_TITLE, CASE_TITLE
 /* CASE_TITLE is Python's (every run of letters), CASE_TITLE_WORDS Jinja's filter (after spaces and
  * brackets). */
 bool text_change_case(struct runtime *r, const struct text *t, enum text_case to, struct text *out);
-/* str.isupper() or islower(): some letter has a case, and all those that do have the wanted one. */
+/* str.isupper() or islower(): some letter has a case, and all letters with a case have this one. */
 bool text_has_case(struct runtime *r, const struct text *t, enum text_case wanted, bool *has);
 bool text_replace(struct runtime *r, const struct text *t, const struct text *old,
                   const struct text *new, int64_t max, struct text *out);

@@ -108,7 +108,8 @@ struct dict *dict_new(struct runtime *r, size_t capacity)
 static bool hashable(const struct value *v)
 {
     if (v->kind == VALUE_TUPLE) {
-        /* Tuples of tuples are keys that no template uses; refusing them keeps this flat. */
+        /* Tuples of tuples are refused as keys: no template uses them, and hashing needs no
+         * recursion. */
         for (size_t i = 0; i < v->list->count; i++)
             if (v->list->items[i].kind >= VALUE_LIST)
                 return false;

@@ -3,14 +3,14 @@
  * Values are small and copied; strings point into the request, the template or the arena and never
  * change; lists, dicts and namespaces are shared by reference, as in Python.
  *
- * Every byte of a string has a label, called its mark (see jinja.h). A string whose bytes have one
- * mark, which is nearly every string, stores it once; a mixed string has an array beside its bytes:
+ * Every byte of a string has a mark (see jinja.h). A string whose bytes all have the same mark
+ * stores it once; a mixed string has an array beside its bytes:
  *
  *      bytes  < | u s e r | > H i            bytes  H e l l o
  *      marks  1 1 1 1 1 1 1 1 0 0            marks  NULL, mark 0
  *
- * Numbers have a mark too, so that a number from a request printed into the middle of a template's
- * token text does not pass as the template's own. */
+ * Numbers have a mark too, so that a request's number that a template prints inside the text of a
+ * token does not pass as the template's own. */
 #ifndef WINNOW_ENGINE_JINJA_VALUE_H
 #define WINNOW_ENGINE_JINJA_VALUE_H
 
@@ -38,7 +38,7 @@ enum value_kind {
     VALUE_JOINER,
 };
 
-/* Bytes that are being appended to: a string that ends where the buffer ends grows in place. */
+/* A buffer of bytes: a string that ends where the buffer's used part ends can grow in place. */
 struct text_buffer {
     char *bytes;
     uint8_t *marks; /* NULL: all `mark` */
@@ -184,8 +184,7 @@ bool value_equal(struct runtime *r, const struct value *a, const struct value *b
  * `operator` is for its message. NaN: *order is 2. */
 bool value_order(struct runtime *r, const struct value *a, const struct value *b,
                  const char *operator_name, int *order);
-/* The items that a `for` would see: characters, elements or keys. A list is returned itself, not
- * copied. */
+/* The items that a `for` sees: characters, elements or keys. A list is returned without a copy. */
 bool value_iterate(struct runtime *r, const struct value *v, struct list **items);
 
 #endif
