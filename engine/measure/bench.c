@@ -93,7 +93,7 @@ bool bench_set_pool(struct bench *b, enum plan_storage storage, uint32_t max_tok
                     struct error *e)
 {
     struct runtime *r = &b->runtime;
-    /* 2 pages more for each head: its last is begun, and a stream has a spare one. */
+    /* 2 more pages per head: a last page that is not full, and a spare one of a stream. */
     uint64_t n_pages = (max_tokens / PAGE_SLOTS + 2) * (uint64_t)r->model->n_layers *
                        r->model->n_kv_heads * (b->max_sequences + 1);
     runtime_set_storage(r, storage);
@@ -127,7 +127,7 @@ static bool add_matrix(void *context, const struct weight_item *item, struct err
     return true;
 }
 
-/* Over the matrices of all layers. */
+/* Sums over the matrices of all layers. */
 static double sum_of_layers(const struct model *m, double (*of)(const struct weight *w))
 {
     struct sum sum = {of, 0};
@@ -135,7 +135,7 @@ static double sum_of_layers(const struct model *m, double (*of)(const struct wei
     return sum.value;
 }
 
-/* Of a decode step of n rows: the output matrix is read too, and of the embeddings a row each. */
+/* Bytes that a decode step of n rows reads: all matrices, the output matrix, and n embeddings. */
 static double step_weight_bytes(const struct model *m, uint32_t n)
 {
     return sum_of_layers(m, bytes_of) + bytes_of(&m->weights->output) +
@@ -148,8 +148,8 @@ static double attention_operations(const struct model *m, double slots)
     return 4.0 * m->n_layers * m->n_heads * m->head_dim * slots;
 }
 
-/* Slots that the queries of a prompt of n see, summed over them: all before, or a stream's window.
- */
+/* The slots that the queries of a prompt of n see, summed over the queries: all earlier ones, or a
+ * stream's window. */
 static double slots_seen(const struct plan *plan, uint32_t n)
 {
     double all = n, most = plan->prefill == PREFILL_STREAM && plan->has_budget ? plan->budget : all;
@@ -166,7 +166,7 @@ static bool is_starved(const struct cache_sequence *s, struct error *e)
            !error_set(e, "kv_pool_empty", "", "the cache has no page left for a compression");
 }
 
-/* The tokens of the step's n logit rows, as the server picks them. */
+/* Picks the tokens of the step's n logit rows as the server does. */
 static bool pick(struct bench *b, uint32_t n, int32_t *tokens, struct error *e)
 {
     if (forward_can_pick(b->runtime.forward)) {
@@ -196,7 +196,7 @@ void bench_prompt_free(struct bench_prompt *p)
     *p = (struct bench_prompt){0};
 }
 
-/* Ids spread over the whole vocabulary. */
+/* Tokens spread over the whole vocabulary. */
 static int32_t token_at(uint32_t position, uint32_t n_vocab)
 {
     return (int32_t)(random_mix((position + 1) * RANDOM_STEP) % n_vocab);
@@ -246,7 +246,8 @@ bool bench_prefill(struct bench *b, const struct plan *plan, uint32_t n,
     return true;
 }
 
-/* Positions that the newest queries of the running sequences see, mean over heads, all summed. */
+/* Slots that the newest queries of the running sequences see: mean over heads, summed over
+ * sequences. */
 static double slots_held(const struct bench *b, uint32_t n_sequences)
 {
     double slots = 0;
@@ -269,7 +270,7 @@ static bool step(struct bench *b, uint32_t n_sequences, struct error *e)
     return pick(b, n_sequences, b->next, e);
 }
 
-/* Sequences with pages of their own: readers of shared ones would find them in the processor's
+/* Sequences with pages of their own, because shared pages would be read from the processor's
  * caches. */
 static bool begin_decode(struct bench *b, const struct bench_prompt *prompt, uint32_t n_sequences,
                          struct error *e)
@@ -295,7 +296,8 @@ static bool run_decode(struct bench *b, uint32_t n_sequences, uint32_t n_steps,
         if (!step(b, n_sequences, e))
             return false;
     sample->seconds = clock_seconds() - start;
-    /* Slots grow evenly or not at all; a step sees its own token too. */
+    /* Slots grow evenly or not at all, so the mean of both ends is the mean of the steps; a step
+     * also sees its own token. */
     double slots = (before + n_sequences + slots_held(b, n_sequences)) / 2;
     sample->weight_bytes = step_weight_bytes(m, n_sequences);
     sample->kv_bytes =
@@ -309,7 +311,7 @@ static bool run_decode(struct bench *b, uint32_t n_sequences, uint32_t n_steps,
 bool bench_decode(struct bench *b, const struct bench_prompt *prompt, uint32_t n_sequences,
                   uint32_t n_steps, struct bench_sample *sample, struct error *e)
 {
-    /* One step before the clock starts: a GPU still copies pages and page tables by then (17 ms for
+    /* One step before the clock starts: in it a GPU still copies pages and page tables (17 ms for
      * 32 sequences of 8192 tokens of an 8B model on an H200), and records the step. */
     bool done = begin_decode(b, prompt, n_sequences, e) && step(b, n_sequences, e) &&
                 run_decode(b, n_sequences, n_steps, sample, e);

@@ -1,7 +1,7 @@
 /* Bandwidth and peak of the machine: see bench_machine.h.
  *
- * All threads begin a pass together and it ends with the last. The best of some passes counts: what
- * another program takes away in the meantime is not the machine's limit. */
+ * All threads begin a pass together; the pass ends with the last thread. The best of several passes
+ * counts, because other programs slow down some of them. */
 #include "engine/measure/bench_machine.h"
 
 #if defined(__x86_64__)
@@ -21,7 +21,7 @@
 
 enum { READ_PASSES = 15, MULTIPLY_PASSES = 15, MULTIPLY_ROUNDS = 1 << 21 };
 
-/* One kind of multiply-adds: `rounds` rounds of them, as so many operations each. */
+/* One kind of multiply-adds: runs `rounds` rounds, each of so many operations. */
 struct multiplier {
     const char *isa, *name;
     bool (*is_there)(void);
@@ -30,7 +30,7 @@ struct multiplier {
 };
 
 /* 12 independent sums: more than latency times throughput of a fused multiply-add on any core, and
- * few enough to stay in 16 registers. The result is returned so that nothing is left out. */
+ * few enough for 16 registers. The result is returned so that the compiler omits nothing. */
 #define SUMS 12
 #define MULTIPLY(vector, zero, multiply_add)                                                       \
     vector sums[SUMS];                                                                             \
@@ -103,7 +103,7 @@ struct measurement {
     size_t part_bytes; /* of a thread */
     uint32_t n_threads;
     pthread_barrier_t barrier;
-    pthread_mutex_t gate; /* held until all threads are there, or it is known that they will not */
+    pthread_mutex_t gate; /* held until all threads have started or one could not */
     bool is_off;
 };
 
@@ -111,18 +111,18 @@ struct worker {
     struct measurement *of;
     uint32_t number;
     pthread_t thread;
-    volatile float result;                 /* not used; kept so that no work is left out */
+    volatile float result;                 /* not used; kept so that the compiler omits no work */
     double read_seconds, multiply_seconds; /* of the best pass; thread 0's alone count */
 };
 
-/* Walks side by side, as the matrix products walk over weights: a core fetches ahead on each of
- * them. A single one does not show what memory can do. */
+/* A thread reads several streams at once, as the matrix products read weights, because a core
+ * prefetches each of them. One stream does not reach the memory's bandwidth. */
 enum { WALKS = 4 };
 
 static float read_part(const uint8_t *from, size_t n_bytes)
 {
     typedef uint32_t words4 __attribute__((vector_size(16)));
-    const size_t n = n_bytes / WALKS / 64 * 4; /* 64 bytes at a time of each walk */
+    const size_t n = n_bytes / WALKS / 64 * 4; /* 64 bytes of each stream at a time */
     const words4 *at = (const words4 *)from;
     words4 sums[2 * WALKS] = {{0}};
     for (size_t i = 0; i < n; i += 4)
@@ -140,7 +140,8 @@ static void *work(void *argument)
 {
     struct worker *w = argument;
     struct measurement *m = w->of;
-    /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference) there is at least one worker, and all are filled */
+    /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference) there is at least one worker, and all are
+     * filled */
     uint8_t *part = m->buffer + w->number * m->part_bytes;
     float result = 0;
     pthread_mutex_lock(&m->gate);
@@ -182,8 +183,8 @@ static bool run_workers(struct measurement *m, struct worker *workers, struct er
            error_set(e, "engine_fault", "", "the system gave %u of %u threads", n, m->n_threads);
 }
 
-/* Of the last-level cache that these cores share: the kernel's word before the C library's, which
- * on some virtual machines adds up the caches of the whole host. */
+/* The size of the last-level cache. The kernel is asked before the C library, which on some virtual
+ * machines adds up the caches of the whole host. */
 static uint64_t cache_bytes(void)
 {
     unsigned long long kib = 0;

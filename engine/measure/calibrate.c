@@ -1,9 +1,9 @@
 /* Calibration: see calibrate.h.
  *
- * The forward pass runs as it always does, over a cache that keeps everything. Its observer hands
- * over the rotated queries of a layer before that layer's keys of the same step are in the pool, so
- * a layer is scored when the next one is observed: then its keys can be read back. Each step costs
- * one attention more than the forward pass itself; scores are held for four queries at a time. */
+ * The forward pass runs over a cache that keeps everything. Its observer gets the rotated queries
+ * of a layer before that layer's keys of the same step are in the pool. So a layer is scored when
+ * the next one is observed, because its keys can be read back then. Each step costs one more
+ * attention than the forward pass; four queries are scored at a time. */
 #include "cache/policy/preset.h"
 #include "engine/measure/calibrate.h"
 
@@ -21,7 +21,7 @@
 enum {
     STEP_ROWS = 512, /* keys are read back once a step: more rows, fewer reads */
     LANES = 16,      /* keys side by side */
-    QUERIES = 4,     /* that share a load of keys; 4 * 16 sums fit the registers of AVX2 */
+    QUERIES = 4,     /* queries that share a load of keys; 4 * 16 sums fit the registers of AVX2 */
     JOB_ROWS = 64,   /* rows of one head that a thread takes at once */
     MIN_LENGTH = 8
 };
@@ -31,13 +31,13 @@ enum {
 typedef float lanes __attribute__((vector_size(LANES * sizeof(float))));
 typedef int32_t int_lanes __attribute__((vector_size(LANES * sizeof(int32_t))));
 
-/* Lane by lane; b where a is not a number. A macro, because how vectors are passed to functions
+/* The larger of each lane; b where a is NaN. A macro, because how vectors are passed to functions
  * depends on the instruction set. */
 #define LARGER(a, b)                                                                               \
     ((lanes)(((int_lanes)(a) & (int_lanes)((a) > (b))) |                                           \
              ((int_lanes)(b) & ~(int_lanes)((a) > (b)))))
 
-/* The function that picks a clone runs before ThreadSanitizer is ready: none there. */
+/* No clones under ThreadSanitizer: the function that picks one runs before TSan is ready. */
 #if defined(__SANITIZE_THREAD__)
 #define NO_CLONES
 #elif defined(__has_feature)
@@ -51,7 +51,7 @@ typedef int32_t int_lanes __attribute__((vector_size(LANES * sizeof(int32_t))));
 #define CLONES
 #endif
 
-/* What one job adds up; summed in the order of the jobs, so that threads do not show. */
+/* The sums of one job. Jobs are added in order, so the result does not depend on threads. */
 struct sums {
     double echo, induction;
 };
@@ -61,11 +61,11 @@ struct calibrator {
     struct runtime runtime;
     struct cache_sequence *sequence;
     struct threads *threads;
-    const int32_t *tokens; /* [n_tokens], the outcome's */
+    const int32_t *tokens; /* [n_tokens] the calibration's */
     int32_t *previous;     /* [n_tokens] the newest earlier position of the same token, or -1 */
     uint32_t n_tokens, n_tiles;
 
-    /* The layer that waits to be scored. */
+    /* The layer to be scored next. */
     float *queries;             /* [STEP_ROWS][n_heads][head_dim], divided by sqrt(head_dim) */
     uint32_t first_row, n_rows; /* position of the step's first query, and how many */
     float *keys;                /* [n_kv_heads][n_tiles][head_dim][LANES] */
@@ -73,7 +73,7 @@ struct calibrator {
     float *scores;              /* [n_threads][QUERIES][n_tiles * LANES] */
     struct sums *parts;         /* [n_heads][STEP_ROWS / JOB_ROWS] */
     struct sums *heads;         /* [n_layers][n_heads] */
-    bool slots_are_wrong;       /* the pool gave a position that was never written */
+    bool slots_are_wrong;       /* a slot's position was never written */
     _Atomic uint32_t next_job;
 };
 
@@ -123,7 +123,7 @@ CLONES static double sum_of_exp(const float *scores, uint32_t n, float most)
     lanes sum = {0};
     for (uint32_t i = 0; i < n / LANES; i++) {
         lanes x = (s[i] - most) * 1.44269504f;
-        x = LARGER(x, least); /* 2^-126 is nothing beside the largest's 1 */
+        x = LARGER(x, least); /* 2^-126 is negligible beside the largest's 1 */
         lanes rounded = (x + 12582912.0f) - 12582912.0f; /* 1.5 * 2^23: to the nearest integer */
         lanes f = x - rounded;
         lanes power = 1.54035304e-4f * f + 1.33335581e-3f;
@@ -141,8 +141,8 @@ CLONES static double sum_of_exp(const float *scores, uint32_t n, float most)
     return total;
 }
 
-/* Adds what the query at `position` gives to the copies of its token. scores: its n = position + 1
- * scores, and room up to a multiple of LANES. */
+/* Adds the attention of the query at `position` to the copies of its token. scores: its n =
+ * position + 1 scores, with room up to a multiple of LANES. */
 static void add_query(struct sums *to, const struct calibrator *c, float *scores, uint32_t position)
 {
     uint32_t n = position + 1, padded = (n + LANES - 1) / LANES * LANES;
@@ -253,7 +253,7 @@ static void observe(void *context, uint32_t layer, const float *q, uint32_t n_ro
 
 /* ---- the tokens */
 
-/* [*n] the tokens that ordinary text is made of; malloc'ed. */
+/* The ordinary tokens [*n], malloc'ed. */
 static int32_t *list_ordinary(const struct tokenizer *t, uint32_t *n, struct error *e)
 {
     uint32_t n_vocab = (uint32_t)tokenizer_n_vocab(t);
@@ -273,7 +273,7 @@ static int32_t *list_ordinary(const struct tokenizer *t, uint32_t *n, struct err
     return NULL;
 }
 
-/* Length and repeats for the context of the model. */
+/* Length and repeats that fit the model's context. */
 static bool fit(struct calibration *r, uint32_t asked, uint32_t n_ctx, struct error *e)
 {
     uint32_t room = n_ctx - r->bos;
@@ -289,7 +289,7 @@ static bool fit(struct calibration *r, uint32_t asked, uint32_t n_ctx, struct er
     return true;
 }
 
-/* Draws the tokens and links each to the one before it that is the same. */
+/* Draws the tokens and links each to the newest earlier copy of it. */
 static bool draw(struct calibrator *c, struct calibration *r, const struct tokenizer *t,
                  struct error *e)
 {
@@ -340,7 +340,7 @@ static bool choose_tokens(struct calibrator *c, struct calibration *r, struct er
 
 /* ---- the run */
 
-/* n floats, zeroed, aligned for the lanes. */
+/* n zeroed floats, aligned for vectors. */
 static float *allocate(size_t n, const char *what, struct error *e)
 {
     size_t bytes = (n * sizeof(float) + 63) / 64 * 64;
@@ -418,7 +418,7 @@ static bool read_tokens(struct calibrator *c, struct error *e)
     return true;
 }
 
-/* Means over the queries, and of a group the largest. */
+/* The scores: means over the queries, the largest of each group. */
 static bool collect(const struct calibrator *c, struct calibration *r, struct error *e)
 {
     uint32_t n_heads = c->runtime.model->n_heads, group = n_heads / r->n_kv_heads;
@@ -429,7 +429,7 @@ static bool collect(const struct calibrator *c, struct calibration *r, struct er
             if (!isfinite(s->echo) || !isfinite(s->induction))
                 return error_set(e, "invalid_model", "",
                                  "layer %u, head %u computes attention that is not a number", l, h);
-            /* A share of the attention: rounding must not lift it over 1. */
+            /* A share of the attention: rounding must not make it more than 1. */
             r->echo[at] = fmax(r->echo[at], fmin(s->echo / r->n_queries, 1));
             r->induction[at] = fmax(r->induction[at], fmin(s->induction / r->n_queries, 1));
         }

@@ -1,4 +1,4 @@
-/* The outcome of a calibration: which heads its scores choose, and the file that says so. See
+/* The result of a calibration: which heads its scores choose, and the profile file. See
  * calibrate.h. */
 #include "engine/measure/calibrate.h"
 
@@ -77,7 +77,7 @@ static void write_scores(const struct calibration *c, const char *key, const dou
     fputs("  ],\n", file);
 }
 
-/* By hand, a layer a line: people read these files and compare them with diff. */
+/* Written without a JSON library, a line per layer, because people read and diff these files. */
 bool calibration_write(const struct calibration *c, FILE *file, struct error *e)
 {
     json_t *name = json_string(c->model_name);

@@ -1,9 +1,9 @@
-/* Runs of one sequence under a plan: see evaluate.h. What several runs have in common at the
- * beginning of their text is computed once, where that changes no bit:
+/* Runs of one sequence under a plan: see evaluate.h. The common beginning of several texts is
+ * computed once, where that changes no bit:
  *
- *   full pages   for plans of any scorer that need not see every query (cache/pages/prefix.h)
- *   a state      for the others: the sequence as it was shortly before the end of the prompt, which
- *                goes on under another budget, or with another question at its end
+ *   full pages   for plans whose scorer need not see every query (cache/pages/prefix.h)
+ *   a state      for the others: the sequence shortly before the end of the prompt, which can go on
+ *                under another budget or with another question at its end
  */
 #include "engine/measure/evaluate.h"
 
@@ -14,16 +14,15 @@
 #include "cache/pages/prefix.h"
 #include "engine/measure/runtime.h"
 
-/* QUESTION: a state ends at least that many tokens before the prompt does, so that prompts that
- * differ in their question share it. It ends between chunks, where a run of its own ends a step
- * too. */
+/* QUESTION: a state ends at least that many tokens before its prompt, so that prompts that differ
+ * in their question share it. It ends between chunks, where an unshared run ends a step too. */
 enum { CHUNK = 256, QUESTION = 64 };
 
 struct evaluator {
     struct runtime runtime;
     struct chat_template *chat_template; /* NULL: the model has none */
     bool no_sharing;
-    struct cache_sequence *state; /* in the midst of a prompt; NULL: none */
+    struct cache_sequence *state; /* in the middle of a prompt; NULL: none */
     int32_t *state_tokens;        /* those it has seen */
 };
 
@@ -109,7 +108,8 @@ struct plan_limits evaluator_limits(const struct evaluator *v)
 
 /* ---- one sequence */
 
-/* The next n tokens, at most CHUNK; the logits after each of the last n_logits, NULL on failure. */
+/* Feeds the next n tokens, at most CHUNK. Returns the logits of the last n_logits; NULL on
+ * failure. */
 static const float *feed_all(struct evaluator *v, struct cache_sequence *s, const int32_t *tokens,
                              uint32_t n, uint32_t n_logits, struct error *e)
 {
@@ -133,7 +133,7 @@ static const float *feed(struct evaluator *v, struct cache_sequence *s, const in
     return feed_all(v, s, tokens, n, 1, e);
 }
 
-/* Keeps the sequence as it is for runs to come. Short of memory it does not. */
+/* Keeps the sequence's present state for later runs, if there is memory. */
 static void keep_state(struct evaluator *v, struct cache_sequence *s, const int32_t *tokens)
 {
     uint32_t n = cache_tokens_seen(s);
@@ -147,7 +147,7 @@ static void keep_state(struct evaluator *v, struct cache_sequence *s, const int3
         forget_state(v);
 }
 
-/* A sequence that has seen as much of the prompt as earlier runs over it leave no doubt about. */
+/* A sequence that has seen as much of the prompt as earlier runs have computed to the same bits. */
 static struct cache_sequence *begin(struct evaluator *v, const struct plan *plan,
                                     const int32_t *tokens, uint32_t n, struct error *e)
 {
@@ -157,7 +157,7 @@ static struct cache_sequence *begin(struct evaluator *v, const struct plan *plan
                      memcmp(tokens, v->state_tokens, n_state * sizeof *tokens) == 0;
     if (same_text && prefix_is_read_alike(cache_sequence_plan(v->state), plan))
         return cache_sequence_fork_under(v->state, plan, e);
-    if (!same_text || prefix_is_read_alike(plan, plan)) /* no use any more, or soon replaced */
+    if (!same_text || prefix_is_read_alike(plan, plan)) /* not useful any more, or soon replaced */
         forget_state(v);
     struct cache_sequence *s = cache_sequence_new(v->runtime.cache, plan, e);
     uint32_t most = s && !v->no_sharing ? prefix_usable(plan, n) : 0,
@@ -180,7 +180,7 @@ static const float *prefill(struct evaluator *v, struct cache_sequence *s, const
     cache_sequence_set_prompt(s, n);
     for (uint32_t done = known, rows; done < n; done += rows) {
         rows = n - done < CHUNK ? n - done : CHUNK;
-        /* Before the last step's compression everything is still there. */
+        /* Before the compression of the last step all slots are there. */
         logits = feed(v, s, tokens + done, rows, e);
         if (!logits)
             return NULL;
@@ -227,10 +227,10 @@ static double divergence(const float *p, const float *q, uint32_t n)
         double log_p = (double)p[i] - p_total, log_q = (double)q[i] - q_total;
         sum += exp(log_p) * (log_p - log_q);
     }
-    return sum > 0 ? sum : 0; /* rounding may leave a hair below */
+    return sum > 0 ? sum : 0; /* rounding may give a little less than 0 */
 }
 
-/* What one prediction adds to the means. */
+/* Adds one prediction to the means. */
 static void accumulate(struct evaluate_text_result *out, const float *logits, const float *full,
                        uint32_t n_vocab, int32_t next)
 {
@@ -240,8 +240,8 @@ static void accumulate(struct evaluate_text_result *out, const float *logits, co
     out->kl += divergence(full, logits, n_vocab) / n;
 }
 
-/* The text is known, so its tokens go through the layers together; in each layer they still write,
- * attend and drop one after the other, as in an answer (waves, engine/compute/batch.h). */
+/* The text is known, so its tokens are computed in one step. In each layer they still write, attend
+ * and drop one after the other, as in an answer (waves, engine/compute/step.h). */
 static bool run_text(struct evaluator *v, struct cache_sequence *s, const int32_t *tokens,
                      uint32_t n_prompt, uint32_t n_steps, struct evaluate_reference *reference,
                      bool is_reference, struct evaluate_text_result *out, struct error *e)
@@ -283,7 +283,7 @@ bool evaluate_text(struct evaluator *v, const struct plan *plan, const int32_t *
     return done;
 }
 
-/* Whether one of the ranges that a head keeps holds the whole fact. */
+/* Whether one of the ranges that a head keeps contains the whole fact. */
 struct search {
     int32_t first, last;
     bool found;

@@ -1,5 +1,4 @@
-/* Head profiles from files: see profile_file.h. A profile comes from elsewhere: everything in it is
- * checked before it is used. */
+/* Reads head profiles from files: see profile_file.h. Everything in them is checked. */
 #include "engine/measure/profile_file.h"
 
 #include <inttypes.h>
@@ -13,7 +12,7 @@
 #include "config/json_read.h"
 #include "engine/model/model_hash.h"
 
-/* Far above any model; they bound what a bad file can make us allocate. */
+/* Far above any model; they bound what a bad file can cause to be allocated. */
 enum { MAX_FILE_BYTES = 16 * 1024 * 1024, MAX_LAYERS = 4096, MAX_KV_HEADS = 4096 };
 
 #define BAD "invalid_head_profile"
@@ -157,9 +156,8 @@ static bool is_blank(char c)
     return c == ' ' || c == '\t' || c == '\r';
 }
 
-/* Training does not hold the values inside 0 to 1 (the published Llama-3 pattern goes down to
- * -0.00024), so the authors' loader clips them, and so do we. What is further out than 0.01 is no
- * pattern. */
+/* Training does not keep the values within 0 to 1 (the published Llama-3 pattern has -0.00024), so
+ * they are clipped, as in the authors' loader. A value more than 0.01 outside is refused. */
 static bool read_value(const char *word, size_t length, double *value)
 {
     char text[64], *end;

@@ -1,9 +1,8 @@
-/* Head profiles (cache/policy/head_profile.h) from files, for all who need one: server, bench, eval
- * and the tests of calibrate. Two kinds of file: the JSON that `winnow calibrate` writes
- * (RazorAttention, arXiv 2407.15891) and DuoAttention's patterns, tab-separated numbers from 0 to
- * 1, a line a layer (arXiv 2410.10819). Any thread.
+/* Reads head profiles (cache/policy/head_profile.h) from files. There are two kinds: the JSON that
+ * `winnow calibrate` writes (RazorAttention, arXiv 2407.15891), and DuoAttention's patterns, which
+ * are tab-separated numbers from 0 to 1, a line per layer (arXiv 2410.10819). Any thread.
  *
- * The JSON, an object whose other keys are for people:
+ * The JSON is an object with these keys; further ones are for people:
  *   "format": "winnow-head-profile", "version": 1
  *   "model": name, "model_hash": 64 hex digits (engine/model/model_hash.h)
  *   "n_layers", "n_kv_heads": integers
@@ -15,10 +14,10 @@
 #include "cache/policy/head_profile.h"
 #include "engine/model/model.h"
 
-/* NULL with "invalid_head_profile" and what is wrong where ("layer 3 has 7 values, not 8"). The
- * caller frees it (head_profile_free). */
+/* NULL: "invalid_head_profile" with the defect ("layer 3 has 7 values, not 8"), or "out_of_memory".
+ * The caller frees it (head_profile_free). */
 struct head_profile *profile_file_load(const char *path, struct error *e);
-/* The same, refused unless it was made for this model. */
+/* The same; refuses a profile that was not made for this model. */
 struct head_profile *profile_file_open(const char *path, const struct model *model,
                                        struct error *e);
 

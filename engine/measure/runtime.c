@@ -1,4 +1,4 @@
-/* Building what a forward pass needs: see runtime.h. */
+/* Builds what a forward pass needs: see runtime.h. */
 #include "engine/measure/runtime.h"
 
 #include <string.h>
