@@ -7,13 +7,13 @@
 
 bool logits_are_finite(const float *logits, uint32_t n_vocab)
 {
-    uint32_t odd = 0;
+    uint32_t not_finite = 0;
     for (uint32_t i = 0; i < n_vocab; i++) {
         uint32_t bits;
         memcpy(&bits, &logits[i], sizeof bits);
-        odd |= (bits & 0x7F800000u) == 0x7F800000u; /* exponent of infinities and NaN */
+        not_finite |= (bits & 0x7F800000u) == 0x7F800000u; /* exponent of infinities and NaN */
     }
-    return !odd;
+    return !not_finite;
 }
 
 /* The n best of the logits, by insertion: almost every logit fails the first comparison. */

@@ -1,5 +1,5 @@
-/* The CPU backend: struct backend over the kernels of the best instruction set that the machine
- * has, cut into pieces for the threads. Opened by the main thread, called by the engine thread. */
+/* The CPU backend: struct backend over the kernels of an instruction set, with the work cut into
+ * pieces for the threads. Opened by the main thread, called by the engine thread. */
 #include "engine/compute/backend.h"
 
 #if defined(__x86_64__)
@@ -84,7 +84,7 @@ static void cpu_embed(void *self, float *out, const struct weight *w, const stru
                                out + (size_t)i * w->cols);
 }
 
-/* Everything that goes row by row (or float by float), in equal parts. */
+/* Operations on rows (or single floats), cut into equal parts. */
 struct row_work {
     const struct cpu *cpu;
     void (*part)(const struct row_work *w, size_t first, size_t n);
@@ -250,8 +250,8 @@ static void cpu_close(void *self)
 }
 
 #if defined(__x86_64__)
-/* The builtins ask the CPU and whether the system saves the registers; clang's does not know f16c,
- * whose registers are those of AVX. */
+/* The builtins check the CPU and whether the system saves the registers. f16c is checked by hand,
+ * because clang's builtin does not know it; its registers are AVX's. */
 static bool machine_has_avx2(void)
 {
     unsigned a, b, c = 0, d;
@@ -302,7 +302,7 @@ static const struct cpu_products *choose_products(const struct cpu_kernels *kern
         __builtin_cpu_supports("avx512vnni"))
         return &cpu_products_avx512vnni;
     if (kernels != &cpu_kernels_plain) {
-        /* Leaf 7.1: AVX-VNNI is bit 4 of eax. The system saves what AVX2 needs already. */
+        /* Leaf 7.1: AVX-VNNI is bit 4 of eax. It uses AVX2's registers, which the system saves. */
         if (cpu_products_avxvnni.multiply && __get_cpuid_count(7, 1, &a, &b, &c, &d) && a & 1 << 4)
             return &cpu_products_avxvnni;
         return &cpu_products_avx2;

@@ -1,6 +1,6 @@
-/* 32 small integers as bytes, before they become floats: what the quantised blocks are unpacked
- * with on x86, shared by AVX2 and AVX-512 (the operations are 128 bits wide on both, because each
- * half is widened on its own). Included only by kernels_avx2.c and kernels_avx512.c. */
+/* 32 small integers as bytes, for unpacking quantised blocks on x86 before they become floats. AVX2
+ * and AVX-512 share it: the operations are 128 bits wide on both, because each half is widened
+ * separately. Included only by kernels_avx2.c and kernels_avx512.c. */
 #ifndef WINNOW_ENGINE_CPU_BYTES_X86_H
 #define WINNOW_ENGINE_CPU_BYTES_X86_H
 

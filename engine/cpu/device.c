@@ -10,7 +10,7 @@ static uint32_t count(const char **reason)
 static bool open_cpu(struct backend *b, const struct device_options *o, const struct model *m,
                      struct error *e)
 {
-    (void)m; /* the CPU's buffers are allocated when they are asked for */
+    (void)m; /* the CPU allocates its buffers when they are needed */
     return backend_cpu_open(b, o->n_threads, o->isa, e);
 }
 

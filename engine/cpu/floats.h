@@ -1,5 +1,5 @@
-/* LANES floats in a vector: what the float kernels and the integer products of an instruction set
- * share. The includer defines LANES:
+/* Vectors of LANES floats, for the float kernels and the integer products of an instruction set.
+ * The includer defines LANES:
  *
  *     4    plain C with the compiler's own vectors; no fused multiply-add, so that all machines
  *          that run it agree

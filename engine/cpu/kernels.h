@@ -1,8 +1,8 @@
-/* Inside the CPU backend: the table of kernels that each instruction set fills, the layout of a
- * page, and the backend's state. Included by engine/cpu/ and its tests only.
+/* Inside the CPU backend: the table of kernels that each instruction set fills, and the backend's
+ * state. Only engine/cpu/ and its tests include it.
  *
- * Kernels know nothing of threads: backend.c and kv.c cut the work and call them with a range and a
- * scratch buffer of the thread. No kernel's result depends on how the work was cut. */
+ * Kernels do not know threads: backend.c, matmul.c and kv.c cut the work and call them with a range
+ * and the thread's scratch. No kernel's result depends on how the work was cut. */
 #ifndef WINNOW_ENGINE_CPU_KERNELS_H
 #define WINNOW_ENGINE_CPU_KERNELS_H
 
@@ -12,8 +12,8 @@
 #include "engine/cpu/threads.h"
 #include "engine/cpu/weight_memory.h"
 
-/* Each thread's scratch: a panel of weight rows as floats, or K or V of one page as floats and the
- * sums of attend_queries() queries. 256 KiB stay in any L2. */
+/* Each thread's scratch: a panel of weight rows as floats, or K or V of one page as floats with the
+ * sums of attend_queries() queries. 256 KiB fit any L2 cache. */
 #define SCRATCH_FLOATS 65536
 
 #define HEAD_DIM_MAX 512
@@ -21,12 +21,13 @@
 /* Fewer multiplications (or floats touched) than this are not worth waking the workers. */
 #define WORTH_THREADS 16384
 
-/* Queries (rows x heads of a group) that walk the pages together, at most. */
+/* The most queries (rows x heads of a group) that read pages together. */
 #define ATTEND_QUERIES 48
 
-/* Attention sums up to here, then merges: how a row's numbers are added, so it is the same on every
- * machine and for every number of threads. Long enough that merging costs nothing (1 of 256
- * additions), short enough that 64 threads share a context of 8,192 tokens. */
+/* Attention sums over one span at a time and then merges the spans. The length fixes the order of a
+ * row's sums, so it is the same on every machine and for every number of threads. Spans are so long
+ * that merging is negligible (1 of 256 additions), and so short that 64 threads can share a context
+ * of 8,192 tokens. */
 #define SPAN_PAGES 8
 #define SPAN_SLOTS (SPAN_PAGES * PAGE_SLOTS)
 
@@ -35,8 +36,8 @@ static inline uint32_t spans_of(uint32_t n_slots)
     return (n_slots + SPAN_SLOTS - 1) / SPAN_SLOTS;
 }
 
-/* As many as the scratch holds: a page of K or V, weights of a span, values of a span and of the
- * row so far. head_dim counts as whole vectors of any instruction set. */
+/* As many queries as fit the scratch with a page of K or V, weights of a span, and values of a span
+ * and of the row so far. head_dim is rounded up to whole vectors of any instruction set. */
 static inline uint32_t attend_queries(uint32_t head_dim)
 {
     const uint32_t width = (head_dim + 15) / 16 * 16,
@@ -46,7 +47,7 @@ static inline uint32_t attend_queries(uint32_t head_dim)
 }
 
 /* What a span leaves of a query for merging: three numbers, then head_dim sums in whole vectors.
- * Cut to cache lines, for every span may be another thread's. */
+ * Rounded up to cache lines, because each span may be another thread's. */
 enum { PARTIAL_MAXIMUM, PARTIAL_SUM, PARTIAL_SEEN, PARTIAL_VALUES = 16 };
 
 static inline uint32_t partial_floats(uint32_t head_dim)
@@ -54,7 +55,7 @@ static inline uint32_t partial_floats(uint32_t head_dim)
     return PARTIAL_VALUES + (head_dim + 15) / 16 * 16;
 }
 
-/* The arguments of backend.matmul, as all threads read them. */
+/* The arguments of backend.matmul, for all threads. */
 struct matmul_job {
     const struct weight *w;
     size_t row_bytes; /* of w */
@@ -75,7 +76,7 @@ struct attention_cut {
     uint32_t *seen; /* [n_kv_heads][n_spans][SPAN_PAGES] slots of each page */
 };
 
-/* The arguments of backend.attend, and where the pool is. */
+/* The arguments of backend.attend, and the pool. */
 struct attention_job {
     const float *q, *q_sink;  /* [row][n_heads][head_dim] */
     const float *sink_logits; /* [n_heads] or NULL */
@@ -89,7 +90,7 @@ struct attention_job {
     const int32_t *slot_positions;    /* [page][PAGE_SLOTS] */
     const struct attention_cut *cuts; /* [n_segments] */
     /* What scoring needs of attention; NULL when no segment is scored. */
-    uint32_t softmax_row; /* the batch's row that these begin with */
+    uint32_t softmax_row; /* the step's row that these begin with */
     float *softmax;       /* [row][n_heads][2] largest logit, 1 / sum of 2^(logit - largest) */
     uint32_t *n_seen;     /* [row][n_kv_heads] slots that the query saw */
 };
@@ -100,7 +101,7 @@ state_of(const struct attention_job *job, const struct step_segment *segment, ui
     return &segment->placed->states[job->first_head + kv_head];
 }
 
-/* The slots that a segment's queries read of a head, NULL: all of its table. */
+/* The list of slots that a segment's queries read of a head; NULL: the whole table. */
 static inline const struct step_list *list_of(const struct attention_job *job,
                                               const struct step_segment *segment, uint32_t kv_head)
 {
@@ -109,7 +110,7 @@ static inline const struct step_list *list_of(const struct attention_job *job,
     return list && list->n > 0 ? list : NULL;
 }
 
-/* What attention walks: slots of the table, or whole pages of the list. */
+/* The slots that attention reads: those of the table, or of whole pages of the list. */
 static inline uint32_t walked_slots(const struct attention_job *job,
                                     const struct step_segment *segment, uint32_t kv_head)
 {
@@ -124,7 +125,7 @@ struct cpu_kernels {
 
     /* out[cols] = the row as floats. */
     void (*dequantise)(const struct weight *w, const uint8_t *row, float *out);
-    /* Computes the columns [first, last) of out: weight rows against all n rows of x. */
+    /* Computes columns [first, last) of out: those weight rows times all n rows of x. */
     void (*matmul)(const struct matmul_job *job, uint32_t first, uint32_t last, float *scratch);
     void (*rms_norm)(float *out, const float *x, const float *gain, uint32_t n, uint32_t width,
                      float eps);
@@ -138,8 +139,8 @@ struct cpu_kernels {
      * heads of its group. n * group <= attend_queries(), or n == 1. segment is one of job's. */
     void (*attend)(const struct attention_job *job, const struct step_segment *segment,
                    uint32_t kv_head, uint32_t first, uint32_t n, float *scratch);
-    /* The same for all rows of a segment that is cut by spans: each span on its own, in any order,
-     * then all together. */
+    /* The same for all rows of a segment that is cut by spans: first each span, in any order, then
+     * the merging of all. */
     void (*attend_span)(const struct attention_job *job, const struct step_segment *segment,
                         uint32_t kv_head, uint32_t span, float *scratch);
     void (*attend_merge)(const struct attention_job *job, const struct step_segment *segment,
@@ -152,9 +153,9 @@ struct cpu_kernels {
      * no dots then. */
     void (*key_dots)(const struct page_shape *shape, const uint8_t *page, const float *x,
                      float *dots, float *squares);
-    /* The first of select_victims (cache/policy/select.h): of the first n slots, of whole pages, that are
-     * no hole and whose position is at least `sinks` and below `newest`, the one with the lowest
-     * score (NaN is the lowest), the earliest position among equal ones. UINT32_MAX: none. */
+    /* The first of select_victims (cache/policy/select.h). Of the first n slots (whole pages) that
+     * are not holes and whose position is at least `sinks` and below `newest`: the one with the
+     * lowest score (NaN is the lowest), of equal scores the earliest position. UINT32_MAX: none. */
     uint32_t (*worst)(const float *scores, const int32_t *positions, uint32_t n, uint32_t sinks,
                       uint32_t newest);
 };
@@ -181,7 +182,7 @@ struct cpu {
     struct page_shape shape;
     uint32_t n_pages, head_dim;
 
-    float *softmax; /* [softmax_room] what attention writes down between its parts, see kv.c */
+    float *softmax; /* [softmax_room] what attention keeps between its parts, see kv.c */
     size_t softmax_room;
     void *select; /* [select_room] bytes, see policy.c */
     size_t select_room;
@@ -206,7 +207,8 @@ static inline float *cpu_scratch(const struct cpu *c, uint32_t thread)
     return c->scratch + (size_t)thread * SCRATCH_FLOATS;
 }
 
-/* matmul.c: the functions of struct backend with the same names, and what they leave. */
+/* matmul.c: the functions of struct backend with the same names, and one that frees their
+ * memory. */
 size_t cpu_row_bytes(const struct weight *w);
 bool cpu_weight_prepare(void *self, struct weight *w, bool multiplied, struct error *e);
 void cpu_weight_release(void *self, struct weight *w);

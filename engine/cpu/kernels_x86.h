@@ -1,6 +1,6 @@
-/* What the vectors of AVX2 and AVX-512 have in common for template_kernels.h: the includer defines
- * LANES, includes this, adds what its instruction set does in its own way, and then includes the
- * template. Included only by kernels_avx2.c and kernels_avx512.c. */
+/* The common part of AVX2 and AVX-512 for template_kernels.h. The includer defines LANES, includes
+ * this, adds the operations that differ, and then includes the template. Included only by
+ * kernels_avx2.c and kernels_avx512.c. */
 #ifndef WINNOW_ENGINE_CPU_KERNELS_X86_H
 #define WINNOW_ENGINE_CPU_KERNELS_X86_H
 

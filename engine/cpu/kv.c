@@ -1,5 +1,5 @@
-/* The KV pool of the CPU backend: pages are taken, written, copied and read here, and attention is
- * cut into pieces for the threads. Layout of a page: kernels.h. Engine thread. */
+/* The KV pool of the CPU backend: allocates, writes, copies and reads pages, and cuts attention
+ * into pieces for the threads. The layout of a page is in page.h. Engine thread. */
 #include "engine/cpu/kernels.h"
 
 #include <math.h>
@@ -8,10 +8,11 @@
 #include <string.h>
 #include <sys/mman.h>
 
-/* Floats that attention has in any case: a row of 20,000 heads. */
+/* Floats that kv_alloc always allocates for attention: enough for a row of 20,000 heads. */
 #define LEAST_ROOM 65536
 
-/* Grows by more than is asked for: a context that grows by a token a step seldom asks again. */
+/* Grows by more than needed, so that a context that grows by a token per step rarely
+ * reallocates. */
 static bool has_room(struct cpu *c, size_t floats)
 {
     if (floats <= c->softmax_room)
@@ -54,12 +55,12 @@ bool cpu_kv_alloc(void *self, uint32_t n_pages, uint32_t head_dim, struct error 
         return error_set_memory(e, "the KV pool", UINT64_MAX);
     if (bytes == 0)
         return error_set(e, "invalid_value", "--kv-memory", "the KV pool has no page");
-    /* Reserved, not touched: memory is taken as pages are first written. */
+    /* Only reserved: the system gives memory as pages are first written. */
     void *pool = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (pool == MAP_FAILED)
         return error_set_memory(e, "the KV pool", bytes);
-    madvise(pool, bytes, MADV_HUGEPAGE); /* a wish: a decoding row waits for fewer translations */
+    madvise(pool, bytes, MADV_HUGEPAGE); /* a hint: fewer address translations */
     c->pool = pool;
     c->positions = (int32_t *)(c->pool + n_pages * (shape.k_bytes + shape.v_bytes));
     c->pool_bytes = bytes;
@@ -91,7 +92,7 @@ void cpu_kv_copy(void *self, const uint32_t *from, const uint32_t *to, uint32_t 
     }
 }
 
-/* page_write for f16, vectorised: the format of nearly everybody. */
+/* page_write for f16, the usual storage, vectorised. */
 static void write_halves(const struct cpu *c, uint8_t *page, uint32_t index, const float *k,
                          const float *v)
 {
@@ -103,7 +104,8 @@ static void write_halves(const struct cpu *c, uint8_t *page, uint32_t index, con
     c->kernels->to_half((uint16_t *)(page + c->shape.v_at) + index * d, v, d);
 }
 
-/* KeyDiff's mean: of the key as it was stored, so that pages alone tell it again. */
+/* For KeyDiff's mean. Uses the stored key, so that the mean can be computed again from the
+ * pages. */
 static void add_key(struct cpu *c, double *sum, uint32_t page, uint32_t index)
 {
     float k[HEAD_DIM_MAX];
@@ -115,8 +117,7 @@ static void add_key(struct cpu *c, double *sum, uint32_t page, uint32_t index)
         sum[i] += (double)k[i] / sqrt(squares);
 }
 
-/* Where a new token goes: a slot of its own, or the head's newest hole. Nothing has been said of it
- * yet. */
+/* The slot of a new token: `slot`, or the head's newest hole. Clears its score and history. */
 static uint32_t open_slot(const struct head_state *head, uint32_t slot)
 {
     if (slot == SLOT_OF_HOLE)
@@ -129,7 +130,7 @@ static uint32_t open_slot(const struct head_state *head, uint32_t slot)
     return slot;
 }
 
-/* One token's K and V of one head. */
+/* Writes K and V of one token and head. */
 static void write_token(struct cpu *c, const struct head_state *head, uint32_t slot,
                         int32_t position, const float *k, const float *v)
 {
@@ -206,7 +207,8 @@ static void attend_piece(struct attention_work *w, uint32_t segment, uint32_t kv
             kernels->attend_merge(&w->job, s, kv_head, scratch);
         return;
     }
-    /* The last rows of a prompt see most: they come first, so that no thread ends late. */
+    /* The last rows of a prompt see the most slots. They come first, so that no thread ends
+     * late. */
     uint32_t first = (row_pieces(w, s) - 1 - piece) * w->rows_at_once, rest = s->n_rows - first;
     kernels->attend(&w->job, s, kv_head, first, rest < w->rows_at_once ? rest : w->rows_at_once,
                     scratch);
@@ -226,7 +228,7 @@ static void attention_thread(void *context, uint32_t thread)
         }
 }
 
-/* Scoring in pieces of (segment, KV head, span): every slot is one thread's, so its sum has one
+/* Scoring in pieces of (segment, KV head, span): each slot belongs to one piece, so its sum has one
  * order. */
 static uint32_t score_pieces(const struct attention_job *job, const struct step_segment *s,
                              uint32_t kv_head)
@@ -272,7 +274,8 @@ static uint32_t longest_spans(const struct attention_job *job, const struct step
     return spans_of(n_slots);
 }
 
-/* The next n floats of c->softmax, on a cache line; NULL while the room is only counted. */
+/* The next n floats of `room`, on a cache line. NULL if `room` is NULL and floats are only
+ * counted. */
 static float *take_floats(float *room, size_t *used, size_t n)
 {
     float *at = room ? room + *used : NULL;
@@ -280,9 +283,10 @@ static float *take_floats(float *room, size_t *used, size_t n)
     return at;
 }
 
-/* Lays out in `room` what attention writes down: how segments are cut, softmaxes for scoring; and
- * if there is memory for it (`quick`) partial results of spans and kept weights, without which
- * everything comes out the same, later. Returns the floats that it takes; room NULL: only that. */
+/* Lays out what attention keeps in `room`: how segments are cut, and softmaxes for scoring. With
+ * `quick` also partial results of spans and the weights of decode rows; without them attention is
+ * slower and gives the same bits. Returns the floats that this takes. room NULL: only counts
+ * them. */
 static size_t lay_out(struct attention_work *w, float *room, bool quick)
 {
     struct attention_job *job = &w->job;
@@ -353,8 +357,8 @@ static void attend_and_score(struct attention_work *w)
         threads_run(threads, score_thread, w);
 }
 
-/* Memory is short: one segment after the other, as many rows at a time as fit what kv_alloc has
- * put aside. Rows and scores come out as they would together. */
+/* For when memory is short: one segment after the other, as many rows at a time as fit what
+ * kv_alloc has allocated. Gives the same bits. */
 static void attend_in_slices(const struct cpu *c, struct attention_work *w,
                              const struct step_segment *segments, uint32_t n_segments)
 {

@@ -1,13 +1,13 @@
-/* Matrix products of the CPU backend, cut into pieces for the threads. Weights that are quantised
- * are packed once (packed.h) and multiplied as integers with rows of x that were rounded to 16
- * bits; others, and weights that nobody prepared, as floats. Engine thread. */
+/* Matrix products of the CPU backend, cut into pieces for the threads. Quantised weights are packed
+ * once (packed.h) and multiplied as integers with rows of x that were rounded to 16 bits. Other
+ * weights, and weights that were not prepared, are multiplied as floats. Engine thread. */
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/cpu/kernels.h"
 
-/* Of multiplications of integers, which are done faster. */
+/* The same for multiplications of integers, which are faster. */
 #define WORTH_THREADS_INT 65536
 
 size_t cpu_row_bytes(const struct weight *w)
@@ -73,8 +73,8 @@ void cpu_weight_release(void *self, struct weight *w)
 
 /* ---- floats */
 
-/* A matrix product in pieces of weight rows, handed out by a counter: a thread that the machine
- * holds up takes fewer. */
+/* A matrix product in pieces of weight rows. Threads take pieces from a counter, so a thread that
+ * is delayed takes fewer. */
 struct matmul_work {
     const struct cpu *cpu;
     struct matmul_job job;
@@ -115,7 +115,8 @@ static void multiply_floats(struct cpu *c, float *out, const struct weight *w, c
 
 /* ---- integers */
 
-/* Room for n rows of x. False when there is no memory: floats need none. */
+/* Makes room for n rounded rows of x. False: memory is short; the product is then done in floats,
+ * which needs no room. */
 static bool reserve_quantised(struct cpu *c, uint32_t n, uint32_t cols)
 {
     const size_t room = (size_t)n * cols, n_blocks = room / PACKED_COLS;
@@ -159,9 +160,9 @@ static void quantise_thread(void *context, uint32_t thread)
     w->cpu->multiplier->quantise(&w->cpu->quantised, w->x, w->n, first, last);
 }
 
-/* The next groups for a thread, which are *first and those behind it; 0: none are left. Long pieces
- * while much is left, for they read memory best; short ones at the end, for threads may be held up.
- */
+/* The next groups of a thread, from *first on. Returns how many; 0: none are left. Pieces are long
+ * while much is left, because long ones read memory best, and short at the end, because a thread
+ * may be delayed. */
 static uint32_t take_groups(struct integer_work *w, uint32_t *first)
 {
     const uint32_t least = w->n <= PRODUCTS_FEW_ROWS ? PRODUCTS_WALKS : 1,
@@ -178,7 +179,7 @@ static uint32_t take_groups(struct integer_work *w, uint32_t *first)
     return n;
 }
 
-/* Groups of the products one after the other are one long list. */
+/* The groups of all products form one list. */
 static void multiply_thread(void *context, uint32_t thread)
 {
     struct integer_work *w = context;

@@ -41,7 +41,7 @@ static uint32_t four_pairs(const uint8_t *q)
     return words;
 }
 
-/* The same of what is above the four bits, `bits` of each of 32 / bits columns. */
+/* The same for the bits above the lower four: `bits` of each of 32 / bits columns. */
 static uint32_t upper_bits(const uint8_t *q, int bits)
 {
     uint32_t words = 0;

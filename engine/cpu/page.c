@@ -50,7 +50,8 @@ struct page_shape page_shape_of(uint32_t head_dim, enum plan_storage storage, ui
     return s;
 }
 
-/* Where dimension d of a slot lies: values `stride` apart, scales of its group likewise. */
+/* Where dimension d of a slot is: values are `stride` apart, and so are the scales of its
+ * groups. */
 struct row {
     uint8_t *values;
     uint16_t *scales;
@@ -87,7 +88,7 @@ static struct key key_of(const struct page_shape *s, uint8_t *page, uint32_t ind
         scales + groups, scales + 2 * groups};
 }
 
-/* Rounded to the nearest even; infinities and NaN stay what they are. */
+/* Rounds to the nearest even; infinities stay infinities, NaN stays NaN. */
 static uint16_t to_bf16(float x)
 {
     uint32_t bits = half_bits_of_float(x);
@@ -96,8 +97,8 @@ static uint16_t to_bf16(float x)
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-/* A NaN is stored as the largest value would be: as nothing that spreads. The forward pass reports
- * its own. */
+/* A NaN is stored as the largest value is, so that it does not spread to other numbers. The forward
+ * pass reports NaN in its own results. */
 static int32_t nearest(float x, float least, float scale, int32_t from, int32_t to)
 {
     float q = scale > 0 ? (x - least) / scale : 0;
@@ -234,7 +235,7 @@ static void read_key(const struct page_shape *s, const struct key *k, float *x)
     }
     for (uint32_t i = 0; i < PAGE_EXTREMES * s->n_key_groups; i++) {
         uint32_t d = i / PAGE_EXTREMES * PAGE_KEY_GROUP + k->places[i * PAGE_SLOTS];
-        if (d < s->head_dim) /* a slot that nobody has written may hold anything */
+        if (d < s->head_dim) /* a slot that was never written may contain anything */
             x[d] = half_to_float(k->extremes[i * PAGE_SLOTS]);
     }
 }
@@ -291,7 +292,7 @@ void page_read(const struct page_shape *shape, const uint8_t *page, uint32_t ind
         read_row(shape, v_row(shape, p, index), v);
 }
 
-/* What lies with strides of PAGE_SLOTS: K in every format. */
+/* Moves elements with a stride of PAGE_SLOTS: K in every format. */
 static void move_key(const struct page_shape *s, struct row to, struct row from)
 {
     for (uint32_t i = 0; i < s->k_values; i++)

@@ -1,5 +1,5 @@
-/* Dropping slots on the CPU: scores of what a plan asks for, choosing (cache/policy/select.c), holes in
- * decode, compaction at the end of a prompt. Engine thread; compaction uses the others. */
+/* Dropping slots on the CPU: computes scores, chooses (cache/policy/select.c), makes holes while
+ * decoding, compacts at the end of a prompt. Engine thread; long heads use the workers too. */
 #include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -9,8 +9,8 @@
 #include "cache/policy/select_job.h"
 #include "engine/cpu/kernels.h"
 
-/* Working memory of one head, cut from cpu.select. */
-struct bench {
+/* Scratch of one head, in cpu.select. */
+struct head_scratch {
     int32_t *positions; /* [n_slots] and up to the end of the page */
     float *scores;      /* [n_slots] and up to the end of the page */
     float *pooled;      /* [n_slots] and up to the end of the page */
@@ -24,16 +24,16 @@ static uint32_t whole_pages(uint32_t n_slots)
     return (uint32_t)pages_of_slots(n_slots) * PAGE_SLOTS;
 }
 
-/* Benches for n heads, laid out in cpu.select; NULL when memory is short. `keep` arrays follow one
- * another without gaps, as select_adaptive wants them, so all of one kind lie together. */
-static struct bench *set_benches(struct cpu *c, const struct select_job *jobs, uint32_t n,
-                                 struct error *e)
+/* Scratch for n heads, laid out in cpu.select. Arrays of one kind follow each other; the `keep`
+ * arrays do so without gaps, as select_adaptive requires. NULL: "out_of_memory". */
+static struct head_scratch *set_scratch(struct cpu *c, const struct select_job *jobs, uint32_t n,
+                                        struct error *e)
 {
     size_t room = 0, bytes_a_slot = sizeof(int32_t) + 2 * sizeof(float) + sizeof(uint32_t) +
                                     sizeof(uint64_t) + sizeof(bool);
     for (uint32_t i = 0; i < n; i++)
         room += whole_pages(jobs[i].n_slots);
-    size_t bytes = n * sizeof(struct bench) + room * bytes_a_slot;
+    size_t bytes = n * sizeof(struct head_scratch) + room * bytes_a_slot;
     if (bytes > c->select_room) {
         void *bigger = realloc(c->select, bytes);
         if (bigger == NULL) {
@@ -43,27 +43,28 @@ static struct bench *set_benches(struct cpu *c, const struct select_job *jobs, u
         c->select = bigger;
         c->select_room = bytes;
     }
-    struct bench *benches = c->select;
-    uint64_t *keys = (uint64_t *)(benches + n);
+    struct head_scratch *scratch = c->select;
+    uint64_t *keys = (uint64_t *)(scratch + n);
     int32_t *positions = (int32_t *)(keys + room);
     float *scores = (float *)(positions + room), *pooled = scores + room;
     uint32_t *order = (uint32_t *)(pooled + room);
     bool *keep = (bool *)(order + room);
     size_t at = 0;
     for (uint32_t i = 0; i < n; i++) {
-        benches[i] = (struct bench){.positions = positions + at,
-                                    .scores = scores + at,
-                                    .pooled = pooled + at,
-                                    .order = order + at,
-                                    .keys = keys + at,
-                                    .keep = keep};
+        scratch[i] = (struct head_scratch){.positions = positions + at,
+                                           .scores = scores + at,
+                                           .pooled = pooled + at,
+                                           .order = order + at,
+                                           .keys = keys + at,
+                                           .keep = keep};
         at += whole_pages(jobs[i].n_slots);
         keep += jobs[i].n_slots;
     }
-    return benches;
+    return scratch;
 }
 
-static void read_positions(const struct cpu *c, const struct select_job *job, struct bench *b)
+static void read_positions(const struct cpu *c, const struct select_job *job,
+                           struct head_scratch *b)
 {
     for (uint32_t i = 0; i < job->n_slots; i += PAGE_SLOTS)
         memcpy(b->positions + i, cpu_positions(c, job->head->pages[i / PAGE_SLOTS]),
@@ -72,7 +73,7 @@ static void read_positions(const struct cpu *c, const struct select_job *job, st
 
 /* Scores of keys, a page at a time. */
 static void score_keys(struct cpu *c, const struct select_job *job, const struct scorer *scorer,
-                       struct score_view *v, struct bench *b)
+                       struct score_view *v, struct head_scratch *b)
 {
     float mean[HEAD_DIM_MAX], dots[PAGE_SLOTS], squares[PAGE_SLOTS];
     bool angles = scorer->reads == SCORER_READS_DIRECTION;
@@ -92,7 +93,7 @@ static void score_keys(struct cpu *c, const struct select_job *job, const struct
     }
 }
 
-static struct select_view view_of(const struct select_job *job, const struct bench *b)
+static struct select_view view_of(const struct select_job *job, const struct head_scratch *b)
 {
     return (struct select_view){.positions = b->positions,
                                 .scores = b->scores,
@@ -102,8 +103,8 @@ static struct select_view view_of(const struct select_job *job, const struct ben
                                 .recent = select_job_recent(job)};
 }
 
-/* positions and scores of a head as its plan values them. */
-static void score_slots(struct cpu *c, const struct select_job *job, struct bench *b)
+/* Fills positions, and the scores that the head's plan gives its slots. */
+static void score_slots(struct cpu *c, const struct select_job *job, struct head_scratch *b)
 {
     const struct plan *plan = job->plan;
     const struct scorer *scorer = scorer_at(select_job_scorer(job));
@@ -132,10 +133,11 @@ static void score_slots(struct cpu *c, const struct select_job *job, struct benc
     }
 }
 
-/* The heads of a layer, which hold the same tokens in the same slots, decide together: all of them
- * under TOVA's own rule, the retrieval heads under CompressKV's. They go on holding the same, for
- * all see one score. */
-static void share_scores(const struct select_job *jobs, const struct bench *benches, uint32_t n)
+/* The heads of a layer, which have the same tokens in the same slots, choose together: under TOVA
+ * all of them vote, under CompressKV the retrieval heads. All heads get the same score, so they go
+ * on having the same tokens. */
+static void share_scores(const struct select_job *jobs, const struct head_scratch *scratch,
+                         uint32_t n)
 {
     uint32_t n_voters = 0;
     for (uint32_t h = 0; h < n; h++)
@@ -143,9 +145,9 @@ static void share_scores(const struct select_job *jobs, const struct bench *benc
     for (uint32_t i = 0; i < jobs[0].n_slots; i++) {
         float sum = 0;
         for (uint32_t h = 0; h < n; h++)
-            sum += jobs[h].votes ? benches[h].scores[i] : 0;
+            sum += jobs[h].votes ? scratch[h].scores[i] : 0;
         for (uint32_t h = 0; h < n; h++)
-            benches[h].scores[i] = sum / (float)n_voters;
+            scratch[h].scores[i] = sum / (float)n_voters;
     }
 }
 
@@ -172,9 +174,9 @@ static void summarise(struct cpu *c, struct head_state *head, uint32_t slot)
 struct head_work {
     struct cpu *cpu;
     struct select_job *jobs;
-    struct bench *benches;
+    struct head_scratch *scratch;
     uint32_t n;
-    void (*part)(struct cpu *c, struct select_job *job, struct bench *b);
+    void (*part)(struct cpu *c, struct select_job *job, struct head_scratch *b);
     _Atomic uint32_t next;
 };
 
@@ -184,14 +186,14 @@ static void head_thread(void *context, uint32_t thread)
     uint32_t i;
     (void)thread;
     while ((i = atomic_fetch_add_explicit(&w->next, 1, memory_order_relaxed)) < w->n)
-        w->part(w->cpu, &w->jobs[i], &w->benches[i]);
+        w->part(w->cpu, &w->jobs[i], &w->scratch[i]);
 }
 
 /* Fewer slots than this are not worth waking the workers. */
 enum { SLOTS_WORTH_THREADS = 4096 };
 
 static void on_threads(struct head_work *w,
-                       void (*part)(struct cpu *, struct select_job *, struct bench *))
+                       void (*part)(struct cpu *, struct select_job *, struct head_scratch *))
 {
     uint64_t n_slots = 0;
     for (uint32_t i = 0; i < w->n; i++)
@@ -206,8 +208,8 @@ static void on_threads(struct head_work *w,
 
 /* ---- decode */
 
-/* The worst unprotected slot becomes a hole, n_drop times. */
-static void make_holes(struct cpu *c, struct select_job *job, struct bench *b)
+/* Turns the worst unprotected slot into a hole, n_drop times. */
+static void make_holes(struct cpu *c, struct select_job *job, struct head_scratch *b)
 {
     struct head_state *head = job->head;
     const uint32_t recent = select_job_recent(job);
@@ -225,7 +227,7 @@ static void make_holes(struct cpu *c, struct select_job *job, struct bench *b)
     }
 }
 
-static void score_dropping(struct cpu *c, struct select_job *job, struct bench *b)
+static void score_dropping(struct cpu *c, struct select_job *job, struct head_scratch *b)
 {
     if (job->n_drop > 0 || job->plan->share == SHARE_LAYER)
         score_slots(c, job, b);
@@ -234,13 +236,13 @@ static void score_dropping(struct cpu *c, struct select_job *job, struct bench *
 /* The heads of one layer of one sequence. */
 static bool evict_layer(struct cpu *c, struct select_job *jobs, uint32_t n, struct error *e)
 {
-    struct bench *benches = set_benches(c, jobs, n, e);
-    if (benches == NULL)
+    struct head_scratch *scratch = set_scratch(c, jobs, n, e);
+    if (scratch == NULL)
         return false;
-    struct head_work w = {.cpu = c, .jobs = jobs, .benches = benches, .n = n};
+    struct head_work w = {.cpu = c, .jobs = jobs, .scratch = scratch, .n = n};
     on_threads(&w, score_dropping);
     if (jobs[0].plan->share == SHARE_LAYER)
-        share_scores(jobs, benches, n);
+        share_scores(jobs, scratch, n);
     on_threads(&w, make_holes);
     return true;
 }
@@ -286,8 +288,8 @@ static void move_slot(struct cpu *c, struct head_state *head, uint32_t to, uint3
                head->history + (size_t)from * HISTORY_WORDS, HISTORY_WORDS * sizeof *head->history);
 }
 
-/* Survivors behind the first n_kept slots move into the gaps before, each once. */
-static void compact(struct cpu *c, const struct select_job *job, const struct bench *b)
+/* Moves survivors from beyond the first n_kept slots into the gaps among these, each once. */
+static void compact(struct cpu *c, const struct select_job *job, const struct head_scratch *b)
 {
     struct head_state *head = job->head;
     for (uint32_t i = 0; job->plan->remnant == REMNANT_MEAN && i < job->n_slots; i++)
@@ -305,13 +307,13 @@ static void compact(struct cpu *c, const struct select_job *job, const struct be
 }
 
 /* Heads of budget UINT32_MAX stay as they are. */
-static void score_part(struct cpu *c, struct select_job *job, struct bench *b)
+static void score_part(struct cpu *c, struct select_job *job, struct head_scratch *b)
 {
     if (job->budget != UINT32_MAX)
         score_slots(c, job, b);
 }
 
-static void choose_part(struct cpu *c, struct select_job *job, struct bench *b)
+static void choose_part(struct cpu *c, struct select_job *job, struct head_scratch *b)
 {
     (void)c;
     struct select_view v = view_of(job, b);
@@ -319,22 +321,22 @@ static void choose_part(struct cpu *c, struct select_job *job, struct bench *b)
         job->n_kept = select_survivors(&v, job->budget, b->keep, b->keys);
 }
 
-static void compact_part(struct cpu *c, struct select_job *job, struct bench *b)
+static void compact_part(struct cpu *c, struct select_job *job, struct head_scratch *b)
 {
     if (job->budget != UINT32_MAX)
         compact(c, job, b);
 }
 
-static bool choose_together(struct select_job *jobs, const struct bench *benches, uint32_t n,
+static bool choose_together(struct select_job *jobs, const struct head_scratch *scratch, uint32_t n,
                             struct error *e)
 {
     struct select_view *views = malloc(n * sizeof *views);
     uint32_t *n_kept = malloc(n * sizeof *n_kept);
     bool ok = views && n_kept;
     for (uint32_t i = 0; ok && i < n; i++)
-        views[i] = view_of(&jobs[i], &benches[i]);
-    ok = ok && select_adaptive(views, n, jobs[0].budget, ADAPTIVE_ALPHA, benches[0].keep,
-                               benches[0].keys, n_kept);
+        views[i] = view_of(&jobs[i], &scratch[i]);
+    ok = ok && select_adaptive(views, n, jobs[0].budget, ADAPTIVE_ALPHA, scratch[0].keep,
+                               scratch[0].keys, n_kept);
     for (uint32_t i = 0; ok && i < n; i++)
         jobs[i].n_kept = n_kept[i];
     free(views);
@@ -361,16 +363,16 @@ bool cpu_compress(void *self, struct select_job *jobs, uint32_t n_jobs, struct e
         forget_scores(jobs, n_jobs);
         return true;
     }
-    struct bench *benches = set_benches(c, jobs, n_jobs, e);
-    if (benches == NULL)
+    struct head_scratch *scratch = set_scratch(c, jobs, n_jobs, e);
+    if (scratch == NULL)
         return false;
-    struct head_work w = {.cpu = c, .jobs = jobs, .benches = benches, .n = n_jobs};
+    struct head_work w = {.cpu = c, .jobs = jobs, .scratch = scratch, .n = n_jobs};
     on_threads(&w, score_part);
     if (jobs[0].plan->share == SHARE_LAYER)
-        share_scores(jobs, benches, n_jobs);
+        share_scores(jobs, scratch, n_jobs);
     if (jobs[0].plan->allocation != ALLOCATION_ADAPTIVE)
         on_threads(&w, choose_part);
-    else if (!choose_together(jobs, benches, n_jobs, e))
+    else if (!choose_together(jobs, scratch, n_jobs, e))
         return false;
     on_threads(&w, compact_part);
     forget_scores(jobs, n_jobs);

@@ -1,4 +1,4 @@
-/* Integer products with AVX2: pairs of 16 bits are multiplied into 32 (vpmaddwd). Compiles to
+/* Integer products with AVX2: vpmaddwd multiplies pairs of 16-bit numbers into 32 bits. Compiles to
  * nothing on other machines. */
 #include "engine/cpu/products.h"
 
@@ -12,8 +12,8 @@
 #define TILE_X 4
 #include "engine/cpu/products_x86.h"
 
-/* The sum stays a chain: the compiler would turn integer additions into a tree, whose leaves do not
- * fit into the registers. */
+/* Keeps the sum a chain: the compiler would make a tree of the integer additions, whose leaves do
+ * not fit the registers. */
 static inline vi vi_dot(vi sum, vw w, vw x)
 {
     sum = _mm256_add_epi32(sum, _mm256_madd_epi16(w, x));

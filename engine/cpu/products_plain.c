@@ -1,4 +1,5 @@
-/* Integer products in plain C, for every machine: vectors of 4 rows, as the compiler's own. */
+/* Integer products in plain C, for every machine: vectors of 4 rows, of the compiler's vector
+ * type. */
 #include "engine/cpu/products.h"
 
 #if defined(__SSE2__)
@@ -118,8 +119,8 @@ static inline vi vi_dot(vi sum, vw w, vw x)
 #endif
 }
 
-/* One block of 32: see packed.h. Numbers of which the largest is subnormal become 0. Pair c of
- * columns goes to q[2 c apart]. */
+/* One block of 32: see packed.h. If the largest number is subnormal, all become 0. Pair c of
+ * columns is written to q[2 c apart]. */
 static void quantise_block(const float *x, int16_t *q, uint32_t apart, float *scale, int32_t *sums)
 {
     float largest = 0, odd = 0;

@@ -1,7 +1,7 @@
-/* Integer products with vpdpwssd, which multiplies and adds at once: the rest of
- * products_avxvnni.c and products_avx512vnni.c, and included by them only. DPWSSD is the
- * instruction at the width of LANES, undefined where the compiler does not know it: the table has no
- * functions then. */
+/* Integer products with vpdpwssd, which multiplies and adds at once: the common part of
+ * products_avxvnni.c and products_avx512vnni.c, which alone include it. DPWSSD is the instruction
+ * at the width of LANES. Where the compiler does not know it, it is undefined and the table has no
+ * functions. */
 #if defined(__x86_64__) && defined(DPWSSD)
 
 #include "engine/cpu/products_x86.h"

@@ -1,5 +1,5 @@
-/* 32 floats to 16 bits with AVX2, to the bit as in products_plain.c: part of products_avx2.c,
- * products_avxvnni.c and products_avx512vnni.c only. */
+/* 32 floats to 16 bits with AVX2, with the same bits as products_plain.c. Included by
+ * products_avx2.c, products_avxvnni.c and products_avx512vnni.c only. */
 #ifndef WINNOW_ENGINE_CPU_QUANTISE_256_H
 #define WINNOW_ENGINE_CPU_QUANTISE_256_H
 
@@ -31,7 +31,7 @@ static inline void put_pairs(int16_t *q, uint32_t apart, __m128i pairs)
     _mm_storeu_si32(q + 3 * step, _mm_shuffle_epi32(pairs, 3));
 }
 
-/* Pair c of columns goes to q[2 c apart]. */
+/* Pair c of columns is written to q[2 c apart]. */
 static inline void quantise_block(const float *x, int16_t *q, uint32_t apart, float *scale,
                                   int32_t *sums)
 {
@@ -56,7 +56,7 @@ static inline void quantise_block(const float *x, int16_t *q, uint32_t apart, fl
     __m256i n[4];
     for (int i = 0; i < 4; i++)
         n[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], _mm256_set1_ps(inverse)));
-    /* Packing goes by halves of a vector: columns 0..3 8..11 4..7 12..15. */
+    /* The instruction packs halves of vectors: columns 0..3 8..11 4..7 12..15. */
     for (int i = 0; i < 2; i++) {
         __m256i all = _mm256_permute4x64_epi64(_mm256_packs_epi32(n[2 * i], n[2 * i + 1]), 0xd8);
         if (apart == 1) {

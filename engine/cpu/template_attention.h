@@ -2,15 +2,15 @@
  * (flash-decoding's split of one row over its slots; the merging of softmaxes is Milakov and
  * Gimelshein's, arXiv 1805.02867).
  *
- * What is computed for a query depends on its own positions and slots only:
+ * The result for a query depends on its own position and slots only:
  *
  *   span    logits (template_tiles.h) times log2 e, maximum of those it sees, 2^(logit - maximum),
  *           their sum (one chain for each place in a page, then a fixed tree), the sum of values
- *   row     the spans of which it sees something, merged in order
+ *   row     the spans with visible slots, merged in order
  *
- * So one thread may walk all spans of a row, or many threads one span each: the numbers are the
- * same. Masked and unused slots may hold anything: their lanes are replaced, and their rows of V
- * are not touched. */
+ * So one thread may compute all spans of a row, or many threads one span each, with the same bits.
+ * Masked and unused slots may contain anything: their lanes are replaced, and their rows of V are
+ * not read. */
 
 struct attend {
     const struct attention_job *job;
@@ -44,7 +44,7 @@ struct attend {
     float *totals;                   /* [n][width] */
 };
 
-/* The place in the head's table of the page that is walked as number `at`. */
+/* The place in the head's table of the page that is read as number `at`. */
 static uint32_t place_of(const struct attend *a, uint32_t at)
 {
     return a->list ? a->list->places[at] : at;
@@ -60,8 +60,8 @@ static const int32_t *positions_of(const struct attend *a, uint32_t at)
     return a->job->slot_positions + (size_t)a->view.pages[place_of(a, at)] * PAGE_SLOTS;
 }
 
-/* Slots of a page, of which the first `used` are used, that a query at position t sees: p <= t &&
- * (p < n_sinks || t - p < window). As unsigned numbers, t - p of a later slot is beyond 2^31. */
+/* The slots, among the first `used` of a page, that a query at position t sees: p <= t &&
+ * (p < n_sinks || t - p < window). Numbers are unsigned: for a later slot t - p is above 2^31. */
 ALWAYS uint32_t visible_slots(const int32_t *positions, uint32_t used, int32_t t,
                               const struct head_view *view)
 {
@@ -88,7 +88,7 @@ ALWAYS uint32_t sink_slots(const int32_t *positions, uint32_t n_sinks)
 
 /* ---- one span */
 
-/* Which slots of the open span the segment's only row sees, kept; NULL: nowhere. */
+/* Where the visible slots of a decode row's open span are kept; NULL: nowhere. */
 static uint32_t *kept_seen(const struct attend *a)
 {
     const struct attention_cut *cut = &a->job->cuts[a->segment - a->job->segments];
@@ -98,7 +98,7 @@ static uint32_t *kept_seen(const struct attend *a)
                : NULL;
 }
 
-/* False: no query sees any of it. */
+/* False: no query sees a slot of the span. */
 static bool open_span(struct attend *a, uint32_t span)
 {
     const struct head_view *view = &a->view;
@@ -128,7 +128,7 @@ static bool open_span(struct attend *a, uint32_t span)
     return any_page != 0;
 }
 
-/* The positions behind the span at hand are asked for: with them its successor opens. */
+/* Prefetches the positions of the next span, which open_span reads first. */
 static void expect_span(const struct attend *a)
 {
     const struct head_view *view = &a->view;
@@ -149,7 +149,7 @@ static uint32_t slots_seen(const struct attend *a, uint32_t row)
     return n;
 }
 
-/* Queries that see something of a page. */
+/* Queries that see a slot of a page. */
 static uint32_t list_queries(const struct attend *a, uint32_t at, uint32_t *which)
 {
     uint32_t n = 0;
@@ -165,8 +165,8 @@ static bool is_fused(const struct attend *a)
     return a->n_rows == 1 && a->n <= 2 * FUSED_QUERIES;
 }
 
-/* Logits of all queries that see something of page `at` by the given ones of their two rotations.
- * The panel holds the page, or there are so few queries that they read it as stored. */
+/* Logits, with one of their two rotations, of all queries that see a slot of page `at`. The panel
+ * has the page, unless there are so few queries that they read it as stored. */
 static void page_logits(const struct attend *a, uint32_t at, const float *const *q,
                         const uint32_t *which, uint32_t n)
 {
@@ -178,7 +178,7 @@ static void page_logits(const struct attend *a, uint32_t at, const float *const 
                        last ? NULL : page_of(a, next));
         return;
     }
-    /* The span's next keys, behind the last its first values, are asked for meanwhile. */
+    /* Prefetches the span's next keys, or after the last ones its first values. */
     const uint8_t *next =
         at + 1 < a->pages.n ? a->pages.page[at + 1] : a->pages.page[0] + a->job->shape->v_at;
     for (uint32_t i = 0; i < n;) { /* which is 0 .. n - 1 */
@@ -190,7 +190,7 @@ static void page_logits(const struct attend *a, uint32_t at, const float *const 
     }
 }
 
-/* Sinks are asked by the query's second rotation: their lanes come from a second pass. */
+/* For sinks the query has a second rotation: their lanes come from a second pass. */
 static void ask_sinks(const struct attend *a, uint32_t at, const uint32_t *which, uint32_t n)
 {
     float ordinary[ATTEND_QUERIES][PAGE_SLOTS], *out = a->weights + at * PAGE_SLOTS;
@@ -281,7 +281,7 @@ static void softmax_span(struct attend *a, uint32_t query)
     a->span_sum[query] = v_sum(total[0]);
 }
 
-/* Neighbours with the same mask (the heads of a row always have it) share the loads of V. */
+/* Neighbouring queries with the same mask, such as the heads of a row, share the loads of V. */
 static void values_widened(const struct attend *a, uint32_t at)
 {
     uint32_t which[ATTEND_QUERIES], n_which = list_queries(a, at, which);
@@ -320,7 +320,7 @@ static void span_values(struct attend *a)
     }
 }
 
-/* The weights of the open span of the queries: where they are kept, or a buffer of the thread. */
+/* The weights of the open span: where they are kept, or a buffer of the thread. */
 static void place_weights(struct attend *a)
 {
     const struct attention_cut *cut = &a->job->cuts[a->segment - a->job->segments];
@@ -366,7 +366,7 @@ static float exp2_weight(float x)
     return e[0];
 }
 
-/* One more span of a query, which sees something of it. */
+/* Merges a span of which the query sees a slot. */
 static void merge_span(struct attend *a, uint32_t query, float maximum, float sum,
                        const float *values)
 {
@@ -416,8 +416,8 @@ static void open_queries(struct attend *a, uint32_t first, uint32_t n, uint32_t 
     memset(a->totals, 0, (size_t)a->n * a->width * sizeof *a->totals);
 }
 
-/* One more slot of a query, by its logit times log2 e: it joins the maximum and the sum. Returns its
- * weight. */
+/* One more slot of a query, by its logit times log2 e: it joins the maximum and the sum. Returns
+ * its weight. */
 static float merge_logit(struct attend *a, uint32_t query, float logit)
 {
     if (logit > a->maximum[query]) {
@@ -432,7 +432,7 @@ static float merge_logit(struct attend *a, uint32_t query, float logit)
     return weight;
 }
 
-/* What was dropped, as one slot that stands for n (RazorAttention's compensation token). */
+/* The summary: one slot that stands for n dropped ones (RazorAttention's compensation token). */
 static void attend_summary(struct attend *a, const float *summary, uint32_t n_summary)
 {
     const float *v = summary + a->head_dim;
@@ -457,7 +457,7 @@ static void attend_sink(struct attend *a)
         merge_logit(a, query, logits[query % a->n_heads] * 0x1.715476p+0f);
 }
 
-/* All spans are merged: the outputs, and what scoring wants to know. */
+/* After all spans are merged: writes the outputs and what scoring needs. */
 static void close_queries(struct attend *a)
 {
     const struct attention_job *job = a->job;
@@ -502,7 +502,7 @@ static void set_up(struct attend *a, const struct attention_job *job,
 
 /* ---- the kernels */
 
-/* The heads of a group come in parts that fit the scratch together with n rows. */
+/* The heads of a group are split into parts that fit the scratch together with n rows. */
 static uint32_t heads_at_once(const struct attention_job *job, uint32_t n_rows)
 {
     const uint32_t group = job->n_heads / job->n_kv_heads,

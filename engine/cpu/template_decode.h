@@ -1,10 +1,9 @@
 /* Part of template_kernels.h: 32 weights of each type as floats.
  *
  * decode_TYPE(row, step, w) writes the weights [32 step, 32 step + 32) of a row as STEP_VECTORS
- * vectors. The block layouts are those of GGUF files. Products of a scale (11 bits, or 19 with its
- * own quantised factor) and a small integer need at most 24 bits unless an offset follows, and
- * those with an offset at most 22, so there is one rounding at most and every instruction set
- * decodes to the same bits. */
+ * vectors. The block layouts are those of GGUF files. A scale (11 bits, or 19 with its quantised
+ * factor) times a small integer needs at most 24 bits, or 22 where an offset follows. So there is
+ * at most one rounding, and every instruction set decodes to the same bits. */
 
 #include "engine/model/weight_block.h"
 
@@ -126,7 +125,7 @@ ALWAYS void decode_q5_k(const uint8_t *row, size_t step, vf *w)
 }
 
 /* { low nibbles[2][64]; high pairs[2][32]; int8 scales[16]; f16 d }: d scale (q - 32), a scale for
- * 16 values. Of each half, values 0..63 take the low nibbles and 64..127 the high ones. */
+ * 16 values. In each half, values 0..63 are in the low nibbles and 64..127 in the high ones. */
 ALWAYS void decode_q6_k(const uint8_t *row, size_t step, vf *w)
 {
     const uint8_t *block = row + step / 8 * 210;

@@ -2,15 +2,15 @@
  * kernels_{plain,avx2,avx512}.c, never on its own. The includer defines
  *
  *   LANES, vf, vi     how many floats (or 32-bit integers) a vector holds, and its types
- *   v_..., vi_...     arithmetic on them; v_fma(a, b, c) is a * b + c, rounded once where it can be;
+ *   v_..., vi_...     arithmetic on them; v_fma(a, b, c) is a * b + c, rounded once if possible;
  *                     v_max(a, b) and v_min(a, b) return b when either is NaN
  *   v_sum             adds lanes l and l + n/2, then l and l + n/4, ..: a fixed tree
  *   bytes, b_...      32 small integers of a quantised block, widened by v_from_bytes
  *   TILE_ROWS, TILE_QUERIES, TILE_SUMS     how many sums its registers hold
  *   KERNELS           the name of the table to define
  *
- * Instruction sets may differ from one another in the last bits; within one, every number comes out
- * the same however the work is cut. */
+ * Instruction sets may differ from each other in the last bits. Within one, a number does not
+ * depend on how the work is cut. */
 #include <string.h>
 
 #define STEP         32             /* weights that are unpacked together */
@@ -18,7 +18,7 @@
 #define SLOT_VECTORS (PAGE_SLOTS / LANES)
 #define ALWAYS       static inline __attribute__((always_inline))
 
-/* Loops over vectors must be unrolled, or arrays of vectors live in memory. */
+/* Loops over vectors must be unrolled; otherwise arrays of vectors are in memory. */
 #if defined(__clang__)
 #define UNROLL   _Pragma("clang loop unroll(full)")
 #define UNROLL_4 _Pragma("clang loop unroll_count(4)")

@@ -1,9 +1,10 @@
 /* Part of template_kernels.h: out = x * w^T.
  *
- * One order of sums for all kernels: an output has one vector of LANES sums; lane l adds the
- * products of columns l, l + LANES, l + 2 LANES, .. in that order, and v_sum folds the lanes. What
- * differs is only what stays in registers: one row of x meets weights as they are decoded, many
- * rows meet a panel of weight rows that was decoded into the scratch once. */
+ * All kernels sum in the same order: an output has one vector of LANES sums; lane l adds the
+ * products of columns l, l + LANES, l + 2 LANES, .. in that order, and v_sum adds the lanes. They
+ * differ only in what stays in registers: one row of x is multiplied with weights as they are
+ * decoded; many rows are multiplied with a panel of weight rows that was decoded into the scratch
+ * once. */
 
 /* sums[NW]: NW weight rows from `row` on against one row of x. */
 ALWAYS void dot_fused(decode_step *decode, size_t value_bytes, const uint8_t *row, size_t row_bytes,

@@ -1,8 +1,8 @@
-/* Part of template_kernels.h: K and V of a page as floats, whatever they are stored as. The number
- * that a lane gets is that of page_read: whether it is multiplied at once or laid down for many
- * queries first (widen_...) changes no bit of a sum.
+/* Part of template_kernels.h: K and V of a page as floats, in every storage. A lane gets the number
+ * that page_read gives. Whether it is multiplied at once or first stored for many queries
+ * (widen_...) changes no bit of a sum.
  *
- * `storage` is a constant wherever these are inlined. */
+ * `storage` is a constant wherever these functions are inlined. */
 
 #define FOR_STORAGE(storage, f, ...)                                                               \
     switch (storage) {                                                                             \
@@ -24,7 +24,7 @@
 struct keys {
     const struct page_shape *shape;
     const uint8_t *page, *next;                 /* next: the codes that are read after these */
-    float scale[PAGE_SLOTS], least[PAGE_SLOTS]; /* of the group of dimensions at hand */
+    float scale[PAGE_SLOTS], least[PAGE_SLOTS]; /* of the current group of dimensions */
     float extreme[PAGE_EXTREMES][PAGE_SLOTS];   /* q4 */
     uint64_t places;                            /* q4: dimensions of the group that are extremes */
 };
@@ -59,7 +59,7 @@ ALWAYS void open_group(enum plan_storage storage, struct keys *k, uint32_t group
         const uint32_t at = group * PAGE_EXTREMES + e;
         const uint8_t *places = k->page + s->extremes_at + at * PAGE_SLOTS;
         widen_lanes(k->extreme[e], scales + (2 * s->n_key_groups + at) * PAGE_SLOTS);
-        for (uint32_t slot = 0; slot < PAGE_SLOTS; slot++) /* an unwritten one may hold anything */
+        for (uint32_t slot = 0; slot < PAGE_SLOTS; slot++) /* unwritten: arbitrary */
             k->places |= UINT64_C(1) << (places[slot] & 63);
     }
 }
@@ -93,8 +93,8 @@ ALWAYS struct key_codes load_codes(enum plan_storage storage, const struct keys 
     return c;
 }
 
-/* Dimension d of the slots in vector v of the page; open_group has seen d's group. In q4, a scale
- * of 11 bits times 5 bits is exact, so every instruction set rounds once. */
+/* Dimension d of the slots in vector v of the page. open_group was called for d's group. In q4 a
+ * scale of 11 bits times 5 bits is exact, so every instruction set rounds once. */
 ALWAYS vf load_key(enum plan_storage storage, const struct keys *k, const struct key_codes *c,
                    uint32_t d, int v)
 {
@@ -146,8 +146,8 @@ struct value_row {
     uint16_t last[LANES];
 };
 
-/* For dimensions [d, d + n * LANES); d is a multiple of n * LANES, or n is 1. Beyond head_dim a
- * vector holds numbers without meaning. */
+/* For dimensions [d, d + n * LANES); d is a multiple of n * LANES, or n is 1. Numbers beyond
+ * head_dim are arbitrary. */
 ALWAYS void open_row(enum plan_storage storage, struct value_row *r, const struct page_shape *s,
                      const uint8_t *page, uint32_t slot, uint32_t d, int n)
 {

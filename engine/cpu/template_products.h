@@ -82,14 +82,14 @@ ALWAYS void load_scales(const enum weight_scales kind, const uint8_t *scales, ui
     }
 }
 
-/* A group of rows: as it is packed, or its block at hand, widened. */
+/* A group of rows: packed, or its current block widened. */
 struct source {
     const uint8_t *scales, *values;
     const struct wide_block *wide; /* or NULL */
 };
 
-/* Few rows of x meet so many groups together. Of these, some share the loads of x as registers
- * allow: as many sums as TILE_X rows have. */
+/* So many groups are multiplied with few rows of x together. Some of them share the loads of x, as
+ * registers allow: as many sums as TILE_X rows have. */
 #define WALKS PRODUCTS_WALKS
 #define TOGETHER(n_x)                                                                              \
     (ROW_VECTORS > 2 || TILE_X <= (n_x) ? 1 : TILE_X / (n_x) < WALKS ? TILE_X / (n_x) : WALKS)
@@ -203,8 +203,8 @@ ALWAYS void put_tile(const struct packed *w, uint32_t first_row, uint32_t x0, co
     }
 }
 
-/* n_walks groups, 1 or WALKS, against n_x rows of x: `first` and those that are `apart` from it and
- * each other. The sums of integers stay in registers and acc lies in memory: it is met once a
+/* n_walks groups, 1 or WALKS, times n_x rows of x: `first` and the following ones, `apart` groups
+ * from each other. The sums of integers stay in registers; acc is in memory and is updated once per
  * block. */
 ALWAYS void tile(const struct packed *w, const int bits, const enum weight_scales kind,
                  const int n_walks, uint32_t first, uint32_t apart, const struct quantised *x,
@@ -283,8 +283,8 @@ ALWAYS void widen(const int bits, const enum weight_scales kind, const uint8_t *
     }
 }
 
-/* Blocks [first, last) of a group. While the first rows of x pass, the bytes behind them are asked
- * for, ahead_bytes a block. */
+/* Blocks [first, last) of a group. With the first rows of x it prefetches the bytes that follow,
+ * ahead_bytes per block. */
 struct panel {
     uint32_t first, last, ahead_bytes;
     const uint8_t *ahead;
@@ -410,7 +410,7 @@ static void multiply(const struct packed *w, const struct quantised *x, uint32_t
     }
 }
 
-/* Rows [first, last) of x, those of them that are in the tile of n_x rows from x0 on. */
+/* The rows of [first, last) of x that are in the tile of n_x rows from x0 on. */
 static void quantise_tile(const struct quantised *to, const float *x, uint32_t first, uint32_t last,
                           uint32_t x0, uint32_t n_x)
 {

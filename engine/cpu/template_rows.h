@@ -1,11 +1,11 @@
-/* Part of template_kernels.h: what is done to rows of activations, element by element. Each element
- * meets the same operations in a whole vector as in the last, partial one. */
+/* Part of template_kernels.h: operations on rows of activations, element by element. An element
+ * gets the same operations in a whole vector and in the last, partial one. */
 
 #define EXP_SHIFT 0x1.8p23f /* adding it rounds to an integer, in the low bits */
 
 /* e^x within 2 units in the last place (tests/kernels compares), 0 below -104, infinity above 88.8,
- * NaN for NaN. x = n ln 2 + r with |r| <= 0.35; e^r by its Taylor series to r^7 / 7!, whose rest is
- * below 6e-9; 2^n as two factors so that results below 2^-126 come out too. */
+ * NaN for NaN. x = n ln 2 + r with |r| <= 0.35; e^r is its Taylor series to r^7 / 7!, whose
+ * remainder is below 6e-9; 2^n is two factors, so that results below 2^-126 are right too. */
 ALWAYS vf v_exp(vf x)
 {
     x = v_min(v_set1(100), v_max(v_set1(-110), x));
@@ -29,11 +29,12 @@ ALWAYS vf v_exp(vf x)
     return v_mul(p, vi_float(vi_to_exponent(vi_add(other, vi_set1(127)))));
 }
 
-/* 2^x of n vectors of what is not above 0, within an ulp, 2^-125 below -125 (a weight of a softmax
- * whose largest is 1 need not be smaller), NaN for NaN. x = m + r with |r| <= 1/2; the polynomial
- * has the least largest relative error there, 6e-9, of those of degree 6 that are 1 at 0 (a linear
- * programme over 4,001 Chebyshev nodes). m comes with an exponent's bias in the low bits. Vectors
- * go side by side, for a chain of ten operations would leave the multipliers waiting. */
+/* 2^x of n vectors, x <= 0, within one unit in the last place; 2^-125 below -125, which is small
+ * enough for a softmax whose largest weight is 1; NaN for NaN. x = m + r with |r| <= 1/2. Of the
+ * polynomials of degree 6 that are 1 at 0, this one has the least maximum relative error for r,
+ * 6e-9 (from a linear programme over 4,001 Chebyshev nodes). m has an exponent's bias in its low
+ * bits. Several vectors are computed together, because a single chain of ten operations would leave
+ * the multipliers idle. */
 ALWAYS void v_exp2_weights(vf *x, const int n)
 {
     const vf shift = v_set1(EXP_SHIFT + 127);

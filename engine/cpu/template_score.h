@@ -1,8 +1,7 @@
-/* Part of template_kernels.h: scores that attention leaves behind. A query's probabilities are
- * known only when it has seen every page: the weights of a decoding row's spans were kept until
- * then, those of a prompt's rows are computed a second time, by the same functions (keeping them
- * would take rows x slots numbers). A slot's sum grows row by row, so no cut of the prompt changes
- * it.
+/* Part of template_kernels.h: scores from attention. A query's probabilities are known only after
+ * it has seen every page. The weights of a decode row are kept until then. Those of a prompt's rows
+ * are computed a second time by the same functions, because keeping them would take rows x slots
+ * numbers. A slot's sum grows row by row, so it does not depend on how the prompt is cut.
  *
  *   probability = weight in the span * (2^(the span's maximum - the row's) / the row's sum) */
 
@@ -34,7 +33,7 @@ static void leave_history(const struct head_state *state, uint32_t slot0, const 
     }
 }
 
-/* One row's sums of one page go where the policy wants their means over the group. */
+/* Adds one row's sums of one page, as means over the group, to what the policy reads. */
 ALWAYS void leave_score(const struct attend *a, uint32_t row, uint32_t page, const float *sums)
 {
     const struct attention_job *job = a->job;
@@ -67,7 +66,7 @@ ALWAYS void leave_score(const struct attend *a, uint32_t row, uint32_t page, con
     }
 }
 
-/* As open_span; a row whose weights were kept needs no page. */
+/* Like open_span, but a row whose weights were kept needs no page. */
 static bool reopen_span(struct attend *a, uint32_t span)
 {
     uint32_t any = 0;
@@ -81,8 +80,8 @@ static bool reopen_span(struct attend *a, uint32_t span)
     return any != 0;
 }
 
-/* Some heads of some rows: their share of sums [n_rows][SPAN_SLOTS]. False: no row sees any of it.
- */
+/* Adds some heads of some rows to sums [n_rows][SPAN_SLOTS]. False: no row sees a slot of the
+ * span. */
 static bool score_queries(struct attend *a, uint32_t span, float *sums)
 {
     const struct attention_job *job = a->job;

@@ -1,9 +1,10 @@
 /* Part of template_kernels.h: the two products of attention, queries x K and weights x V, in
- * register tiles. Many queries read pages that were widened to floats once; the heads of one row
- * read them as stored, each number once for all of them. An output has one chain of sums in both:
+ * register tiles. Many queries read pages that were widened to floats once. The heads of one row
+ * read pages as stored, each number once for all heads. In both cases an output is one chain of
+ * sums:
  *
  *   logit   over the dimensions in order, then times the scale
- *   value   over the slots that are seen, in order
+ *   value   over the visible slots in order
  */
 
 /* ---- widened pages */
@@ -46,7 +47,7 @@ ALWAYS void logits_tile(const float *k, uint32_t head_dim, float scale, const fl
     }
 }
 
-/* The page `next`, if there is one, is asked for meanwhile. */
+/* Prefetches the page `next`, if there is one. */
 static void logits_widened(const float *k, uint32_t head_dim, float scale,
                            const float *const *queries, float *out, uint32_t stride,
                            const uint32_t *which, uint32_t n, const struct page_shape *s,
@@ -129,7 +130,7 @@ ALWAYS void values_tile(const float *v, uint32_t width, const float *weights, ui
 
 /* ---- pages as stored */
 
-/* Vectors that n queries meet at once, as registers allow. Scales and codes want some too. */
+/* Vectors that n queries use at once, as registers allow. Scales and codes need some too. */
 #define FUSED_QUERIES 6
 #define FUSED_SUMS(storage)                                                                        \
     (TILE_SUMS > 12 || (storage) == STORAGE_F16 || (storage) == STORAGE_BF16 ? TILE_SUMS : 8)
@@ -139,8 +140,8 @@ ALWAYS void values_tile(const float *v, uint32_t width, const float *weights, ui
      : FUSED_SUMS(storage) / (n) >= 2 ? 2                                                          \
                                       : 1)
 
-/* sums[n][n_v] += x[n] * y[n_v]: what there is less of stays in registers. Compilers keep to this
- * order, and would rather put sums into memory than think of another. */
+/* sums[n][n_v] += x[n] * y[n_v]: the shorter of x and y stays in registers. The order is written
+ * out, because compilers keep a given order even if sums spill to memory. */
 #define FUSED_PRODUCT(sums, n, n_v, x_of, y_of)                                                    \
     do {                                                                                           \
         if ((n_v) >= (n)) {                                                                        \
@@ -232,15 +233,14 @@ static void logits_stored(const struct page_shape *s, const uint8_t *page, const
     FOR_STORAGE(s->storage, logits_stored_any, s, page, next, scale, q, out, stride, n)
 }
 
-/* Some pages, and which slots of them are seen. */
+/* Some pages, and their visible slots. */
 struct pages {
     uint32_t n;
     const uint8_t *page[SPAN_PAGES];
     const uint32_t *seen; /* [n] */
 };
 
-/* The values of a page grow by those of its slots `bits`. What `next` has at the same place is
- * asked for meanwhile. */
+/* Adds the slots `bits` of a page to the values. Prefetches the same place of `next`. */
 ALWAYS void values_stored_block(enum plan_storage storage, const struct page_shape *s,
                                 const uint8_t *page, const uint8_t *next, uint32_t bits,
                                 const float *weights, uint32_t stride, float *values,
@@ -307,8 +307,8 @@ ALWAYS void values_stored_any(enum plan_storage storage, const struct page_shape
     FOR_TILE(n, values_stored_tile, storage, s, p, weights, stride, values, width)
 }
 
-/* values[n][width] = weights[n] (`stride` apart, [pages][PAGE_SLOTS]) * V over what is seen; n <=
- * FUSED_QUERIES. */
+/* values[n][width] = weights[n] (`stride` apart, [pages][PAGE_SLOTS]) * V over the visible slots;
+ * n <= FUSED_QUERIES. */
 static void values_stored(const struct page_shape *s, const struct pages *p, const float *weights,
                           uint32_t stride, float *values, uint32_t width, uint32_t n)
 {

@@ -1,8 +1,8 @@
-/* A meeting point made of two counters: `generation` grows when there is work, `pending` falls to 0
- * when it is done. Whoever waits spins first and then sleeps under the mutex.
+/* A barrier of two counters: `generation` grows when there is work, `pending` falls to 0 when it is
+ * done. A waiting thread first spins and then sleeps under the mutex.
  *
- * No wake-up is lost: a sleeper announces itself before it looks at the counter for the last time,
- * a waker moves the counter before it looks for sleepers (both sequentially consistent), and the
+ * No wake-up is lost: a sleeper announces itself before it reads the counter for the last time, a
+ * waker changes the counter before it looks for sleepers (both sequentially consistent), and the
  * sleeper holds the mutex from its announcement until it waits. */
 #include "engine/cpu/threads.h"
 

@@ -7,8 +7,8 @@
 
 #include "engine/cpu/floats.h"
 
-/* V_WHOLE(or): the operation on all bits of a vector. V_HALF: operations on half a vector, which is
- * what LANES numbers of 16 bits fill. load_bytes: LANES bytes from any address. */
+/* V_WHOLE(or): the operation on all bits of a vector. V_HALF: operations on half a vector, which
+ * holds LANES numbers of 16 bits. load_bytes: LANES bytes from any address. */
 #if LANES == 8
 typedef __m256i vi;
 #define V_WHOLE(op)        _mm256_##op##_si256

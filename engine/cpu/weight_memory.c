@@ -1,4 +1,5 @@
-/* Chunks are reserved whole and taken from the system as they are written, 2 MiB at a time. */
+/* Chunks of packed weights: see weight_memory.h. A chunk is reserved whole; the system gives memory
+ * for it as it is written, 2 MiB at a time. */
 #include "engine/cpu/weight_memory.h"
 
 #include <stdlib.h>

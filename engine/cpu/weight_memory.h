@@ -1,6 +1,6 @@
-/* Memory of packed weights: big pieces cut into small ones, so that a model's many small matrices
- * lie in huge pages. A matrix of its own mapping would rarely fill one, and a walk over weights
- * would then wait for translations: every token reads all of them. Engine thread. */
+/* Memory of packed weights: large chunks cut into pieces, so that small matrices are in huge pages
+ * too. Separate mappings would rarely fill a huge page, and reading the weights, which every token
+ * does, would then wait for address translations. Engine thread. */
 #ifndef WINNOW_ENGINE_CPU_WEIGHT_MEMORY_H
 #define WINNOW_ENGINE_CPU_WEIGHT_MEMORY_H
 
@@ -18,8 +18,7 @@ struct weight_memory {
 /* Zeroed bytes, 64-byte aligned. NULL: "out_of_memory". */
 uint8_t *weight_memory_take(struct weight_memory *m, size_t bytes, struct error *e);
 
-/* Gives back what weight_memory_take gave; the system has a chunk again when nothing of it is in
- * use. */
+/* Gives a piece back. A chunk is unmapped when none of its pieces is in use. */
 void weight_memory_give(struct weight_memory *m, const uint8_t *at);
 
 #endif
