@@ -49,7 +49,7 @@ struct cache {
     cache_position_reader *position_of;
     void *reader_context;
     TAILQ_HEAD(cache_sequences, cache_sequence) sequences; /* newest first */
-    uint32_t *copy_from, *copy_to;          /* [n_copies], due before the next step */
+    uint32_t *copy_from, *copy_to; /* [n_copies], due before the next step */
     uint32_t n_copies, copies_capacity;
     uint64_t pages_returned, evicted_slots;
 };

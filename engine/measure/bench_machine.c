@@ -140,8 +140,6 @@ static void *work(void *argument)
 {
     struct worker *w = argument;
     struct measurement *m = w->of;
-    /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference) there is at least one worker, and all are
-     * filled */
     uint8_t *part = m->buffer + w->number * m->part_bytes;
     float result = 0;
     pthread_mutex_lock(&m->gate);
@@ -169,7 +167,8 @@ static void *work(void *argument)
 static bool run_workers(struct measurement *m, struct worker *workers, struct error *e)
 {
     uint32_t n = 1;
-    for (uint32_t i = 0; i < m->n_threads; i++)
+    workers[0] = (struct worker){.of = m, .number = 0};
+    for (uint32_t i = 1; i < m->n_threads; i++)
         workers[i] = (struct worker){.of = m, .number = i};
     pthread_mutex_lock(&m->gate);
     while (n < m->n_threads && pthread_create(&workers[n].thread, NULL, work, &workers[n]) == 0)
