@@ -1,4 +1,6 @@
-/* Log lines on stderr, as text or as one JSON object per line. Any thread: a line is one write. */
+/* Log lines on stderr, as text or as one JSON object per line. Any thread: a line is one write, and no
+ * write waits. While nobody reads stderr, lines are dropped, and their number is logged later. A line has
+ * at most 4096 bytes: longer texts are cut at a character, and it stays valid JSON. */
 #ifndef WINNOW_CONFIG_BASE_LOG_H
 #define WINNOW_CONFIG_BASE_LOG_H
 
