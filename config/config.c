@@ -45,7 +45,8 @@ static bool apply_file_value(struct option_parse *p, const struct option_row *ro
                       !option_set(p, row, json_string_value(item))) return json_is_string(item)
             ? false
             : option_refuse(p, row, "an element", "a list of strings");
-        return true;
+        /* no element at all says the same as an empty text */
+        return json_array_size(value) > 0 || option_set(p, row, "");
     }
     if (!option_takes_value(row)) {
         if (!json_is_boolean(value))
@@ -108,6 +109,12 @@ static void environment_name(const struct option_row *row, char *out, size_t siz
         *c = *c == '-' ? '_' : (char)toupper((unsigned char)*c);
 }
 
+/* An empty variable counts as not set. For a key that would open the server without a word. */
+static bool guards(const struct option_row *row)
+{
+    return row->kind == OPTION_KEYS || row->kind == OPTION_KEY || row->kind == OPTION_KEY_FILE;
+}
+
 static bool apply_environment(struct option_parse *p)
 {
     p->level = LEVEL_ENVIRONMENT;
@@ -117,7 +124,7 @@ static bool apply_environment(struct option_parse *p)
             continue;
         environment_name(&option_rows[i], name, sizeof name);
         const char *text = getenv(name);
-        if (!text || !*text)
+        if (!text || (!*text && !guards(&option_rows[i])))
             continue;
         p->shown = name;
         if (!option_takes_value(&option_rows[i])) {
@@ -149,8 +156,14 @@ static bool check_together(struct option_parse *p)
     if (c->metrics_port && c->metrics_port == c->port)
         return error_set(p->e, "invalid_value", "--metrics-port",
                          "--metrics-port and --port are both %u", c->port);
-    if (c->admin_api_key && !c->admin_api_key[0])
-        return error_set(p->e, "invalid_value", "--admin-api-key", "--admin-api-key is empty");
+    if (!c->tls_cert != !c->tls_key)
+        return error_set(p->e, "missing_required_parameter",
+                         c->tls_cert ? "--tls-key" : "--tls-cert",
+                         "--tls-cert and --tls-key belong together: %s is missing",
+                         c->tls_cert ? "--tls-key" : "--tls-cert");
+    if (c->tls_cert && !strncmp(c->host, "unix:", 5))
+        return error_set(p->e, "invalid_value", "--tls-cert",
+                         "--tls-cert needs a TCP address, and --host is a Unix socket");
     return true;
 }
 

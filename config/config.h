@@ -55,7 +55,8 @@ struct config {
     char *admin_api_key;
     bool metrics_require_key;
 
-    uint64_t max_body_bytes;
+    char *tls_cert, *tls_key; /* PEM files; both or none */
+    uint64_t max_body_bytes, max_body_memory;
     uint32_t max_queue, max_connections, max_per_key;
     uint64_t queue_timeout_ms, request_timeout_ms, http_timeout_ms, sse_ping_interval_ms,
         shutdown_timeout_ms;                        /* 0 = off */

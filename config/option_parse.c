@@ -157,7 +157,7 @@ void options_clear(enum option_command command, void *settings)
         if (!option_taken(command, row))
             continue;
         void *field = option_field(command, settings, row);
-        if (row->kind == OPTION_TEXT || row->kind == OPTION_CHOICE) {
+        if (row->kind == OPTION_TEXT || row->kind == OPTION_CHOICE || row->kind == OPTION_KEY) {
             free(*(char **)field);
             *(char **)field = NULL;
         } else if (row->kind == OPTION_LIST) {

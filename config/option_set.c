@@ -79,6 +79,17 @@ static bool set_real(struct option_parse *p, const struct option_row *row, const
     return true;
 }
 
+static bool set_seconds(struct option_parse *p, const struct option_row *row, const char *text)
+{
+    uint64_t *ms = option_field(p->command, p->settings, row);
+    double least = row->min > 0 ? row->min : 0.001;
+    char wanted[96];
+    if (seconds_parse(text, ms) && (*ms == 0 || (double)*ms >= least * 1000))
+        return true;
+    snprintf(wanted, sizeof wanted, "a number of seconds from %g to 1e9, or 0", least);
+    return option_refuse(p, row, text, wanted);
+}
+
 static bool size_fits(const struct option_row *row, const char *text, uint64_t *bytes)
 {
     return size_parse(text, bytes) && (double)*bytes >= row->min && (double)*bytes <= row->max;
@@ -155,18 +166,25 @@ void option_clear_keys(struct config *c)
 }
 
 /* Errors must not show the key, so they only name the place. */
-static bool key_push(struct option_parse *p, const char *name, size_t name_length, const char *key,
-                     size_t length)
+static bool key_fits(const struct option_parse *p, const char *key, size_t length)
 {
-    struct config *c = p->settings;
     if (length == 0 || length > MAX_KEY_BYTES)
         return error_set(p->e, "invalid_value", p->shown,
                          "%s: a key has %zu bytes; it must have 1 to %d", p->shown, length,
                          MAX_KEY_BYTES);
     for (size_t i = 0; i < length; i++)
-        if (key[i] <= 0x20 || key[i] == 0x7F)
+        if ((unsigned char)key[i] <= 0x20 || key[i] == 0x7F)
             return error_set(p->e, "invalid_value", p->shown,
                              "%s: a key contains a space or a control character", p->shown);
+    return true;
+}
+
+static bool key_push(struct option_parse *p, const char *name, size_t name_length, const char *key,
+                     size_t length)
+{
+    struct config *c = p->settings;
+    if (!key_fits(p, key, length))
+        return false;
     if (c->n_api_keys == MAX_KEYS)
         return error_set(p->e, "invalid_value", p->shown, "%s: more than %d keys", p->shown,
                          MAX_KEYS);
@@ -187,8 +205,16 @@ static bool key_push(struct option_parse *p, const char *name, size_t name_lengt
     return true;
 }
 
+/* An empty text of keys, such as a variable that is not set, must not open the server. */
+static bool refuse_no_key(struct option_parse *p)
+{
+    return error_set(p->e, "invalid_value", p->shown,
+                     "%s contains no key; leave it away to serve everybody", p->shown);
+}
+
 static bool set_list(struct option_parse *p, const struct option_row *row, const char *text)
 {
+    uint32_t n_items = 0;
     for (const char *item = text; *item;) {
         size_t length = strcspn(item, ",");
         const char *next = item + length + (item[length] == ',');
@@ -205,9 +231,10 @@ static bool set_list(struct option_parse *p, const struct option_row *row, const
             ok = list_push(option_field(p->command, p->settings, row), item, length, p->e);
         if (!ok)
             return false;
+        n_items += length > 0;
         item = next;
     }
-    return true;
+    return n_items || row->kind != OPTION_KEYS || refuse_no_key(p);
 }
 
 char *option_read_file(const struct option_parse *p, const char *path, size_t *length)
@@ -315,8 +342,7 @@ bool option_set(struct option_parse *p, const struct option_row *row, const char
     case OPTION_SHARE:
         return set_share(p, row, text);
     case OPTION_SECONDS:
-        return seconds_parse(text, option_field(p->command, p->settings, row)) ||
-               option_refuse(p, row, text, "a number of seconds from 0.001 to 1e9, or 0");
+        return set_seconds(p, row, text);
     case OPTION_SWITCH:
     case OPTION_UNSWITCH:
         *(bool *)option_field(p->command, p->settings, row) = row->kind == OPTION_SWITCH;
@@ -324,6 +350,8 @@ bool option_set(struct option_parse *p, const struct option_row *row, const char
     case OPTION_LIST:
     case OPTION_KEYS:
         return set_list(p, row, text);
+    case OPTION_KEY:
+        return key_fits(p, text, strlen(text)) && set_text(p, row, text);
     case OPTION_KEY_FILE:
         return set_key_file(p, text);
     case OPTION_LOG_FORMAT:

@@ -38,12 +38,13 @@ enum option_kind {
     OPTION_SIZE,          /* uint64_t bytes in [min, max] */
     OPTION_SIZE_OR_SHARE, /* struct memory_size, bytes in [min, max] */
     OPTION_SHARE,         /* double in (0, 1] */
-    OPTION_SECONDS,       /* uint64_t ms */
+    OPTION_SECONDS,       /* uint64_t ms; 0, or at least `min` seconds */
     OPTION_SWITCH,        /* bool, true when given */
     OPTION_UNSWITCH,      /* bool, false when given */
     OPTION_LIST,          /* struct string_list, comma-separated and repeatable */
     /* only for serve */
-    OPTION_KEYS,     /* API keys, comma-separated and repeatable */
+    OPTION_KEYS,     /* API keys, comma-separated and repeatable; at least one */
+    OPTION_KEY,      /* char *, one key */
     OPTION_KEY_FILE, /* a file of API keys, one a line */
     OPTION_LOG_FORMAT,
     OPTION_LOG_LEVEL,

@@ -153,11 +153,71 @@ END_TEST
 
 START_TEST(what_this_version_lacks_is_refused_with_a_reason)
 {
-    const char *flags[] = {"--tls-cert", "--ssl-keyfile", "--timeout"};
-    for (unsigned i = 0; i < sizeof flags / sizeof *flags; i++) {
-        ck_assert(!parse(&c, &e, "m", flags[i], "x", NULL));
-        ck_assert_str_eq(e.code, "unsupported_parameter");
+    ck_assert(!parse(&c, &e, "m", "--timeout", "x", NULL));
+    ck_assert_str_eq(e.code, "unsupported_parameter");
+}
+END_TEST
+
+/* A server whose key is empty by mistake would serve everybody. */
+START_TEST(an_empty_key_is_an_error_wherever_it_comes_from)
+{
+    const char *empty[] = {"", ",", " ", " , ,"};
+    for (unsigned i = 0; i < sizeof empty / sizeof *empty; i++) {
+        ck_assert_msg(!parse(&c, &e, "m", "--api-key", empty[i], NULL), "'%s'", empty[i]);
+        ck_assert_str_eq(e.code, "invalid_value");
+        ck_assert_msg(!parse(&c, &e, "m", "--admin-api-key", empty[i], NULL) || i == 1, "'%s'",
+                      empty[i]); /* a comma is a key's character there */
+        config_clear(&c);
     }
+    const char *files[] = {"{\"api-key\": \"\"}", "{\"api_key\": []}",
+                           "{\"api-key\": [\"a\", \"\"]}", "{\"admin_api_key\": \"\"}"};
+    for (unsigned i = 0; i < sizeof files / sizeof *files; i++) {
+        char *path = temporary_file(files[i]);
+        ck_assert_msg(!parse(&c, &e, "m", "--config", path, NULL), "%s", files[i]);
+        unlink(path);
+    }
+    const char *variables[] = {"WINNOW_API_KEY", "WINNOW_ADMIN_API_KEY", "WINNOW_API_KEY_FILE"};
+    for (unsigned i = 0; i < sizeof variables / sizeof *variables; i++) {
+        setenv(variables[i], "", 1);
+        ck_assert_msg(!parse(&c, &e, "m", NULL), "%s", variables[i]);
+        ck_assert_msg(strstr(e.message, variables[i]), "%s", e.message);
+        unsetenv(variables[i]);
+    }
+    setenv("WINNOW_ALIAS", "", 1); /* other empty variables count as not set */
+    ck_assert_msg(parse(&c, &e, "m", "--api-key", "a,,b", NULL), "%s", e.message);
+    ck_assert_uint_eq(c.n_api_keys, 2);
+    unsetenv("WINNOW_ALIAS");
+    config_clear(&c);
+}
+END_TEST
+
+START_TEST(certificate_and_key_belong_together)
+{
+    ck_assert_msg(parse(&c, &e, "m", "--ssl-certfile", "c", "--ssl-key-file", "k", NULL), "%s",
+                  e.message);
+    ck_assert_str_eq(c.tls_cert, "c");
+    ck_assert_str_eq(c.tls_key, "k");
+    config_clear(&c);
+    ck_assert_msg(parse(&c, &e, "m", "--ssl-cert-file", "c", "--ssl-keyfile", "k", NULL), "%s",
+                  e.message);
+    config_clear(&c);
+    ck_assert(!parse(&c, &e, "m", "--tls-cert", "c", NULL));
+    ck_assert_str_eq(e.where, "--tls-key");
+    ck_assert(!parse(&c, &e, "m", "--tls-key", "k", NULL));
+    ck_assert_str_eq(e.where, "--tls-cert");
+    ck_assert(!parse(&c, &e, "m", "--tls-cert", "c", "--tls-key", "k", "--host", "unix:/s", NULL));
+}
+END_TEST
+
+START_TEST(pings_are_off_or_at_least_a_tenth_of_a_second_apart)
+{
+    ck_assert(!parse(&c, &e, "m", "--sse-ping-interval", "0.001", NULL));
+    ck_assert_msg(strstr(e.message, "from 0.1"), "%s", e.message);
+    ck_assert(parse(&c, &e, "m", "--sse-ping-interval", "0.1", NULL));
+    ck_assert_uint_eq(c.sse_ping_interval_ms, 100);
+    config_clear(&c);
+    ck_assert(parse(&c, &e, "m", "--sse-ping-interval", "0", NULL));
+    config_clear(&c);
 }
 END_TEST
 
@@ -243,6 +303,9 @@ int main(void)
     tcase_add_test(t, an_unknown_flag_suggests_the_nearest);
     tcase_add_test(t, names_of_llama_server_and_vllm_work);
     tcase_add_test(t, what_this_version_lacks_is_refused_with_a_reason);
+    tcase_add_test(t, an_empty_key_is_an_error_wherever_it_comes_from);
+    tcase_add_test(t, certificate_and_key_belong_together);
+    tcase_add_test(t, pings_are_off_or_at_least_a_tenth_of_a_second_apart);
     tcase_add_test(t, bad_config_files_say_where);
     tcase_add_test(t, a_list_of_a_higher_source_replaces_the_lower_one);
     tcase_add_test(t, sizes_and_seconds);
