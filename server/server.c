@@ -2,6 +2,7 @@
  * probes are answered meanwhile. */
 #include "server/server.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -40,7 +41,8 @@ struct server {
     uv_async_t loaded;
     uint32_t logged_percent;
 
-    uv_signal_t on_term, on_int;
+    uv_signal_t on_term, on_int, on_hup, on_usr1, on_usr2;
+    bool had_terminal;
     uv_timer_t watch; /* drain, engine faults, load progress */
     uint64_t drain_end_ms, flush_end_ms;
     bool draining, stopping;
@@ -181,11 +183,13 @@ static void log_loading(struct server *s)
 static void close_handles(struct server *s)
 {
     uv_close((uv_handle_t *)&s->watch, NULL);
-    uv_close((uv_handle_t *)&s->on_term, NULL);
-    uv_close((uv_handle_t *)&s->on_int, NULL);
-    signal(SIGTERM,
-           SIG_IGN); /* closing restored the default actions, but the server is already ending */
-    signal(SIGINT, SIG_IGN);
+    uv_signal_t *handles[] = {&s->on_term, &s->on_int, &s->on_hup, &s->on_usr1, &s->on_usr2};
+    for (size_t i = 0; i < sizeof handles / sizeof *handles; i++) {
+        int number = handles[i]->signum;
+        uv_close((uv_handle_t *)handles[i], NULL);
+        /* closing restored the default action, but the server is already ending */
+        signal(number, SIG_IGN);
+    }
     uv_close((uv_handle_t *)&s->loaded, NULL);
     api_close(s->api);
     transport_close(s->transport);
@@ -223,6 +227,59 @@ static void on_signal(uv_signal_t *handle, int number)
         drain(s);
 }
 
+static bool has_terminal(void)
+{
+    int fd = open("/dev/tty", O_RDONLY | O_NOCTTY | O_CLOEXEC);
+    if (fd >= 0)
+        close(fd);
+    return fd >= 0;
+}
+
+/* Reads the certificate again, as daemons do. When the terminal has been closed, the server ends. */
+static void on_hang_up(uv_signal_t *handle, int number)
+{
+    struct server *s = handle->data;
+    struct error e;
+    if (s->had_terminal && !has_terminal())
+        on_signal(handle, number);
+    else if (!s->config->tls_cert)
+        log_line(LOG_INFO, "SIGHUP: there is no --tls-cert to read again");
+    else if (transport_reload_tls(s->transport, &e))
+        log_line(LOG_INFO, "SIGHUP: new connections get the certificate of %s as it is now",
+                 s->config->tls_cert);
+    else
+        log_line(LOG_ERROR, "SIGHUP: the certificate stays as it was: %s", e.message);
+}
+
+/* Their default action ends the process at once, and other servers have uses for them. */
+static void on_user_signal(uv_signal_t *handle, int number)
+{
+    (void)handle;
+    log_line(LOG_INFO, "SIGUSR%d does nothing here", number == SIGUSR1 ? 1 : 2);
+}
+
+static void catch_signals(struct server *s)
+{
+    const struct {
+        uv_signal_t *handle;
+        uv_signal_cb call;
+        int number;
+    } caught[] = {{&s->on_term, on_signal, SIGTERM},
+                  {&s->on_int, on_signal, SIGINT},
+                  {&s->on_hup, on_hang_up, SIGHUP},
+                  {&s->on_usr1, on_user_signal, SIGUSR1},
+                  {&s->on_usr2, on_user_signal, SIGUSR2}};
+    /* under nohup the terminal's end means nothing */
+    struct sigaction before;
+    s->had_terminal =
+        !sigaction(SIGHUP, NULL, &before) && before.sa_handler != SIG_IGN && has_terminal();
+    for (size_t i = 0; i < sizeof caught / sizeof *caught; i++) {
+        uv_signal_init(&s->loop, caught[i].handle);
+        caught[i].handle->data = s;
+        uv_signal_start(caught[i].handle, caught[i].call, caught[i].number);
+    }
+}
+
 static void on_watch(uv_timer_t *timer)
 {
     struct server *s = timer->data;
@@ -258,12 +315,9 @@ static bool start(struct server *s, struct error *e)
         (struct metrics_page){.config = s->config, .transport = s->transport, .api = s->api};
     uv_async_init(&s->loop, &s->loaded, on_loaded);
     uv_timer_init(&s->loop, &s->watch);
-    uv_signal_init(&s->loop, &s->on_term);
-    uv_signal_init(&s->loop, &s->on_int);
-    s->loaded.data = s->watch.data = s->on_term.data = s->on_int.data = s;
+    s->loaded.data = s->watch.data = s;
     uv_timer_start(&s->watch, on_watch, WATCH_MS, WATCH_MS);
-    uv_signal_start(&s->on_term, on_signal, SIGTERM);
-    uv_signal_start(&s->on_int, on_signal, SIGINT);
+    catch_signals(s);
     return true;
 }
 
@@ -277,6 +331,8 @@ static void log_start(const struct server *s)
     if (!transport_is_local(t) && s->config->n_api_keys == 0)
         log_line(LOG_WARNING, "no --api-key is set: everybody who can connect to %s may use it",
                  transport_address(t, 0));
+    if (s->config->cors_origins.count == 0)
+        log_line(LOG_INFO, "web pages of localhost, at any port, may call (--cors-origins)");
 }
 
 static void start_loading(struct server *s)

@@ -60,6 +60,10 @@ static void put_requests(struct metrics_text *t, const struct metrics_page *page
         metrics_put(t, "winnow_rejected_total{reason=\"%s\"} %llu\n", c->rejected[i].reason,
                     (unsigned long long)c->rejected[i].count);
     single(t, "connections", "gauge", "Open client connections.", (double)c->connections_open);
+    single(t, "body_bytes", "gauge",
+           "Bytes of bodies of unfinished requests, beyond 64 KiB of each.", (double)c->body_bytes);
+    single(t, "body_bytes_max", "gauge", "The limit of body_bytes (--max-body-memory).",
+           (double)c->body_bytes_max);
     single(t, "connections_refused_total", "counter", "Connections over --max-connections.",
            (double)c->connections_refused);
     head(t, "kv_policy_requests_total", "counter",

@@ -27,6 +27,7 @@ static const struct code_row code_rows[] = {
     {"template_error", 400, "invalid_request_error"},
     {"grammar_too_large", 400, "invalid_request_error"},
     {"invalid_request", 400, "invalid_request_error"},
+    {"bad_framing", 400, "invalid_request_error"},
     {"invalid_api_key", 401, "authentication_error"},
     {"origin_not_allowed", 403, "permission_error"},
     {"kv_policy_not_allowed", 403, "permission_error"},
@@ -37,6 +38,7 @@ static const struct code_row code_rows[] = {
     {"method_not_allowed", 405, "invalid_request_error"},
     {"request_read_timeout", 408, "timeout_error"},
     {"body_too_large", 413, "invalid_request_error"},
+    {"uri_too_long", 414, "invalid_request_error"},
     {"unsupported_media_type", 415, "invalid_request_error"},
     {"queue_full", 429, "rate_limit_error"},
     {"queue_timeout", 429, "rate_limit_error"},
@@ -44,10 +46,13 @@ static const struct code_row code_rows[] = {
     {"headers_too_large", 431, "invalid_request_error"},
     {"internal_error", 500, "server_error"},
     {"engine_fault", 500, "server_error"},
+    {"not_implemented", 501, "invalid_request_error"},
     {"out_of_memory", 503, "unavailable_error"},
+    {"body_memory_full", 503, "unavailable_error"},
     {"model_loading", 503, "unavailable_error"},
     {"draining", 503, "unavailable_error"},
     {"deadline_exceeded", 504, "timeout_error"},
+    {"http_version_not_supported", 505, "invalid_request_error"},
 };
 
 static const struct code_row *row_of(const struct error *e)
@@ -112,7 +117,8 @@ int64_t error_retry_after_ms(const struct error *e)
 
 bool error_forbids_retry(const struct error *e)
 {
-    return !strcmp(e->code, "engine_fault") || error_status(e) == 504;
+    unsigned status = error_status(e);
+    return !strcmp(e->code, "engine_fault") || status == 501 || status == 504 || status == 505;
 }
 
 size_t error_raw_answer(const struct error *e, const char *reason, char *out, size_t size)

@@ -51,10 +51,17 @@ const char *http_request_body(const struct http_request *x, size_t *length)
     return x->body.data ? x->body.data : "";
 }
 
+void http_request_release_body(struct http_request *x)
+{
+    x->transport->counts.body_bytes -= x->n_held;
+    x->n_held = 0;
+}
+
 char *http_request_take_body(struct http_request *x, size_t *length)
 {
     char *body = x->body.data ? x->body.data : calloc(1, 1);
     *length = x->body.length;
+    http_request_release_body(x);
     x->body = (struct bytes){0};
     return body;
 }
@@ -152,7 +159,9 @@ void http_request_free(struct http_request *x)
     if (x->response)
         MHD_destroy_response(x->response);
     free(x->path);
+    free(x->host);
     free(x->tail);
+    http_request_release_body(x);
     bytes_clear(&x->body);
     free(x->cors_origin);
     bytes_clear(&x->stream.buffer);
@@ -167,6 +176,8 @@ void http_request_add_common_headers(struct http_request *x, const char *content
     if (content_type)
         MHD_add_response_header(r, "Content-Type", content_type);
     MHD_add_response_header(r, "X-Request-Id", x->id);
+    if (x->close)
+        MHD_add_response_header(r, "Connection", "close");
     if (x->cors_origin) {
         MHD_add_response_header(r, "Access-Control-Allow-Origin", x->cors_origin);
         MHD_add_response_header(r, "Access-Control-Expose-Headers",

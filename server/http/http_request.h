@@ -78,7 +78,7 @@ void http_request_reply_error(struct http_request *x, const struct error *e);
 /* ---- streams of events (sse.h) */
 
 /* Makes the answer a stream. Status 200 and headers are sent with the first event, or with the first
- * ping after ping_ms of silence (0 = no pings). Until then http_request_reply_error still works. */
+ * ping after ping_ms of silence (0 = no pings, else at least 100). Until then http_request_reply_error still works. */
 void http_request_stream_start(struct http_request *x, uint64_t ping_ms);
 /* Whether the headers have been sent, so that errors must be events. */
 bool http_request_stream_committed(const struct http_request *x);

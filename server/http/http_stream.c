@@ -10,7 +10,10 @@
 #include "server/http/transport_private.h"
 
 /* The most bytes that libmicrohttpd asks for at a time. */
-enum { BLOCK_BYTES = 16384 };
+enum {
+    BLOCK_BYTES = 16384,
+    LEAST_PING_MS = 100 /* a request may ask for less, which would only make work */
+};
 
 static ssize_t read_stream(void *context, uint64_t position, char *out, size_t room)
 {
@@ -129,6 +132,8 @@ void http_request_stream_start(struct http_request *x, uint64_t ping_ms)
 {
     struct stream *s = &x->stream;
     s->open = true;
+    if (ping_ms && ping_ms < LEAST_PING_MS)
+        ping_ms = LEAST_PING_MS;
     s->ping_ms = ping_ms;
     s->last_write_ms = uv_now(x->transport->loop);
     if (!ping_ms || s->ping || x->ended)

@@ -1,6 +1,7 @@
 /* See origin.h. */
 #include "server/http/origin.h"
 
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <string.h>
 #include <strings.h>
@@ -21,14 +22,37 @@ static bool same_name(const char *host, const char *name)
     return true;
 }
 
-bool host_is_allowed(const struct config *c, bool bound_to_loopback, const char *host)
+static bool is_local_name(const char *host)
 {
     static const char *const local[] = {"localhost", "127.0.0.1", "[::1]"};
-    if (!bound_to_loopback || !host) /* HTTP/1.0 has no Host, and a browser always sends one */
-        return true;
     for (size_t i = 0; i < sizeof local / sizeof *local; i++)
         if (same_name(host, local[i]))
             return true;
+    return false;
+}
+
+/* Digits and dots, or brackets: what a browser does not ask a name server for. */
+static bool is_address(const char *host)
+{
+    struct in6_addr address;
+    char name[64];
+    bool v6 = host[0] == '[';
+    size_t n = v6 ? strcspn(++host, "]") : strcspn(host, ":");
+    if (n == 0 || n >= sizeof name)
+        return false;
+    memcpy(name, host, n);
+    name[n] = 0;
+    return inet_pton(v6 ? AF_INET6 : AF_INET, name, &address) == 1;
+}
+
+bool host_is_allowed(const struct config *c, bool bound_to_loopback, const char *host)
+{
+    if (!host) /* HTTP/1.0 has no Host, and a browser always sends one */
+        return true;
+    if (!bound_to_loopback && (c->allowed_hosts.count == 0 || is_address(host)))
+        return true;
+    if (is_local_name(host))
+        return true;
     for (uint32_t i = 0; i < c->allowed_hosts.count; i++)
         if (same_name(host, c->allowed_hosts.items[i]) ||
             !strcasecmp(host, c->allowed_hosts.items[i]))
@@ -36,8 +60,17 @@ bool host_is_allowed(const struct config *c, bool bound_to_loopback, const char 
     return false;
 }
 
+/* A page of a program on the browser's own machine, such as a chat program at http://localhost:3000. */
+static bool is_local_page(const char *origin)
+{
+    return (!strncasecmp(origin, "http://", 7) && is_local_name(origin + 7)) ||
+           (!strncasecmp(origin, "https://", 8) && is_local_name(origin + 8));
+}
+
 bool origin_is_listed(const struct config *c, const char *origin)
 {
+    if (c->cors_origins.count == 0)
+        return is_local_page(origin);
     for (uint32_t i = 0; i < c->cors_origins.count; i++)
         if (!strcmp(c->cors_origins.items[i], "*") || !strcasecmp(c->cors_origins.items[i], origin))
             return true;

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/base/utf8.h"
+
 static int hex(char c)
 {
     if (c >= '0' && c <= '9')
@@ -13,39 +15,62 @@ static int hex(char c)
     return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-static void percent_decode(char *text)
+/* A percent sign without two digits stands for itself. Returns the length of the result. */
+static size_t percent_decode(char *text, size_t length)
 {
-    char *to = text;
-    for (const char *from = text; *from; from++) {
-        int high = from[0] == '%' ? hex(from[1]) : -1, low = high >= 0 ? hex(from[2]) : -1;
-        if (low >= 0 && high * 16 + low != 0) {
-            *to++ = (char)(high * 16 + low);
-            from += 2;
-        } else {
-            *to++ = *from;
-        }
+    size_t to = 0;
+    for (size_t i = 0; i < length; i++) {
+        int high = text[i] == '%' && i + 2 < length ? hex(text[i + 1]) : -1,
+            low = high >= 0 ? hex(text[i + 2]) : -1;
+        text[to++] = low >= 0 ? (char)(high * 16 + low) : text[i];
+        i += low >= 0 ? 2 : 0;
     }
-    *to = 0;
+    text[to] = 0;
+    return to;
 }
 
-char *router_normalise(const char *url, const char *prefix, bool *had_v1)
+static bool is_printable(const char *text, size_t length)
+{
+    for (size_t n; length; text += n, length -= n)
+        if (!(n = utf8_printable_length(text, length)))
+            return false;
+    return true;
+}
+
+char *router_normalise(const char *sent, size_t length, const char *prefix, bool *had_v1,
+                       struct error *e)
 {
     size_t n = strlen(prefix);
     *had_v1 = false;
-    if (strncmp(url, prefix, n) || (url[n] && url[n] != '/'))
+    while (length > 1 && sent[length - 1] == '/')
+        length--;
+    char *path = strndup(sent, length), *at = path;
+    if (!path) {
+        error_set_memory(e, "a path", length);
         return NULL;
-    url += n;
-    if (!strncmp(url, "/v1", 3) && (url[3] == '/' || !url[3])) {
-        *had_v1 = true;
-        url += 3;
     }
-    char *path = strdup(*url ? url : "/");
-    if (!path)
+    if (!strcmp(path, "*"))
+        return path; /* OPTIONS * is about the server, not about a path */
+    if (!is_printable(path, percent_decode(path, length))) {
+        error_set(e, "invalid_request", "",
+                  "the path contains a control character or is no UTF-8 when it is decoded");
+        free(path);
         return NULL;
-    percent_decode(path);
-    size_t length = strlen(path);
-    while (length > 1 && path[length - 1] == '/')
-        path[--length] = 0;
+    }
+    if (strncmp(path, prefix, n) || (path[n] && path[n] != '/')) {
+        error_set(e, "not_found", "", "nothing is served outside %s", prefix);
+        free(path);
+        return NULL;
+    }
+    at += n;
+    if (!strncmp(at, "/v1", 3) && (at[3] == '/' || !at[3])) {
+        *had_v1 = true;
+        at += 3;
+    }
+    if (*at)
+        memmove(path, at, strlen(at) + 1);
+    else
+        memcpy(path, "/", 2); /* at least "/" was sent */
     return path;
 }
 

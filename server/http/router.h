@@ -4,9 +4,11 @@
 
 #include "server/http/http_request.h"
 
-/* The path without prefix, "/v1" and trailing slash, percent-decoded; the caller frees it. NULL: it is
- * not below the prefix, or memory is short. *had_v1: it began with /v1. */
-char *router_normalise(const char *url, const char *prefix, bool *had_v1);
+/* The path as it was sent, without trailing slashes, percent-decoded once, without prefix and "/v1"; the
+ * caller frees it. *had_v1: it began with /v1. NULL: "not_found", because it is not below the prefix;
+ * "invalid_request", because it decodes to a NUL, a control character or no UTF-8; "out_of_memory". */
+char *router_normalise(const char *sent, size_t length, const char *prefix, bool *had_v1,
+                       struct error *e);
 
 /* The first route with this path, and this method unless it is NULL. *tail is the part of `path` that
  * matches the route's star. */

@@ -7,7 +7,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "server/http/descriptors.h"
 #include "server/http/error_reply.h"
+#include "server/http/tls.h"
 
 enum {
     /* libmicrohttpd's memory per connection: the request's headers, which transport_request.c limits to
@@ -63,21 +65,83 @@ static enum MHD_Result accept_policy(void *context, const struct sockaddr *addre
     struct transport *t = l->transport;
     (void)address;
     (void)length;
-    if (t->n_links < t->config->max_connections)
+    if (t->n_links < t->max_links)
         return MHD_YES;
     t->counts.connections_refused++;
     return MHD_NO;
 }
 
+/* Past libmicrohttpd. It may be cut off when the socket's buffer is full: the client had its chance. */
+static void write_raw(struct link *k, const char *text, size_t length)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(k->connection, MHD_CONNECTION_INFO_GNUTLS_SESSION);
+    ssize_t written;
+    if (info && info->tls_session) /* before the end of the handshake this does nothing */
+        written = gnutls_record_send(info->tls_session, text, length);
+    else
+        written = send(k->fd, text, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+    (void)written;
+}
+
+/* Ends a connection with an answer of ours while its request is being read. */
+static void answer_raw(struct link *k, const struct error *e, const char *reason)
+{
+    char answer[512];
+    size_t length = error_raw_answer(e, reason, answer, sizeof answer);
+    k->reading = false;
+    write_raw(k, answer, length);
+    shutdown(k->fd, SHUT_RDWR); /* libmicrohttpd notices it */
+    transport_count_rejected(k->transport, e->code);
+    listener_again(k->listener);
+}
+
+/* libmicrohttpd is about to answer a request that it could not read, with a page in HTML. It does not
+ * say which connection that is, so an answer of ours goes first only where there is no doubt: one
+ * connection is being read. */
+static void answer_instead(struct listener *l, unsigned status)
+{
+    static const struct {
+        unsigned status;
+        const char *code, *reason;
+    } rows[] = {{413, "body_too_large", "Content Too Large"},
+                {414, "uri_too_long", "URI Too Long"},
+                {431, "headers_too_large", "Request Header Fields Too Large"},
+                {505, "http_version_not_supported", "HTTP Version Not Supported"},
+                {400, "bad_framing", "Bad Request"}};
+    struct link *k, *only = NULL;
+    struct error e;
+    uint32_t n = 0;
+    size_t i = 0;
+    bool in_first_line = status == 414 || status == 505;
+    LIST_FOREACH(k, &l->transport->links, entry)
+    if (k->listener == l && k->reading && !k->target == in_first_line) {
+        only = k;
+        n++;
+    }
+    while (rows[i].status != status && rows[i].status != 400)
+        i++;
+    if (n != 1 || rows[i].status != status)
+        return;
+    error_set(&e, rows[i].code, "", "the request is not valid HTTP: %s",
+              status == 400 ? "a header or a chunk cannot be read" : rows[i].reason);
+    answer_raw(only, &e, rows[i].reason);
+}
+
 static void log_from_daemon(void *context, const char *format, va_list arguments)
 {
+    static const char refused[] = "Error processing request (HTTP response code is %u";
     char line[256];
-    (void)context;
+    va_list again;
+    va_copy(again, arguments);
     vsnprintf(line, sizeof line, format, arguments);
     size_t n = strlen(line);
     while (n && line[n - 1] == '\n')
         line[--n] = 0;
     log_line(LOG_DEBUG, "libmicrohttpd: %s", line);
+    if (!strncmp(format, refused, strlen(refused)))
+        answer_instead(context, va_arg(again, unsigned));
+    va_end(again);
 }
 
 static bool listener_open(struct listener *l, struct error *e)
@@ -87,14 +151,26 @@ static bool listener_open(struct listener *l, struct error *e)
      * second and answers 408 */
     uint64_t ms = t->config->http_timeout_ms;
     unsigned timeout = ms ? (unsigned)((ms + 2999) / 1000) : 0;
+    bool tls = t->tls && l->socket.port;
+    struct MHD_OptionItem secure[] = {
+        {MHD_OPTION_HTTPS_CERT_CALLBACK, 0, (void *)(uintptr_t)tls_choose},
+        {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)(uintptr_t)TLS_PRIORITIES},
+        {MHD_OPTION_END, 0, NULL}};
+    struct MHD_OptionItem strict[] = {
+#if MHD_VERSION >= 0x00097701 /* it then refuses more of what framing.h names by itself */
+        {MHD_OPTION_CLIENT_DISCIPLINE_LVL, 1, NULL},
+#endif
+        {MHD_OPTION_END, 0, NULL}
+    };
     l->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, accept_policy, l,
-        transport_access, l, MHD_OPTION_EXTERNAL_LOGGER, log_from_daemon, NULL,
-        MHD_OPTION_LISTEN_SOCKET, l->socket.fd, MHD_OPTION_CONNECTION_LIMIT,
-        t->config->max_connections + 16, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-        (size_t)CONNECTION_MEMORY, MHD_OPTION_CONNECTION_TIMEOUT, timeout,
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG | (tls ? MHD_USE_TLS : 0), 0,
+        accept_policy, l, transport_access, l, MHD_OPTION_EXTERNAL_LOGGER, log_from_daemon, l,
+        MHD_OPTION_LISTEN_SOCKET, l->socket.fd, MHD_OPTION_CONNECTION_LIMIT, t->max_links + 16,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
+        MHD_OPTION_CONNECTION_TIMEOUT, timeout, MHD_OPTION_URI_LOG_CALLBACK, transport_target, l,
         MHD_OPTION_NOTIFY_COMPLETED, transport_completed, l, MHD_OPTION_NOTIFY_CONNECTION,
-        transport_connection, l, MHD_OPTION_END);
+        transport_connection, l, MHD_OPTION_ARRAY, strict, MHD_OPTION_ARRAY,
+        tls ? secure : secure + 2, MHD_OPTION_END);
     if (!l->daemon)
         return error_set(e, "address_error", "--host", "the HTTP server could not be started");
     l->socket.fd = -1; /* the daemon owns it now */
@@ -110,21 +186,21 @@ static bool listener_open(struct listener *l, struct error *e)
 
 /* ---- the sweep */
 
-/* libmicrohttpd can only answer requests that it has read. So the 408 is written to the socket
- * directly, and the socket is shut down, which libmicrohttpd notices. */
+/* libmicrohttpd can only answer requests that it has read, so the 408 goes past it. A kept connection on
+ * which nothing has arrived ends without a word: its client might take a 408 for the answer to a request
+ * that it is just sending. */
 static void end_slow_request(struct link *k)
 {
     struct error e;
-    char answer[512];
+    if (k->kept) {
+        k->reading = false;
+        shutdown(k->fd, SHUT_RDWR);
+        listener_again(k->listener);
+        return;
+    }
     error_set(&e, "request_read_timeout", "",
               "the request did not arrive in time (--http-timeout)");
-    size_t length = error_raw_answer(&e, "Request Timeout", answer, sizeof answer);
-    k->reading = false;
-    ssize_t written = length ? send(k->fd, answer, length, MSG_DONTWAIT | MSG_NOSIGNAL) : 0;
-    (void)written; /* the client had its chance */
-    shutdown(k->fd, SHUT_RDWR);
-    transport_count_rejected(k->transport, e.code);
-    listener_again(k->listener);
+    answer_raw(k, &e, "Request Timeout");
 }
 
 static void on_sweep(uv_timer_t *timer)
@@ -135,6 +211,9 @@ static void on_sweep(uv_timer_t *timer)
     LIST_FOREACH(k, &t->links, entry)
     if (limit && k->reading && now - k->since_ns > limit)
         end_slow_request(k);
+    /* It listens again after descriptors ran out, which may have been those of somebody else. */
+    for (uint32_t i = 0; i < t->n_listeners; i++)
+        listener_again(&t->listeners[i]);
 }
 
 /* ---- life */
@@ -148,9 +227,13 @@ static bool add_sockets(struct transport *t, struct listen_socket *sockets, uint
         return error_set_memory(e, "listeners", n * sizeof *grown);
     }
     t->listeners = grown;
-    for (uint32_t i = 0; i < n; i++)
-        t->listeners[t->n_listeners++] =
-            (struct listener){.transport = t, .socket = sockets[i], .metrics_only = metrics_only};
+    for (uint32_t i = 0; i < n; i++) {
+        struct listener *l = &t->listeners[t->n_listeners++];
+        *l = (struct listener){.transport = t, .socket = sockets[i], .metrics_only = metrics_only};
+        if (t->tls && l->socket.port)
+            snprintf(l->socket.address, sizeof l->socket.address, "https%.150s",
+                     sockets[i].address + strlen("http"));
+    }
     free(sockets);
     return true;
 }
@@ -197,7 +280,10 @@ struct transport *transport_new(const struct config *c, uv_loop_t *loop, const s
     }
     *t = (struct transport){.config = c, .loop = loop, .routes = routes, .n_routes = n_routes};
     LIST_INIT(&t->links);
-    bool ok = open_sockets(t, e);
+    t->max_links = descriptors_for(c->max_connections);
+    t->counts.body_bytes_max = c->max_body_memory;
+    t->tls = c->tls_cert != NULL;
+    bool ok = (!t->tls || tls_load(c->tls_cert, c->tls_key, e)) && open_sockets(t, e);
     for (uint32_t i = 0; ok && i < t->n_listeners; i++)
         ok = listener_open(&t->listeners[i], e);
     if (!ok) {
@@ -215,6 +301,7 @@ static void maybe_free(struct transport *t)
 {
     if (!t->stopping || t->n_handles)
         return;
+    tls_clear();
     free(t->listeners);
     free(t);
 }
@@ -267,6 +354,11 @@ void transport_close(struct transport *t)
         uv_close((uv_handle_t *)&t->sweep, on_sweep_closed);
     else
         maybe_free(t);
+}
+
+bool transport_reload_tls(struct transport *t, struct error *e)
+{
+    return tls_load(t->config->tls_cert, t->config->tls_key, e);
 }
 
 void transport_set_ready(struct transport *t, bool ready)

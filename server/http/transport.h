@@ -18,6 +18,8 @@ struct transport_counts {
         uint64_t count;
     } rejected[MAX_REASONS];
     uint64_t connections_open, connections_refused;
+    uint64_t body_bytes,
+        body_bytes_max; /* of bodies that no handler has taken yet; --max-body-memory */
 };
 
 /* Listens on every address of --host, on --port and --metrics-port. Routes and config must outlive it.
@@ -42,6 +44,9 @@ uint32_t transport_n_addresses(const struct transport *t);
 const char *transport_address(const struct transport *t, uint32_t index);
 /* Whether only programs on this machine can connect. */
 bool transport_is_local(const struct transport *t);
+/* Reads the files of --tls-cert and --tls-key again, for connections that come later. False: the old ones
+ * stay in use. */
+bool transport_reload_tls(struct transport *t, struct error *e);
 
 const struct transport_counts *transport_counts(const struct transport *t);
 /* The name of a row of the counts: the route's, or "other". */

@@ -36,8 +36,10 @@ struct transport {
     uv_timer_t sweep;   /* every second: ends requests that arrive too slowly */
     uint32_t n_handles; /* open handles; the memory is freed when all have closed */
     LIST_HEAD(link_list, link) links;
-    uint32_t n_links;
+    uint32_t n_links,
+        max_links;            /* max_links: --max-connections, or fewer if descriptors are short */
     uint32_t n_http_requests; /* not answered yet */
+    bool tls;
     bool ready, draining, stopping;
     bool loopback; /* every address of --host is a loopback address */
     double loading;
@@ -51,8 +53,15 @@ struct link {
     struct listener *listener;
     struct MHD_Connection *connection;
     int fd;
-    uint64_t since_ns; /* start of the connection, or of the request being read */
-    bool reading;      /* a request is being read; the sweep may end it with 408 */
+    /* The sweep looks at these. A kept connection reads its next request from the moment when the last
+     * answer was complete, because libmicrohttpd does not tell when the first byte has arrived. */
+    uint64_t since_ns; /* start of the connection, of the wait for a request, or of its body */
+    bool reading;      /* a request is awaited or being read */
+    bool kept;         /* the connection has answered a request, and nothing of the next is known */
+    /* The request's target as it was sent, before libmicrohttpd decodes it in place. NULL: its first line
+     * has not arrived. */
+    char *target;
+    const char *target_at;
     struct http_request *http_request;
     uv_poll_t *watch; /* for a hang-up while a request waits; NULL before the first wait */
     LIST_ENTRY(link) entry;
@@ -65,7 +74,7 @@ struct stream {
     size_t start;
     bool above_half; /* on_drain is called when less than half of STREAM_HIGH is left */
     uint64_t ping_ms, last_write_ms;
-    uv_timer_t *ping;
+    uv_timer_t *ping; /* for pings, or for an answer that waits */
     void (*on_drain)(void *context);
 };
 
@@ -78,12 +87,15 @@ struct http_request {
     uint32_t route_index; /* n_routes: no route */
     char id[136];
     char *path, *tail;
+    char *host; /* NULL: HTTP/1.0 without Host */
     uint32_t key;
-    bool admin, lacks_slash;
+    bool admin, wrong_key, lacks_slash;
+    bool close; /* the connection ends after the answer */
     uint64_t started_ns;
 
     struct bytes body; /* has a NUL after its length; empty once taken */
     uint64_t n_body;   /* bytes that arrived, kept or not */
+    uint64_t n_held;   /* bytes of the body that count for transport_counts.body_bytes */
     bool expects_continue;
 
     struct error refusal; /* code[0] != 0: the answer once the body has arrived */
@@ -119,6 +131,7 @@ void transport_count_rejected(struct transport *t, const char *reason);
 void listener_again(struct listener *l);
 
 /* transport_request.c: what libmicrohttpd calls for each part of a request. */
+void *transport_target(void *listener, const char *target, struct MHD_Connection *connection);
 enum MHD_Result transport_access(void *listener, struct MHD_Connection *connection, const char *url,
                                  const char *method, const char *version, const char *upload,
                                  size_t *upload_size, void **slot);
@@ -135,6 +148,8 @@ void http_request_add_common_headers(struct http_request *x, const char *content
 void http_request_finish(struct http_request *x, enum http_request_end end); /* on_end, once */
 void http_request_hang_up(struct http_request *x, enum http_request_end end);
 void http_request_free(struct http_request *x);
+/* The body has been taken or dropped: its bytes count no more. */
+void http_request_release_body(struct http_request *x);
 
 /* http_stream.c */
 void stream_close_timer(struct stream *s);

@@ -93,6 +93,40 @@ START_TEST(on_loopback_only_names_of_this_machine_are_answered)
 }
 END_TEST
 
+/* Numeric addresses are good: a page of another site always comes with a name. */
+START_TEST(elsewhere_allowed_hosts_count_when_they_are_given)
+{
+    static const char *const good[] = {"winnow.lan",     "WINNOW.lan:8080", "localhost:1",
+                                       "192.168.1.7:80", "[fe80::1]:8080",  "10.0.0.1"};
+    static const char *const bad[] = {
+        "evil.example", "evil.example:8080", "192.168.1.7.evil.example", "1.2.3", "", "[evil]"};
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++)
+        ck_assert_msg(host_is_allowed(&named, false, good[i]), "%s", good[i]);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        ck_assert_msg(!host_is_allowed(&named, false, bad[i]), "%s", bad[i]);
+}
+END_TEST
+
+START_TEST(pages_of_localhost_may_call_until_origins_are_given)
+{
+    static const char *const local[] = {"http://localhost:3000", "http://localhost",
+                                        "https://127.0.0.1:8443", "http://[::1]:5173"};
+    static const char *const other[] = {"http://localhost.evil.example",
+                                        "http://127.0.0.1.evil",
+                                        "null",
+                                        "file://",
+                                        "http://evil.example:3000",
+                                        ""};
+    for (size_t i = 0; i < sizeof local / sizeof *local; i++) {
+        ck_assert_msg(origin_is_allowed(&plain, local[i], "box:8080"), "%s", local[i]);
+        ck_assert_msg(origin_is_listed(&plain, local[i]), "%s", local[i]);
+        ck_assert_msg(!origin_is_allowed(&named, local[i], "box:8080"), "%s", local[i]);
+    }
+    for (size_t i = 0; i < sizeof other / sizeof *other; i++)
+        ck_assert_msg(!origin_is_allowed(&plain, other[i], "box:8080"), "%s", other[i]);
+}
+END_TEST
+
 START_TEST(pages_of_other_hosts_may_call_only_when_listed)
 {
     ck_assert(origin_is_allowed(&plain, NULL, "h"));
@@ -127,6 +161,8 @@ int main(void)
     tcase_add_test(c, the_admin_key_is_no_callers_key);
     tcase_add_test(c, keys_come_in_three_headers);
     tcase_add_test(c, on_loopback_only_names_of_this_machine_are_answered);
+    tcase_add_test(c, elsewhere_allowed_hosts_count_when_they_are_given);
+    tcase_add_test(c, pages_of_localhost_may_call_until_origins_are_given);
     tcase_add_test(c, pages_of_other_hosts_may_call_only_when_listed);
     tcase_add_test(c, cors_headers_name_listed_origins_only);
     return suite_run(s);

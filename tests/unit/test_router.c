@@ -21,14 +21,20 @@ static const struct route routes[] = {
 };
 enum { N = sizeof routes / sizeof *routes };
 
+static void refused(const char *url, const char *prefix, const char *code)
+{
+    bool had_v1;
+    struct error e = {0};
+    char *path = router_normalise(url, strlen(url), prefix, &had_v1, &e);
+    ck_assert_msg(!path, "%s below '%s' is %s", url, prefix, path);
+    ck_assert_msg(!strcmp(e.code, code), "%s: %s", url, e.code);
+}
+
 static void normalised(const char *url, const char *prefix, const char *wanted, bool v1)
 {
     bool had_v1 = !v1;
-    char *path = router_normalise(url, prefix, &had_v1);
-    if (!wanted) {
-        ck_assert_msg(path == NULL, "%s below '%s' is %s", url, prefix, path);
-        return;
-    }
+    struct error e;
+    char *path = router_normalise(url, strlen(url), prefix, &had_v1, &e);
     ck_assert_msg(path && !strcmp(path, wanted) && had_v1 == v1, "%s: got %s, /v1 %d", url, path,
                   had_v1);
     free(path);
@@ -53,18 +59,31 @@ START_TEST(only_what_lies_below_the_prefix_is_served)
     normalised("/p/v1/models", "/p", "/models", true);
     normalised("/p", "/p", "/", false);
     normalised("/p/", "/p", "/", false);
-    normalised("/px/models", "/p", NULL, false);
-    normalised("/models", "/p", NULL, false);
-    normalised("", "/p", NULL, false);
+    refused("/px/models", "/p", "not_found");
+    refused("/models", "/p", "not_found");
+    normalised("*", "/p", "*", false);
 }
 END_TEST
 
-START_TEST(percent_signs_are_decoded_once_and_never_to_a_nul)
+/* A NUL would cut the path, and a control character would break a log or a header. */
+START_TEST(no_path_decodes_to_control_characters_or_no_text)
+{
+    static const char *const bad[] = {"/metrics%00x", "/models/a%00b",  "/models/a%0d%0ab",
+                                      "/models/%7F",  "/models/%c2%80", "/models/%FF",
+                                      "/models/%c3",  "/models/\x01"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        refused(bad[i], "", "invalid_request");
+}
+END_TEST
+
+START_TEST(percent_signs_are_decoded_once)
 {
     normalised("/models/a%2Fb", "", "/models/a/b", false);
     normalised("/models/a%2fb%20c", "", "/models/a/b c", false);
     normalised("/models/%2525", "", "/models/%25", false);
-    normalised("/models/a%00b", "", "/models/a%00b", false);
+    normalised("/mod%2565ls", "", "/mod%65ls", false);
+    normalised("/mod%65ls", "", "/models", false);
+    normalised("/models/a%2F", "", "/models/a/", false); /* part of the name, not of the path */
     normalised("/models/%", "", "/models/%", false);
     normalised("/models/%4", "", "/models/%4", false);
     normalised("/models/%G1%1g", "", "/models/%G1%1g", false);
@@ -139,7 +158,8 @@ int main(void)
     TCase *c = suite_case(s, "router", 60);
     tcase_add_test(c, paths_lose_prefix_version_and_last_slash);
     tcase_add_test(c, only_what_lies_below_the_prefix_is_served);
-    tcase_add_test(c, percent_signs_are_decoded_once_and_never_to_a_nul);
+    tcase_add_test(c, percent_signs_are_decoded_once);
+    tcase_add_test(c, no_path_decodes_to_control_characters_or_no_text);
     tcase_add_test(c, a_star_takes_any_tail_but_none);
     tcase_add_test(c, head_is_get_and_other_methods_are_their_own);
     tcase_add_test(c, some_paths_are_not_under_v1);
