@@ -1,4 +1,5 @@
 /* The entry of the program: runs a command. */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -21,6 +22,17 @@ static void usage(FILE *out)
     fprintf(out, "\nwinnow COMMAND --help lists its flags. winnow --version prints the version.\n");
 }
 
+/* The exit status, or 1 when the output did not arrive whole, for example because a disk is full. */
+static int written(int status)
+{
+    errno = 0;
+    if (!fflush(stdout) && !ferror(stdout))
+        return status;
+    fprintf(stderr, "winnow: the output could not be written%s%s\n", errno ? ": " : "",
+            errno ? strerror(errno) : "");
+    return 1;
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 2) {
@@ -29,15 +41,15 @@ int main(int argc, char **argv)
     }
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
         usage(stdout);
-        return 0;
+        return written(0);
     }
     if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "version")) {
         printf("winnow %s (%s)\n", version_string(), version_commit());
-        return 0;
+        return written(0);
     }
     for (int i = 0; i < N_OPTION_COMMANDS; i++)
         if (!strcmp(argv[1], option_commands[i].name))
-            return commands[i](argc - 1, argv + 1);
+            return written(commands[i](argc - 1, argv + 1));
     fprintf(stderr, "winnow: there is no command '%.100s'\n\n", argv[1]);
     usage(stderr);
     return 2;

@@ -32,6 +32,12 @@ check "--version" $?
 check "--help" $?
 "$winnow" serve --help | grep -q -- '--kv-policy'
 check "serve --help" $?
+if [ -e /dev/full ]; then
+    for call in --help --version "serve --help" "completions bash" "inspect $model" "run $model -p Once -n 3"; do
+        # shellcheck disable=SC2016,SC2086 # the inner shell expands; $call is several words
+        refused "a full disk: $call" 1 "the output could not be written" sh -c '"$@" >/dev/full' _ "$winnow" $call
+    done
+fi
 refused "no subcommand" 2 "serve" "$winnow"
 refused "unknown subcommand" 2 "sevre" "$winnow" sevre
 refused "unknown flag" 2 "--kv-policy" "$winnow" serve "$model" --kv-polcy sink
