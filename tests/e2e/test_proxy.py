@@ -1,5 +1,6 @@
-"""docker/proxy/haproxy.cfg with a real HAProxy before three servers: who goes where, what is found again there, what
-happens when a server is killed or drains, and that streams and disconnects pass through. SKIPPED where there is no haproxy."""
+"""docker/proxy/haproxy.cfg with a real HAProxy before three and four servers: who goes where, what is found again there,
+how callers with one key are spread, what happens when a server is killed or drains, which names and paths pass, and that
+streams and disconnects pass through. SKIPPED where there is no haproxy."""
 import http.client
 import json
 import os
@@ -9,7 +10,9 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
+import urllib.parse
 
 from winnow_server import PATIENCE, ROOT, Checks, Server, wait_for
 
@@ -25,18 +28,20 @@ def free_port():
 
 
 class Proxy:
-    """haproxy with the shipped file; only the ports differ, and there is one server more."""
+    """haproxy with the shipped file; only the ports differ, and there are more servers."""
 
     def __init__(self, servers):
         self.port = free_port()
         with open(CONFIG) as f:
             text = f.read()
-        head, n = re.subn(r"^    server winnow\d .*\n", "", text, flags=re.M)
-        assert n == 2, "the file names two servers"
-        head, n = re.subn(r"bind :8000$", f"bind 127.0.0.1:{self.port}", head, flags=re.M)
+        for track in ("", " track servers/winnow{i}"):
+            lines = "".join(f"    server winnow{i} 127.0.0.1:{s.port}{track.format(i=i)}\n" for i, s in enumerate(servers, 1))
+            text, n = re.subn(r"(^    server winnow\d 127.0.0.1:808\d%s\n){2}" % track.format(i=r"\d"), lines, text, flags=re.M)
+            assert n == 1, "two backends name two servers each"
+        text, n = re.subn(r"bind :8000$", f"bind 127.0.0.1:{self.port}", text, flags=re.M)
         assert n == 1, "the file listens at one port"
         self.file = tempfile.NamedTemporaryFile("w", suffix=".cfg")
-        self.file.write(head + "".join(f"    server winnow{i + 1} 127.0.0.1:{s.port}\n" for i, s in enumerate(servers)))
+        self.file.write(text)
         self.file.flush()
         self.log = tempfile.TemporaryFile()
         self.process = subprocess.Popen(["haproxy", "-db", "-f", self.file.name], stdout=self.log, stderr=self.log)
@@ -53,10 +58,10 @@ class Proxy:
         self.log.seek(0)
         return self.log.read().decode("utf-8", "replace")
 
-    def ask(self, key=None, **body):
+    def ask(self, key=None, headers=None, **body):
         """(status, value) of a completion; HAProxy's own errors are text."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60 * PATIENCE)
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **(headers or {})}
         if key:
             headers["Authorization"] = "Bearer " + key
         body = {"prompt": "Once", "max_tokens": 2, "temperature": 0, **body}
@@ -121,8 +126,10 @@ def check_spread(check, proxy, servers):
     check("users are spread over all servers", set(by_user.values()) == {0, 1, 2}, by_user)
     nobody = homes(check, proxy, servers, [{}, {"max_tokens": 3}], "neither key nor user")
     check("one address goes to one server", len(set(nobody.values())) == 1, nobody)
-    both = homes(check, proxy, servers, [{"key": "sk-0", "user": f"user {i}"} for i in range(3)], "key and user")
-    check("the key decides where there is one", set(both.values()) == {by_key['{"key": "sk-0"}']}, both)
+    both = homes(check, proxy, servers, [{"key": "sk-0", "user": f"user {i}"} for i in range(12)], "key and user")
+    check("users who share a key are spread over all servers", set(both.values()) == {0, 1, 2}, both)
+    other = homes(check, proxy, servers, [{"key": "sk-1", "user": f"user {i}"} for i in range(12)], "another key's users")
+    check("users of another key are others", list(both.values()) != list(other.values()), (both, other))
     return by_key
 
 
@@ -135,6 +142,81 @@ def check_prefixes(check, proxy, servers, by_key):
     check("a prompt is found again by its key", cached[0] == 0 and cached[1] >= 64, cached)
     check("prefix hits rise on that key's server", rises[home] == cached[1], rises)
     check("and on no other", sum(rises) == rises[home], rises)
+
+
+def request(proxy, method, path, headers=None):
+    connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=60 * PATIENCE)
+    connection.request(method, path, headers=headers or {})
+    answer = connection.getresponse()
+    text = answer.read()
+    connection.close()
+    return answer.status, text
+
+
+def check_sessions(check, proxy, servers):
+    """A session's POST, GET and DELETE go to one server, whoever asks, and sessions are spread."""
+    found = set()
+    for i in range(8):
+        id = f"s {i}/x" if i == 0 else f"session-{i}"
+        path = "/v1/kv/sessions/" + urllib.parse.quote(id, safe="" if i % 2 else "/")
+        (status, value), home = who_served(servers, lambda: proxy.ask(session_id=id, key=f"sk-{i}", user=f"u{i}", prompt=LONG))
+        check("a session's first turn", status == 200, value)
+        (status, value), again = who_served(servers, lambda: proxy.ask(session_id=id, prompt=LONG + " And"))
+        check("a session's next turn goes to the same server", status == 200 and again == home, (home, again))
+        check("and continues there", value["usage"]["prompt_tokens_details"]["cached_tokens"] > 0, value["usage"])
+        long = {"prompt": LONG, "logit_bias": {str(n): 0 for n in range(3, 400)}, "stop": ["x" * 200] * 16}
+        (status, value), header = who_served(servers, lambda: proxy.ask(headers={"X-Session-Id": id}, **long))
+        check("X-Session-Id goes there too", status == 200 and header == home, (status, home, header))
+        status, text = request(proxy, "GET", path if i % 3 else path + "/")
+        check("GET of a session", status == 200 and json.loads(text)["id"] == id, (status, text))
+        status, text = request(proxy, "DELETE", path.replace("/v1", "") if i % 3 else path)
+        check("DELETE of a session", status == 200, (status, text))
+        found.add(home)
+    check("sessions are spread over all servers", found == {0, 1, 2}, found)
+
+
+def check_one_key(check):
+    """40 programs with one key, four servers: the load is bound, although all have the same home."""
+    flags = ("--max-num-seqs", "64")
+    with Server(*flags) as a, Server(*flags) as b, Server(*flags) as c, Server(*flags) as d:
+        servers = [a, b, c, d]
+        with Proxy(servers) as proxy:
+            wait_for(lambda: proxy.ask(key="x")[0] == 200)
+            before = [metric(s, "prompt_tokens_total") for s in servers]
+            results = []
+            go = threading.Barrier(40)
+
+            def caller(i):
+                go.wait()
+                for k in range(3):
+                    results.append(proxy.ask(key="shared", prompt=f"{i} {k}", max_tokens=40, ignore_eos=True)[0])
+            threads = [threading.Thread(target=caller, args=(i,)) for i in range(40)]
+            for t in threads:
+                t.start()
+            for t in threads:
+                t.join()
+            check("all are answered", results == [200] * 120, results)
+            grew = [metric(s, "prompt_tokens_total") - n for s, n in zip(servers, before)]
+            check("none has more than twice its share", max(grew) <= 2 * sum(grew) / 4, grew)
+
+
+def check_doors(check, proxy):
+    """Names and paths, as they are sent."""
+    for host, status in (("llm.example", b"200"), ("llm.example:8000", b"200"), ("localhost", b"200"), ("evil.example", b"403")):
+        check(f"the proxy's name {host}", status in raw(proxy, "/version", host), raw(proxy, "/version", host))
+    for path in ("/metrics", "/metrics/", "/metrics//", "/%6detrics", "/%6Detrics%2f", "/metrics?x", "/p/metrics", "/metrics?/x",
+                 "http://llm.example/metrics", "http://llm.example/%6detrics/"):
+        check(f"metrics of one server are not given out as everybody's: {path}", b" 404 " in raw(proxy, path), raw(proxy, path))
+    for path in ("/metrics%00x", "/metrics%00", "/%00metrics"):
+        check(f"no path with a NUL: {path}", b" 400 " in raw(proxy, path), raw(proxy, path))
+    for path in ("/%256detrics", "/Metrics", "//metrics", "/./metrics", "/metrics;x", "/metrics%3Fx"):
+        check(f"nothing else is metrics: {path}", b" 404 " in raw(proxy, path), raw(proxy, path))
+
+
+def raw(proxy, path, host="llm.example"):
+    with socket.create_connection(("127.0.0.1", proxy.port), 10) as s:
+        s.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        return s.recv(4096).split(b"\r\n")[0]
 
 
 def check_streams(check, proxy, servers, by_key):
@@ -199,24 +281,20 @@ def main():
     result = subprocess.run(["haproxy", "-c", "-f", CONFIG], capture_output=True, text=True)
     check("haproxy -c", result.returncode == 0, result.stdout + result.stderr)
     check("haproxy has no warning", "WARNING" not in result.stderr, result.stderr)
-    with Server() as a, Server() as b, Server() as c:
+    named = ("--allowed-hosts", "llm.example")
+    with Server(*named) as a, Server(*named) as b, Server(*named) as c:
         servers = [a, b, c]
         with Proxy(servers) as proxy:
+            check_doors(check, proxy)
             by_key = check_spread(check, proxy, servers)
             check_prefixes(check, proxy, servers, by_key)
             check_streams(check, proxy, servers, by_key)
+            check_sessions(check, proxy, servers)
             check_kill(check, proxy, servers, by_key)
-            check("the metrics of one server are not given out as everybody's",
-                  b" 404 " in raw_get(proxy.port, "/metrics"), raw_get(proxy.port, "/metrics"))
             if check.failed:
                 print(proxy.output()[-3000:])
+    check_one_key(check)
     check.end()
-
-
-def raw_get(port, path):
-    with socket.create_connection(("127.0.0.1", port), 10) as s:
-        s.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-        return s.recv(4096).split(b"\r\n")[0]
 
 
 if __name__ == "__main__":
