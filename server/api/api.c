@@ -13,6 +13,7 @@ struct api {
     struct service service;
     struct jobs jobs;
     struct queries queries;
+    struct work_queue work;
 };
 
 /* ---- routes */
@@ -79,6 +80,9 @@ struct api *api_new(const struct config *c, uv_loop_t *loop, struct error *e)
         free(a);
         return NULL;
     }
+    work_queue_init(&a->work, loop, c->max_work_bytes);
+    a->service.work = &a->work;
+    a->jobs.room.deliver = generate_feed;
     queries_init(&a->queries, &a->service, &a->mailbox);
     if (mailbox_init(&a->mailbox, loop, e))
         return a;
@@ -106,6 +110,7 @@ void api_stop_all(struct api *a)
     struct error e;
     error_set(&e, "draining", "", "the server is shutting down");
     e.retry_after_ms = 5000;
+    work_queue_stop(&a->work);
     generate_stop_all(&a->jobs, &e);
     queries_stop_all(&a->queries, &e);
 }

@@ -37,8 +37,11 @@ static const struct code_row code_rows[] = {
     {"method_not_allowed", 405, "invalid_request_error"},
     {"request_read_timeout", 408, "timeout_error"},
     {"body_too_large", 413, "invalid_request_error"},
+    {"request_too_large", 413, "invalid_request_error"},
+    {"answer_too_large", 413, "invalid_request_error"},
     {"unsupported_media_type", 415, "invalid_request_error"},
     {"queue_full", 429, "rate_limit_error"},
+    {"caller_queue_full", 429, "rate_limit_error"},
     {"queue_timeout", 429, "rate_limit_error"},
     {"rate_limit_exceeded", 429, "rate_limit_error"},
     {"headers_too_large", 431, "invalid_request_error"},
@@ -47,6 +50,8 @@ static const struct code_row code_rows[] = {
     {"out_of_memory", 503, "unavailable_error"},
     {"model_loading", 503, "unavailable_error"},
     {"draining", 503, "unavailable_error"},
+    {"server_busy", 503, "unavailable_error"},
+    {"work_queue_full", 503, "unavailable_error"},
     {"deadline_exceeded", 504, "timeout_error"},
 };
 

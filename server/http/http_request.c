@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <arpa/inet.h>
+#include <netinet/in.h>
 
 #include "server/http/error_reply.h"
 #include "server/http/sse.h"
@@ -62,6 +64,22 @@ char *http_request_take_body(struct http_request *x, size_t *length)
 uint32_t http_request_key(const struct http_request *x)
 {
     return x->key;
+}
+
+uint64_t http_request_caller(const struct http_request *x)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    const struct sockaddr *address = info ? info->client_addr : NULL;
+    uint64_t caller = 0;
+    if (x->key || !address)
+        return x->key;
+    if (address->sa_family == AF_INET)
+        caller = ntohl(((const struct sockaddr_in *)(const void *)address)->sin_addr.s_addr);
+    else if (address->sa_family == AF_INET6)
+        memcpy(&caller, ((const struct sockaddr_in6 *)(const void *)address)->sin6_addr.s6_addr,
+               sizeof caller);
+    return caller ^ UINT64_C(1) << 63; /* not the number of a key */
 }
 
 bool http_request_is_admin(const struct http_request *x)
@@ -285,42 +303,4 @@ void http_request_reply_error(struct http_request *x, const struct error *e)
     if (status == 500)
         error_set(&shown, e->code, "", "%.480s (request %.100s)", e->message, http_request_id(x));
     http_request_reply_json(x, status, error_to_json(&shown));
-}
-
-/* ---- the thread pool */
-
-struct work {
-    uv_work_t request;
-    void (*work)(void *context);
-    void (*done)(void *context);
-    void *context;
-};
-
-static void do_work(uv_work_t *request)
-{
-    struct work *w = request->data;
-    w->work(w->context);
-}
-
-static void work_done(uv_work_t *request, int status)
-{
-    struct work *w = request->data;
-    (void)status; /* nothing is cancelled */
-    w->done(w->context);
-    free(w);
-}
-
-bool http_request_work(struct http_request *x, void (*work)(void *), void (*done)(void *),
-                       void *context)
-{
-    struct work *w = malloc(sizeof *w);
-    if (!w)
-        return false;
-    *w = (struct work){.work = work, .done = done, .context = context};
-    w->request.data = w;
-    if (uv_queue_work(x->transport->loop, &w->request, do_work, work_done)) {
-        free(w);
-        return false;
-    }
-    return true;
 }

@@ -209,7 +209,7 @@ def policies(server):
         status, head, text = used(**arguments)
         check(name, status == 200 and wanted in head["X-KV-Policy"], (head["X-KV-Policy"], text[:200]))
     for arguments, code in (({"body": {"name": "sink", "budget": -1}}, "invalid_kv_policy"),
-                            ({"header": "snapvk"}, "invalid_kv_policy"), ({"model": "x@nope"}, "invalid_kv_policy"),
+                            ({"header": "snapvk"}, "invalid_kv_policy"), ({"model": "x@snapvk"}, "invalid_kv_policy"),
                             ({"body": {"name": "sink", "budget": 4}}, "invalid_kv_policy"),
                             ({"body": {"name": "sink", "budget": 513}}, "invalid_kv_policy"),
                             ({"body": {"name": "sink", "max_kv_size": 9}}, "invalid_kv_policy")):
