@@ -254,10 +254,48 @@ void http_request_reply_static(struct http_request *x, unsigned status, const ch
         reply_from(x, status, content_type, body, length, MHD_RESPMEM_PERSISTENT);
 }
 
+/* A long answer goes to the socket in blocks: sent from one buffer, each turn of the loop would copy
+ * megabytes for every client. */
+enum { LONG_ANSWER = 256 * 1024, ANSWER_BLOCK = 64 * 1024 };
+
+static ssize_t read_answer(void *context, uint64_t position, char *out, size_t room)
+{
+    const struct bytes *body = context;
+    size_t n = body->length - (size_t)position;
+    n = n < room ? n : room;
+    memcpy(out, body->data + position, n);
+    return (ssize_t)n;
+}
+
+static void free_answer(void *context)
+{
+    struct bytes *body = context;
+    bytes_clear(body);
+    free(body);
+}
+
+static void reply_long(struct http_request *x, unsigned status, const char *content_type,
+                       struct bytes *body)
+{
+    struct bytes *moved = malloc(sizeof *moved);
+    x->response = moved ? MHD_create_response_from_callback(body->length, ANSWER_BLOCK, read_answer,
+                                                            moved, free_answer)
+                        : NULL;
+    if (x->response) {
+        *moved = *body;
+        *body = (struct bytes){0};
+    } else {
+        free(moved);
+    }
+    answer(x, status, content_type);
+}
+
 void http_request_reply_bytes(struct http_request *x, unsigned status, const char *content_type,
                               struct bytes *body)
 {
-    if (may_answer(x)) {
+    if (may_answer(x) && body->length > LONG_ANSWER) {
+        reply_long(x, status, content_type, body);
+    } else if (may_answer(x)) {
         reply_from(x, status, content_type, body->data, body->length, MHD_RESPMEM_MUST_FREE);
         if (x->answered)
             *body = (struct bytes){0}; /* the response has it */
