@@ -148,3 +148,13 @@ uint64_t api_policy_requests(const struct api *a, uint32_t preset, uint32_t sour
 {
     return a->jobs.by_policy[(size_t)preset * N_SOURCES + source];
 }
+
+struct api_budgets api_budgets(const struct api *a)
+{
+    return (struct api_budgets){.work_waiting = a->work.n_waiting,
+                                .work_running = a->work.n_running,
+                                .work_bytes = a->work.bytes,
+                                .work_refused = a->work.refused,
+                                .answer_bytes = a->jobs.answer_bytes,
+                                .prompts_held = a->jobs.n_hungry};
+}

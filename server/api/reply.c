@@ -307,6 +307,7 @@ void reply_fail(struct job *j, const struct error *e)
         return;
     http_request_log_tokens(x, j->n_prompts ? j->prompts[0].n_tokens : 0, 0,
                             j->policy ? j->policy : "", "error");
+    http_request_log_error(x, e);
     if (http_request_stream_committed(x))
         http_request_stream_end(x, http_request_stream_event(x, error_to_json(e)));
     else

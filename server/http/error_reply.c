@@ -55,6 +55,19 @@ static const struct code_row code_rows[] = {
     {"deadline_exceeded", 504, "timeout_error"},
 };
 
+_Static_assert(sizeof code_rows / sizeof *code_rows <= ERROR_CODES_MOST,
+               "each code has a row in the counts of refused requests");
+
+uint32_t error_n_codes(void)
+{
+    return sizeof code_rows / sizeof *code_rows;
+}
+
+const char *error_code_at(uint32_t index)
+{
+    return code_rows[index].code;
+}
+
 static const struct code_row *row_of(const struct error *e)
 {
     static const struct code_row other = {"internal_error", 500, "server_error"};

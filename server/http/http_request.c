@@ -119,6 +119,12 @@ void http_request_log_tokens(struct http_request *x, uint32_t prompt_tokens,
     x->has_tokens = true;
 }
 
+void http_request_log_error(struct http_request *x, const struct error *e)
+{
+    if (!x->refusal.code[0])
+        x->refusal = *e;
+}
+
 void http_request_add_header(struct http_request *x, const char *name, const char *value)
 {
     if (x->answered || x->stream.committed ||
@@ -328,6 +334,7 @@ void http_request_reply_error(struct http_request *x, const struct error *e)
 {
     unsigned status = error_status(e);
     int64_t retry_ms = error_retry_after_ms(e);
+    http_request_log_error(x, e);
     transport_count_rejected(x->transport, error_code(e));
     if (retry_ms) {
         add_number_header(x, "Retry-After", (retry_ms + 999) / 1000);

@@ -104,6 +104,9 @@ void http_request_stream_end(struct http_request *x, bool clean);
 void http_request_log_tokens(struct http_request *x, uint32_t prompt_tokens,
                              uint32_t completion_tokens, const char *policy, const char *finish);
 
+/* The error that ends a stream; http_request_reply_error logs its own. */
+void http_request_log_error(struct http_request *x, const struct error *e);
+
 /* ---- routes */
 
 typedef void (*http_request_handler)(struct http_request *x, void *context);
