@@ -80,12 +80,13 @@ struct api *api_new(const struct config *c, uv_loop_t *loop, struct error *e)
         free(a);
         return NULL;
     }
-    work_queue_init(&a->work, loop, c->max_work_bytes);
     a->service.work = &a->work;
     a->jobs.room.deliver = generate_feed;
     queries_init(&a->queries, &a->service, &a->mailbox);
-    if (mailbox_init(&a->mailbox, loop, e))
+    if (mailbox_init(&a->mailbox, loop, e)) {
+        work_queue_init(&a->work, loop, c->max_work_bytes);
         return a;
+    }
     jobs_clear(&a->jobs);
     free(a);
     return NULL;
@@ -123,6 +124,7 @@ uint32_t api_running(const struct api *a)
 void api_close(struct api *a)
 {
     mailbox_close(&a->mailbox);
+    work_queue_close(&a->work);
 }
 
 void api_free(struct api *a)

@@ -51,6 +51,10 @@ static void lists_clear(struct logprob_lists *lists)
 
 static void job_free(struct job *j)
 {
+    enum { LARGE_BYTES = 1 << 20, MANY_CHOICES = 256, LONG_PROMPT = 1 << 18 };
+    if (j->answer_bytes > LARGE_BYTES || j->n_choices > MANY_CHOICES ||
+        j->n_prompt_tokens > LONG_PROMPT)
+        work_queue_trim(j->jobs->service->work);
     api_request_clear(&j->r);
     for (uint32_t i = 0; i < j->n_prompts; i++) {
         tokens_free(&j->prompts[i].tokens);

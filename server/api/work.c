@@ -166,6 +166,8 @@ void work_queue_init(struct work_queue *q, uv_loop_t *loop, uint64_t limit)
     q->limit = limit;
     TAILQ_INIT(&q->waiting);
     TAILQ_INIT(&q->running);
+    uv_timer_init(loop, &q->trim_timer);
+    q->trim_timer.data = q;
 #ifdef __GLIBC__
     /* Larger blocks go back to the system when they are freed. Without a number glibc raises the
      * threshold to 32 MiB as such blocks are freed. */
@@ -174,6 +176,47 @@ void work_queue_init(struct work_queue *q, uv_loop_t *loop, uint64_t limit)
      * lock of an arena that the loop may need meanwhile: 250 ms for a body of 5 MB. */
     mallopt(M_MXFAST, 0);
 #endif
+}
+
+/* ---- memory */
+
+static void do_trim(uv_work_t *request)
+{
+    (void)request;
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
+}
+
+static void on_trimmed(uv_work_t *request, int status)
+{
+    struct work_queue *q = request->data;
+    (void)status;
+    q->trimming = false;
+    if (q->trim_is_due)
+        work_queue_trim(q);
+}
+
+static void on_trim_timer(uv_timer_t *timer)
+{
+    struct work_queue *q = timer->data;
+    q->trim_is_due = false;
+    q->trimming = true;
+    q->trim.data = q;
+    uv_queue_work(q->loop, &q->trim, do_trim, on_trimmed);
+}
+
+void work_queue_trim(struct work_queue *q)
+{
+    enum { WAIT_MS = 500 }; /* others may end at the same time */
+    q->trim_is_due = true;
+    if (!q->trimming && !uv_is_closing((uv_handle_t *)&q->trim_timer))
+        uv_timer_start(&q->trim_timer, on_trim_timer, WAIT_MS, 0);
+}
+
+void work_queue_close(struct work_queue *q)
+{
+    uv_close((uv_handle_t *)&q->trim_timer, NULL);
 }
 
 void work_queue_stop(struct work_queue *q)

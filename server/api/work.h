@@ -13,6 +13,7 @@
 #define WINNOW_SERVER_API_WORK_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <sys/queue.h>
 #include <uv.h>
 
@@ -53,9 +54,16 @@ struct work_queue {
         uint64_t bytes, next_turn;
     } callers[WORK_CALLERS];
     uint64_t refused; /* counter */
+    uv_timer_t trim_timer;
+    uv_work_t trim;
+    bool trim_is_due, trimming;
 };
 
 void work_queue_init(struct work_queue *q, uv_loop_t *loop, uint64_t limit);
+/* Large answers have ended: their memory goes back to the system soon. */
+void work_queue_trim(struct work_queue *q);
+/* Closes the handles. */
+void work_queue_close(struct work_queue *q);
 /* Cancels all works. */
 void work_queue_stop(struct work_queue *q);
 
