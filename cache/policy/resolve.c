@@ -282,11 +282,15 @@ static bool resolve_budget(const struct plan_asked *asked, struct plan *p, uint3
              p->budget > limits->n_ctx_train)
         p->budget = limits->n_ctx_train;
     const struct plan before = *p;
-    if (!resolve_slots(asked, p, n_prompt, limits, e)) {
+    struct error why; /* *e stays as it is when the share can be raised */
+    if (!resolve_slots(asked, p, n_prompt, limits, &why)) {
         *p = before;
         if (p->budget_share == 0 || whole_heads_take_all(p, limits) ||
-            !raise_budget(asked, p, n_prompt, limits))
+            !raise_budget(asked, p, n_prompt, limits)) {
+            if (e)
+                *e = why;
             return false;
+        }
     }
     if (limits->max_budget && p->has_budget && p->budget > limits->max_budget) {
         if (!budget_is_default(asked))

@@ -518,8 +518,10 @@ START_TEST(a_share_of_a_short_prompt_is_what_the_policy_always_keeps)
         uint32_t before = 0;
         for (uint32_t n = 1; n < 3000; n += n / 8 + 1) {
             ck_assert(parses(text));
+            e = (struct error){.code = ""};
             const struct plan *plan = plan_resolve(&asked, n, &limits, &e);
             ck_assert_msg(plan != NULL, "%s of %u tokens: %s", text, n, e.message);
+            ck_assert_str_eq(e.code, "");
             ck_assert_msg(plan->budget >= before, "%s of %u tokens: %u after %u", text, n,
                           plan->budget, before);
             before = plan->budget;
