@@ -150,7 +150,7 @@ static bool check_tokens(const struct job *j, struct error *e)
         wanted += j->r.n * longest_choice(&j->prompts[i]);
     if (wanted <= limit)
         return true;
-    return error_set(e, "request_too_large", "",
+    return error_set(e, "request_too_costly", "",
                      "%u prompts with %u choices each are up to %llu tokens; one request may have "
                      "%u (--max-request-tokens): lower max_tokens or n, or send several requests",
                      j->n_prompts, j->r.n, (unsigned long long)wanted, limit);

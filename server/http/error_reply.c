@@ -37,7 +37,7 @@ static const struct code_row code_rows[] = {
     {"method_not_allowed", 405, "invalid_request_error"},
     {"request_read_timeout", 408, "timeout_error"},
     {"body_too_large", 413, "invalid_request_error"},
-    {"request_too_large", 413, "invalid_request_error"},
+    {"request_too_costly", 413, "invalid_request_error"},
     {"answer_too_large", 413, "invalid_request_error"},
     {"unsupported_media_type", 415, "invalid_request_error"},
     {"queue_full", 429, "rate_limit_error"},

@@ -166,8 +166,8 @@ def products_have_limits():
     with Server("--max-answer", "1M", "--max-request-tokens", "20000", "--max-work", "1M", "--max-num-seqs", "8") as s:
         for name, value, code, number in (
                 ("an answer", {**ECHO, "n": 8}, "answer_too_large", "1048576"),
-                ("tokens", {"prompt": ["x"] * 100, "n": 4, "max_tokens": 200}, "request_too_large", "20000"),
-                ("tokens without an end", {"prompt": ["x"] * 100, "max_tokens": -1}, "request_too_large", "20000"),
+                ("tokens", {"prompt": ["x"] * 100, "n": 4, "max_tokens": 200}, "request_too_costly", "20000"),
+                ("tokens without an end", {"prompt": ["x"] * 100, "max_tokens": -1}, "request_too_costly", "20000"),
                 ("prompts", {"prompt": ["x"] * 2049}, "invalid_value", "2048")):
             status, _, answer = s.post("/v1/completions", value)
             check(f"too large: {name}", status in (400, 413) and answer["error"]["code"] == code and number in answer["error"]["message"],
