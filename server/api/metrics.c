@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "cache/policy/plan.h"
@@ -298,15 +299,24 @@ static void put_vllm(struct metrics_text *t, const struct metrics_page *page,
     put_block_lifetimes(t, model, m);
 }
 
+/* The backend's description is a sentence; the label has its first word, such as "cpu". */
+static void put_build(struct metrics_text *t, const struct engine *engine)
+{
+    const char *described = engine ? engine_backend_description(engine) : "";
+    char kind[32], label[64];
+    snprintf(kind, sizeof kind, "%.*s", (int)strcspn(described, ": "), described);
+    metrics_label(label, sizeof label, kind);
+    metrics_put(t, "winnow_build_info{version=\"%s\",commit=\"%s\",backend=\"%s\"} 1\n",
+                version_string(), version_commit(), label);
+}
+
 void handle_metrics(struct http_request *x, void *context)
 {
     const struct metrics_page *page = context;
     struct engine *engine = api_engine(page->api);
     struct metrics_text t = {0};
     head(&t, "build_info", "gauge", "Version and backend of this binary.");
-    metrics_put(&t, "winnow_build_info{version=\"%s\",commit=\"%s\",backend=\"%s\"} 1\n",
-                version_string(), version_commit(),
-                engine ? engine_backend_description(engine) : "");
+    put_build(&t, engine);
     put_requests(&t, page);
     put_budgets(&t, page);
     if (engine && transport_is_ready(page->transport)) {

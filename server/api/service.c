@@ -46,12 +46,30 @@ static void read_sampling(struct service *service)
         s->top_k = recommended->top_k;
 }
 
+/* Clients put the name into URLs and split lists of names at blanks, so such a name in the file gives
+ * way to the file's. */
+static void set_name(struct service *s, const char *name)
+{
+    const char *path = s->config->model, *slash = strrchr(path, '/'),
+               *file = slash ? slash + 1 : path;
+    size_t length = strlen(file);
+    if (s->config->alias) {
+        snprintf(s->name, sizeof s->name, "%s", s->config->alias);
+    } else if (!strpbrk(name, " \t\r\n")) {
+        snprintf(s->name, sizeof s->name, "%s", name);
+    } else {
+        if (length > 5 && !strcmp(file + length - 5, ".gguf"))
+            length -= 5;
+        snprintf(s->name, sizeof s->name, "%.*s", (int)length, file);
+    }
+}
+
 void service_set_engine(struct service *s, struct engine *engine)
 {
     const struct model *m = engine_model(engine);
     s->engine = engine;
     s->created = time(NULL);
-    snprintf(s->name, sizeof s->name, "%s", s->config->alias ? s->config->alias : m->name);
+    set_name(s, m->name);
     snprintf(s->fingerprint, sizeof s->fingerprint, "winnow-%s-%.8s", version_string(),
              m->fingerprint);
     if (strcmp(s->config->sampling_defaults, "openai") != 0)

@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 
@@ -426,6 +427,16 @@ def defaults():
             check(f"nearly a policy: {name}", status == 400 and answer["error"]["code"] == "invalid_kv_policy", answer)
         post(chat, top_p=3)
         check("the log has code and param", wait_for(lambda: "error=invalid_value param=top_p" in s.log()), s.log()[-600:])
+    with tempfile.TemporaryDirectory() as folder, open(STORIES, "rb") as f:
+        path, data = os.path.join(folder, "small-one.v1.gguf"), f.read()
+        name = data.index(b"general.name") + len(b"general.name") + 4  # the type of the value, then its length
+        length = int.from_bytes(data[name:name + 8], "little")
+        with open(path, "wb") as copy:
+            copy.write(data[:name + 8] + b"a b".ljust(length, b"c") + data[name + 8 + length:])
+        with Server(model=path) as s:
+            names = [m["id"] for m in s.get("/v1/models")["data"]]
+            check("a name with blanks gives way to the file's", names == ["small-one.v1"], names)
+            check("the backend is a word", 'backend="cpu"' in s.get("/metrics"), s.get("/metrics")[:300])
     with Server("--kv-policy", '{"name":"snapkv","budget":0.15}') as s:
         status, head, answer = s.post("/v1/completions", {"prompt": "Hi", "max_tokens": 4})
         check("a default share and a short prompt", status == 200 and head["X-KV-Policy"].startswith("snapkv"), answer)
