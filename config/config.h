@@ -44,7 +44,7 @@ struct config {
     bool kv_policy_lock;
     char *chat_template;
     char *head_profile;      /* NULL = none */
-    char *sampling_defaults; /* "openai" or "model" */
+    char *sampling_defaults; /* "model" or "openai" */
     bool strict_model, list_policy_models;
     bool prefix_cache; /* default true */
     uint64_t session_ttl_ms;
@@ -57,7 +57,9 @@ struct config {
 
     char *tls_cert, *tls_key; /* PEM files; both or none */
     uint64_t max_body_bytes, max_body_memory;
-    uint32_t max_queue, max_connections, max_per_key;
+    uint32_t max_queue, max_connections, max_per_key, max_request_tokens;
+    uint64_t max_answer_bytes; /* of one answer that is not a stream */
+    uint64_t max_work_bytes;   /* of bodies in the thread pool and before it */
     uint64_t queue_timeout_ms, request_timeout_ms, http_timeout_ms, sse_ping_interval_ms,
         shutdown_timeout_ms;                        /* 0 = off */
     struct string_list cors_origins, allowed_hosts; /* "*" is allowed in cors_origins */

@@ -237,6 +237,42 @@ static bool over_limit(const struct plan *p, const struct plan_limits *limits, s
     return false;
 }
 
+/* Whether heads that keep everything take the whole share, whatever the prompt's length. */
+static bool whole_heads_take_all(const struct plan *p, const struct plan_limits *limits)
+{
+    const struct head_profile *profile = limits->profile;
+    return p->allocation == ALLOCATION_PROFILE && !plan_profile_votes(p) &&
+           p->budget_share * profile->n_layers * profile->n_kv_heads <=
+               head_profile_n_whole(profile, p->sparsity);
+}
+
+/* A share of a short prompt can be less than what the policy always keeps. Then nothing needs to be
+ * dropped, so it gets the least budget that holds this. False: no budget does; the plan is changed. */
+static bool raise_budget(const struct plan_asked *asked, struct plan *p, uint32_t n_prompt,
+                         const struct plan_limits *limits)
+{
+    const struct plan before = *p;
+    struct error ignored;
+    uint64_t low = p->budget, high = 2 * ((uint64_t)p->sinks + p->recent + p->vote_queries +
+                                          p->interval + n_prompt + 1);
+    if (high > PLAN_LARGEST_BUDGET)
+        high = PLAN_LARGEST_BUDGET;
+    while (low < high) { /* low is too small */
+        const uint64_t middle = low + (high - low) / 2;
+        *p = before;
+        p->budget = (uint32_t)middle;
+        if (middle > low && resolve_slots(asked, p, n_prompt, limits, &ignored))
+            high = middle;
+        else if (middle > low)
+            low = middle;
+        else
+            break;
+    }
+    *p = before;
+    p->budget = (uint32_t)high;
+    return resolve_slots(asked, p, n_prompt, limits, &ignored);
+}
+
 static bool resolve_budget(const struct plan_asked *asked, struct plan *p, uint32_t n_prompt,
                            const struct plan_limits *limits, struct error *e)
 {
@@ -246,8 +282,16 @@ static bool resolve_budget(const struct plan_asked *asked, struct plan *p, uint3
              p->budget > limits->n_ctx_train)
         p->budget = limits->n_ctx_train;
     const struct plan before = *p;
-    if (!resolve_slots(asked, p, n_prompt, limits, e))
-        return false;
+    struct error why; /* *e stays as it is when the share can be raised */
+    if (!resolve_slots(asked, p, n_prompt, limits, &why)) {
+        *p = before;
+        if (p->budget_share == 0 || whole_heads_take_all(p, limits) ||
+            !raise_budget(asked, p, n_prompt, limits)) {
+            if (e)
+                *e = why;
+            return false;
+        }
+    }
     if (limits->max_budget && p->has_budget && p->budget > limits->max_budget) {
         if (!budget_is_default(asked))
             return over_limit(p, limits, e);

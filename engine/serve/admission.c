@@ -49,6 +49,9 @@ void admission_expire(struct scheduler *s, uint64_t now)
     }
 }
 
+/* How long a reader that does not read keeps its place while others wait for one. */
+enum { PATIENCE_NS = 1000000000 };
+
 static uint64_t earlier(uint64_t a, uint64_t b)
 {
     return a == 0 || (b != 0 && b < a) ? b : a;
@@ -58,8 +61,11 @@ uint64_t admission_next_expiry(const struct scheduler *s, uint64_t other_ns)
 {
     uint64_t at = other_ns;
     const struct request *request;
-    TAILQ_FOREACH(request, &s->running, link)
+    TAILQ_FOREACH(request, &s->running, link) {
         at = earlier(at, request->deadline_ns);
+        if (atomic_load(&request->place) == PLACE_PAUSED && !TAILQ_EMPTY(&s->queue))
+            at = earlier(at, request->paused_ns + PATIENCE_NS);
+    }
     TAILQ_FOREACH(request, &s->queue, link) {
         at = earlier(at, request->deadline_ns);
         if (s->options.queue_timeout_ns && !request->admitted)
@@ -145,6 +151,21 @@ static bool make_choices(struct scheduler *s, struct request *request)
     return true;
 }
 
+static void count_admission(struct scheduler *s, uint64_t now)
+{
+    enum { SECOND_NS = 1000000000 };
+    uint64_t since = atomic_load(&s->admissions_since_ns);
+    uint32_t n = atomic_fetch_add(&s->n_admissions, 1) + 1;
+    if (since && now - since < SECOND_NS)
+        return;
+    if (since) {
+        uint64_t mean = atomic_load(&s->admission_interval_ns), interval = (now - since) / n;
+        atomic_store(&s->admission_interval_ns, mean ? (mean + interval) / 2 : interval);
+    }
+    atomic_store(&s->admissions_since_ns, now);
+    atomic_store(&s->n_admissions, 0);
+}
+
 static void note_admission(struct scheduler *s, struct request *request, uint64_t now)
 {
     request->admitted = true;
@@ -152,12 +173,7 @@ static void note_admission(struct scheduler *s, struct request *request, uint64_
     request->usage.queue_ms = (double)(now - request->submitted_ns) / 1e6;
     histogram_observe(&s->options.metrics->queue_time, request->usage.queue_ms / 1e3);
     atomic_fetch_sub(&s->n_waiting, 1);
-    if (s->last_admission_ns) {
-        uint64_t mean = atomic_load(&s->admission_interval_ns);
-        uint64_t interval = now - s->last_admission_ns;
-        atomic_store(&s->admission_interval_ns, mean ? (mean * 7 + interval) / 8 : interval);
-    }
-    s->last_admission_ns = now;
+    count_admission(s, now);
 }
 
 /* Uses cached pages for what the prompt has in common with earlier ones. Not where log
@@ -190,6 +206,7 @@ static void start(struct scheduler *s, struct request *request, uint64_t need, u
         note_admission(s, request, now);
     TAILQ_REMOVE(&s->queue, request, link);
     scheduler_start(s, request);
+    atomic_store(&request->paused, false);
     request_set_place(request, PLACE_PREFILL);
     request->reserved_pages = need;
     request->forked = request_n_living(request) == 1;
@@ -215,23 +232,50 @@ static void start(struct scheduler *s, struct request *request, uint64_t need, u
         cache_sequence_set_prompt(leader->cache, request->options.n_prompt);
 }
 
+/* Whether it lost its place because its reader does not read, and the reader still does not. */
+static bool is_stalled(const struct request *request)
+{
+    return atomic_load(&request->paused) && !request_has_room(request);
+}
+
+/* A paused request gives its choices and pages to those that wait. It is computed again when its reader
+ * has read. False: there is none. */
+static bool take_place_of_reader(struct scheduler *s, uint64_t now)
+{
+    struct request *request;
+    TAILQ_FOREACH(request, &s->running, link) {
+        if (atomic_load(&request->place) != PLACE_PAUSED || now - request->paused_ns < PATIENCE_NS)
+            continue;
+        pages_preempt(s, request);
+        atomic_store(&request->paused, true); /* so that the reader wakes the engine */
+        return true;
+    }
+    return false;
+}
+
 void admission_admit(struct scheduler *s, uint64_t now)
 {
     for (;;) {
         struct request *request = TAILQ_FIRST(&s->queue);
-        while (request && waits_for_session(s, request))
+        while (request && (waits_for_session(s, request) || is_stalled(request)))
             request = TAILQ_NEXT(request, link);
         if (!request)
             return;
-        if (s->n_choices + request->options.n_choices > s->options.max_num_seqs)
+        if (s->n_choices + request->options.n_choices > s->options.max_num_seqs) {
+            if (take_place_of_reader(s, now))
+                continue;
             return;
+        }
         uint64_t need = pages_to_admit(s, request), headroom = 0;
         const struct request *r;
         TAILQ_FOREACH(r, &s->running, link)
             if (request_is_growing(r))
                 headroom += (uint64_t)request_n_living(r) * s->n_heads;
-        if (s->n_running > 0 && need + headroom > pages_for(s, NULL))
+        if (s->n_running > 0 && need + headroom > pages_for(s, NULL)) {
+            if (take_place_of_reader(s, now))
+                continue;
             return;
+        }
         /* A request that runs alone may always start: it ends by length when the pool is full. */
         uint64_t n_pages = cache_counts(s->runtime->cache).n_pages;
         start(s, request, need < n_pages ? need : n_pages, now);

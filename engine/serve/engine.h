@@ -99,6 +99,7 @@ struct request_options {
     bool reuse_prefix; /* use cached prompts of the same root, and add this one to them */
     struct prefix_name prefix_root; /* requests with the same root share prompts */
     uint32_t owner_key;             /* index of the API key that may see the request, 0 = none */
+    bool accepted;                  /* a part of what was accepted before: never "queue_full" */
     /* Called on the engine thread whenever the event buffer turns from empty to not empty. Must not
      * call back into the engine; the server calls uv_async_send. */
     void (*notify)(void *context);
@@ -110,6 +111,12 @@ void request_options_clear(struct request_options *options);
 
 struct request;
 
+/* Whether a request with these options could ever run: engine_submit's checks of tokens, length and
+ * memory. Keeps nothing. Any thread. */
+bool engine_check(const struct engine *e, const struct request_options *options,
+                  struct error *error);
+/* Whether the queue takes one more request at this moment. Loop thread. */
+bool engine_has_room(struct engine *e);
 /* Loop thread. Owns what the options own from here on, also when it fails. NULL: "queue_full" (with
  * retry_after_ms and queue_length), "context_length_exceeded" (n_prompt_tokens, n_ctx),
  * "kv_memory_exceeded", "invalid_value", "out_of_memory", "draining" or "engine_fault". */

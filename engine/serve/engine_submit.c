@@ -150,6 +150,19 @@ static bool check_memory(const struct engine *e, struct request *request, struct
     return false;
 }
 
+bool engine_check(const struct engine *e, const struct request_options *options,
+                  struct error *error)
+{
+    struct request request = {.options = *options}; /* only read */
+    return check_request(e, options, error) && resolve_length(e, &request, error) &&
+           check_memory(e, &request, error);
+}
+
+bool engine_has_room(struct engine *e)
+{
+    return scheduler_n_waiting(e->scheduler) < e->options.max_queue;
+}
+
 /* All tokens that end a choice, in one list: they are looked up and masked together. */
 static bool collect_ends(const struct engine *e, struct request *request, struct error *error)
 {
@@ -197,7 +210,7 @@ static bool enqueue(struct engine *e, struct request *request, struct error *err
         error_set(error, "draining", "", "the server is stopping and takes no more requests");
     } else if (scheduler_has_failed(s)) {
         error_set(error, "engine_fault", "", "the device has failed; the server must be restarted");
-    } else if (n_waiting >= e->options.max_queue) {
+    } else if (n_waiting >= e->options.max_queue && !request->options.accepted) {
         error_set(error, "queue_full", "", "%u requests are waiting already; try again later",
                   n_waiting);
         if (error) {

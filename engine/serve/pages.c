@@ -79,8 +79,7 @@ void pages_give_up(struct scheduler *s, uint64_t need)
         prefix_give_up(cache, (uint32_t)(need - n_free));
 }
 
-/* It loses its pages, keeps its tokens and goes to the head of the queue. */
-static void preempt(struct scheduler *s, struct request *request)
+void pages_preempt(struct scheduler *s, struct request *request)
 {
     pages_free(s, request);
     request->forked = false;
@@ -102,7 +101,7 @@ enum pages_answer pages_secure(struct scheduler *s, struct request *request, uin
             victim = TAILQ_PREV(victim, request_list, link);
         if (!victim || (victim == request && request != youngest))
             return PAGES_LATER;
-        preempt(s, victim);
+        pages_preempt(s, victim);
         if (victim == request)
             return PAGES_LATER;
     }
@@ -120,7 +119,7 @@ void pages_settle(struct scheduler *s)
         for (uint32_t k = 0; k < s->n_rows; k++) /* its choices' rows too */
             if (k > i && s->rows[k].sequence->owner == request)
                 s->rows[k--] = s->rows[--s->n_rows];
-        preempt(s, request);
+        pages_preempt(s, request);
         session_give_up(&s->sessions);
         s->rows[i--] = s->rows[--s->n_rows];
     }

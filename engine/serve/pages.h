@@ -34,6 +34,9 @@ uint64_t pages_growing(const struct cache *cache, const struct plan *plan, uint3
 /* Frees cached prefixes and then sessions until `need` pages are free or none of them is left. */
 void pages_give_up(struct scheduler *s, uint64_t need);
 
+/* A running request loses its pages, keeps its tokens and goes to the head of the queue. */
+void pages_preempt(struct scheduler *s, struct request *request);
+
 enum pages_answer {
     PAGES_READY,
     PAGES_LATER, /* the request was preempted, or must skip this step */

@@ -56,6 +56,7 @@ struct request {
     uint32_t prompt_done;     /* prompt tokens reported by EVENT_PROGRESS */
     bool measured;            /* the first token was sampled and its time noted */
     uint64_t admitted_ns, first_token_ns;
+    uint64_t paused_ns; /* since when it is paused */
     struct request_usage usage;
     enum finish_reason finish; /* of choice 0 */
     struct error error;

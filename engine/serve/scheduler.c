@@ -178,7 +178,12 @@ bool scheduler_has_failed(const struct scheduler *s)
 
 int64_t scheduler_retry_after_ms(const struct scheduler *s, uint32_t n_waiting)
 {
-    uint64_t ms = atomic_load(&s->admission_interval_ns) / 1000000u * n_waiting;
+    uint64_t mean = atomic_load(&s->admission_interval_ns),
+             since = atomic_load(&s->admissions_since_ns), now = clock_ns();
+    /* Nothing was admitted for longer than usual: long requests run. */
+    uint64_t current =
+        since && now > since ? (now - since) / (atomic_load(&s->n_admissions) + 1) : 0;
+    uint64_t ms = (current > mean ? current : mean) * (n_waiting - n_waiting / 2) / 1000000u;
     return ms < 1000 ? 1000 : ms > 60000 ? 60000 : (int64_t)ms;
 }
 
@@ -252,10 +257,11 @@ void scheduler_describe(const struct scheduler *s, const struct request *request
 /* A full event buffer pauses its request until the reader has taken half of it. `paused` is set
  * before the buffer is looked at again: either this thread sees the room, or the reader sees the
  * flag and wakes the engine. */
-static void update_paused(struct request *request)
+static void update_paused(struct request *request, uint64_t now)
 {
     if (atomic_load(&request->place) != PLACE_PAUSED && request_is_full(request)) {
         atomic_store(&request->paused, true);
+        request->paused_ns = now;
         request_set_place(request, PLACE_PAUSED);
     }
     if (atomic_load(&request->place) == PLACE_PAUSED && request_has_room(request)) {
@@ -331,7 +337,7 @@ bool scheduler_step(struct scheduler *s, uint64_t *wake_ns)
     admission_expire(s, now);
     struct request *request;
     TAILQ_FOREACH(request, &s->running, link)
-        update_paused(request);
+        update_paused(request, now);
     admission_admit(s, now);
     uint64_t planned_ns = clock_ns();
     rows_choose(s);

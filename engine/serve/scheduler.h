@@ -50,7 +50,7 @@ void scheduler_expect(struct scheduler *s);
 uint32_t scheduler_n_waiting(const struct scheduler *s);
 /* The device has failed; every request has ended with "engine_fault". */
 bool scheduler_has_failed(const struct scheduler *s);
-/* Estimate of the time until n_waiting requests are admitted, within 1 to 60 s. */
+/* Estimate of the time until half of n_waiting requests are admitted, within 1 to 60 s. */
 int64_t scheduler_retry_after_ms(const struct scheduler *s, uint32_t n_waiting);
 struct session_store *scheduler_sessions(struct scheduler *s);
 uint32_t scheduler_n_heads(const struct scheduler *s); /* layers times KV heads */

@@ -26,8 +26,6 @@ struct scheduler {
     uint32_t n_choices; /* of running requests, including choices that have ended */
     struct session_store sessions;
     struct request_history history;
-    uint64_t last_admission_ns;
-
     /* The current step. */
     struct step_rows *rows; /* [max_num_seqs] */
     uint32_t n_rows;
@@ -45,7 +43,10 @@ struct scheduler {
     uint32_t n_picks;
 
     /* Any thread. */
-    atomic_uint_fast64_t admission_interval_ns; /* between admissions, a moving mean */
+    /* The time between admissions. They come in bursts, so they are counted over a second or more. */
+    atomic_uint_fast64_t admission_interval_ns; /* a moving mean; 0: not known */
+    atomic_uint_fast64_t admissions_since_ns;   /* the count's beginning; 0: none yet */
+    atomic_uint n_admissions;                   /* since then */
     atomic_uint n_waiting;                      /* submitted and never admitted */
     atomic_bool faulted;                        /* the device failed */
 };

@@ -15,8 +15,17 @@ void tokens_free(struct tokens *list)
     memset(list, 0, sizeof *list);
 }
 
+bool tokens_ended(const struct tokens *list)
+{
+    return (list->most && list->count >= list->most) || (list->stop && atomic_load(list->stop));
+}
+
 bool tokens_push(struct tokens *list, int32_t token)
 {
+    enum { STOP_EVERY = 1024 };
+    if ((list->most && list->count >= list->most) ||
+        (list->count % STOP_EVERY == 0 && list->stop && atomic_load(list->stop)))
+        return false;
     if (list->count == list->capacity) {
         size_t capacity = list->capacity ? list->capacity * 2 : 64;
         int32_t *data = capacity <= SIZE_MAX / sizeof *data
@@ -104,7 +113,7 @@ static bool encode(const struct tokenizer *t, const char *text, size_t length,
         return error_set(e, "invalid_value", "",
                          "the text has %zu bytes; at most %zu can be tokenized", length,
                          MAX_TEXT_BYTES);
-    struct merge_scratch scratch = {0};
+    struct merge_scratch scratch = {.stop = out->stop};
     bool ok = encode_pieces(t, &scratch, text, length, marks, mask, out);
     merge_scratch_free(&scratch);
     return ok || error_set_memory(e, "tokenizing a text", length);

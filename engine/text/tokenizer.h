@@ -7,6 +7,7 @@
 #ifndef WINNOW_ENGINE_TEXT_TOKENIZER_H
 #define WINNOW_ENGINE_TEXT_TOKENIZER_H
 
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -24,13 +25,21 @@ enum token_kind {
     TOKEN_BYTE
 };
 
-/* A growing list of tokens. Zero-initialise; free with tokens_free. */
+/* A growing list of tokens. Zero-initialise; free with tokens_free.
+ *
+ * A text of megabytes takes seconds. `most` ends its tokenizing early, and `stop` lets another
+ * thread end it; both count as a failure, which tokens_ended tells from one of memory. */
 struct tokens {
     int32_t *data;
     size_t count, capacity;
+    size_t most;             /* no more are taken; 0: no limit */
+    const atomic_bool *stop; /* NULL: nobody stops it */
 };
 void tokens_free(struct tokens *list);
-bool tokens_push(struct tokens *list, int32_t token); /* false: out of memory */
+/* False: out of memory, or ended. */
+bool tokens_push(struct tokens *list, int32_t token);
+/* Whether the list has its most tokens or was stopped. */
+bool tokens_ended(const struct tokens *list);
 
 /* Copies what it needs, so the source may be closed afterwards. NULL: "invalid_model" when the
  * vocabulary is absent, broken or of an unknown kind; "out_of_memory". */

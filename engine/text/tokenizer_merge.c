@@ -215,6 +215,15 @@ static void absorb_next(struct merge_scratch *s, uint32_t position, int32_t merg
         s->previous[after] = position;
 }
 
+/* Looked at once in STOP_EVERY symbols, because another thread writes it. */
+enum { STOP_EVERY = 4096 };
+
+static bool is_stopped(const struct merge_scratch *s, size_t count)
+{
+    return count % STOP_EVERY == 0 && s->stop &&
+           atomic_load_explicit(s->stop, memory_order_relaxed);
+}
+
 /* At most one candidate per pair at first and two more per merge, so the heap holds less than 3n.
  */
 static bool merge_long(const struct merge_table *table, struct merge_scratch *s)
@@ -226,10 +235,12 @@ static bool merge_long(const struct merge_table *table, struct merge_scratch *s)
     for (uint32_t i = 0; i < n; i++) {
         s->previous[i] = i ? i - 1 : NO_LINK;
         s->next[i] = i + 1 < n ? i + 1 : NO_LINK;
-        if (i + 1 < n && !offer(table, s, i, i + 1))
+        if ((i + 1 < n && !offer(table, s, i, i + 1)) || is_stopped(s, i))
             return false;
     }
-    while (s->heap_count > 0) {
+    for (size_t n_popped = 0; s->heap_count > 0; n_popped++) {
+        if (is_stopped(s, n_popped))
+            return false;
         struct merge_candidate top = heap_pop(s);
         uint32_t i = top.position, right = s->next[i];
         if (s->symbols[i].token != top.left || right == NO_LINK ||

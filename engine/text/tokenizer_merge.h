@@ -10,6 +10,7 @@
 #ifndef WINNOW_ENGINE_TEXT_TOKENIZER_MERGE_H
 #define WINNOW_ENGINE_TEXT_TOKENIZER_MERGE_H
 
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -46,12 +47,14 @@ struct merge_scratch {
     size_t link_capacity;
     struct merge_candidate *heap;
     size_t heap_count, heap_capacity;
+    const atomic_bool *stop; /* ends the merging of a long word; may be NULL */
 };
 
 bool merge_scratch_push(struct merge_scratch *scratch, int32_t token, uint32_t start);
 void merge_scratch_free(struct merge_scratch *scratch);
 
-/* Merges scratch->symbols until nothing more can be merged; count shrinks. False: out of memory. */
+/* Merges scratch->symbols until nothing more can be merged; count shrinks. False: out of memory, or
+ * stopped. */
 bool merge_word(const struct merge_table *table, struct merge_scratch *scratch);
 
 #endif

@@ -104,20 +104,89 @@ static bool take_session_plan(struct job *j, const struct plan_asked *asked, str
 
 /* ---- limits */
 
-static bool key_has_room(struct job *j, struct error *e)
+/* Whether the job's next prompt may go to the engine: its key's share has room. */
+static bool key_has_room(const struct job *j)
 {
-    struct jobs *jobs = j->jobs;
-    uint32_t most = jobs->service->config->max_per_key;
-    if (most && j->key && jobs->running_of_key[j->key] >= most) {
-        error_set(e, "rate_limit_exceeded", "",
-                  "this API key has %u requests running, which is its limit (--max-per-key)",
-                  jobs->running_of_key[j->key]);
-        e->retry_after_ms = 1000;
-        return false;
+    uint32_t most = j->jobs->service->config->max_per_key;
+    return !most || !j->key || j->jobs->running_of_key[j->key] + j->r.n <= most;
+}
+
+static bool check_key(const struct job *j, struct error *e)
+{
+    uint32_t most = j->jobs->service->config->max_per_key;
+    if (key_has_room(j))
+        return true;
+    if (j->r.n > most)
+        return error_set(e, "invalid_value", "n",
+                         "n is %u; an API key may have %u choices running (--max-per-key)", j->r.n,
+                         most);
+    error_set(e, "rate_limit_exceeded", "",
+              "this API key has %u choices running, and its limit is %u (--max-per-key)",
+              j->jobs->running_of_key[j->key], most);
+    e->retry_after_ms = 1000;
+    return false;
+}
+
+/* The most tokens that one choice may generate. */
+static uint64_t longest_choice(const struct prompt *p)
+{
+    const struct job *j = p->job;
+    const struct service *s = j->jobs->service;
+    uint64_t n_ctx = engine_n_ctx(s->engine), asked = (uint64_t)j->r.max_tokens, room;
+    if (p->plan && p->plan->positions == POSITIONS_CACHE)
+        room = s->config->max_generate;
+    else
+        room = p->n_tokens < n_ctx ? n_ctx - p->n_tokens : 1;
+    return j->r.max_tokens >= 0 && asked < room ? asked : room;
+}
+
+static bool check_tokens(const struct job *j, struct error *e)
+{
+    uint32_t limit = j->jobs->service->config->max_request_tokens;
+    uint64_t wanted = j->n_prompt_tokens;
+    if (j->n_prompts * j->r.n == 1)
+        return true; /* the context and --max-generate limit it */
+    for (uint32_t i = 0; i < j->n_prompts; i++)
+        wanted += j->r.n * longest_choice(&j->prompts[i]);
+    if (wanted <= limit)
+        return true;
+    return error_set(e, "request_too_costly", "",
+                     "%u prompts with %u choices each are up to %llu tokens; one request may have "
+                     "%u (--max-request-tokens): lower max_tokens or n, or send several requests",
+                     j->n_prompts, j->r.n, (unsigned long long)wanted, limit);
+}
+
+/* About what the answer has at least, if all choices get as long as was asked for. */
+static uint64_t answer_bytes(const struct job *j)
+{
+    uint64_t per_token = 0, bytes = 0, n_top = j->r.n_logprobs > 0 ? (uint64_t)j->r.n_logprobs : 0;
+    if (j->r.n_logprobs >= 0)
+        per_token = j->kind == API_REQUEST_CHAT ? 80 + 80 * n_top : 45 + 30 * n_top;
+    for (uint32_t i = 0; i < j->n_prompts; i++) {
+        const struct prompt *p = &j->prompts[i];
+        uint64_t choice = p->echo.length + p->token_ids.length;
+        if (j->r.echo)
+            choice += p->n_tokens * per_token;
+        if (j->r.max_tokens >= 0)
+            choice += longest_choice(p) * per_token;
+        bytes += j->r.n * choice;
     }
-    jobs->running_of_key[j->key]++;
-    j->counted = true;
-    return true;
+    return bytes;
+}
+
+bool admission_check_product(struct job *j, struct error *e)
+{
+    uint64_t bytes = j->r.stream ? 0 : answer_bytes(j),
+             limit = j->jobs->service->config->max_answer_bytes;
+    if (!check_tokens(j, e))
+        return false;
+    if (bytes <= limit)
+        return true;
+    return error_set(e, "answer_too_large", "",
+                     "the answer would have about %llu bytes; an answer that is no stream may have "
+                     "%llu (--max-answer): lower max_tokens, n or logprobs, send fewer prompts, or "
+                     "set stream to true",
+                     (unsigned long long)bytes, (unsigned long long)limit);
 }
 
 /* ---- options of the engine's request */
@@ -185,6 +254,17 @@ static struct prefix_name prefix_root_of(const struct job *j)
     return prefix_root(secret, (size_t)n + salt);
 }
 
+/* A later prompt of a request has the time that the earlier ones left. 0: no limit. */
+static uint64_t time_left_ms(const struct job *j)
+{
+    uint64_t limit =
+        j->r.timeout_ms ? j->r.timeout_ms : j->jobs->service->config->request_timeout_ms;
+    uint64_t gone = (uv_hrtime() - http_request_started_ns(j->http_request)) / 1000000;
+    if (j->n_submitted == 0 || limit == 0)
+        return limit;
+    return gone < limit ? limit - gone : 1;
+}
+
 /* The caller frees the options with request_options_clear, also after false. */
 static bool make_options(struct prompt *p, const struct plan *plan, struct request_options *options)
 {
@@ -203,11 +283,11 @@ static bool make_options(struct prompt *p, const struct plan *plan, struct reque
                                         .n_logprobs = r->n_logprobs,
                                         .n_prompt_logprobs = r->echo ? r->n_logprobs : -1,
                                         .progress = r->stream && r->return_progress,
-                                        .timeout_ms =
-                                            r->timeout_ms ? r->timeout_ms : c->request_timeout_ms,
+                                        .timeout_ms = time_left_ms(j),
                                         .reuse_prefix = c->prefix_cache && r->cache_prompt,
                                         .prefix_root = prefix_root_of(j),
                                         .owner_key = j->key,
+                                        .accepted = j->n_submitted > 0,
                                         .notify = prompt_notify,
                                         .notify_context = p};
     p->tokens = (struct tokens){0}; /* moved */
@@ -218,19 +298,44 @@ static bool make_options(struct prompt *p, const struct plan *plan, struct reque
     return copy_sampling(j, options) && copy_stops(r, options);
 }
 
-/* A sentence with every wording that agents look for: see API.md section 6. */
-static void word_overflow(const struct job *j, struct error *e)
+bool admission_overflow(enum api_request_kind kind, int64_t n_prompt, bool at_least, int64_t n_ctx,
+                        struct error *e)
 {
-    struct error raw = *e;
-    long long n = raw.n_prompt_tokens, room = raw.n_ctx;
-    error_set(e, "context_length_exceeded", j->kind == API_REQUEST_CHAT ? "messages" : "prompt",
-              "The request (%lld tokens) exceeds the available context size (%lld tokens): this "
+    error_set(e, "context_length_exceeded", kind == API_REQUEST_CHAT ? "messages" : "prompt",
+              "The request (%s%lld tokens) exceeds the available context size (%lld tokens): this "
               "model's maximum context "
               "length is %lld tokens. Please reduce the length of the messages, or use the cache "
               "policy \"sink\".",
-              n, room, room);
-    e->n_prompt_tokens = n;
-    e->n_ctx = room;
+              at_least ? "at least " : "", (long long)n_prompt, (long long)n_ctx, (long long)n_ctx);
+    e->n_prompt_tokens = n_prompt;
+    e->n_ctx = n_ctx;
+    return false;
+}
+
+static bool is_overflow(const struct job *j, struct error *e)
+{
+    return !strcmp(e->code, "context_length_exceeded") &&
+           !admission_overflow(j->kind, e->n_prompt_tokens, false, e->n_ctx, e);
+}
+
+bool admission_check_prompt(struct prompt *p, struct error *e)
+{
+    const struct job *j = p->job;
+    const struct service *s = j->jobs->service;
+    if (j->r.session_id && j->asked.source == SOURCE_DEFAULT)
+        return true; /* the session's plan is known at admission */
+    p->plan = admission_resolve_plan(s, &j->asked, p->n_tokens, e);
+    struct request_options options = {.prompt = p->tokens.data,
+                                      .n_prompt = p->n_tokens,
+                                      .plan = p->plan,
+                                      .max_tokens = j->r.max_tokens,
+                                      .n_choices = j->r.n,
+                                      .n_logprobs = j->r.n_logprobs,
+                                      .n_prompt_logprobs = -1};
+    if (p->plan && engine_check(s->engine, &options, e))
+        return true;
+    is_overflow(j, e);
+    return false;
 }
 
 static bool submit_prompt(struct prompt *p, const struct plan *plan, struct error *e)
@@ -241,47 +346,66 @@ static bool submit_prompt(struct prompt *p, const struct plan *plan, struct erro
         return error_set_memory(e, "a request", p->n_tokens * sizeof *options.prompt);
     }
     p->request = engine_submit(p->job->jobs->service->engine, &options, e);
-    if (!p->request && !strcmp(e->code, "context_length_exceeded"))
-        word_overflow(p->job, e);
-    return p->request != NULL;
+    if (p->request)
+        return true;
+    is_overflow(p->job, e);
+    return false;
 }
 
-/* The plan of a prompt: its session's, or the requested one for the prompt's length. Held. */
-static const struct plan *plan_of_prompt(const struct prompt *p, const struct plan_asked *asked,
-                                         struct error *e)
+/* The plan of a prompt: its session's, or the one that was asked for. */
+static bool choose_plan(struct prompt *p, struct error *e)
 {
-    const struct job *j = p->job;
-    if (j->plan && j->plan->source == SOURCE_SESSION)
-        return plan_hold(j->plan);
-    return admission_resolve_plan(j->jobs->service, asked, p->n_tokens, e);
+    struct job *j = p->job;
+    if (j->plan && j->plan->source == SOURCE_SESSION) {
+        plan_release(p->plan);
+        p->plan = plan_hold(j->plan);
+    } else if (!p->plan) {
+        p->plan = admission_resolve_plan(j->jobs->service, &j->asked, p->n_tokens, e);
+    }
+    if (p->plan && !j->plan)
+        j->plan = plan_hold(p->plan);
+    return p->plan != NULL;
 }
 
-static bool admit_prompt(struct prompt *p, const struct plan_asked *asked, struct error *e)
+/* Prompts wait here rather than in the engine's queue, which is everybody's. */
+static bool has_room(const struct job *j)
 {
-    const struct plan *plan = plan_of_prompt(p, asked, e);
-    if (!plan)
-        return false;
-    if (!p->job->plan)
-        p->job->plan = plan_hold(plan);
-    bool submitted = submit_prompt(p, plan, e);
-    plan_release(plan);
-    return submitted;
+    const struct service *s = j->jobs->service;
+    if (j->n_submitted == 0)
+        return true; /* else it is refused, not fed */
+    return key_has_room(j) &&
+           (j->n_in_engine == 0 ||
+            (engine_has_room(s->engine) && j->n_in_engine + j->r.n <= 2 * s->config->max_num_seqs));
+}
+
+static void set_hungry(struct job *j, bool hungry)
+{
+    j->jobs->n_hungry += hungry - (uint32_t)j->hungry;
+    j->hungry = hungry;
+}
+
+bool admission_feed(struct job *j, struct error *e)
+{
+    while (j->n_submitted < j->n_prompts && has_room(j)) {
+        struct prompt *p = &j->prompts[j->n_submitted];
+        if (!choose_plan(p, e) || !submit_prompt(p, p->plan, e)) {
+            set_hungry(j, false);
+            return false;
+        }
+        j->n_submitted++;
+        j->n_in_engine += j->r.n;
+        j->jobs->running_of_key[j->key] += j->r.n;
+    }
+    set_hungry(j, j->n_submitted < j->n_prompts);
+    return true;
 }
 
 bool admission_submit(struct job *j, struct error *e)
 {
     struct jobs *jobs = j->jobs;
-    struct plan_asked asked;
-    if (!key_has_room(j, e) ||
-        !admission_pick_policy(jobs->service, j->r.has_policy ? &j->r.policy : NULL,
-                               j->policy_header, j->r.policy_suffix, &asked, e))
+    j->policy = j->asked.preset->name;
+    if (!check_key(j, e) || !take_session_plan(j, &j->asked, e) || !admission_feed(j, e))
         return false;
-    j->policy = asked.preset->name;
-    if (!take_session_plan(j, &asked, e))
-        return false;
-    for (uint32_t i = 0; i < j->n_prompts; i++)
-        if (!admit_prompt(&j->prompts[i], &asked, e))
-            return false;
     j->admitted = true;
     jobs->by_policy[(size_t)preset_index(j->plan->preset) * N_SOURCES + j->plan->source]++;
     return true;

@@ -22,8 +22,20 @@ bool admission_offers(const struct service *s, const struct preset *preset);
 /* Whether the server has what the policy needs, such as a head profile. */
 bool admission_can_run(const struct service *s, const struct preset *preset);
 
-/* Sets the job's plan and submits its prompts to the engine, which takes their tokens. False: *e is the
- * answer; some prompts may already run (job_stop_work). */
+/* Pool. Resolves the prompt's plan and checks whether the engine can ever run it, so that a request with
+ * many prompts is refused before any of them runs. */
+bool admission_check_prompt(struct prompt *p, struct error *e);
+/* Pool. The limits of a whole request: its tokens, and the bytes of an answer that is no stream. */
+bool admission_check_product(struct job *j, struct error *e);
+/* "context_length_exceeded" with every wording that agents look for: see API.md section 6. at_least: the
+ * prompt was not read to its end. Any thread; returns false. */
+bool admission_overflow(enum api_request_kind kind, int64_t n_prompt, bool at_least, int64_t n_ctx,
+                        struct error *e);
+
+/* Sets the job's plan and submits its first prompts to the engine, which takes their tokens. False: *e is
+ * the answer; some prompts may already run (job_stop_work). */
 bool admission_submit(struct job *j, struct error *e);
+/* Submits further prompts of a hungry job, as many as there is room for. False: likewise. */
+bool admission_feed(struct job *j, struct error *e);
 
 #endif

@@ -2,6 +2,7 @@
 #include "server/api/answer.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "cache/policy/preset.h"
@@ -24,28 +25,6 @@ static json_t *choice_stop_reason(const struct job *j, const struct answer_choic
 }
 
 /* ---- numbers */
-
-static uint32_t prompt_tokens(const struct job *j)
-{
-    uint32_t sum = 0;
-    for (uint32_t i = 0; i < j->n_prompts; i++)
-        sum += j->prompts[i].n_tokens;
-    return sum;
-}
-
-static uint32_t completion_tokens(const struct job *j)
-{
-    uint32_t sum = 0;
-    for (uint32_t i = 0; i < j->n_prompts; i++) {
-        if (j->prompts[i].done) {
-            sum += j->prompts[i].usage.completion_tokens;
-            continue;
-        }
-        for (uint32_t k = 0; k < j->r.n; k++)
-            sum += j->choices[i * j->r.n + k].n_tokens;
-    }
-    return sum;
-}
 
 json_t *answer_kv_cache(const struct job *j)
 {
@@ -76,17 +55,13 @@ json_t *answer_kv_cache(const struct job *j)
 
 json_t *answer_usage(const struct job *j)
 {
-    uint32_t prompt = prompt_tokens(j), completion = completion_tokens(j), cached = 0, written = 0;
+    json_int_t prompt = (json_int_t)j->n_prompt_tokens, completion = (json_int_t)j->n_generated;
     bool done = j->n_done == j->n_prompts;
-    for (uint32_t i = 0; i < j->n_prompts; i++)
-        cached += j->prompts[i].usage.cached_tokens,
-            written += j->prompts[i].usage.cache_write_tokens;
-    json_t *usage =
-        json_pack("{s:I, s:I, s:I, s:{s:I, s:I}, s:{s:I}}", "prompt_tokens", (json_int_t)prompt,
-                  "completion_tokens", (json_int_t)completion, "total_tokens",
-                  (json_int_t)prompt + completion, "prompt_tokens_details", "cached_tokens",
-                  (json_int_t)cached, "cache_write_tokens", (json_int_t)written,
-                  "completion_tokens_details", "reasoning_tokens", (json_int_t)0);
+    json_t *usage = json_pack("{s:I, s:I, s:I, s:{s:I, s:I}, s:{s:I}}", "prompt_tokens", prompt,
+                              "completion_tokens", completion, "total_tokens", prompt + completion,
+                              "prompt_tokens_details", "cached_tokens", (json_int_t)j->n_cached,
+                              "cache_write_tokens", (json_int_t)j->n_cache_written,
+                              "completion_tokens_details", "reasoning_tokens", (json_int_t)0);
     if (usage && done)
         json_object_set_new(usage, "kv_cache", answer_kv_cache(j));
     return usage;
@@ -95,7 +70,8 @@ json_t *answer_usage(const struct job *j)
 json_t *answer_timings(const struct job *j)
 {
     const struct request_usage *u = &j->prompts[0].usage;
-    double prompt = prompt_tokens(j) - u->cached_tokens, predicted = completion_tokens(j);
+    double prompt = (double)j->n_prompt_tokens - u->cached_tokens,
+           predicted = (double)j->n_generated;
     double prompt_ms = 0, predicted_ms = 0;
     for (uint32_t i = 0; i < j->n_prompts; i++) {
         prompt_ms = fmax(prompt_ms, j->prompts[i].usage.prompt_ms);
@@ -166,7 +142,7 @@ static uint32_t n_characters(const char *bytes, size_t length)
     return n;
 }
 
-static json_t *completion_logprobs(const struct job *j, struct answer_choice *c,
+static json_t *completion_logprobs(const struct job *j, uint32_t *n_offset,
                                    const struct request_event *e, bool prompt)
 {
     json_t *tokens = json_array(), *logprobs = json_array(), *tops = json_array(),
@@ -176,8 +152,8 @@ static json_t *completion_logprobs(const struct job *j, struct answer_choice *c,
         size_t n;
         const char *bytes = bytes_of(j, t->token, &n);
         json_array_append_new(tokens, json_text(bytes, n));
-        json_array_append_new(offsets, json_integer(c->n_offset));
-        c->n_offset += n_characters(bytes, n);
+        json_array_append_new(offsets, json_integer(*n_offset));
+        *n_offset += n_characters(bytes, n);
         if (prompt && e->first_token + i == 0) { /* nothing came before it */
             json_array_append_new(logprobs, json_null());
             json_array_append_new(tops, json_null());
@@ -201,32 +177,48 @@ static json_t *completion_logprobs(const struct job *j, struct answer_choice *c,
                      "top_logprobs", tops, "text_offset", offsets);
 }
 
-json_t *answer_logprobs(struct job *j, struct answer_choice *c, const struct request_event *e,
+json_t *answer_logprobs(const struct job *j, uint32_t *n_offset, const struct request_event *e,
                         bool prompt)
 {
     if (j->r.n_logprobs < 0)
         return json_null();
-    return j->kind == API_REQUEST_CHAT ? chat_logprobs(j, e) : completion_logprobs(j, c, e, prompt);
+    return j->kind == API_REQUEST_CHAT ? chat_logprobs(j, e)
+                                       : completion_logprobs(j, n_offset, e, prompt);
 }
 
-bool answer_join_logprobs(json_t **all, json_t *more)
+static size_t lists_bytes(const struct logprob_lists *lists)
 {
-    const char *key;
-    json_t *list;
-    if (!more)
-        return false;
-    if (!*all || json_is_null(more)) {
-        if (!*all)
-            *all = more;
-        else
-            json_decref(more);
-        return true;
-    }
-    bool ok = true;
-    json_object_foreach(more, key, list) if (json_is_array(list)) ok =
-        !json_array_extend(json_object_get(*all, key), list) && ok;
+    return lists->tokens.length + lists->logprobs.length + lists->tops.length +
+           lists->offsets.length;
+}
+
+bool answer_add_logprobs(struct job *j, struct logprob_lists *lists, json_t *more, struct error *e)
+{
+    size_t before = lists_bytes(lists);
+    const json_t *content = json_object_get(more, "content");
+    bool ok =
+        json_is_null(more) ||
+        (content
+             ? json_add_entries(&lists->tokens, content)
+             : json_add_entries(&lists->tokens, json_object_get(more, "tokens")) &&
+                   json_add_entries(&lists->logprobs, json_object_get(more, "token_logprobs")) &&
+                   json_add_entries(&lists->tops, json_object_get(more, "top_logprobs")) &&
+                   json_add_entries(&lists->offsets, json_object_get(more, "text_offset")));
     json_decref(more);
-    return ok;
+    if (!ok)
+        return error_set_memory(e, "log probabilities", before);
+    return job_count_bytes(j, lists_bytes(lists) - before, e);
+}
+
+bool answer_add_ids(struct bytes *out, const int32_t *tokens, size_t n)
+{
+    char text[16];
+    for (size_t i = 0; i < n; i++) {
+        snprintf(text, sizeof text, out->length ? ",%d" : "%d", tokens[i]);
+        if (!json_add_raw(out, text))
+            return false;
+    }
+    return true;
 }
 
 /* ---- answers */
@@ -239,43 +231,105 @@ static json_t *answer_head(const struct job *j, const char *object)
                      "system_fingerprint", j->jobs->service->fingerprint);
 }
 
-static json_t *whole_choice(struct job *j, uint32_t index)
+/* The whole answer is written as text, in the order in which its members stand. */
+
+/* Appends the object's members to an object that is not closed yet, and takes the reference. */
+static bool write_members(struct bytes *out, json_t *object)
 {
-    struct answer_choice *c = &j->choices[index];
-    json_t *choice = json_pack("{s:i}", "index", (int)index),
-           *text = json_text(c->text.data ? c->text.data : "", c->text.length);
-    if (j->kind == API_REQUEST_CHAT)
-        json_object_set_new(
-            choice, "message",
-            json_pack("{s:s, s:o, s:n}", "role", "assistant", "content", text, "refusal"));
-    else
-        json_object_set_new(choice, "text", text);
-    json_object_set(choice, "logprobs", c->logprobs ? c->logprobs : json_null());
-    json_object_set_new(choice, "finish_reason", choice_finish(c));
-    json_object_set_new(choice, "stop_reason", choice_stop_reason(j, c));
-    if (c->token_ids)
-        json_object_set(choice, "token_ids", c->token_ids);
-    if (j->kind == API_REQUEST_COMPLETION && j->prompts[index / j->r.n].token_ids)
-        json_object_set(choice, "prompt_token_ids", j->prompts[index / j->r.n].token_ids);
-    return choice;
+    size_t before = out->length;
+    bool first = before && out->data[before - 1] == '{', ok = json_add_any(out, object);
+    json_decref(object);
+    if (!ok)
+        return false;
+    if (first) { /* without its opening bracket */
+        memmove(out->data + before, out->data + before + 1, out->length - before - 1);
+        out->length--;
+    } else {
+        out->data[before] = ',';
+    }
+    out->length--; /* its closing bracket */
+    return true;
 }
 
-json_t *answer_whole(struct job *j)
+static bool write_bytes(struct bytes *out, const struct bytes *part)
 {
-    json_t *answer =
+    return bytes_add(out, part->data, part->length);
+}
+
+/* [a, b], where either may be empty. */
+static bool write_list(struct bytes *out, const struct bytes *a, const struct bytes *b)
+{
+    return json_add_raw(out, "[") && write_bytes(out, a) &&
+           (a->length == 0 || b->length == 0 || json_add_raw(out, ",")) && write_bytes(out, b) &&
+           json_add_raw(out, "]");
+}
+
+static bool write_logprobs(const struct job *j, struct bytes *out, const struct logprob_lists *a,
+                           const struct logprob_lists *b)
+{
+    if (j->r.n_logprobs < 0)
+        return json_add_raw(out, ",\"logprobs\":null");
+    if (j->kind == API_REQUEST_CHAT)
+        return json_add_raw(out, ",\"logprobs\":{\"content\":") &&
+               write_list(out, &a->tokens, &b->tokens) && json_add_raw(out, ",\"refusal\":null}");
+    return json_add_raw(out, ",\"logprobs\":{\"tokens\":") &&
+           write_list(out, &a->tokens, &b->tokens) && json_add_raw(out, ",\"token_logprobs\":") &&
+           write_list(out, &a->logprobs, &b->logprobs) && json_add_raw(out, ",\"top_logprobs\":") &&
+           write_list(out, &a->tops, &b->tops) && json_add_raw(out, ",\"text_offset\":") &&
+           write_list(out, &a->offsets, &b->offsets) && json_add_raw(out, "}");
+}
+
+static bool write_ids(struct bytes *out, const char *key, const struct bytes *ids)
+{
+    return json_add_raw(out, ",\"") && json_add_raw(out, key) && json_add_raw(out, "\":[") &&
+           write_bytes(out, ids) && json_add_raw(out, "]");
+}
+
+static json_t *whole_text(const struct prompt *p, const struct answer_choice *c)
+{
+    struct bytes all = {0};
+    bool ok = write_bytes(&all, &p->echo) && write_bytes(&all, &c->text);
+    json_t *text = ok ? json_text(all.data ? all.data : "", all.length) : NULL;
+    bytes_clear(&all);
+    return text;
+}
+
+static bool write_choice(const struct job *j, struct bytes *out, uint32_t index)
+{
+    const struct answer_choice *c = &j->choices[index];
+    const struct prompt *p = &j->prompts[index / j->r.n];
+    json_t *text = whole_text(p, c), *first;
+    if (j->kind == API_REQUEST_CHAT)
+        first = json_pack("{s:i, s:{s:s, s:o, s:n}}", "index", (int)index, "message", "role",
+                          "assistant", "content", text, "refusal");
+    else
+        first = json_pack("{s:i, s:o}", "index", (int)index, "text", text);
+    bool ok = json_add_raw(out, index ? ",{" : "{") && write_members(out, first) &&
+              write_logprobs(j, out, &p->logprobs, &c->logprobs) &&
+              write_members(out, json_pack("{s:o, s:o}", "finish_reason", choice_finish(c),
+                                           "stop_reason", choice_stop_reason(j, c)));
+    if (ok && j->r.return_token_ids)
+        ok = write_ids(out, "token_ids", &c->token_ids) &&
+             (j->kind == API_REQUEST_CHAT || write_ids(out, "prompt_token_ids", &p->token_ids));
+    return ok && json_add_raw(out, "}");
+}
+
+bool answer_write(const struct job *j, struct bytes *out)
+{
+    json_t *head =
         answer_head(j, j->kind == API_REQUEST_CHAT ? "chat.completion" : "text_completion");
-    json_t *choices = json_array();
-    for (uint32_t i = 0; i < j->n_choices; i++)
-        json_array_append_new(choices, whole_choice(j, i));
-    json_object_set_new(answer, "choices", choices);
-    json_object_set_new(answer, "usage", answer_usage(j));
-    json_object_set_new(answer, "seed", json_integer((json_int_t)j->seed));
-    json_object_set_new(answer, "timings", answer_timings(j));
-    if (j->kind == API_REQUEST_CHAT && j->prompts[0].token_ids)
-        json_object_set(answer, "prompt_token_ids", j->prompts[0].token_ids);
-    if (j->plan->trace)
-        json_object_set_new(answer, "kv_trace", answer_kv_trace(j));
-    return answer;
+    bool ok =
+        json_add_raw(out, "{") && write_members(out, head) && json_add_raw(out, ",\"choices\":[");
+    for (uint32_t i = 0; ok && i < j->n_choices; i++)
+        ok = write_choice(j, out, i);
+    ok = ok && json_add_raw(out, "]") &&
+         write_members(out, json_pack("{s:o, s:I, s:o}", "usage", answer_usage(j), "seed",
+                                      (json_int_t)j->seed, "timings", answer_timings(j)));
+    if (ok && j->kind == API_REQUEST_CHAT && j->r.return_token_ids)
+        ok = write_ids(out, "prompt_token_ids", &j->prompts[0].token_ids);
+    if (ok && j->plan->trace)
+        ok = write_members(out, json_pack("{s:o}", "kv_trace", answer_kv_trace(j)));
+    return ok && json_add_raw(out, "}");
 }
 
 json_t *answer_chunk(const struct job *j, int32_t index, json_t *delta, json_t *logprobs,

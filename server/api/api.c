@@ -13,6 +13,7 @@ struct api {
     struct service service;
     struct jobs jobs;
     struct queries queries;
+    struct work_queue work;
 };
 
 /* ---- routes */
@@ -79,9 +80,13 @@ struct api *api_new(const struct config *c, uv_loop_t *loop, struct error *e)
         free(a);
         return NULL;
     }
+    a->service.work = &a->work;
+    a->jobs.room.deliver = generate_feed;
     queries_init(&a->queries, &a->service, &a->mailbox);
-    if (mailbox_init(&a->mailbox, loop, e))
+    if (mailbox_init(&a->mailbox, loop, e)) {
+        work_queue_init(&a->work, loop, c->max_work_bytes);
         return a;
+    }
     jobs_clear(&a->jobs);
     free(a);
     return NULL;
@@ -106,6 +111,7 @@ void api_stop_all(struct api *a)
     struct error e;
     error_set(&e, "draining", "", "the server is shutting down");
     e.retry_after_ms = 5000;
+    work_queue_stop(&a->work);
     generate_stop_all(&a->jobs, &e);
     queries_stop_all(&a->queries, &e);
 }
@@ -118,6 +124,7 @@ uint32_t api_running(const struct api *a)
 void api_close(struct api *a)
 {
     mailbox_close(&a->mailbox);
+    work_queue_close(&a->work);
 }
 
 void api_free(struct api *a)
@@ -142,4 +149,14 @@ struct engine *api_engine(const struct api *a)
 uint64_t api_policy_requests(const struct api *a, uint32_t preset, uint32_t source)
 {
     return a->jobs.by_policy[(size_t)preset * N_SOURCES + source];
+}
+
+struct api_budgets api_budgets(const struct api *a)
+{
+    return (struct api_budgets){.work_waiting = a->work.n_waiting,
+                                .work_running = a->work.n_running,
+                                .work_bytes = a->work.bytes,
+                                .work_refused = a->work.refused,
+                                .answer_bytes = a->jobs.answer_bytes,
+                                .prompts_held = a->jobs.n_hungry};
 }

@@ -28,5 +28,12 @@ const char *api_model_name(const struct api *a);
 struct engine *api_engine(const struct api *a); /* NULL until it has loaded */
 /* Admitted requests by preset (an index of preset_at) and source of the plan (enum plan_source). */
 uint64_t api_policy_requests(const struct api *a, uint32_t preset, uint32_t source);
+/* What is in use of the budgets of work and answers. */
+struct api_budgets {
+    uint32_t work_waiting, work_running;
+    uint64_t work_bytes, work_refused, answer_bytes;
+    uint32_t prompts_held; /* jobs with prompts that the engine does not have yet */
+};
+struct api_budgets api_budgets(const struct api *a);
 
 #endif

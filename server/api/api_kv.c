@@ -1,5 +1,5 @@
 /* Policies, sessions and the state of the cache: /v1/kv/policies and its resolver, /v1/kv/sessions,
- * /v1/kv/stats. Loop thread. */
+ * /v1/kv/stats. Loop thread, except what says "pool". */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +8,7 @@
 #include "config/base/clock.h"
 #include "config/base/size.h"
 #include "server/api/admission.h"
+#include "server/api/chore.h"
 #include "server/api/handlers.h"
 #include "server/api/plan_json.h"
 #include "server/api/request.h"
@@ -23,17 +24,19 @@ void handle_stats(struct http_request *x, void *context)
         return;
     }
     bool all = service_shows_all(service, x);
+    uint32_t key = http_request_key(x);
     json_t *rows = json_array();
     for (uint32_t i = 0; i < s.n_sequences; i++) {
         const struct engine_sequence_info *q = &s.sequences[i];
-        bool mine = all || q->owner_key == http_request_key(x);
-        json_array_append_new(
-            rows,
-            json_pack("{s:o, s:s, s:s, s:I, s:f, s:I, s:I, s:f, s:f}", "id",
-                      mine ? json_string(q->id) : json_null(), "state", q->state, "policy",
-                      q->policy, "tokens_seen", (json_int_t)q->tokens_seen, "slots_kept",
-                      q->slots_kept, "slots_kept_max", (json_int_t)q->slots_kept_max, "pages",
-                      (json_int_t)q->pages, "share_kept", q->share_kept, "age_ms", q->age_ms));
+        if (!all && (key == 0 || q->owner_key != key))
+            continue; /* others' rows would show step by step what they do */
+        json_array_append_new(rows, json_pack("{s:s, s:s, s:s, s:I, s:f, s:I, s:I, s:f, s:f}", "id",
+                                              q->id, "state", q->state, "policy", q->policy,
+                                              "tokens_seen", (json_int_t)q->tokens_seen,
+                                              "slots_kept", q->slots_kept, "slots_kept_max",
+                                              (json_int_t)q->slots_kept_max, "pages",
+                                              (json_int_t)q->pages, "share_kept", q->share_kept,
+                                              "age_ms", q->age_ms));
     }
     const struct model *m = engine_model(service->engine);
     json_int_t page = (json_int_t)s.page_bytes;
@@ -54,24 +57,23 @@ void handle_stats(struct http_request *x, void *context)
     engine_snapshot_clear(&s);
 }
 
-/* The plan for a prompt and an upper bound of its memory. */
-static void reply_resolved(struct http_request *x, const struct service *s,
-                           const struct plan_asked *asked, uint32_t n_prompt, uint64_t n_total)
+/* The plan for a prompt and an upper bound of its memory. NULL: refused. Any thread. */
+static json_t *resolved_json(const struct service *s, const struct plan_asked *asked,
+                             uint32_t n_prompt, uint64_t n_total, struct error *e)
 {
-    struct error e;
-    const struct plan *plan = admission_resolve_plan(s, asked, n_prompt, &e);
-    if (!plan) {
-        http_request_reply_error(x, &e);
-        return;
-    }
+    const struct plan *plan = admission_resolve_plan(s, asked, n_prompt, e);
+    if (!plan)
+        return NULL;
     uint64_t pages = engine_bound_pages(s->engine, plan, n_prompt, n_total);
-    http_request_reply_json(
-        x, 200,
+    json_t *value =
         json_pack("{s:o, s:I, s:I, s:{s:I, s:I, s:I}}", "plan", plan_to_json(plan), "prompt_tokens",
                   (json_int_t)n_prompt, "total_tokens", (json_int_t)n_total, "bound", "pages",
                   (json_int_t)pages, "bytes", (json_int_t)(pages * engine_page_bytes(s->engine)),
-                  "pool_pages", (json_int_t)engine_n_pages(s->engine)));
+                  "pool_pages", (json_int_t)engine_n_pages(s->engine));
     plan_release(plan);
+    if (!value)
+        error_set_memory(e, "an answer", sizeof *plan);
+    return value;
 }
 
 /* Why a request with this policy would be refused, or null. */
@@ -118,14 +120,17 @@ void handle_policies(struct http_request *x, void *context)
     const char *dry_run = http_request_query(x, "dry_run");
     if (dry_run) {
         uint64_t prompt, total;
-        if (!plan_parse_text(dry_run, strlen(dry_run), "dry_run", &asked, &e) ||
-            !query_number(x, "prompt_tokens", 1024, &prompt, &e) ||
-            !query_number(x, "total_tokens", prompt, &total, &e)) {
-            http_request_reply_error(x, &e);
-            return;
+        json_t *value = NULL;
+        if (plan_parse_text(dry_run, strlen(dry_run), "dry_run", &asked, &e) &&
+            query_number(x, "prompt_tokens", 1024, &prompt, &e) &&
+            query_number(x, "total_tokens", prompt, &total, &e)) {
+            asked.source = SOURCE_REQUEST;
+            value = resolved_json(s, &asked, (uint32_t)prompt, total < prompt ? prompt : total, &e);
         }
-        asked.source = SOURCE_REQUEST;
-        reply_resolved(x, s, &asked, (uint32_t)prompt, total < prompt ? prompt : total);
+        if (value)
+            http_request_reply_json(x, 200, value);
+        else
+            http_request_reply_error(x, &e);
         return;
     }
     json_t *rows = json_array();
@@ -153,29 +158,27 @@ static bool body_number(const json_t *body, const char *name, uint64_t otherwise
     return true;
 }
 
-void handle_resolve(struct http_request *x, void *context)
+/* Pool. */
+static bool resolve(struct chore *c, const json_t *body, struct error *e)
 {
-    const struct service *s = context;
     struct plan_asked asked;
-    struct error e;
-    size_t length;
-    const char *text = http_request_body(x, &length);
     uint64_t prompt, total;
-    json_t *body = body_parse(text, length, &e);
-    const json_t *policy = body ? json_object_get(body, "kv_policy") : NULL;
-    bool ok = body != NULL;
-    if (ok && !policy)
-        ok = error_set(&e, "missing_required_parameter", "kv_policy", "kv_policy is missing");
-    ok = ok && plan_parse_json(policy, "kv_policy", &asked, &e) &&
-         body_number(body, "prompt_tokens", 1024, &prompt, &e) &&
-         body_number(body, "total_tokens", prompt, &total, &e);
-    json_decref(body);
-    if (!ok) {
-        http_request_reply_error(x, &e);
-        return;
-    }
+    const json_t *policy = json_object_get(body, "kv_policy");
+    if (!policy)
+        return error_set(e, "missing_required_parameter", "kv_policy", "kv_policy is missing");
+    if (!plan_parse_json(policy, "kv_policy", &asked, e) ||
+        !body_number(body, "prompt_tokens", 1024, &prompt, e) ||
+        !body_number(body, "total_tokens", prompt, &total, e))
+        return false;
     asked.source = SOURCE_REQUEST;
-    reply_resolved(x, s, &asked, (uint32_t)prompt, total < prompt ? prompt : total);
+    json_t *value =
+        resolved_json(c->service, &asked, (uint32_t)prompt, total < prompt ? prompt : total, e);
+    return value && chore_add(c, value, e);
+}
+
+void handle_resolve(struct http_request *x, void *service)
+{
+    chore_start(x, service, resolve);
 }
 
 /* ---- sessions */
@@ -203,6 +206,8 @@ void handle_sessions(struct http_request *x, void *context)
 {
     const struct service *s = context;
     struct error e;
+    if (!service_may_look(s, x))
+        return;
     struct session_info *sessions = calloc(MOST_SESSIONS, sizeof *sessions);
     if (!sessions) {
         error_set_memory(&e, "sessions", MOST_SESSIONS * sizeof *sessions);
@@ -222,6 +227,8 @@ void handle_session(struct http_request *x, void *context)
 {
     const struct service *s = context;
     struct session_info session;
+    if (!service_may_look(s, x))
+        return;
     if (session_list(engine_sessions(s->engine), http_request_path_tail(x), http_request_key(x),
                      service_shows_all(s, x), clock_ns(), &session, 1))
         http_request_reply_json(x, 200, session_row(&session));
@@ -234,6 +241,8 @@ void handle_session_delete(struct http_request *x, void *context)
     const struct service *s = context;
     uint32_t pages;
     const char *id = http_request_path_tail(x);
+    if (!service_may_look(s, x))
+        return;
     if (engine_session_delete(s->engine, id, http_request_key(x), service_shows_all(s, x), &pages))
         http_request_reply_json(x, 200,
                                 json_pack("{s:s, s:b, s:I}", "id", id, "deleted", 1,

@@ -1,82 +1,17 @@
 /* Text and tokens without an answer: /tokenize, /detokenize, /apply-template, input_tokens,
- * /tokenizer_info. The work runs on the thread pool, so that a long text does not block the loop. The
- * rest runs on the loop thread. */
+ * /tokenizer_info. The work runs on the thread pool (chore.h), the handlers on the loop thread.
+ *
+ * Lists are written as text at once: as JSON values they would take 20 times the memory. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/text/chat_request.h"
+#include "server/api/chore.h"
 #include "server/api/handlers.h"
 #include "server/api/json_text.h"
 #include "server/api/request.h"
 #include "server/api/service.h"
-
-/* One request. */
-struct chore {
-    const struct service *service;
-    struct http_request *http_request; /* NULL when it has ended */
-    char *body;
-    size_t length;
-    bool (*work)(struct chore *c, const json_t *body, struct error *e);
-    json_t *answer;
-    struct error error;
-};
-
-static void chore_free(struct chore *c)
-{
-    free(c->body);
-    json_decref(c->answer);
-    free(c);
-}
-
-static void chore_work(void *context)
-{
-    struct chore *c = context;
-    json_t *body = body_parse(c->body, c->length, &c->error);
-    if (!body)
-        return;
-    if (c->work(c, body, &c->error) && !c->answer)
-        error_set(&c->error, "out_of_memory", "", "the server is out of memory");
-    json_decref(body);
-}
-
-static void chore_done(void *context)
-{
-    struct chore *c = context;
-    if (c->http_request && c->error.code[0])
-        http_request_reply_error(c->http_request, &c->error);
-    else if (c->http_request)
-        http_request_reply_json(c->http_request, 200, json_incref(c->answer));
-    if (c->http_request)
-        http_request_set_context(c->http_request, NULL, NULL);
-    chore_free(c);
-}
-
-static void chore_end(void *context, enum http_request_end end)
-{
-    struct chore *c = context;
-    (void)end;
-    c->http_request = NULL;
-}
-
-static void chore_start(struct http_request *x, const struct service *service,
-                        bool (*work)(struct chore *, const json_t *, struct error *))
-{
-    struct error e;
-    struct chore *c = calloc(1, sizeof *c);
-    if (c) {
-        *c = (struct chore){.service = service, .http_request = x, .work = work};
-        c->body = http_request_take_body(x, &c->length);
-        http_request_set_context(x, c, chore_end);
-        if (c->body && http_request_work(x, chore_work, chore_done, c))
-            return;
-        http_request_set_context(x, NULL, NULL);
-    }
-    if (c)
-        chore_free(c);
-    error_set(&e, "out_of_memory", "", "the server is out of memory");
-    http_request_reply_error(x, &e);
-}
 
 /* ---- reading fields */
 
@@ -93,51 +28,89 @@ static bool read_bool(const json_t *body, const char *name, bool otherwise, bool
     return true;
 }
 
-static json_t *ids_json(const struct tokens *list)
+/* ---- writing lists */
+
+/* Appends one entry of a list. */
+typedef bool (*put_token)(struct chore *c, int32_t token);
+
+static const struct tokenizer *tokenizer_of(const struct chore *c)
 {
-    json_t *ids = json_array();
-    for (size_t i = 0; i < list->count; i++)
-        json_array_append_new(ids, json_integer(list->data[i]));
-    return ids;
+    return engine_tokenizer(c->service->engine);
+}
+
+static bool put_id(struct chore *c, int32_t token)
+{
+    char text[16];
+    snprintf(text, sizeof text, "%d", token);
+    return json_add_raw(&c->answer, text);
+}
+
+static bool put_byte_values(struct bytes *out, const char *bytes, size_t n)
+{
+    bool ok = json_add_raw(out, "[");
+    for (size_t i = 0; ok && i < n; i++) {
+        char text[8];
+        snprintf(text, sizeof text, i ? ",%u" : "%u", (unsigned char)bytes[i]);
+        ok = json_add_raw(out, text);
+    }
+    return ok && json_add_raw(out, "]");
 }
 
 /* A token's output: text, or a list of byte values when the bytes are not whole UTF-8 characters (as in
  * llama-server). */
-static json_t *piece_json(const struct tokenizer *t, int32_t token)
+static bool put_piece(struct chore *c, int32_t token)
 {
     size_t n;
-    const char *bytes = tokenizer_bytes(t, token, true, &n);
+    const char *bytes = tokenizer_bytes(tokenizer_of(c), token, true, &n);
     json_t *piece = json_stringn(bytes, n);
-    if (piece)
-        return piece;
-    piece = json_array();
-    for (size_t i = 0; i < n; i++)
-        json_array_append_new(piece, json_integer((unsigned char)bytes[i]));
-    return piece;
+    if (!piece)
+        return put_byte_values(&c->answer, bytes, n);
+    bool ok = json_add_any(&c->answer, piece);
+    json_decref(piece);
+    return ok;
 }
 
-static json_t *pieces_json(const struct service *s, const struct tokens *list, bool with_ids)
+static bool put_id_and_piece(struct chore *c, int32_t token)
 {
-    const struct tokenizer *t = engine_tokenizer(s->engine);
-    json_t *pieces = json_array();
-    for (size_t i = 0; i < list->count; i++) {
-        json_t *piece = piece_json(t, list->data[i]);
-        json_array_append_new(
-            pieces,
-            with_ids ? json_pack("{s:i, s:o}", "id", (int)list->data[i], "piece", piece) : piece);
-    }
-    return pieces;
+    return json_add_raw(&c->answer, "{\"id\":") && put_id(c, token) &&
+           json_add_raw(&c->answer, ",\"piece\":") && put_piece(c, token) &&
+           json_add_raw(&c->answer, "}");
 }
 
-static json_t *vocabulary_texts_json(const struct service *s, const struct tokens *list)
+static bool put_vocabulary_text(struct chore *c, int32_t token)
 {
-    json_t *texts = json_array();
-    for (size_t i = 0; i < list->count; i++) {
-        size_t n;
-        const char *text = tokenizer_text(engine_tokenizer(s->engine), list->data[i], &n);
-        json_array_append_new(texts, json_text(text, n));
+    size_t n;
+    const char *text = tokenizer_text(tokenizer_of(c), token, &n);
+    return json_add_text(&c->answer, text, n);
+}
+
+static bool write_list(struct chore *c, const struct tokens *list, put_token put, struct error *e)
+{
+    enum { LOOK_EVERY = 1024 };
+    bool ok = json_add_raw(&c->answer, "[");
+    for (size_t i = 0; ok && i < list->count; i++) {
+        if (i % LOOK_EVERY == 0 && !chore_may_add(c, 2 * (list->count - i), e))
+            return false; /* an entry has at least a digit and a comma */
+        ok = (i == 0 || json_add_raw(&c->answer, ",")) && put(c, list->data[i]);
     }
-    return texts;
+    return (ok && json_add_raw(&c->answer, "]")) || error_set_memory(e, "an answer", list->count);
+}
+
+static bool write_key(struct chore *c, const char *key, struct error *e)
+{
+    bool ok = json_add_raw(&c->answer, c->answer.length > 0 ? ",\"" : "{\"") &&
+              json_add_raw(&c->answer, key) && json_add_raw(&c->answer, "\":");
+    return ok || error_set_memory(e, "an answer", c->answer.length);
+}
+
+static bool write_number(struct chore *c, const char *key, uint64_t value, struct error *e)
+{
+    return write_key(c, key, e) && chore_add(c, json_integer((json_int_t)value), e);
+}
+
+static bool write_end(struct chore *c, struct error *e)
+{
+    return json_add_raw(&c->answer, "}") || error_set_memory(e, "an answer", c->answer.length);
 }
 
 /* ---- the work (pool) */
@@ -154,8 +127,8 @@ static bool encode_body_chat(struct chore *c, const json_t *body, struct tokens 
     if (!read_bool(body, "continue_final_message", false, &ignored, e) ||
         !read_bool(body, "add_generation_prompt", true, &ignored, e) || !chat_parse(body, &chat, e))
         return false;
-    bool ok = chat_request_encode(&chat, engine_chat_template(c->service->engine),
-                                  engine_tokenizer(c->service->engine), list, text, e);
+    bool ok = chat_request_encode(&chat, engine_chat_template(c->service->engine), tokenizer_of(c),
+                                  list, text, e);
     chat_request_clear(&chat);
     return ok;
 }
@@ -165,19 +138,16 @@ static bool tokenize_content(struct chore *c, const json_t *body, const json_t *
                              struct error *e)
 {
     bool add, parse, pieces;
-    struct tokens list = {0};
-    if (!read_bool(body, "add_special", false, &add, e) ||
-        !read_bool(body, "parse_special", true, &parse, e) ||
-        !read_bool(body, "with_pieces", false, &pieces, e) ||
-        !tokenizer_encode_text(engine_tokenizer(c->service->engine), json_string_value(content),
-                               json_string_length(content), parse, add, &list, e)) {
-        tokens_free(&list);
-        return false;
-    }
-    c->answer = json_pack("{s:o}", "tokens",
-                          pieces ? pieces_json(c->service, &list, true) : ids_json(&list));
+    struct tokens list = {.stop = &c->work.cancelled};
+    bool ok = read_bool(body, "add_special", false, &add, e) &&
+              read_bool(body, "parse_special", true, &parse, e) &&
+              read_bool(body, "with_pieces", false, &pieces, e) &&
+              tokenizer_encode_text(tokenizer_of(c), json_string_value(content),
+                                    json_string_length(content), parse, add, &list, e) &&
+              write_key(c, "tokens", e) &&
+              write_list(c, &list, pieces ? put_id_and_piece : put_id, e) && write_end(c, e);
     tokens_free(&list);
-    return true;
+    return ok;
 }
 
 /* vLLM's form: prompt or messages, add_special_tokens, return_token_strs. Here with_pieces adds a list
@@ -186,23 +156,20 @@ static bool tokenize_prompt(struct chore *c, const json_t *body, const json_t *p
                             struct error *e)
 {
     bool add, strings, pieces;
-    struct tokens list = {0};
+    struct tokens list = {.stop = &c->work.cancelled};
     bool ok = read_bool(body, "add_special_tokens", true, &add, e) &&
               read_bool(body, "return_token_strs", false, &strings, e) &&
               read_bool(body, "with_pieces", false, &pieces, e) &&
-              (prompt ? tokenizer_encode_text(engine_tokenizer(c->service->engine),
-                                              json_string_value(prompt), json_string_length(prompt),
-                                              true, add, &list, e)
+              (prompt ? tokenizer_encode_text(tokenizer_of(c), json_string_value(prompt),
+                                              json_string_length(prompt), true, add, &list, e)
                       : encode_body_chat(c, body, &list, NULL, e));
-    if (ok) {
-        c->answer =
-            json_pack("{s:I, s:I, s:o}", "count", (json_int_t)list.count, "max_model_len",
-                      (json_int_t)engine_n_ctx(c->service->engine), "tokens", ids_json(&list));
-        json_object_set_new(c->answer, "token_strs",
-                            strings ? vocabulary_texts_json(c->service, &list) : json_null());
-        if (pieces)
-            json_object_set_new(c->answer, "pieces", pieces_json(c->service, &list, false));
-    }
+    ok = ok && write_number(c, "count", list.count, e) &&
+         write_number(c, "max_model_len", engine_n_ctx(c->service->engine), e) &&
+         write_key(c, "tokens", e) && write_list(c, &list, put_id, e) &&
+         write_key(c, "token_strs", e) &&
+         (strings ? write_list(c, &list, put_vocabulary_text, e) : chore_add(c, json_null(), e)) &&
+         (!pieces || (write_key(c, "pieces", e) && write_list(c, &list, put_piece, e))) &&
+         write_end(c, e);
     tokens_free(&list);
     return ok;
 }
@@ -225,50 +192,55 @@ static bool tokenize(struct chore *c, const json_t *body, struct error *e)
     return content ? tokenize_content(c, body, content, e) : tokenize_prompt(c, body, prompt, e);
 }
 
-static bool detokenize(struct chore *c, const json_t *body, struct error *e)
+static bool read_tokens(struct chore *c, const json_t *tokens, struct tokens *list, struct error *e)
 {
-    const struct tokenizer *t = engine_tokenizer(c->service->engine);
-    const json_t *tokens = json_object_get(body, "tokens");
-    struct tokens list = {0};
+    const struct tokenizer *t = tokenizer_of(c);
     size_t i, length;
+    uint64_t n_bytes = 0;
     json_t *value;
-    bool ok = json_is_array(tokens) ||
-              error_set(e, tokens ? "invalid_type" : "missing_required_parameter", "tokens",
-                        "tokens must be an array of token ids");
-    if (!ok)
-        return false;
+    if (!json_is_array(tokens))
+        return error_set(e, tokens ? "invalid_type" : "missing_required_parameter", "tokens",
+                         "tokens must be an array of token ids");
     json_array_foreach((json_t *)(uintptr_t)tokens, i, value)
     {
         char where[40];
+        json_int_t id = json_integer_value(value);
         snprintf(where, sizeof where, "tokens[%zu]", i);
         if (!json_is_integer(value))
-            ok = error_set(e, "invalid_type", where, "%s must be an integer", where);
-        else if (json_integer_value(value) < 0 || json_integer_value(value) >= tokenizer_n_vocab(t))
-            ok = error_set(e, "invalid_value", where, "%s is %lld; it must be from 0 to %d", where,
-                           (long long)json_integer_value(value), tokenizer_n_vocab(t) - 1);
-        else if (!tokens_push(&list, (int32_t)json_integer_value(value)))
-            ok = error_set(e, "out_of_memory", "", "the server is out of memory");
-        if (!ok)
-            break;
+            return error_set(e, "invalid_type", where, "%s must be an integer", where);
+        if (id < 0 || id >= tokenizer_n_vocab(t))
+            return error_set(e, "invalid_value", where, "%s is %lld; it must be from 0 to %d",
+                             where, (long long)id, tokenizer_n_vocab(t) - 1);
+        if (!tokens_push(list, (int32_t)id))
+            return chore_is_stopped(c, e) ? false : error_set_memory(e, "tokens", i);
+        tokenizer_bytes(t, (int32_t)id, true, &length);
+        n_bytes += length;
     }
-    char *text = ok ? tokenizer_decode(t, list.data, list.count, true, false, &length) : NULL;
-    if (text) {
-        json_t *content = json_text(text, length);
-        c->answer = json_pack("{s:O, s:o}", "content", content, "prompt", content);
-    }
-    free(text);
+    return chore_may_add(c, 2 * n_bytes, e); /* the text stands in the answer twice */
+}
+
+static bool detokenize(struct chore *c, const json_t *body, struct error *e)
+{
+    struct tokens list = {.stop = &c->work.cancelled};
+    size_t length;
+    bool ok = read_tokens(c, json_object_get(body, "tokens"), &list, e);
+    char *text =
+        ok ? tokenizer_decode(tokenizer_of(c), list.data, list.count, true, false, &length) : NULL;
     tokens_free(&list);
-    return ok;
+    json_t *content = text ? json_text(text, length) : NULL;
+    free(text);
+    return ok && chore_add(c, json_pack("{s:O, s:o}", "content", content, "prompt", content), e);
 }
 
 static bool apply_template(struct chore *c, const json_t *body, struct error *e)
 {
-    struct tokens list = {0};
+    struct tokens list = {.stop = &c->work.cancelled};
     struct chat_text text = {0};
-    bool ok = encode_body_chat(c, body, &list, &text, e);
-    if (ok)
-        c->answer = json_pack("{s:o, s:I}", "prompt", json_text(text.text, text.length), "tokens",
-                              (json_int_t)list.count);
+    bool ok = encode_body_chat(c, body, &list, &text, e) && chore_may_add(c, text.length, e) &&
+              chore_add(c,
+                        json_pack("{s:o, s:I}", "prompt", json_text(text.text, text.length),
+                                  "tokens", (json_int_t)list.count),
+                        e);
     chat_text_free(&text);
     tokens_free(&list);
     return ok;
@@ -276,12 +248,13 @@ static bool apply_template(struct chore *c, const json_t *body, struct error *e)
 
 static bool input_tokens(struct chore *c, const json_t *body, struct error *e)
 {
-    struct tokens list = {0};
-    bool ok = encode_body_chat(c, body, &list, NULL, e);
-    if (ok)
-        c->answer = json_pack("{s:s, s:I, s:I}", "object", "response.input_tokens", "input_tokens",
-                              (json_int_t)list.count, "max_context",
-                              (json_int_t)engine_n_ctx(c->service->engine));
+    struct tokens list = {.stop = &c->work.cancelled};
+    bool ok = encode_body_chat(c, body, &list, NULL, e) &&
+              chore_add(c,
+                        json_pack("{s:s, s:I, s:I}", "object", "response.input_tokens",
+                                  "input_tokens", (json_int_t)list.count, "max_context",
+                                  (json_int_t)engine_n_ctx(c->service->engine)),
+                        e);
     tokens_free(&list);
     return ok;
 }

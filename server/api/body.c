@@ -6,10 +6,17 @@
 
 enum { MAX_DEPTH = 64 };
 
-/* jansson's own limit is 2048. Brackets in strings do not count. */
-static bool depth_fits(const char *text, size_t length)
+/* What jansson takes on a 64-bit machine for an object, an array and an entry, and the most that one
+ * body may take: 16 MiB of "{}," would take 1.3 GB, a list of 6 million numbers takes this much. */
+enum { OBJECT_BYTES = 224, ARRAY_BYTES = 112, ENTRY_BYTES = 40, MEMBER_BYTES = 80 };
+#define MAX_PARSED_BYTES ((uint64_t)256 << 20)
+
+/* Looks at the text before it is parsed. Brackets in strings do not count. jansson's own limit of the
+ * depth is 2048. */
+static bool shape_fits(const char *text, size_t length, struct error *e)
 {
     int depth = 0;
+    uint64_t bytes = 0;
     bool in_string = false;
     for (size_t i = 0; i < length; i++) {
         char c = text[i];
@@ -21,13 +28,23 @@ static bool depth_fits(const char *text, size_t length)
         } else if (c == '"') {
             in_string = true;
         } else if (c == '{' || c == '[') {
+            bytes += c == '{' ? OBJECT_BYTES : ARRAY_BYTES;
             if (++depth > MAX_DEPTH)
-                return false;
+                return error_set(e, "invalid_json", "",
+                                 "the body is nested more than %d levels deep", MAX_DEPTH);
+        } else if (c == ',' || c == ':') {
+            bytes += c == ',' ? ENTRY_BYTES : MEMBER_BYTES;
         } else if (c == '}' || c == ']') {
             depth--;
         }
     }
-    return true;
+    if (bytes <= MAX_PARSED_BYTES)
+        return true;
+    return error_set(e, "body_too_large", "",
+                     "the body has so many JSON values that they take %llu MB of memory; at most "
+                     "%llu MB are allowed, so send it in parts",
+                     (unsigned long long)(bytes >> 20),
+                     (unsigned long long)(MAX_PARSED_BYTES >> 20));
 }
 
 json_t *body_parse(const char *text, size_t length, struct error *e)
@@ -40,10 +57,8 @@ json_t *body_parse(const char *text, size_t length, struct error *e)
         error_set(e, "invalid_json", "", "the body is empty; it must be a JSON object");
         return NULL;
     }
-    if (!depth_fits(text, length)) {
-        error_set(e, "invalid_json", "", "the body is nested more than %d levels deep", MAX_DEPTH);
+    if (!shape_fits(text, length, e))
         return NULL;
-    }
     json_t *value = json_read(text, length, JSON_ALLOW_NUL, "invalid_json", "", "the body", e);
     if (value && !json_is_object(value)) {
         json_decref(value);

@@ -103,13 +103,26 @@ static bool check(const struct field_row *row, const json_t *value, struct error
     return true;
 }
 
+static bool is_none(const json_t *value)
+{
+    const char *text = json_string_value(value);
+    return text && !strcmp(text, "none");
+}
+
+/* Tools that the model is told not to call change nothing. */
+static bool is_switched_off(const json_t *object, const struct field_row *row)
+{
+    return (!strcmp(row->name, "tools") && is_none(json_object_get(object, "tool_choice"))) ||
+           (!strcmp(row->name, "functions") && is_none(json_object_get(object, "function_call")));
+}
+
 bool fields_check(const json_t *object, bool chat, struct error *e)
 {
     for (unsigned i = 0; i < n_field_rows; i++) {
         const struct field_row *row = &field_rows[i];
         const json_t *value = json_object_get(object, row->name);
         if ((chat ? row->chat : row->completion) && value && !json_is_null(value) &&
-            !check(row, value, e))
+            !is_switched_off(object, row) && !check(row, value, e))
             return false;
     }
     const json_t *extra = json_object_get(object, "extra_body");

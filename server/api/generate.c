@@ -6,6 +6,7 @@
 
 #include "engine/text/chat_request.h"
 #include "server/api/admission.h"
+#include "server/api/answer.h"
 #include "server/api/handlers.h"
 #include "server/api/reply.h"
 
@@ -39,85 +40,140 @@ static bool take_token_list(const json_t *list, struct tokens *out, struct error
     return true;
 }
 
-static bool encode_prompt(const struct job *j, struct prompt *p, struct error *e)
+/* Tokens of a prompt that is read to its end, so that the error has its length. */
+static size_t most_tokens(uint32_t n_ctx)
+{
+    return 2 * (size_t)n_ctx + 1024;
+}
+
+/* The context that a prompt must fit into; 0: there is no such limit. A session's plan is known only at
+ * admission. */
+static uint32_t context_of(const struct job *j)
+{
+    bool unlimited = j->asked.axes.positions == POSITIONS_CACHE ||
+                     (j->r.session_id && j->asked.source == SOURCE_DEFAULT);
+    return unlimited ? 0 : engine_n_ctx(j->jobs->service->engine);
+}
+
+/* A long text has at least as many tokens as the longest token fits into it. Short ones are tokenized in
+ * any case. */
+static bool text_fits(const struct job *j, size_t length, struct error *e)
+{
+    enum { SHORT_BYTES = 256 * 1024 };
+    size_t longest = j->jobs->service->longest_token, least = longest ? length / longest : 0;
+    uint32_t n_ctx = context_of(j);
+    return length <= SHORT_BYTES || !n_ctx || least <= n_ctx ||
+           admission_overflow(j->kind, (int64_t)least, true, n_ctx, e);
+}
+
+static size_t chat_bytes(const struct chat_request *chat)
+{
+    size_t i, bytes = 0;
+    const json_t *message;
+    json_array_foreach(chat->messages, i, message) bytes +=
+        json_string_length(json_object_get(message, "content"));
+    return bytes;
+}
+
+static bool encode_text(const struct job *j, struct prompt *p, struct error *e)
 {
     const struct engine *engine = j->jobs->service->engine;
-    const struct api_prompt *prompt = &j->r.prompts[p->index];
+    const struct api_prompt *prompt = j->r.prompts ? &j->r.prompts[p->index] : NULL;
     if (j->kind == API_REQUEST_CHAT)
-        return chat_request_encode(&j->r.chat, engine_chat_template(engine),
+        return text_fits(j, chat_bytes(&j->r.chat), e) &&
+               chat_request_encode(&j->r.chat, engine_chat_template(engine),
                                    engine_tokenizer(engine), &p->tokens, NULL, e);
     if (prompt->tokens)
         return take_token_list(prompt->tokens, &p->tokens, e);
-    return tokenizer_encode_text(engine_tokenizer(engine), prompt->text, prompt->length, true, true,
+    return text_fits(j, prompt->length, e) &&
+           tokenizer_encode_text(engine_tokenizer(engine), prompt->text, prompt->length, true, true,
                                  &p->tokens, e);
 }
 
-/* Copies the tokens for the answer, because the engine takes them. */
+static bool encode_prompt(const struct job *j, struct prompt *p, struct error *e)
+{
+    uint32_t n_ctx = context_of(j);
+    p->tokens.most = n_ctx ? most_tokens(n_ctx) : 0;
+    p->tokens.stop = &j->work.cancelled;
+    bool ok = encode_text(j, p, e);
+    if (!ok && n_ctx && p->tokens.count >= p->tokens.most)
+        return admission_overflow(j->kind, (int64_t)p->tokens.count, true, n_ctx, e);
+    p->tokens.most = 0;
+    p->tokens.stop = NULL;
+    return ok;
+}
+
+/* Copies what the answer shows, because the engine takes the tokens and the text is freed. */
 static bool keep_for_answer(struct job *j, struct prompt *p, struct error *e)
 {
-    if (!j->r.return_token_ids || j->r.stream)
+    const struct api_prompt *prompt = j->r.prompts ? &j->r.prompts[p->index] : NULL;
+    if (j->r.return_token_ids && !j->r.stream &&
+        !answer_add_ids(&p->token_ids, p->tokens.data, p->tokens.count))
+        return error_set_memory(e, "token ids", p->n_tokens);
+    if (!j->r.echo)
         return true;
-    p->token_ids = json_array();
-    for (uint32_t i = 0; i < p->n_tokens; i++)
-        if (json_array_append_new(p->token_ids, json_integer(p->tokens.data[i])))
-            return error_set_memory(e, "token ids", p->n_tokens * sizeof(json_t));
-    return true;
-}
-
-static bool make_prompts(struct job *j, struct error *e)
-{
-    bool chat = j->kind == API_REQUEST_CHAT;
-    if (!job_make_prompts(j, chat ? 1 : j->r.n_prompts, e))
-        return false;
-    for (uint32_t i = 0; i < j->n_prompts; i++) {
-        struct prompt *p = &j->prompts[i];
-        if (!encode_prompt(j, p, e))
-            return false;
-        if (p->tokens.count == 0)
-            return error_set(e, "invalid_value", chat ? "messages" : "prompt",
-                             "the prompt has no tokens; it must have at least one");
-        if (p->tokens.count > INT32_MAX)
-            return error_set(e, "invalid_value", "prompt", "the prompt is too large");
-        p->n_tokens = (uint32_t)p->tokens.count;
-        if (!keep_for_answer(j, p, e))
-            return false;
-    }
-    return true;
-}
-
-/* An echoed prompt comes before the text of each of its choices. */
-static bool add_echo(struct job *j, const struct prompt *p, struct error *e)
-{
-    const struct api_prompt *prompt = &j->r.prompts[p->index];
     size_t length = prompt->length;
     char *decoded = NULL;
     if (prompt->tokens &&
         !(decoded = tokenizer_decode(engine_tokenizer(j->jobs->service->engine), p->tokens.data,
                                      p->tokens.count, false, false, &length)))
         return error_set_memory(e, "a prompt's text", p->tokens.count);
-    bool ok = true;
-    for (uint32_t k = 0; ok && k < j->r.n; k++)
-        ok = bytes_add(&j->choices[p->index * j->r.n + k].text, decoded ? decoded : prompt->text,
-                       length);
+    bool ok = bytes_add(&p->echo, decoded ? decoded : prompt->text, length);
     free(decoded);
     return ok || error_set_memory(e, "a prompt's text", length);
 }
 
-static void prepare(void *context)
+static bool make_prompt(struct job *j, struct prompt *p, struct error *e)
 {
-    struct job *j = context;
+    if (!encode_prompt(j, p, e))
+        return false;
+    if (p->tokens.count == 0)
+        return error_set(e, "invalid_value", j->kind == API_REQUEST_CHAT ? "messages" : "prompt",
+                         "the prompt has no tokens; it must have at least one");
+    if (p->tokens.count > INT32_MAX)
+        return error_set(e, "invalid_value", "prompt", "the prompt is too large");
+    p->n_tokens = (uint32_t)p->tokens.count;
+    j->n_prompt_tokens += p->n_tokens;
+    return keep_for_answer(j, p, e) && admission_check_prompt(p, e);
+}
+
+static bool make_prompts(struct job *j, struct error *e)
+{
+    if (!job_make_prompts(j, j->kind == API_REQUEST_CHAT ? 1 : j->r.n_prompts, e))
+        return false;
+    for (uint32_t i = 0; i < j->n_prompts; i++)
+        if (work_is_cancelled(&j->work) || !make_prompt(j, &j->prompts[i], e))
+            return false;
+    return admission_check_product(j, e);
+}
+
+/* A name with an '@' can be the served model's own. */
+static bool check_model(struct job *j, struct error *e)
+{
+    const struct service *s = j->jobs->service;
+    if (!strcmp(j->r.model, s->name))
+        j->r.policy_suffix = NULL;
+    return service_has_model(s, j->r.model, j->r.policy_suffix, e);
+}
+
+static void prepare(struct work *work)
+{
+    struct job *j = job_of_work(work);
     const struct service *s = j->jobs->service;
     struct error *e = &j->error;
     bool parsed = api_request_parse(&j->r, j->kind, j->body, j->n_body,
                                     tokenizer_n_vocab(engine_tokenizer(s->engine)), e);
     free(j->body);
     j->body = NULL;
-    if (!parsed || !service_has_model(s, j->r.model, j->r.policy_suffix, e) ||
-        !make_prompts(j, e) || !job_make_choices(j, e))
-        return;
-    for (uint32_t i = 0; j->r.echo && i < j->n_prompts; i++)
-        if (!add_echo(j, &j->prompts[i], e))
-            return;
+    if (parsed && check_model(j, e) &&
+        admission_pick_policy(s, j->r.has_policy ? &j->r.policy : NULL, j->policy_header,
+                              j->r.policy_suffix, &j->asked, e) &&
+        make_prompts(j, e) && job_make_choices(j, e))
+        api_request_forget_prompts(&j->r);
+    else if (parsed && !e->code[0]) /* it was cancelled */
+        error_set(e, "draining", "", "the server is shutting down");
+    if (e->code[0])
+        api_request_clear(&j->r);
 }
 
 /* ---- loop: admission */
@@ -137,7 +193,7 @@ static void begin_answer(struct job *j)
 static void admit(struct job *j)
 {
     struct error e;
-    if (http_request_draining(j->http_request)) {
+    if (http_request_draining(j->http_request) || work_is_cancelled(&j->work)) {
         fail_draining(j);
         return;
     }
@@ -156,10 +212,10 @@ static void admit(struct job *j)
         reply_fail(j, &e);
 }
 
-static void prepared(void *context)
+static void prepared(struct work *work)
 {
-    struct job *j = context;
-    j->in_pool = false;
+    struct job *j = job_of_work(work);
+    j->prepared = true;
     if (j->http_request)
         admit(j);
     job_let_go(j);
@@ -170,37 +226,74 @@ static void prepared(void *context)
 static void on_drain(void *context)
 {
     struct job *j = context;
-    job_hold(j);
     for (uint32_t i = 0; i < j->n_prompts; i++)
-        generate_pump(&j->prompts[i]);
-    job_let_go(j);
+        if (j->prompts[i].request)
+            mailbox_put(j->jobs->mailbox, &j->prompts[i].letter);
 }
+
+void generate_feed(struct letter *room)
+{
+    struct jobs *jobs = (struct jobs *)((char *)room - offsetof(struct jobs, room));
+    struct error e;
+    struct job *j, *before;
+    for (j = TAILQ_LAST(&jobs->running, job_list); j && jobs->n_hungry; j = before) {
+        before = TAILQ_PREV(j, job_list, entry);
+        if (j->hungry && !admission_feed(j, &e))
+            reply_fail(j, &e);
+    }
+}
+
+/* False: the prompt has no event, or its job has ended. */
+static bool next_event(struct job *j, struct prompt *p)
+{
+    if (p->has_event)
+        return true;
+    p->event = request_next(p->request);
+    p->at_choice = p->at_token = 0;
+    const struct request_event *e = &p->event;
+    if (e->kind == EVENT_NONE)
+        return false;
+    if (e->kind == EVENT_ERROR && !strcmp(e->error->code, "engine_stopped")) {
+        fail_draining(j);
+        return false;
+    }
+    if (e->kind == EVENT_ERROR) {
+        struct error error = *e->error; /* releasing the request frees it */
+        reply_fail(j, &error);
+        return false;
+    }
+    p->has_event = true;
+    return true;
+}
+
+/* How long one prompt may keep the loop. */
+enum { TURN_NS = 1000000 };
 
 static void pump(struct job *j, struct prompt *p)
 {
+    uint64_t start = uv_hrtime();
+    struct error e;
     while (p->request && j->http_request) {
         if (j->r.stream &&
             http_request_stream_waiting(j->http_request) >= HTTP_REQUEST_STREAM_HIGH) {
             http_request_stream_on_drain(j->http_request, on_drain);
             return;
         }
-        struct request_event e = request_next(p->request);
-        if (e.kind == EVENT_NONE)
-            return;
-        if (e.kind == EVENT_ERROR && !strcmp(e.error->code, "engine_stopped")) {
-            fail_draining(j);
+        if (uv_hrtime() - start > TURN_NS) {
+            mailbox_put(j->jobs->mailbox, &p->letter);
             return;
         }
-        if (e.kind == EVENT_ERROR) {
-            struct error error = *e.error; /* releasing the request frees it */
-            reply_fail(j, &error);
+        if (!next_event(j, p))
+            return;
+        bool last = p->event.kind == EVENT_DONE;
+        enum reply taken = reply_take(p, &e);
+        if (taken == REPLY_FAILED) {
+            reply_fail(j, &e);
             return;
         }
-        bool last = e.kind == EVENT_DONE;
-        if (!reply_take(p, &e)) {
-            fail_memory(j);
-            return;
-        }
+        if (taken == REPLY_MORE)
+            continue;
+        p->has_event = false;
         if (last)
             prompt_release(p);
     }
@@ -218,7 +311,7 @@ void generate_stop_all(struct jobs *jobs, const struct error *e)
 {
     for (struct job *j = TAILQ_FIRST(&jobs->running), *next; j; j = next) {
         next = TAILQ_NEXT(j, entry);
-        if (!j->in_pool)
+        if (j->work.state == WORK_IDLE)
             reply_fail(j, e);
     }
 }
@@ -227,19 +320,17 @@ void generate_stop_all(struct jobs *jobs, const struct error *e)
 
 static void handle(struct http_request *x, struct jobs *jobs, enum api_request_kind kind)
 {
+    struct error e;
     struct job *j = job_new(jobs, x, kind);
     if (!j) {
-        struct error e;
         error_set(&e, "out_of_memory", "", "the server is out of memory");
         http_request_reply_error(x, &e);
         return;
     }
     job_hold(j); /* until `prepared` */
-    j->in_pool = true;
-    if (http_request_work(x, prepare, prepared, j))
+    if (work_submit(jobs->service->work, &j->work, j->caller, j->n_body, prepare, prepared, &e))
         return;
-    j->in_pool = false;
-    fail_memory(j);
+    reply_fail(j, &e);
     job_let_go(j);
 }
 

@@ -14,6 +14,9 @@
 /* The on_events of struct jobs: takes a prompt's events from the engine while the client keeps up.
  * Otherwise they stay in the engine's buffer, and the engine pauses the sequence when that is full. */
 void generate_pump(struct prompt *p);
+/* Submits prompts of jobs that wait for room in the engine, the oldest job first: the deliver of the
+ * jobs' `room`. */
+void generate_feed(struct letter *room);
 /* Ends every job with an error. */
 void generate_stop_all(struct jobs *jobs, const struct error *e);
 

@@ -8,6 +8,8 @@
 #include <sys/random.h>
 #include <time.h>
 
+enum { MOST_ANSWERS = 8 }; /* of --max-answer, together */
+
 /* ---- the list */
 
 bool jobs_init(struct jobs *jobs, const struct service *service, struct mailbox *mailbox,
@@ -39,25 +41,64 @@ uint64_t job_random_seed(void)
     return seed >> 11;
 }
 
+static void lists_clear(struct logprob_lists *lists)
+{
+    bytes_clear(&lists->tokens);
+    bytes_clear(&lists->logprobs);
+    bytes_clear(&lists->tops);
+    bytes_clear(&lists->offsets);
+}
+
 static void job_free(struct job *j)
 {
+    enum { LARGE_BYTES = 1 << 20, MANY_CHOICES = 256, LONG_PROMPT = 1 << 18 };
+    if (j->answer_bytes > LARGE_BYTES || j->n_choices > MANY_CHOICES ||
+        j->n_prompt_tokens > LONG_PROMPT)
+        work_queue_trim(j->jobs->service->work);
     api_request_clear(&j->r);
     for (uint32_t i = 0; i < j->n_prompts; i++) {
         tokens_free(&j->prompts[i].tokens);
-        json_decref(j->prompts[i].token_ids);
+        plan_release(j->prompts[i].plan);
+        bytes_clear(&j->prompts[i].echo);
+        bytes_clear(&j->prompts[i].token_ids);
+        lists_clear(&j->prompts[i].logprobs);
         free(j->prompts[i].kv_trace);
     }
     for (uint32_t i = 0; i < j->n_choices; i++) {
         bytes_clear(&j->choices[i].text);
-        json_decref(j->choices[i].logprobs);
-        json_decref(j->choices[i].token_ids);
+        bytes_clear(&j->choices[i].token_ids);
+        lists_clear(&j->choices[i].logprobs);
     }
+    bytes_clear(&j->whole);
+    j->jobs->answer_bytes -= j->answer_bytes;
     free(j->prompts);
     free(j->choices);
     free(j->body);
     free(j->policy_header);
     plan_release(j->plan);
     free(j);
+}
+
+bool job_count_bytes(struct job *j, uint64_t bytes, struct error *e)
+{
+    uint64_t limit = j->jobs->service->config->max_answer_bytes;
+    j->answer_bytes += bytes;
+    j->jobs->answer_bytes += bytes;
+    if (j->answer_bytes > limit)
+        return error_set(e, "answer_too_large", "",
+                         "the answer has more than %llu bytes, which is the limit (--max-answer) "
+                         "for answers that are no streams",
+                         (unsigned long long)limit);
+    if (j->jobs->answer_bytes <= MOST_ANSWERS * limit)
+        return true;
+    error_set(e, "server_busy", "",
+              "answers of %llu bytes are in the making, and at most %llu may be (8 times "
+              "--max-answer); try again later",
+              (unsigned long long)j->jobs->answer_bytes,
+              (unsigned long long)(MOST_ANSWERS * limit));
+    if (e)
+        e->retry_after_ms = 5000;
+    return false;
 }
 
 void job_hold(struct job *j)
@@ -78,10 +119,11 @@ static void on_end(void *context, enum http_request_end end)
     job_hold(j);
     j->http_request = NULL;
     job_stop_work(j, end == HTTP_REQUEST_CLIENT_LEFT);
+    work_cancel(&j->work);
     TAILQ_REMOVE(&jobs->running, j, entry);
     jobs->n_running--;
-    if (j->counted)
-        jobs->running_of_key[j->key]--;
+    jobs->n_hungry -= j->hungry;
+    j->hungry = false;
     job_let_go(j);
 }
 
@@ -95,6 +137,7 @@ struct job *job_new(struct jobs *jobs, struct http_request *x, enum api_request_
     j->http_request = x;
     j->kind = kind;
     j->key = http_request_key(x);
+    j->caller = http_request_caller(x);
     j->created = time(NULL);
     j->last_choice = -1;
     snprintf(j->id, sizeof j->id, "%s-%013llx%013llx",
@@ -160,12 +203,17 @@ void prompt_release(struct prompt *p)
     request_release(
         p->request); /* there is no notify after this, so it cannot return to the mailbox */
     p->request = NULL;
+    p->has_event = false;
+    p->job->n_in_engine -= p->job->r.n;
+    p->job->jobs->running_of_key[p->job->key] -= p->job->r.n;
     mailbox_remove(p->job->jobs->mailbox, &p->letter);
+    if (p->job->jobs->n_hungry)
+        mailbox_put(p->job->jobs->mailbox, &p->job->jobs->room);
 }
 
 void job_stop_work(struct job *j, bool client_left)
 {
-    if (j->in_pool)
+    if (!j->prepared)
         return; /* nothing has been submitted, and the pool uses the prompts */
     for (uint32_t i = 0; i < j->n_prompts; i++) {
         if (j->prompts[i].request)

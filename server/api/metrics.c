@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "cache/policy/plan.h"
@@ -76,6 +77,30 @@ static void put_requests(struct metrics_text *t, const struct metrics_page *page
                             "winnow_kv_policy_requests_total{policy=\"%s\",source=\"%s\"} %llu\n",
                             preset_at(i)->name, plan_source_name(k), n);
         }
+}
+
+/* Each limit that holds a product, and what is in use of it. */
+static void put_budgets(struct metrics_text *t, const struct metrics_page *page)
+{
+    const struct api_budgets b = api_budgets(page->api);
+    const struct config *c = page->config;
+    single(t, "work_waiting", "gauge", "Bodies that wait for the thread pool.", b.work_waiting);
+    single(t, "work_running", "gauge", "Bodies and long answers in the thread pool.",
+           b.work_running);
+    single(t, "work_bytes", "gauge", "Bytes of bodies in the thread pool and before it.",
+           (double)b.work_bytes);
+    single(t, "work_limit_bytes", "gauge", "The most of them (--max-work); half for one caller.",
+           (double)c->max_work_bytes);
+    single(t, "work_refused_total", "counter", "Bodies refused because of this limit.",
+           (double)b.work_refused);
+    single(t, "answer_bytes", "gauge", "Bytes of answers in the making that are no streams.",
+           (double)b.answer_bytes);
+    single(t, "answer_limit_bytes", "gauge", "The most of one answer (--max-answer).",
+           (double)c->max_answer_bytes);
+    single(t, "request_limit_tokens", "gauge",
+           "The most tokens of one request (--max-request-tokens).", c->max_request_tokens);
+    single(t, "requests_partly_submitted", "gauge",
+           "Requests with prompts that wait outside the queue.", b.prompts_held);
 }
 
 /* A block is one page of each head: 32 tokens of a full cache. */
@@ -278,16 +303,26 @@ static void put_vllm(struct metrics_text *t, const struct metrics_page *page,
     put_block_lifetimes(t, model, m);
 }
 
+/* The backend's description is a sentence; the label has its first word, such as "cpu". */
+static void put_build(struct metrics_text *t, const struct engine *engine)
+{
+    const char *described = engine ? engine_backend_description(engine) : "";
+    char kind[32], label[64];
+    snprintf(kind, sizeof kind, "%.*s", (int)strcspn(described, ": "), described);
+    metrics_label(label, sizeof label, kind);
+    metrics_put(t, "winnow_build_info{version=\"%s\",commit=\"%s\",backend=\"%s\"} 1\n",
+                version_string(), version_commit(), label);
+}
+
 void handle_metrics(struct http_request *x, void *context)
 {
     const struct metrics_page *page = context;
     struct engine *engine = api_engine(page->api);
     struct metrics_text t = {0};
     head(&t, "build_info", "gauge", "Version and backend of this binary.");
-    metrics_put(&t, "winnow_build_info{version=\"%s\",commit=\"%s\",backend=\"%s\"} 1\n",
-                version_string(), version_commit(),
-                engine ? engine_backend_description(engine) : "");
+    put_build(&t, engine);
     put_requests(&t, page);
+    put_budgets(&t, page);
     if (engine && transport_is_ready(page->transport)) {
         put_engine(&t, page, engine_metrics(engine));
         if (page->config->metrics_compat_vllm)

@@ -293,6 +293,17 @@ bool plan_parse_text(const char *text, size_t length, const char *where, struct 
     return ok;
 }
 
+bool plan_is_suffix(const char *text)
+{
+    char name[64];
+    size_t length = strcspn(text, ":");
+    if (length == 0 || length >= sizeof name)
+        return false;
+    memcpy(name, text, length);
+    name[length] = 0;
+    return preset_find(name) || nearest_name(name, preset_name, preset_count());
+}
+
 bool plan_parse_suffix(const char *text, size_t length, const char *where, struct plan_asked *out,
                        struct error *e)
 {

@@ -20,6 +20,9 @@ bool plan_parse_text(const char *text, size_t length, const char *where, struct 
 /* The same for the part of a model's name after '@': "sink", "sink:128" or "sink:0.25". */
 bool plan_parse_suffix(const char *text, size_t length, const char *where, struct plan_asked *out,
                        struct error *e);
+/* Whether the part after '@' is meant as a policy: its name is one, or nearly one. Other names of
+ * models have an '@' too ("qwen2.5@q4_k_m", "@cf/meta/llama"). */
+bool plan_is_suffix(const char *text);
 
 /* The rest return a new reference; NULL: out of memory. */
 

@@ -99,7 +99,10 @@ static void reply_not_found(struct http_request *x)
 
 void handle_kv_request(struct http_request *x, void *context)
 {
+    const struct queries *queries = context;
     const char *id = http_request_path_tail(x);
+    if (!service_may_look(queries->service, x))
+        return;
     if (strlen(id) < sizeof((struct query *)0)->engine.id)
         query(x, context, ENGINE_QUERY_REQUEST, id);
     else

@@ -116,18 +116,20 @@ static bool take_prompts(struct api_request *r, int32_t n_vocab, struct error *e
     const json_t *prompt = field(r, "prompt");
     if (!prompt)
         return error_set(e, "missing_required_parameter", "prompt", "prompt is missing");
-    if (json_is_string(prompt))
-        return add_prompt(r, prompt, "prompt", n_vocab, e);
-    if (!json_is_array(prompt))
+    if (!json_is_string(prompt) && !json_is_array(prompt))
         return error_set(e, "invalid_type", "prompt",
                          "prompt must be a string, a list of strings, a list of token ids, or a "
                          "list of such lists");
     size_t n = json_array_size(prompt);
-    if (n && json_is_number(json_array_get(prompt, 0)))
-        return add_prompt(r, prompt, "prompt", n_vocab, e);
-    if (n < 1 || n > MAX_PROMPTS)
+    bool one = json_is_string(prompt) || (n && json_is_number(json_array_get(prompt, 0)));
+    if (!one && (n < 1 || n > MAX_PROMPTS))
         return error_set(e, "invalid_value", "prompt",
                          "prompt has %zu entries; it must have 1 to %d", n, MAX_PROMPTS);
+    r->prompts = calloc(one ? 1 : n, sizeof *r->prompts);
+    if (!r->prompts)
+        return error_set_memory(e, "prompts", n * sizeof *r->prompts);
+    if (one)
+        return add_prompt(r, prompt, "prompt", n_vocab, e);
     for (size_t i = 0; i < n; i++) {
         char where[32];
         snprintf(where, sizeof where, "prompt[%zu]", i);
@@ -227,10 +229,11 @@ static bool take_lengths(struct api_request *r, struct error *e)
 {
     int64_t value;
     bool chat = r->kind == API_REQUEST_CHAT;
+    const char *given = "max_tokens";
     r->max_tokens = chat ? -1 : 16;
     integer(r, "max_tokens", &r->max_tokens);
-    if (chat)
-        integer(r, "max_completion_tokens", &r->max_tokens);
+    if (chat && integer(r, "max_completion_tokens", &r->max_tokens))
+        given = "max_completion_tokens";
     if (integer(r, "min_tokens", &value))
         r->min_tokens = (uint32_t)value;
     if (r->max_tokens >= 0 && (int64_t)r->min_tokens > r->max_tokens)
@@ -239,8 +242,9 @@ static bool take_lengths(struct api_request *r, struct error *e)
                          (long long)r->max_tokens);
     r->echo = !chat && flag(r, "echo", false);
     if (r->max_tokens == 0 && !r->echo)
-        return error_set(e, "invalid_value", "max_tokens",
-                         "max_tokens is 0; it must be at least 1 without `echo`");
+        return error_set(e, "invalid_value", given,
+                         "%s is 0; it must be at least 1%s, or -1 for no limit", given,
+                         chat ? "" : " without `echo`");
     r->n = 1;
     if (integer(r, "n", &value))
         r->n = (uint32_t)value;
@@ -266,7 +270,7 @@ static void take_sampling(struct api_request *r)
     r->has_top_k = integer(r, "top_k", &value);
     if (r->has_top_k)
         s->top_k = (int32_t)value;
-    r->has_seed = integer(r, "seed", &value);
+    r->has_seed = integer(r, "seed", &value) && value != -1; /* -1: a random one */
     if (r->has_seed)
         s->seed = (uint64_t)value;
 }
@@ -386,7 +390,7 @@ bool api_request_parse(struct api_request *r, enum api_request_kind kind, const 
     if (field(r, "model")) {
         r->model = json_string_value(field(r, "model"));
         const char *at = strrchr(r->model, '@');
-        r->policy_suffix = at ? at + 1 : NULL;
+        r->policy_suffix = at && plan_is_suffix(at + 1) ? at + 1 : NULL;
     }
     take_sampling(r);
     r->include_stop_string = flag(r, "include_stop_str_in_output", false);
@@ -404,10 +408,27 @@ fail:
     return false;
 }
 
+void api_request_forget_prompts(struct api_request *r)
+{
+    static const char *const kept[] = {"model", "session_id", "cache_salt", "stop"};
+    json_t *small = json_object();
+    for (size_t i = 0; small && i < sizeof kept / sizeof *kept; i++) {
+        json_t *value = json_object_get(r->body, kept[i]);
+        if (value && json_object_set(small, kept[i], value))
+            return; /* memory is short, so the body stays as it is */
+    }
+    chat_request_clear(&r->chat);
+    free(r->prompts);
+    r->prompts = NULL;
+    json_decref(r->body);
+    r->body = small;
+}
+
 void api_request_clear(struct api_request *r)
 {
     json_decref(r->body);
     chat_request_clear(&r->chat);
+    free(r->prompts);
     free(r->stop_tokens);
     free(r->sampling.bias);
     *r = (struct api_request){.kind = r->kind, .model = ""};

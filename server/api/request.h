@@ -13,7 +13,7 @@
 
 enum api_request_kind { API_REQUEST_CHAT, API_REQUEST_COMPLETION };
 
-enum { MAX_PROMPTS = 16, MAX_STOPS = 16, MAX_CHOICES = 16 };
+enum { MAX_PROMPTS = 2048, MAX_STOPS = 16, MAX_CHOICES = 16 };
 
 /* One prompt of /v1/completions: text, or tokens if `tokens` is not NULL. Points into the request's
  * JSON. */
@@ -28,16 +28,16 @@ struct api_request {
     json_t *body; /* owned; the strings below point into it */
 
     const char *model;         /* as sent, "" when absent */
-    const char *policy_suffix; /* after the last '@' of the model, or NULL */
+    const char *policy_suffix; /* after the last '@' of the model if it is a policy, else NULL */
 
     struct chat_request chat; /* of chats; owned */
 
     /* completions */
-    struct api_prompt prompts[MAX_PROMPTS];
+    struct api_prompt *prompts; /* [n_prompts], owned */
     uint32_t n_prompts;
     bool echo;
 
-    int64_t max_tokens; /* -1 = not given */
+    int64_t max_tokens; /* -1 = no limit */
     uint32_t min_tokens, n;
     bool has_temperature, has_top_p, has_top_k,
         has_min_p;            /* whether it was given; else --sampling-defaults */
@@ -75,6 +75,9 @@ struct api_request {
 bool api_request_parse(struct api_request *r, enum api_request_kind kind, const char *text,
                        size_t length, int32_t n_vocab, struct error *e);
 void api_request_clear(struct api_request *r);
+/* Frees what only the prompts needed: the messages, the prompts and every field that nothing points
+ * into. A body can be megabytes, and its request can wait for a long time. */
+void api_request_forget_prompts(struct api_request *r);
 
 /* The chat of a body: checks the messages and joins their content; collects chat_template_kwargs,
  * reasoning_effort, verbosity and the flags. fields_check has checked the other fields' types. False:

@@ -59,6 +59,8 @@ void access_log(struct http_request *x, const char *how)
     }
     if (x->refusal.code[0])
         TEXT("error", x->refusal.code);
+    if (x->refusal.code[0] && x->refusal.where[0])
+        TEXT("param", x->refusal.where);
     if (x->status != 499) { /* with 499 the headers no longer exist */
         TEXT("traceparent", http_request_header(x, "traceparent"));
         TEXT("retry", http_request_header(x, "X-Stainless-Retry-Count"));

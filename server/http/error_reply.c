@@ -38,9 +38,12 @@ static const struct code_row code_rows[] = {
     {"method_not_allowed", 405, "invalid_request_error"},
     {"request_read_timeout", 408, "timeout_error"},
     {"body_too_large", 413, "invalid_request_error"},
+    {"request_too_costly", 413, "invalid_request_error"},
+    {"answer_too_large", 413, "invalid_request_error"},
     {"uri_too_long", 414, "invalid_request_error"},
     {"unsupported_media_type", 415, "invalid_request_error"},
     {"queue_full", 429, "rate_limit_error"},
+    {"caller_queue_full", 429, "rate_limit_error"},
     {"queue_timeout", 429, "rate_limit_error"},
     {"rate_limit_exceeded", 429, "rate_limit_error"},
     {"headers_too_large", 431, "invalid_request_error"},
@@ -51,9 +54,24 @@ static const struct code_row code_rows[] = {
     {"body_memory_full", 503, "unavailable_error"},
     {"model_loading", 503, "unavailable_error"},
     {"draining", 503, "unavailable_error"},
+    {"server_busy", 503, "unavailable_error"},
+    {"work_queue_full", 503, "unavailable_error"},
     {"deadline_exceeded", 504, "timeout_error"},
     {"http_version_not_supported", 505, "invalid_request_error"},
 };
+
+_Static_assert(sizeof code_rows / sizeof *code_rows <= ERROR_CODES_MOST,
+               "each code has a row in the counts of refused requests");
+
+uint32_t error_n_codes(void)
+{
+    return sizeof code_rows / sizeof *code_rows;
+}
+
+const char *error_code_at(uint32_t index)
+{
+    return code_rows[index].code;
+}
 
 static const struct code_row *row_of(const struct error *e)
 {

@@ -8,6 +8,11 @@
 
 #include "config/base/error.h"
 
+/* Every code has a row in the counts of refused requests (transport.h), however many there will be. */
+enum { ERROR_CODES_MOST = 64 };
+uint32_t error_n_codes(void);
+const char *error_code_at(uint32_t index);
+
 unsigned error_status(const struct error *e);
 const char *error_code(const struct error *e); /* as the client sees it */
 

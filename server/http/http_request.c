@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <arpa/inet.h>
+#include <netinet/in.h>
 
 #include "server/http/error_reply.h"
 #include "server/http/sse.h"
@@ -71,6 +73,22 @@ uint32_t http_request_key(const struct http_request *x)
     return x->key;
 }
 
+uint64_t http_request_caller(const struct http_request *x)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    const struct sockaddr *address = info ? info->client_addr : NULL;
+    uint64_t caller = 0;
+    if (x->key || !address)
+        return x->key;
+    if (address->sa_family == AF_INET)
+        caller = ntohl(((const struct sockaddr_in *)(const void *)address)->sin_addr.s_addr);
+    else if (address->sa_family == AF_INET6)
+        memcpy(&caller, ((const struct sockaddr_in6 *)(const void *)address)->sin6_addr.s6_addr,
+               sizeof caller);
+    return caller ^ UINT64_C(1) << 63; /* not the number of a key */
+}
+
 bool http_request_is_admin(const struct http_request *x)
 {
     return x->admin;
@@ -106,6 +124,12 @@ void http_request_log_tokens(struct http_request *x, uint32_t prompt_tokens,
     snprintf(x->policy, sizeof x->policy, "%s", policy ? policy : "");
     snprintf(x->finish, sizeof x->finish, "%s", finish ? finish : "");
     x->has_tokens = true;
+}
+
+void http_request_log_error(struct http_request *x, const struct error *e)
+{
+    if (!x->refusal.code[0])
+        x->refusal = *e;
 }
 
 void http_request_add_header(struct http_request *x, const char *name, const char *value)
@@ -247,10 +271,48 @@ void http_request_reply_static(struct http_request *x, unsigned status, const ch
         reply_from(x, status, content_type, body, length, MHD_RESPMEM_PERSISTENT);
 }
 
+/* A long answer goes to the socket in blocks: sent from one buffer, each turn of the loop would copy
+ * megabytes for every client. */
+enum { LONG_ANSWER = 256 * 1024, ANSWER_BLOCK = 64 * 1024 };
+
+static ssize_t read_answer(void *context, uint64_t position, char *out, size_t room)
+{
+    const struct bytes *body = context;
+    size_t n = body->length - (size_t)position;
+    n = n < room ? n : room;
+    memcpy(out, body->data + position, n);
+    return (ssize_t)n;
+}
+
+static void free_answer(void *context)
+{
+    struct bytes *body = context;
+    bytes_clear(body);
+    free(body);
+}
+
+static void reply_long(struct http_request *x, unsigned status, const char *content_type,
+                       struct bytes *body)
+{
+    struct bytes *moved = malloc(sizeof *moved);
+    x->response = moved ? MHD_create_response_from_callback(body->length, ANSWER_BLOCK, read_answer,
+                                                            moved, free_answer)
+                        : NULL;
+    if (x->response) {
+        *moved = *body;
+        *body = (struct bytes){0};
+    } else {
+        free(moved);
+    }
+    answer(x, status, content_type);
+}
+
 void http_request_reply_bytes(struct http_request *x, unsigned status, const char *content_type,
                               struct bytes *body)
 {
-    if (may_answer(x)) {
+    if (may_answer(x) && body->length > LONG_ANSWER) {
+        reply_long(x, status, content_type, body);
+    } else if (may_answer(x)) {
         reply_from(x, status, content_type, body->data, body->length, MHD_RESPMEM_MUST_FREE);
         if (x->answered)
             *body = (struct bytes){0}; /* the response has it */
@@ -283,6 +345,7 @@ void http_request_reply_error(struct http_request *x, const struct error *e)
 {
     unsigned status = error_status(e);
     int64_t retry_ms = error_retry_after_ms(e);
+    http_request_log_error(x, e);
     transport_count_rejected(x->transport, error_code(e));
     if (retry_ms) {
         add_number_header(x, "Retry-After", (retry_ms + 999) / 1000);
@@ -296,42 +359,4 @@ void http_request_reply_error(struct http_request *x, const struct error *e)
     if (status == 500)
         error_set(&shown, e->code, "", "%.480s (request %.100s)", e->message, http_request_id(x));
     http_request_reply_json(x, status, error_to_json(&shown));
-}
-
-/* ---- the thread pool */
-
-struct work {
-    uv_work_t request;
-    void (*work)(void *context);
-    void (*done)(void *context);
-    void *context;
-};
-
-static void do_work(uv_work_t *request)
-{
-    struct work *w = request->data;
-    w->work(w->context);
-}
-
-static void work_done(uv_work_t *request, int status)
-{
-    struct work *w = request->data;
-    (void)status; /* nothing is cancelled */
-    w->done(w->context);
-    free(w);
-}
-
-bool http_request_work(struct http_request *x, void (*work)(void *), void (*done)(void *),
-                       void *context)
-{
-    struct work *w = malloc(sizeof *w);
-    if (!w)
-        return false;
-    *w = (struct work){.work = work, .done = done, .context = context};
-    w->request.data = w;
-    if (uv_queue_work(x->transport->loop, &w->request, do_work, work_done)) {
-        free(w);
-        return false;
-    }
-    return true;
 }

@@ -46,6 +46,8 @@ const char *http_request_body(const struct http_request *x, size_t *length);
 /* Moves the body to the caller, who frees it. NULL: out of memory. */
 char *http_request_take_body(struct http_request *x, size_t *length);
 uint32_t http_request_key(const struct http_request *x); /* 1-based index of the API key; 0: none */
+/* A number that tells callers apart: by key, else by address (of IPv6 the first half). */
+uint64_t http_request_caller(const struct http_request *x);
 bool http_request_is_admin(const struct http_request *x);
 uint64_t
 http_request_started_ns(const struct http_request *x); /* uv_hrtime when the headers had arrived */
@@ -96,16 +98,14 @@ void http_request_stream_on_drain(struct http_request *x, void (*on_drain)(void 
  * no client takes the part for a whole answer. */
 void http_request_stream_end(struct http_request *x, bool clean);
 
-/* ---- thread pool and log */
-
-/* Runs work(context) on the thread pool, then done(context) on the loop. `done` is called even when
- * the HTTP request has ended meanwhile, which on_end tells. False: it could not be queued. */
-bool http_request_work(struct http_request *x, void (*work)(void *context),
-                       void (*done)(void *context), void *context);
+/* ---- log */
 
 /* For the access log; handlers that know these facts set them. */
 void http_request_log_tokens(struct http_request *x, uint32_t prompt_tokens,
                              uint32_t completion_tokens, const char *policy, const char *finish);
+
+/* The error that ends a stream; http_request_reply_error logs its own. */
+void http_request_log_error(struct http_request *x, const struct error *e);
 
 /* ---- routes */
 

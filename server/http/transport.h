@@ -3,11 +3,12 @@
 #ifndef WINNOW_SERVER_HTTP_TRANSPORT_H
 #define WINNOW_SERVER_HTTP_TRANSPORT_H
 
+#include "server/http/error_reply.h"
 #include "server/http/http_request.h"
 
 /* Counts for /metrics. The row of `requests` is the index of the route; the last row is for requests
  * without a route. */
-enum { MAX_ENDPOINTS = 40, MAX_STATUSES = 24, MAX_REASONS = 32 };
+enum { MAX_ENDPOINTS = 40, MAX_STATUSES = 24, MAX_REASONS = ERROR_CODES_MOST };
 struct transport_counts {
     struct {
         unsigned status; /* 0 = not used yet */

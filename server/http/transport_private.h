@@ -98,7 +98,8 @@ struct http_request {
     uint64_t n_held;   /* bytes of the body that count for transport_counts.body_bytes */
     bool expects_continue;
 
-    struct error refusal; /* code[0] != 0: the answer once the body has arrived */
+    struct error refusal; /* code[0] != 0: the answer once the body has arrived; for the log also
+                             the error of a handler */
     char allow[48];
     char *cors_origin;
 

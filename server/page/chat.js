@@ -120,9 +120,12 @@ function wait(ms, signal) {
   });
 }
 
+// The same for all runs, so that those of a comparison differ by their policies and not by chance.
+const SEED = Math.floor(Math.random() * 2 ** 31);
+
 async function attempt(run, messages, signal) {
   const { temperature, maxTokens } = settings();
-  const body = { messages, temperature, max_tokens: maxTokens, return_token_ids: true, return_progress: true,
+  const body = { messages, temperature, seed: SEED, max_tokens: maxTokens, return_token_ids: true, return_progress: true,
     stream_options: { include_usage: true } };
   if (run.policy) body.kv_policy = run.policy;
   const watching = new AbortController();

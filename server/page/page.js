@@ -99,7 +99,8 @@ function startSettings() {
 }
 
 function settings() {
-  const temperature = $("temperature").value === "" ? 0 : Number($("temperature").value);
+  // Left empty, the request has none, and the server samples as it does for every client.
+  const temperature = $("temperature").value === "" ? undefined : Number($("temperature").value);
   return { system: $("system").value.trim(), temperature, maxTokens: Math.max(1, Math.round(Number($("max-tokens").value)) || 256) };
 }
 

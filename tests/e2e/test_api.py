@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 
@@ -209,7 +210,7 @@ def policies(server):
         status, head, text = used(**arguments)
         check(name, status == 200 and wanted in head["X-KV-Policy"], (head["X-KV-Policy"], text[:200]))
     for arguments, code in (({"body": {"name": "sink", "budget": -1}}, "invalid_kv_policy"),
-                            ({"header": "snapvk"}, "invalid_kv_policy"), ({"model": "x@nope"}, "invalid_kv_policy"),
+                            ({"header": "snapvk"}, "invalid_kv_policy"), ({"model": "x@snapvk"}, "invalid_kv_policy"),
                             ({"body": {"name": "sink", "budget": 4}}, "invalid_kv_policy"),
                             ({"body": {"name": "sink", "budget": 513}}, "invalid_kv_policy"),
                             ({"body": {"name": "sink", "max_kv_size": 9}}, "invalid_kv_policy")):
@@ -386,6 +387,81 @@ def memory():
         check("nothing is left", server.all_pages_back())
 
 
+def defaults():
+    """What a request leaves out, and values that mean "leave it out"."""
+    openai = {"temperature": 1, "top_p": 1, "top_k": 0, "min_p": 0}
+    good = {"temperature": 0.8, "top_p": 0.95, "top_k": 40, "min_p": 0.05}
+    for flags, wanted in (((), good), (("--sampling-defaults", "model"), good), (("--sampling-defaults", "openai"), openai)):
+        with Server(*flags) as s:
+            shown = s.get("/props")["default_generation_settings"]["params"]
+            check(f"sampling defaults {flags}", shown == wanted, shown)
+            body = {"prompt": "Once upon", "max_tokens": 40, "seed": 7}
+            left_out, written = (s.post("/v1/completions", b)[2]["choices"][0]["text"] for b in (body, {**body, **wanted}))
+            check(f"they are what a request without them gets {flags}", left_out == written, (left_out, written))
+    with Server("--alias", "house@h2o") as s:
+        def post(path="/v1/completions", **fields):
+            body = {"messages": [{"role": "user", "content": "Once"}]} if "chat" in path else {"prompt": "Once"}
+            return s.post(path, {**body, "max_tokens": 8, "temperature": 0, **fields})
+
+        seeds = {post(seed=-1, temperature=2)[2]["seed"] for _ in range(4)}
+        check("seed -1 is random", len(seeds) == 4 and -1 not in seeds, seeds)
+        chat = "/v1/chat/completions"
+        for path, fields in ((chat, {"max_tokens": -1}), (chat, {"max_completion_tokens": -1}), ("/v1/completions", {"max_tokens": -1})):
+            status, _, answer = post(path, ignore_eos=True, **fields)
+            check(f"{path} {fields}: the rest of the context", status == 200 and answer["usage"]["total_tokens"] == 512, answer)
+        status, _, answer = post(chat, max_tokens=0)
+        check("max_tokens 0", status == 400 and answer["error"]["param"] == "max_tokens", answer)
+        plain = post(chat)[2]["choices"][0]["message"]["content"]
+        tool = [{"type": "function", "function": {"name": "f"}}]
+        for fields in ({"tools": []}, {"tools": [], "tool_choice": "none"}, {"tools": tool, "tool_choice": "none"},
+                       {"tool_choice": "none"}, {"functions": tool, "function_call": "none"}, {"tools": None},
+                       {"prediction": {"type": "content", "content": "Once"}}, {"parallel_tool_calls": False}):
+            status, _, answer = post(chat, **fields)
+            check(f"{fields} changes nothing", status == 200 and answer["choices"][0]["message"]["content"] == plain, answer)
+        check("tools that may be called are refused", post(chat, tools=tool)[0] == 400)
+        for name in ("qwen2.5-7b-instruct@q4_k_m", "@cf/meta/llama-3-8b-instruct", "a@", "model@latest", "house@h2o", "x@q8_0"):
+            status, head, answer = post(model=name)
+            check(f"a model named {name}", status == 200 and head["X-KV-Policy"].startswith("full") and answer["model"] == name, answer)
+        for name in ("x@h2", "x@snapvk", "x@sink:0", "x@sink:many"):
+            status, _, answer = post(model=name)
+            check(f"nearly a policy: {name}", status == 400 and answer["error"]["code"] == "invalid_kv_policy", answer)
+        post(chat, top_p=3)
+        check("the log has code and param", wait_for(lambda: "error=invalid_value param=top_p" in s.log()), s.log()[-600:])
+    with tempfile.TemporaryDirectory() as folder, open(STORIES, "rb") as f:
+        path, data = os.path.join(folder, "small-one.v1.gguf"), f.read()
+        name = data.index(b"general.name") + len(b"general.name") + 4  # the type of the value, then its length
+        length = int.from_bytes(data[name:name + 8], "little")
+        with open(path, "wb") as copy:
+            copy.write(data[:name + 8] + b"a b".ljust(length, b"c") + data[name + 8 + length:])
+        with Server(model=path) as s:
+            names = [m["id"] for m in s.get("/v1/models")["data"]]
+            check("a name with blanks gives way to the file's", names == ["small-one.v1"], names)
+            check("the backend is a word", 'backend="cpu"' in s.get("/metrics"), s.get("/metrics")[:300])
+    with Server("--kv-policy", '{"name":"snapkv","budget":0.15}') as s:
+        status, head, answer = s.post("/v1/completions", {"prompt": "Hi", "max_tokens": 4})
+        check("a default share and a short prompt", status == 200 and head["X-KV-Policy"].startswith("snapkv"), answer)
+        status, _, answer = s.post("/v1/completions", {"prompt": "Hi", "max_tokens": 4, "kv_policy": {"name": "snapkv", "budget": 9}})
+        check("a number stays an error", status == 400, answer)
+
+
+def keyless_callers():
+    with Server("--admin-api-key", "boss") as s:
+        said = s.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4, "session_id": "mine"})
+        check("a session without keys", said[0] == 200, said)
+        identity = said[2]["id"]
+        for method, path in (("GET", "/v1/kv/sessions"), ("GET", "/v1/kv/sessions/mine"), ("DELETE", "/v1/kv/sessions/mine"),
+                             ("GET", "/v1/kv/requests/" + identity)):
+            status, _, text = ask(s, method, path)
+            check(f"{method} {path} needs the admin's key", status == 403 and code_of(text) == "admin_key_required", text)
+        stream, _ = open_stream(s, dict(ENDLESS, timeout_ms=60000))
+        check("others' requests are not listed", wait_for(lambda: s.pages_used() > 0) and s.get("/v1/kv/stats")["sequences"] == [])
+        check("the admin sees them", len(s.get("/v1/kv/stats", key="boss")["sequences"]) == 1)
+        stream.close()
+        check("and the sessions", [x["id"] for x in s.get("/v1/kv/sessions", key="boss")["data"]] == ["mine"])
+        status, _, text = ask(s, "DELETE", "/v1/kv/sessions/mine", headers={"Authorization": "Bearer boss"})
+        check("and deletes them", status == 200, text)
+
+
 def lifecycle():
     with Server() as server:
         s, _ = open_stream(server, ENDLESS)
@@ -468,6 +544,8 @@ with Server("--audit") as main:
     check("ends well", main.stop() == 0, main.log()[-2000:])
 operators()
 memory()
+defaults()
+keyless_callers()
 lifecycle()
 slow_request()
 check.end()

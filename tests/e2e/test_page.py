@@ -213,6 +213,8 @@ def opened(browser, server, path="/", **look):
     page.look(**{"width": 1280, "height": 800, **look})
     page.open(server.url + path)
     check("the page gets ready", page.wait(READY), page.js("document.body.innerText"))
+    check("no sampling of the page's own", page.js("document.getElementById('temperature').value") == "")
+    value(page, "temperature", "0")  # answers are compared with the API's
     return page
 
 

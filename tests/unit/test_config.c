@@ -42,7 +42,7 @@ START_TEST(defaults_are_those_of_the_help)
     ck_assert_str_eq(c.host, "127.0.0.1");
     ck_assert_uint_eq(c.port, 8080);
     ck_assert_uint_eq(c.max_body_bytes, 16 << 20);
-    ck_assert_uint_eq(c.max_queue, 256);
+    ck_assert_uint_eq(c.max_queue, 4096);
     ck_assert_uint_eq(c.sse_ping_interval_ms, 15000);
     ck_assert_str_eq(c.kv_policy, "full");
     ck_assert_uint_eq(c.n_api_keys, 0);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "server/http/error_reply.h"
+#include "server/http/transport.h"
 #include "tests/suite.h"
 
 static struct error make(const char *code)
@@ -20,6 +21,20 @@ static const json_t *inner(json_t *value)
 }
 
 /* OpenAI's clients retry 408, 409, 429 and 5xx by themselves: no code of ours may be 409. */
+START_TEST(every_code_has_a_row_in_the_counts)
+{
+    ck_assert_uint_gt(error_n_codes(), 32);
+    ck_assert_uint_le(error_n_codes(), MAX_REASONS);
+    for (uint32_t i = 0; i < error_n_codes(); i++) {
+        struct error e = {0};
+        error_set(&e, error_code_at(i), "", "x");
+        ck_assert_str_eq(error_code(&e), error_code_at(i));
+        for (uint32_t k = 0; k < i; k++)
+            ck_assert_str_ne(error_code_at(i), error_code_at(k));
+    }
+}
+END_TEST
+
 START_TEST(codes_have_their_status_and_type)
 {
     static const struct {
@@ -164,6 +179,7 @@ int main(void)
 {
     Suite *s = suite_create("error_reply");
     TCase *c = suite_case(s, "error_reply", 60);
+    tcase_add_test(c, every_code_has_a_row_in_the_counts);
     tcase_add_test(c, codes_have_their_status_and_type);
     tcase_add_test(c, an_unknown_code_is_an_internal_error);
     tcase_add_test(c, only_a_bad_request_names_its_field);

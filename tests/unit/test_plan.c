@@ -507,6 +507,40 @@ static struct plan resolved(const char *text, uint32_t n_prompt)
     return plan_of_text(text, n_prompt, &limits);
 }
 
+START_TEST(a_share_of_a_short_prompt_is_what_the_policy_always_keeps)
+{
+    for (uint32_t i = 0; i < preset_count(); i++) {
+        const struct preset *preset = preset_at(i);
+        if (!preset->axes.has_budget)
+            continue;
+        char text[100];
+        snprintf(text, sizeof text, "{\"name\":\"%s\",\"budget\":0.6}", preset->name);
+        uint32_t before = 0;
+        for (uint32_t n = 1; n < 3000; n += n / 8 + 1) {
+            ck_assert(parses(text));
+            e = (struct error){.code = ""};
+            const struct plan *plan = plan_resolve(&asked, n, &limits, &e);
+            ck_assert_msg(plan != NULL, "%s of %u tokens: %s", text, n, e.message);
+            ck_assert_str_eq(e.code, "");
+            ck_assert_msg(plan->budget >= before, "%s of %u tokens: %u after %u", text, n,
+                          plan->budget, before);
+            before = plan->budget;
+            ck_assert_msg(plan->budget >= 0.6 * n, "%s of %u: %u", text, n, plan->budget);
+            /* It is the least: as a number, one less is too small. */
+            if (plan->budget > 0.6 * n + 1) {
+                struct plan_asked number = asked;
+                number.axes.budget_share = 0;
+                number.axes.budget = plan->budget - 1;
+                const struct plan *less = plan_resolve(&number, n, &limits, &e);
+                ck_assert_msg(!less, "%s of %u: %u, and %u would do", text, n, plan->budget,
+                              plan->budget - 1);
+            }
+            plan_release(plan);
+        }
+    }
+}
+END_TEST
+
 START_TEST(shares_and_defaults_become_slots)
 {
     struct plan p = resolved("h2o:0.1", 1001);
@@ -709,6 +743,7 @@ int main(void)
     tcase_add_test(t, a_suffix_is_a_name_and_perhaps_a_budget);
     tcase_add_test(t, full_takes_only_what_every_policy_takes);
     tcase_add_test(t, axes_that_do_not_go_together_are_refused);
+    tcase_add_test(t, a_share_of_a_short_prompt_is_what_the_policy_always_keeps);
     tcase_add_test(t, shares_and_defaults_become_slots);
     tcase_add_test(t, a_cap_lowers_defaults_and_refuses_demands);
     tcase_add_test(t, a_plan_describes_itself);
