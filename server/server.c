@@ -90,6 +90,7 @@ static void load(void *context)
     const struct config *c = s->config;
     struct engine_options options = {
         .model_path = c->model,
+        .no_mmap = c->no_mmap,
         .gpu_memory_share = c->gpu_memory_share,
         .isa = c->isa,
         .n_threads = c->threads,

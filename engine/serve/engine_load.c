@@ -148,6 +148,7 @@ static bool load_runtime(struct engine *e, struct error *error)
 {
     struct engine_options *o = &e->options;
     const struct runtime_options runtime = {.model_path = o->model_path,
+                                            .no_mmap = o->no_mmap,
                                             .head_profile = o->head_profile,
                                             .needs_tokenizer = true,
                                             .device = o->device.kind,
