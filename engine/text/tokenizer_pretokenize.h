@@ -14,6 +14,9 @@ struct pretokenizer;
 struct pretokenizer *pretokenizer_new(const char *name, struct error *e);
 void pretokenizer_free(struct pretokenizer *p);
 
+/* Whether models with that pre-tokenizer begin texts with BOS when their file does not say. */
+bool pretokenizer_adds_bos(const char *name);
+
 /* Whether a word that is a token is not merged. */
 bool pretokenizer_ignores_merges(const struct pretokenizer *p);
 

@@ -1,5 +1,6 @@
 /* Reads and checks the vocabulary: see tokenizer_vocab.h. */
 #include "engine/text/tokenizer_vocab.h"
+#include "engine/text/tokenizer_pretokenize.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -234,22 +235,28 @@ static bool read_kinds(struct vocab *v, const struct model_source *source, struc
     return true;
 }
 
-/* Fills the byte forms and the table of texts. Of two tokens with the same text the first is
- * found. */
-static void index_tokens(struct vocab *v)
+/* Fills the table of texts. Of two tokens with the same text the first is found. */
+static void index_texts(struct vocab *v)
+{
+    for (int32_t i = 0; i < v->n; i++) {
+        const struct vocab_token *token = &v->tokens[i];
+        uint64_t slot = slot_of(v, v->blob + token->text, token->text_bytes);
+        if (v->slots[slot] < 0)
+            v->slots[slot] = i;
+    }
+}
+
+/* Fills the byte forms, which depend on the kinds of tokens. */
+static void write_byte_forms(struct vocab *v)
 {
     const struct vocab_token *last = &v->tokens[v->n - 1];
     uint32_t used = last->text + last->text_bytes;
     for (int32_t i = 0; i < v->n; i++) {
         struct vocab_token *token = &v->tokens[i];
-        const char *text = v->blob + token->text;
         token->bytes = used;
-        token->bytes_bytes =
-            (uint16_t)bytes_of_token(v, token->kind, text, token->text_bytes, v->blob + used);
+        token->bytes_bytes = (uint16_t)bytes_of_token(v, token->kind, v->blob + token->text,
+                                                      token->text_bytes, v->blob + used);
         used += token->bytes_bytes;
-        uint64_t slot = slot_of(v, text, token->text_bytes);
-        if (v->slots[slot] < 0)
-            v->slots[slot] = i;
     }
 }
 
@@ -300,52 +307,24 @@ static bool read_flag(const struct model_source *source, const char *key, bool w
     return source_optional_bool(source, key, out, e);
 }
 
-/* Tokens with which chat models end a turn or a text. */
-static const char *const end_names[] = {
-    "<|im_end|>",
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|end|>",
-    "<|end_of_text|>",
-    "<|endoftext|>",
-    "<end_of_turn>",
-    "</s>",
-    "<|end_of_turn|>",
-    "<|return|>",
-    "<EOT>",
-    "[EOS]",
-    "<|eos|>",
-    "<eos>",
-    "<\xEF\xBD\x9C"
-    "end" VOCAB_SPACE "of" VOCAB_SPACE "sentence\xEF\xBD\x9C>",
-};
-
 static bool mark_ends(struct vocab *v, const struct model_source *source, struct error *e)
 {
-    if (v->eos >= 0)
-        v->tokens[v->eos].is_end = true;
     static const char *const keys[] = {"tokenizer.ggml.eot_token_id",
                                        "tokenizer.ggml.eom_token_id"};
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-        int32_t id;
-        if (!read_id(v, source, keys[i], NULL, &id, e))
+    int32_t by_key[] = {v->eos, -1, -1};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (!read_id(v, source, keys[i], NULL, &by_key[i + 1], e))
             return false;
-        if (id >= 0)
-            v->tokens[id].is_end = true;
-    }
-    for (size_t i = 0; i < sizeof end_names / sizeof *end_names; i++) {
-        int32_t id = vocab_find(v, end_names[i], strlen(end_names[i]));
-        if (id >= 0 && v->tokens[id].kind == TOKEN_CONTROL)
-            v->tokens[id].is_end = true;
-    }
+    for (size_t i = 0; i < sizeof by_key / sizeof *by_key; i++)
+        if (by_key[i] >= 0)
+            v->tokens[by_key[i]].is_end = true;
+    vocab_mark_control(v, by_key, sizeof by_key / sizeof *by_key, source);
     return true;
 }
 
 static bool read_roles(struct vocab *v, const struct model_source *source, struct error *e)
 {
-    bool bos_by_default = v->is_spm || strcmp(v->pre_name, "llama-bpe") == 0 ||
-                          strcmp(v->pre_name, "llama3") == 0 ||
-                          strcmp(v->pre_name, "llama-v3") == 0;
+    bool bos_by_default = v->is_spm || pretokenizer_adds_bos(v->pre_name);
     bool space_prefix = false;
     if (!read_id(v, source, "tokenizer.ggml.bos_token_id", v->is_spm ? "<s>" : NULL, &v->bos, e) ||
         !read_id(v, source, "tokenizer.ggml.eos_token_id", v->is_spm ? "</s>" : NULL, &v->eos, e) ||
@@ -392,10 +371,11 @@ bool vocab_read(struct vocab *v, const struct model_source *source, struct error
     v->seed = vocab_random_seed();
     if (!read_family(v, source, e) || !read_texts(v, source, e) || !read_kinds(v, source, e))
         goto fail;
-    index_tokens(v);
-    index_bytes(v);
+    index_texts(v);
     if (!read_roles(v, source, e))
         goto fail;
+    write_byte_forms(v);
+    index_bytes(v);
     mark_right_strippers(v, source);
     return true;
 fail:

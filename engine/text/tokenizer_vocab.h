@@ -72,6 +72,12 @@ static inline uint64_t vocab_mix(uint64_t x)
 }
 uint64_t vocab_random_seed(void);
 
+/* tokenizer_control.c: marks the tokens that end an answer by their names, and makes those that
+ * mark turns control tokens, whatever the file says: the ones in `ids` (-1: none), the well-known
+ * ones, and those that the file's chat template writes. Warns when the file said otherwise. */
+void vocab_mark_control(struct vocab *v, const int32_t *ids, size_t n,
+                        const struct model_source *source);
+
 /* GPT-2's alphabet: every byte has a printable character, whose code point is below 0x144. */
 uint32_t vocab_byte_to_character(uint8_t byte);
 int vocab_character_to_byte(uint32_t code_point); /* -1 when it stands for none */

@@ -48,8 +48,8 @@ static bool encode_prompt(const struct job *j, struct prompt *p, struct error *e
                                    engine_tokenizer(engine), &p->tokens, NULL, e);
     if (prompt->tokens)
         return take_token_list(prompt->tokens, &p->tokens, e);
-    return tokenizer_encode_text(engine_tokenizer(engine), prompt->text, prompt->length, true, true,
-                                 &p->tokens, e);
+    return tokenizer_encode_prompt(engine_tokenizer(engine), prompt->text, prompt->length, true,
+                                   j->r.add_special_tokens, &p->tokens, e);
 }
 
 /* Copies the tokens for the answer, because the engine takes them. */
