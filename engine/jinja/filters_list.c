@@ -198,6 +198,8 @@ static bool filter_dictsort(struct runtime *r, const struct call *c, struct valu
     bool by_value = text_is(&by, "value", 5);
     if (!by_value && !text_is(&by, "key", 3))
         return runtime_fail(r, "you can only sort by either \"key\" or \"value\"");
+    if (c->self.kind == VALUE_UNDEFINED)
+        return runtime_fail_undefined(r, &c->self);
     struct list *list = pairs(r, &c->self);
     struct value index = value_int(by_value, JINJA_MARK_TEMPLATE);
     return list && sorted(r, list, &index, case_sensitive, descending) && give_list(list, out);
