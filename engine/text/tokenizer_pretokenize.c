@@ -225,8 +225,20 @@ static const struct recipe recipes[] = {
       DEEPSEEK3}},
 };
 
+/* Those whose tokenizer.json normalises the text to form C first. */
+static const char normalising[] = "qwen2 stablelm2 mpt olmo command-r ";
+
+static bool is_in(const char *names, const char *name)
+{
+    size_t length = strlen(name);
+    for (const char *at = names; *at; at = strchr(at, ' ') + 1)
+        if (strncmp(at, name, length) == 0 && at[length] == ' ')
+            return true;
+    return false;
+}
+
 struct pretokenizer {
-    bool ignores_merges;
+    bool ignores_merges, normalises;
     int n_stages;
     pcre2_code *stages[MAX_STAGES];
     bool in_threes[MAX_STAGES]; /* the stage's matches are cut into threes */
@@ -235,13 +247,11 @@ struct pretokenizer {
 
 static const struct recipe *find_recipe(const char *name)
 {
-    size_t length = strcspn(name, " ");
-    if (name[length])
+    if (!*name || strchr(name, ' '))
         return NULL;
     for (size_t i = 0; i < sizeof recipes / sizeof *recipes; i++)
-        for (const char *at = recipes[i].names; *at; at = strchr(at, ' ') + 1)
-            if (strncmp(at, name, length) == 0 && at[length] == ' ')
-                return &recipes[i];
+        if (is_in(recipes[i].names, name))
+            return &recipes[i];
     return NULL;
 }
 
@@ -289,6 +299,7 @@ struct pretokenizer *pretokenizer_new(const char *name, struct error *e)
         goto fail;
     }
     p->ignores_merges = recipe->ignores_merges;
+    p->normalises = is_in(normalising, name);
     /* Match steps and KiB of heap: far more than ordinary text needs, and too few for a stall. */
     pcre2_set_match_limit(p->limits, 50 * 1000 * 1000);
     pcre2_set_heap_limit(p->limits, 64 * 1024);
@@ -320,6 +331,11 @@ bool pretokenizer_adds_bos(const char *name)
 bool pretokenizer_ignores_merges(const struct pretokenizer *p)
 {
     return p->ignores_merges;
+}
+
+bool pretokenizer_normalises(const struct pretokenizer *p)
+{
+    return p->normalises;
 }
 
 /* One call of pretokenizer_split. */

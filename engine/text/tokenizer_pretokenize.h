@@ -20,6 +20,9 @@ bool pretokenizer_adds_bos(const char *name);
 /* Whether a word that is a token is not merged. */
 bool pretokenizer_ignores_merges(const struct pretokenizer *p);
 
+/* Whether texts are to be in form C (nfc.h) before they are split. */
+bool pretokenizer_normalises(const struct pretokenizer *p);
+
 /* Calls `take` with every word in order; their concatenation is the text. Bytes that are not UTF-8
  * are words of one byte each. False: out of memory, or `take` returned false. */
 typedef bool (*pretokenizer_take)(void *context, const char *word, size_t length);

@@ -10,6 +10,7 @@ import sys
 from gguf import GGUFReader
 from tokenizers import AddedToken, Regex, Tokenizer
 from tokenizers.models import BPE
+from tokenizers.normalizers import NFC
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -40,6 +41,9 @@ RECIPES = {
     "llama-bpe": [cl100k("{1,3}")],
     "qwen2": [cl100k("")],
     "smollm": [Digits(individual_digits=True), GPT2],
+    "mpt": [GPT2],
+    "command-r": [Digits(individual_digits=True), GPT2],
+    "deepseek-r1-qwen": [cl100k("")],
     "qwen35": [S + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|" + END],
     "jais-2": [S + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
                + "".join(r"\s{%s}(?!\S)|" % n for n in ("512", "256", "128", "64", "32", "16", "8", "4", "1,2"))
@@ -66,6 +70,7 @@ RECIPES = {
     "ufakzeka": [r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + END],
     "spark2_5": [r"\p{N}{1,3}", CJK, DEEPSEEK3.replace(r"[\r\n]*|\s*[\r\n]+", r"|[\r\n]"), r"\p{N}"],
 }
+NORMALISED = {"qwen2", "mpt", "command-r"}
 IGNORE_MERGES = {"llama-bpe", "tekken", "youtu", "minicpm5"}
 
 
@@ -87,6 +92,8 @@ def make(name):
     if RECIPES[name][-1] is not GPT2:
         steps.append(ByteLevel(add_prefix_space=False, use_regex=False))
     t.pre_tokenizer = Sequence(steps)
+    if name in NORMALISED:
+        t.normalizer = NFC()
     t.add_tokens([AddedToken(text, normalized=False) for text, kind in zip(tokens, kinds) if kind == 4])
     return t
 

@@ -213,11 +213,12 @@ END_TEST
 
 /* tests/data/write_bpe_vectors.py has the original patterns. */
 static const char *const pre_names[] = {
-    "gpt-2",      "llama-bpe",  "smollm",         "qwen2",       "falcon",   "deepseek-llm",
-    "qwen35",     "jais-2",     "deepseek-coder", "deepseek-v3", "youtu",    "bloom",
-    "viking",     "tekken",     "gpt-4o",         "tiny_aya",    "kimi-k2",  "superbpe",
-    "bailingmoe", "seed-coder", "exaone-moe",     "afmoe",       "minicpm5", "laguna",
-    "ufakzeka",   "spark2_5"};
+    "gpt-2",        "llama-bpe", "smollm",    "qwen2",           "falcon",
+    "deepseek-llm", "qwen35",    "jais-2",    "deepseek-coder",  "deepseek-v3",
+    "youtu",        "bloom",     "viking",    "tekken",          "gpt-4o",
+    "tiny_aya",     "kimi-k2",   "superbpe",  "bailingmoe",      "seed-coder",
+    "exaone-moe",   "afmoe",     "minicpm5",  "laguna",          "ufakzeka",
+    "spark2_5",     "mpt",       "command-r", "deepseek-r1-qwen"};
 enum { N_PRE_NAMES = sizeof pre_names / sizeof *pre_names };
 
 START_TEST(every_pretokenizer_gives_the_original_ids)
@@ -232,17 +233,27 @@ START_TEST(every_pretokenizer_gives_the_original_ids)
 }
 END_TEST
 
-static const char *const pairs[][2] = {{"gpt2", "gpt-2"},         {"mpt", "gpt-2"},
-                                       {"phi-2", "gpt-2"},        {"llama3", "llama-bpe"},
-                                       {"refact", "smollm"},      {"starcoder", "smollm"},
-                                       {"llama-v3", "llama-bpe"}, {"deepseek-r1-qwen", "qwen2"},
-                                       {"falcon3", "llama-bpe"},  {"midm-2.0", "llama-bpe"},
-                                       {"a.x-4.0", "gpt-2"},      {"mellum", "gpt-2"},
-                                       {"kormo", "qwen2"},        {"hunyuan", "qwen2"},
-                                       {"glm4", "llama-bpe"},     {"command-r", "smollm"},
-                                       {"olmo", "gpt-2"},         {"exaone", "smollm"},
-                                       {"minerva-7b", "smollm"},  {"llama4", "gpt-4o"},
-                                       {"poro-chat", "bloom"},    {"hunyuan-dense", "deepseek-v3"}};
+static const char *const pairs[][2] = {{"gpt2", "gpt-2"},
+                                       {"jais", "gpt-2"},
+                                       {"phi-2", "gpt-2"},
+                                       {"llama3", "llama-bpe"},
+                                       {"refact", "smollm"},
+                                       {"starcoder", "smollm"},
+                                       {"llama-v3", "llama-bpe"},
+                                       {"stablelm2", "qwen2"},
+                                       {"falcon3", "llama-bpe"},
+                                       {"midm-2.0", "llama-bpe"},
+                                       {"a.x-4.0", "gpt-2"},
+                                       {"mellum", "gpt-2"},
+                                       {"kormo", "deepseek-r1-qwen"},
+                                       {"hunyuan", "deepseek-r1-qwen"},
+                                       {"glm4", "llama-bpe"},
+                                       {"olmo", "mpt"},
+                                       {"exaone", "smollm"},
+                                       {"minerva-7b", "smollm"},
+                                       {"llama4", "gpt-4o"},
+                                       {"poro-chat", "bloom"},
+                                       {"hunyuan-dense", "deepseek-v3"}};
 enum { N_ALIASES = sizeof pairs / sizeof *pairs };
 
 START_TEST(aliases_give_the_ids_of_the_usual_name)
