@@ -46,6 +46,9 @@ status, err = refusal(model(keys={"llama.attention.causal": (BOOL, False)}))
 check("attention that is not causal is refused", status == 1 and "llama.attention.causal" in err, err)
 status, err = refusal(model(keys={"split.count": (U32, 2), "split.no": (U32, 1)}))
 check("a part of a split model is told as such", status == 1 and "part 2 of 2" in err, err)
+status, err = refusal("/nonexistent.gguf")
+check("a missing file is told before an address", status == 1 and "/nonexistent.gguf: cannot open" in err and
+      "listening" not in err, err)
 status, err = refusal("README.md")
 check("a file that is no model is named", status == 1 and "README.md: byte 0" in err, err)
 
@@ -131,6 +134,12 @@ with Server(model=path) as s:
     ended = wait_for(lambda: s.process.poll() is not None)
     check("a file cut short while served ends the server", ended and s.process.returncode == 1, s.process.returncode)
     check("with a sentence that names it", path in s.log() and "cut short or overwritten" in s.log(), s.log())
+path = model()
+with Server(model=path) as s:
+    with open(path, "r+b") as f:
+        f.seek(-1, os.SEEK_END)
+        f.write(b"x")
+    check("an overwritten file is warned about", wait_for(lambda: "was changed while it is served" in s.log()), s.log())
 path = model()
 with Server("--no-mmap", model=path) as s:
     os.truncate(path, 4096)
