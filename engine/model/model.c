@@ -28,9 +28,9 @@ static bool read_vocabulary_size(struct model *m, struct error *e)
                          (unsigned long long)t->shape[1], MOST_VOCAB);
     m->n_vocab = (uint32_t)t->shape[1];
     if (source_value(m->source, "tokenizer.ggml.tokens", &tokens) && tokens.type == SOURCE_ARRAY &&
-        tokens.count != m->n_vocab)
+        tokens.count > m->n_vocab)
         return error_set(e, "invalid_model", "token_embd.weight",
-                         "the vocabulary has %llu tokens, but token_embd.weight has %u rows",
+                         "the vocabulary has %llu tokens, but token_embd.weight has only %u rows",
                          (unsigned long long)tokens.count, m->n_vocab);
     return true;
 }

@@ -159,6 +159,15 @@ static bool read_family(struct vocab *v, const struct model_source *source, stru
     return true;
 }
 
+/* Matrices are often padded to a round number of rows. Each row without a text is an unused token that
+ * stands for no bytes, so that every row of the logits is a token. */
+static int32_t count_rows(const struct model_source *source, uint64_t n_texts)
+{
+    const struct source_tensor *t = source_tensor(source, "token_embd.weight");
+    return (int32_t)(t && t->shape[1] > n_texts && t->shape[1] <= VOCAB_MAX_TOKENS ? t->shape[1]
+                                                                                   : n_texts);
+}
+
 /* Counts the tokens, allocates all arrays, and copies texts. */
 static bool read_texts(struct vocab *v, const struct model_source *source, struct error *e)
 {
@@ -182,21 +191,24 @@ static bool read_texts(struct vocab *v, const struct model_source *source, struc
         return error_set(e, "invalid_model", "tokenizer.ggml.tokens",
                          "the vocabulary's texts have %llu bytes; at most %d are allowed",
                          (unsigned long long)total, VOCAB_MAX_BYTES);
-    v->n = (int32_t)texts.count;
+    v->n_texts = (int32_t)texts.count;
+    v->n = count_rows(source, texts.count);
     uint64_t n_slots = 16;
-    while (n_slots < texts.count * 2)
+    while (n_slots < (uint64_t)v->n * 2)
         n_slots *= 2;
     v->slot_mask = n_slots - 1;
-    v->tokens = calloc(texts.count, sizeof *v->tokens);
+    v->tokens = calloc((size_t)v->n, sizeof *v->tokens);
     v->slots = malloc(n_slots * sizeof *v->slots);
     v->blob = malloc(total * 2 + 1);
     if (!v->tokens || !v->slots || !v->blob)
         return error_set_memory(e, "the vocabulary",
-                                texts.count * sizeof *v->tokens + n_slots * sizeof *v->slots +
+                                (uint64_t)v->n * sizeof *v->tokens + n_slots * sizeof *v->slots +
                                     total * 2);
     memset(v->slots, 0xFF, n_slots * sizeof *v->slots);
     uint32_t used = 0;
-    for (int32_t i = 0; i < v->n; i++) {
+    for (int32_t i = v->n_texts; i < v->n; i++)
+        v->tokens[i] = (struct vocab_token){.text = (uint32_t)total, .kind = TOKEN_UNUSED};
+    for (int32_t i = 0; i < v->n_texts; i++) {
         v->tokens[i].text = used;
         v->tokens[i].text_bytes = (uint16_t)texts.texts[i].length;
         if (texts.texts[i].length > 0)
@@ -212,7 +224,7 @@ static bool read_kinds(struct vocab *v, const struct model_source *source, struc
 {
     const char *key = "tokenizer.ggml.token_type";
     if (!source_has(source, key)) {
-        for (int32_t i = 0; i < v->n; i++) {
+        for (int32_t i = 0; i < v->n_texts; i++) {
             const struct vocab_token *token = &v->tokens[i];
             bool is_byte =
                 v->is_spm && parse_byte_text(v->blob + token->text, token->text_bytes) >= 0;
@@ -222,10 +234,10 @@ static bool read_kinds(struct vocab *v, const struct model_source *source, struc
     }
     struct source_value kinds;
     if (!source_value(source, key, &kinds) || kinds.type != SOURCE_ARRAY ||
-        kinds.count != (uint64_t)v->n)
+        kinds.count != (uint64_t)v->n_texts)
         return error_set(e, "invalid_model", key, "one kind for each of the %d tokens is expected",
-                         v->n);
-    for (int32_t i = 0; i < v->n; i++) {
+                         v->n_texts);
+    for (int32_t i = 0; i < v->n_texts; i++) {
         int64_t kind;
         if (!source_element_int(&kinds, (uint64_t)i, &kind) || kind < 0 || kind > TOKEN_BYTE)
             return error_set(e, "invalid_model", key, "token %d has no kind from %d to %d", i,
@@ -238,7 +250,7 @@ static bool read_kinds(struct vocab *v, const struct model_source *source, struc
 /* Fills the table of texts. Of two tokens with the same text the first is found. */
 static void index_texts(struct vocab *v)
 {
-    for (int32_t i = 0; i < v->n; i++) {
+    for (int32_t i = 0; i < v->n_texts; i++) {
         const struct vocab_token *token = &v->tokens[i];
         uint64_t slot = slot_of(v, v->blob + token->text, token->text_bytes);
         if (v->slots[slot] < 0)

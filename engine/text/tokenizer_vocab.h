@@ -33,7 +33,8 @@ struct vocab_token {
 struct vocab {
     bool is_spm;
     struct vocab_token *tokens; /* [n] */
-    int32_t n;
+    int32_t n;                  /* tokens; those from n_texts on have no text and are unused */
+    int32_t n_texts;            /* of the file */
     char *blob;
     int32_t *slots; /* [slot_mask + 1] token ids, -1 when empty */
     uint64_t slot_mask, seed;

@@ -60,9 +60,10 @@ def matrix(rows, cols, ones=()):
     return (cols, rows), values
 
 
-def write_script(path, pieces, specials=(), template=None, keys=None, tensors=None, end=0, context=512):
+def write_script(path, pieces, specials=(), template=None, keys=None, tensors=None, end=0, context=512,
+                 padding=0):
     """A model that says `pieces` (strings, or names of `specials`) after any prompt, then the token `end`.
-    specials: [(text, kind)], the first tokens behind "<eos>". keys and tensors are added to the file's."""
+    specials: [(text, kind)], the first tokens behind "<eos>". keys and tensors are added to the file's; padding: rows without a token."""
     names = [name for name, _ in specials]
     tokens = ["<eos>", *names, *(LETTERS[b] for b in range(256))]
     kinds = [CONTROL, *(kind for _, kind in specials)] + [NORMAL] * 256
@@ -74,7 +75,8 @@ def write_script(path, pieces, specials=(), template=None, keys=None, tensors=No
         said.append(len(tokens))
         tokens.append("".join(LETTERS[b] for b in piece.encode()))
         kinds.append(NORMAL)
-    n, width, heads = len(tokens), (len(tokens) + 31) // 32 * 32, 4
+    n = len(tokens) + padding
+    width, heads = (n + 31) // 32 * 32, 4
     follows = {i: said[0] for i in range(n)}
     follows.update(zip(said, said[1:] + [end]))
     vector = lambda: ((width,), array.array("f", [1.0] * width))

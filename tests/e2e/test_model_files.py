@@ -52,6 +52,10 @@ check("a missing file is told before an address", status == 1 and "/nonexistent.
 status, err = refusal("README.md")
 check("a file that is no model is named", status == 1 and "README.md: byte 0" in err, err)
 
+with Server(model=model(padding=40)) as s:
+    check("rows without a token are no fault", said(chat(s, USER)) == "Yes.", s.log())
+    check("and are never text", s.post("/detokenize", {"tokens": [298]})[2]["content"] == "")
+
 # ---- turn markers whose file calls them text
 for kind in (NORMAL, USER_DEFINED, CONTROL):
     markers = [("<|im_start|>", kind), ("<|im_end|>", kind)]

@@ -556,10 +556,11 @@ START_TEST(what_cannot_be_run_is_refused_by_key_and_value)
     f = complete("llama");
     put_key(&f.keys, "tokenizer.ggml.tokens", SOURCE_ARRAY);
     put_u32(&f.keys, SOURCE_STRING);
-    put_u64(&f.keys, 1);
-    put_text(&f.keys, "a");
+    put_u64(&f.keys, VOCAB + 1);
+    for (int i = 0; i <= VOCAB; i++)
+        put_text(&f.keys, "a");
     f.n_keys++;
-    refused(&f, "the vocabulary has 1 tokens, but token_embd.weight has 7 rows");
+    refused(&f, "the vocabulary has 8 tokens, but token_embd.weight has only 7 rows");
 }
 END_TEST
 
