@@ -34,15 +34,20 @@ bool file_guard_unchanged(int fd, const struct stat *opened)
            now.st_mtim.tv_nsec == opened->st_mtim.tv_nsec;
 }
 
-static void say(const char *text)
+/* One write, so that the sentence is one line of a log. */
+static void say(const char *path, const char *what)
 {
-    for (size_t n = strlen(text); n > 0;) {
-        ssize_t written = write(STDERR_FILENO, text, n);
-        if (written <= 0)
-            return;
-        text += written;
-        n -= (size_t)written;
+    static const char start[] = "winnow: the model file ";
+    char line[sizeof start + sizeof files[0].path + 256];
+    size_t n = 0;
+    const char *const parts[] = {start, path, what};
+    for (int i = 0; i < 3; i++) {
+        size_t length = strlen(parts[i]);
+        length = length < sizeof line - n ? length : sizeof line - n;
+        memcpy(line + n, parts[i], length);
+        n += length;
     }
+    (void)!write(STDERR_FILENO, line, n);
 }
 
 static void on_bus_error(int number, siginfo_t *info, void *context)
@@ -54,9 +59,8 @@ static void on_bus_error(int number, siginfo_t *info, void *context)
         const uint8_t *bytes = atomic_load(&g->bytes);
         if (!bytes || at < bytes || at >= bytes + g->n_bytes)
             continue;
-        say("winnow: the model file ");
-        say(g->path);
-        say(file_guard_unchanged(g->fd, &g->opened)
+        say(g->path,
+            file_guard_unchanged(g->fd, &g->opened)
                 ? " cannot be read any more: its disk or network mount failed.\n"
                 : " was cut short or overwritten while it was in use. Write a new model beside it "
                   "and rename it, or use --no-mmap.\n");

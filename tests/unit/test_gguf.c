@@ -689,8 +689,10 @@ static int read_after_cut(enum source_use use, char said[1024])
         _exit(last_byte(g) == 0 ? 0 : 98);
     }
     close(ends[1]);
-    ssize_t n = read(ends[0], said, 1023);
-    said[n > 0 ? n : 0] = 0;
+    size_t n = 0;
+    for (ssize_t more; n < 1023 && (more = read(ends[0], said + n, 1023 - n)) > 0;)
+        n += (size_t)more;
+    said[n] = 0;
     ck_assert_int_eq(waitpid(child, &status, 0), child);
     close(ends[0]);
     close(fd);
