@@ -69,7 +69,8 @@ struct config {
 
     enum log_format log_format;
     enum log_level log_level;
-    bool audit; /* check the cache's invariants after every step */
+    bool no_mmap; /* copy the model file into memory instead of mapping it */
+    bool audit;   /* check the cache's invariants after every step */
 };
 
 /* Fills *c from the command line (argv[0] is the subcommand), environment and config file. The caller

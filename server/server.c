@@ -2,6 +2,7 @@
  * probes are answered meanwhile. */
 #include "server/server.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -33,7 +34,8 @@ struct server {
     struct page page;
 
     uv_thread_t loader;
-    bool loading; /* the loader thread must be joined */
+    bool file_changed; /* and the log has said so */
+    bool loading;      /* the loader thread must be joined */
     struct engine *engine;
     struct engine *loaded_engine; /* set by the loader, taken by the loop in on_loaded */
     struct error load_error;
@@ -90,6 +92,7 @@ static void load(void *context)
     const struct config *c = s->config;
     struct engine_options options = {
         .model_path = c->model,
+        .no_mmap = c->no_mmap,
         .gpu_memory_share = c->gpu_memory_share,
         .isa = c->isa,
         .n_threads = c->threads,
@@ -292,6 +295,15 @@ static void on_watch(uv_timer_t *timer)
         s->exit_code = 1;
         begin_stop(s);
     }
+    struct error changed;
+    if (s->engine && !s->file_changed &&
+        !source_unchanged(engine_model(s->engine)->source, &changed)) {
+        log_line(LOG_WARNING,
+                 "%s: the model file was changed while it is served; restart the "
+                 "server, because its answers may be wrong",
+                 s->config->model);
+        s->file_changed = true;
+    }
     if (s->draining && !s->stopping && (idle || uv_now(&s->loop) >= s->drain_end_ms))
         begin_stop(s);
     if (s->stopping && !s->loading && (idle || uv_now(&s->loop) >= s->flush_end_ms))
@@ -301,6 +313,10 @@ static void on_watch(uv_timer_t *timer)
 /* False: the handles that it has opened are closing. */
 static bool start(struct server *s, struct error *e)
 {
+    /* Before an address is announced. */
+    if (access(s->config->model, R_OK))
+        return error_set(e, "file_not_found", s->config->model,
+                         "%s: cannot open the model file: %s", s->config->model, strerror(errno));
     s->api = api_new(s->config, &s->loop, e);
     if (!s->api)
         return false;

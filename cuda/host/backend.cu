@@ -388,12 +388,24 @@ static bool open_device(struct cuda_backend *c, struct backend *b, struct error 
     return true;
 }
 
+/* The most query heads of a KV head: the shape that the kernels of attention and of scores have
+ * fragments for. */
+enum { MOST_GROUP = 16 };
+
 bool backend_cuda_open(struct backend *b, const struct cuda_options *options, struct error *e)
 {
     struct cuda_backend *c = (struct cuda_backend *)calloc(1, sizeof *c);
     const char *reason = "";
     if (!c)
         return error_set_memory(e, "the CUDA backend", sizeof *c);
+    if (options->n_heads / options->n_kv_heads > MOST_GROUP) {
+        free(c);
+        return error_set(
+            e, "device_unavailable", "--device",
+            "%u query heads share each KV head of this model; the GPU's kernels run at "
+            "most %d. Use --device cpu",
+            options->n_heads / options->n_kv_heads, MOST_GROUP);
+    }
     c->o = *options;
     c->seen_page = UINT32_MAX;
     *b = (struct backend){};

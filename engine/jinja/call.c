@@ -99,6 +99,9 @@ static bool bind_macro(struct runtime *r, const struct node *n, const struct arg
         return runtime_fail(r, "macro '%s' takes not more than %u argument(s)",
                             error_excerpt(excerpt, n->constant.text.bytes, n->constant.text.length),
                             (unsigned)n->n_items);
+    /* Each parameter is looked for among the keywords. */
+    if (!runtime_charge(r, (uint64_t)n->n_items * arguments->n_keywords / 8))
+        return false;
     for (uint32_t i = 0; i < n->n_items; i++) {
         const struct node *parameter = n->items[i];
         const struct value *named = keyword_named(arguments, &parameter->constant.text);

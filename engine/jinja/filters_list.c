@@ -198,6 +198,8 @@ static bool filter_dictsort(struct runtime *r, const struct call *c, struct valu
     bool by_value = text_is(&by, "value", 5);
     if (!by_value && !text_is(&by, "key", 3))
         return runtime_fail(r, "you can only sort by either \"key\" or \"value\"");
+    if (c->self.kind == VALUE_UNDEFINED)
+        return runtime_fail_undefined(r, &c->self);
     struct list *list = pairs(r, &c->self);
     struct value index = value_int(by_value, JINJA_MARK_TEMPLATE);
     return list && sorted(r, list, &index, case_sensitive, descending) && give_list(list, out);
@@ -240,7 +242,8 @@ static bool filter_extreme(struct runtime *r, const struct call *c, struct value
         return false;
     for (size_t i = 1; i < items->count; i++) {
         int order;
-        if (!sort_key(r, &items->items[i], &c->argument[1], case_sensitive, &key) ||
+        if (!runtime_charge(r, 1) ||
+            !sort_key(r, &items->items[i], &c->argument[1], case_sensitive, &key) ||
             !value_order(r, &key, &best_key, wanted < 0 ? "<" : ">", &order))
             return false;
         if (order == wanted) {
@@ -268,7 +271,8 @@ static bool filter_sum(struct runtime *r, const struct call *c, struct value *ou
     return true;
 }
 
-/* ---- map, select, reject */
+/* ---- map, select, reject: of a value that is false (None, 0, "") they give nothing, as Jinja2's do,
+ * and look at none of their arguments. */
 
 /* Takes the first argument, a name, out of the arguments. */
 static bool take_name(struct runtime *r, struct arguments *rest, const char *what,
@@ -321,6 +325,8 @@ static bool filter_map(struct runtime *r, const struct call *c, struct value *ou
     struct list *items;
     struct text name = TEXT_LITERAL("");
     struct arguments rest = *c->raw;
+    if (!value_true(&c->self))
+        return give_list(list_new(r, 0), out);
     if (!value_iterate(r, &c->self, &items))
         return false;
     if (rest.n_positional == 0) {
@@ -356,7 +362,9 @@ static bool filter_choose(struct runtime *r, const struct call *c, struct value 
     struct value path = value_none();
     const struct native *test = NULL;
     struct text name = TEXT_LITERAL("");
-    if (!list || !value_iterate(r, &c->self, &items))
+    if (!list || !value_true(&c->self))
+        return give_list(list, out);
+    if (!value_iterate(r, &c->self, &items))
         return false;
     if (by_attribute) {
         if (rest.n_positional == 0)

@@ -72,6 +72,10 @@ static bool filter_indent(struct runtime *r, const struct call *c, struct value 
     struct text t, indent = text_of("    ", 4, JINJA_MARK_TEMPLATE);
     bool first, blanks;
     const struct value *width = &c->argument[0];
+    if (c->self.kind == VALUE_UNDEFINED)
+        return runtime_fail_undefined(r, &c->self);
+    if (c->self.kind != VALUE_STRING)
+        return runtime_fail(r, "indent needs a string, not %s", value_type_name(&c->self));
     if (!value_string(r, &c->self, &t) || !argument_bool(r, c, 1, false, &first) ||
         !argument_bool(r, c, 2, false, &blanks))
         return false;

@@ -65,6 +65,8 @@ static bool filter_int(struct runtime *r, const struct call *c, struct value *ou
     const struct value *v = &c->self;
     if (!argument_int(r, c, 1, 10, &base))
         return false;
+    if (v->kind == VALUE_UNDEFINED)
+        return runtime_fail_undefined(r, v);
     if (value_is_integral(v)) {
         *out = value_int(value_integer(v), v->mark);
         return true;
@@ -94,6 +96,8 @@ static bool filter_float(struct runtime *r, const struct call *c, struct value *
 {
     double d;
     const struct value *v = &c->self;
+    if (v->kind == VALUE_UNDEFINED)
+        return runtime_fail_undefined(r, v);
     if (v->kind == VALUE_STRING && !runtime_charge_bytes(r, v->text.length))
         return false;
     if (value_is_number(v))
@@ -171,7 +175,14 @@ static bool filter_round(struct runtime *r, const struct call *c, struct value *
 static bool filter_attr(struct runtime *r, const struct call *c, struct value *out)
 {
     struct text name;
-    return argument_text(r, c, 0, "", &name) && value_attribute(r, &c->self, &name, out);
+    if (!argument_text(r, c, 0, "", &name))
+        return false;
+    /* Attributes only: the items of a dict are none. */
+    if (c->self.kind == VALUE_DICT && !native_find(native_dict_methods, name.bytes, name.length)) {
+        *out = (struct value){.kind = VALUE_UNDEFINED, .text = name};
+        return true;
+    }
+    return value_attribute(r, &c->self, &name, out);
 }
 
 const struct native native_value_filters[] = {

@@ -418,7 +418,7 @@ static bool method_format(struct runtime *r, const struct call *c, struct value 
             continue;
         struct text plain = text_cut(t, from, i), piece;
         bool doubled = i + 1 < t->length && t->bytes[i + 1] == brace;
-        const char *end = memchr(t->bytes + i, '}', t->length - i);
+        const char *end = doubled ? NULL : memchr(t->bytes + i, '}', t->length - i);
         if (!doubled && (brace == '}' || !end))
             return runtime_fail(r, "a single brace in a format string");
         if (doubled) {

@@ -127,8 +127,9 @@ bool dict_get(struct runtime *r, const struct dict *dict, const struct value *ke
     for (size_t i = 0; i < dict->count && !r->failed; i++) {
         struct dict_entry *entry = &dict->entries[i];
         bool same = false;
-        if (entry->key.kind == VALUE_STRING && key->kind == VALUE_STRING &&
-            (key->text.length < 1024 || runtime_charge_bytes(r, key->text.length)))
+        bool texts = entry->key.kind == VALUE_STRING && key->kind == VALUE_STRING;
+        if (texts && entry->key.text.length == key->text.length &&
+            (key->text.length < JINJA_STEP_BYTES || runtime_charge_bytes(r, key->text.length)))
             same = text_is(&entry->key.text, key->text.bytes, key->text.length);
         else if (entry->key.kind != VALUE_STRING && !value_equal(r, &entry->key, key, &same))
             return false;
@@ -259,6 +260,8 @@ static bool order_at(struct runtime *r, const struct value *a, const struct valu
 {
     if (depth > JINJA_MAX_VALUE_DEPTH)
         return runtime_fail_limit(r, "nested lists and objects", JINJA_MAX_VALUE_DEPTH);
+    if (!runtime_charge(r, 1))
+        return false;
     if (value_is_integral(a) && value_is_integral(b)) {
         int64_t x = value_integer(a), y = value_integer(b);
         *order = (x > y) - (x < y);

@@ -13,7 +13,9 @@ static bool load_model(struct runtime *r, struct error *e)
     const struct runtime_options *o = &r->options;
     if (!o->model && !o->model_path)
         return error_set(e, "invalid_value", "model", "no model file was named");
-    r->model = o->model ? o->model : model_open(o->model_path, o->progress, o->progress_context, e);
+    r->model = o->model ? o->model
+                        : model_open_as(o->model_path, o->no_mmap ? SOURCE_COPIED : SOURCE_MAPPED,
+                                        o->progress, o->progress_context, e);
     return r->model != NULL;
 }
 

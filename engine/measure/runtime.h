@@ -19,6 +19,7 @@ struct runtime_options {
     const char *model_path;
     struct model *model; /* the caller's, used instead of model_path; outlives the runtime. May be
                             NULL */
+    bool no_mmap;        /* copy the file into memory instead of mapping it */
     const char *head_profile; /* of `winnow calibrate` or DuoAttention; NULL or "" = none */
     bool needs_tokenizer;     /* else none is made, and the vocabulary is not checked */
     const struct device_kind *device;

@@ -28,4 +28,8 @@ const struct arch *arch_to_run(const struct model_source *source, struct error *
  * be arrays with an element per layer. Refuses files whose keys ask for another computation. */
 bool arch_llama_read(const struct arch *arch, struct model *m, struct error *e);
 
+/* Refuses a file with a key that asks for another computation than that of decoders like Llama
+ * (arch_neutral.c has the list). The layers and n_ctx_train have been read. */
+bool arch_refuse_others(const struct model *m, struct error *e);
+
 #endif

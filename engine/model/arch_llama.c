@@ -1,5 +1,5 @@
-/* Facts of decoders like Llama: see arch.h. Features that change the answer and that the forward
- * pass does not compute (YaRN, experts, sliding windows) are refused. */
+/* Facts of decoders like Llama: see arch.h. Scalings of RoPE that the forward pass does not compute
+ * (YaRN) are refused here, other features by arch_neutral.c. */
 #include <stdlib.h>
 
 #include "engine/model/arch.h"
@@ -13,31 +13,14 @@ enum {
     MOST_CONTEXT = 1 << 30
 };
 
-/* Refuses keys that, with a value above 0, ask for another computation than the forward pass's. */
-static bool refuse_what_differs(const struct model_source *s, struct error *e)
-{
-    static const struct {
-        const char *key, *what;
-    } other[] = {{".expert_count", "a mixture of experts"},
-                 {".attention.sliding_window", "sliding-window attention"},
-                 {".attention.causal_disabled", "attention that is not causal"}};
-    for (size_t i = 0; i < sizeof other / sizeof *other; i++) {
-        char spelt[SOURCE_KEY_BYTES];
-        int64_t value = 0;
-        if (source_get_int(s, other[i].key, INT64_MIN, INT64_MAX, &value, NULL) && value > 0) {
-            const char *key = source_spell(s, other[i].key, spelt);
-            return error_set(e, "invalid_model", key, "%s is %lld: winnow cannot run %s", key,
-                             (long long)value, other[i].what);
-        }
-    }
-    return true;
-}
-
 static bool read_rope_scaling(const struct model_source *s, struct rope_set *rope, struct error *e)
 {
     static const char key[] = ".rope.scaling.type";
     struct source_text type = {"none", 4};
     char spelt[SOURCE_KEY_BYTES], shown[80];
+    /* A factor alone scales linearly, as in llama.cpp. */
+    if (source_has(s, ".rope.scaling.factor"))
+        type = (struct source_text){"linear", 6};
     if (!source_optional_double(s, ".rope.scale_linear", 1e-3, 1e6, &rope->scale, e) ||
         !source_optional_text(s, key, &type, e))
         return false;
@@ -122,8 +105,7 @@ bool arch_llama_read(const struct arch *arch, struct model *m, struct error *e)
 {
     const struct model_source *s = m->source;
     double eps = 1e-5;
-    if (!refuse_what_differs(s, e) ||
-        !source_get_u32(s, ".block_count", 1, MOST_LAYERS, &m->n_layers, e) ||
+    if (!source_get_u32(s, ".block_count", 1, MOST_LAYERS, &m->n_layers, e) ||
         !source_get_u32(s, ".embedding_length", 1, MOST_WIDTH, &m->n_embd, e) ||
         !source_get_u32(s, ".context_length", 1, MOST_CONTEXT, &m->n_ctx_train, e) ||
         !source_optional_double(s, ".attention.layer_norm_rms_epsilon", 1e-12, 1e-2, &eps, e))
@@ -135,6 +117,8 @@ bool arch_llama_read(const struct arch *arch, struct model *m, struct error *e)
     for (uint32_t i = 0; i < m->n_layers; i++)
         if (!read_layer(arch, m, i, &m->layers[i], e))
             return false;
+    if (!arch_refuse_others(m, e))
+        return false;
     m->n_rope_sets = 1;
     return read_rope(s, arch, m->layers[0].key_size, &m->rope_sets[0], e);
 }

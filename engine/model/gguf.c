@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "engine/model/file_guard.h"
 #include "engine/model/gguf_file.h"
 
 /* ---- lookups */
@@ -111,9 +112,19 @@ static void close_gguf(void *file)
     free(g->values_by_key);
     free(g->tensors);
     free(g->tensors_by_name);
+    if (g->fd >= 0) {
+        file_guard_remove(g->bytes);
+        close(g->fd);
+    }
     if (g->mapped)
         munmap((void *)(uintptr_t)g->bytes, g->n_bytes);
     free(g);
+}
+
+static bool unchanged(const void *file)
+{
+    const struct gguf *g = file;
+    return g->fd < 0 || file_guard_unchanged(g->fd, &g->opened);
 }
 
 static const struct source_format format = {.describe = describe,
@@ -125,6 +136,7 @@ static const struct source_format format = {.describe = describe,
                                             .n_tensors = n_tensors,
                                             .tensor_at = tensor_at,
                                             .tensor_index = tensor_index,
+                                            .unchanged = unchanged,
                                             .close = close_gguf};
 
 static struct model_source *finish_open(struct gguf *g, struct error *e)
@@ -140,6 +152,8 @@ static struct gguf *new_gguf(struct error *e)
     struct gguf *g = calloc(1, sizeof *g);
     if (!g)
         error_set_memory(e, "a model file", sizeof *g);
+    else
+        g->fd = -1;
     return g;
 }
 
@@ -153,40 +167,81 @@ struct model_source *gguf_open_memory(const void *bytes, size_t size, struct err
     return finish_open(g, e);
 }
 
-struct model_source *gguf_open(const char *path, struct error *e)
+/* Reads the whole file into memory of its own. */
+static bool copy_file(int fd, uint8_t *to, size_t n_bytes, const char *path, struct error *e)
+{
+    for (size_t at = 0; at < n_bytes;) {
+        ssize_t n = read(fd, to + at, n_bytes - at);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return error_set(e, "file_error", path, "%s: cannot read the file: %s", path,
+                             strerror(errno));
+        if (n == 0)
+            return error_set(e, "file_error", path,
+                             "%s: the file ended at byte %zu of %zu while it was read", path, at,
+                             n_bytes);
+        at += (size_t)n;
+    }
+    return true;
+}
+
+/* Maps the file, or memory for a copy of it. */
+static bool take_bytes(struct gguf *g, int fd, enum source_use use, const char *path,
+                       struct error *e)
+{
+    bool copied = use == SOURCE_COPIED;
+    void *map =
+        copied ? mmap(NULL, g->n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+               : mmap(NULL, g->n_bytes, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (map == MAP_FAILED)
+        return copied ? error_set_memory(e, path, g->n_bytes)
+                      : error_set(e, "file_error", path, "%s: cannot map the file: %s", path,
+                                  strerror(errno));
+    g->bytes = map;
+    g->mapped = true;
+    if (copied)
+        return copy_file(fd, map, g->n_bytes, path, e);
+    g->fd = fd;
+    file_guard_add(map, g->n_bytes, fd, &g->opened, path);
+    return true;
+}
+
+static bool check_file(int fd, struct stat *status, const char *path, struct error *e)
+{
+    if (fstat(fd, status) || !S_ISREG(status->st_mode))
+        return error_set(e, "file_error", path, "%s: not a regular file", path);
+    return status->st_size >= 24 ||
+           error_set(e, "invalid_model", path,
+                     "%s: the file has %lld bytes; a GGUF header alone has 24", path,
+                     (long long)status->st_size);
+}
+
+struct model_source *gguf_open(const char *path, enum source_use use, struct error *e)
 {
     struct stat status;
-    struct gguf *g;
-    struct model_source *source = NULL;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) {
         error_set(e, errno == ENOENT ? "file_not_found" : "file_error", path,
-                  "cannot open the file: %s", strerror(errno));
+                  "%s: cannot open the file: %s", path, strerror(errno));
         return NULL;
     }
-    if (fstat(fd, &status) || !S_ISREG(status.st_mode)) {
-        error_set(e, "file_error", path, "not a regular file");
-        goto out;
+    struct gguf *g = check_file(fd, &status, path, e) ? new_gguf(e) : NULL;
+    if (!g) {
+        close(fd);
+        return NULL;
     }
-    if (status.st_size < 24) {
-        error_set(e, "invalid_model", path, "the file has %lld bytes; a GGUF header alone has 24",
-                  (long long)status.st_size);
-        goto out;
-    }
-    g = new_gguf(e);
-    if (!g)
-        goto out;
     g->n_bytes = (size_t)status.st_size;
-    void *map = mmap(NULL, g->n_bytes, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (map == MAP_FAILED) {
-        error_set(e, "file_error", path, "cannot map the file: %s", strerror(errno));
-        free(g);
-        goto out;
+    g->opened = status;
+    bool ok = take_bytes(g, fd, use, path, e);
+    if (g->fd < 0)
+        close(fd);
+    if (!ok) {
+        close_gguf(g);
+        return NULL;
     }
-    g->bytes = map;
-    g->mapped = true;
-    source = finish_open(g, e);
-out:
-    close(fd);
+    struct model_source *source = finish_open(g, e);
+    if (!source)
+        source_name_in_error(path, e);
     return source;
 }

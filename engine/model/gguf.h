@@ -8,9 +8,9 @@
 
 #include "engine/model/source.h"
 
-/* NULL: "invalid_model" with the defect and its byte offset, "file_not_found", "file_error" or
+/* NULL: "invalid_model" with the file's name, the defect and its byte offset, "file_not_found", "file_error" or
  * "out_of_memory". Close with source_close. */
-struct model_source *gguf_open(const char *path, struct error *e);
+struct model_source *gguf_open(const char *path, enum source_use use, struct error *e);
 
 /* The same over bytes that the caller keeps alive. */
 struct model_source *gguf_open_memory(const void *bytes, size_t n_bytes, struct error *e);

@@ -2,12 +2,16 @@
 #ifndef WINNOW_ENGINE_MODEL_GGUF_FILE_H
 #define WINNOW_ENGINE_MODEL_GGUF_FILE_H
 
+#include <sys/stat.h>
+
 #include "engine/model/source_format.h"
 
 struct gguf {
     const uint8_t *bytes;
     size_t n_bytes;
-    bool mapped; /* bytes came from mmap */
+    bool mapped; /* bytes came from mmap: of the file, or of memory that holds a copy */
+    int fd;      /* of the mapped file, else -1 */
+    struct stat opened;
     uint32_t version;
     struct source_text architecture; /* general.architecture; empty when there is none */
     struct source_value *values;     /* [n_values]; their `texts` are owned */

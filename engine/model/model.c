@@ -9,6 +9,7 @@
 
 #include "config/base/hash.h"
 #include "engine/model/arch.h"
+#include "engine/model/source_format.h"
 
 enum { MOST_VOCAB = 1 << 24 };
 
@@ -27,9 +28,9 @@ static bool read_vocabulary_size(struct model *m, struct error *e)
                          (unsigned long long)t->shape[1], MOST_VOCAB);
     m->n_vocab = (uint32_t)t->shape[1];
     if (source_value(m->source, "tokenizer.ggml.tokens", &tokens) && tokens.type == SOURCE_ARRAY &&
-        tokens.count != m->n_vocab)
+        tokens.count > m->n_vocab)
         return error_set(e, "invalid_model", "token_embd.weight",
-                         "the vocabulary has %llu tokens, but token_embd.weight has %u rows",
+                         "the vocabulary has %llu tokens, but token_embd.weight has only %u rows",
                          (unsigned long long)tokens.count, m->n_vocab);
     return true;
 }
@@ -56,9 +57,22 @@ static bool check_layers(struct model *m, struct error *e)
     return true;
 }
 
+/* A part of a split model lacks tensors, and perhaps all keys; no other message would say why. */
+static bool refuse_parts(const struct model_source *s, struct error *e)
+{
+    int64_t count = 0, number = 0;
+    if (!source_get_int(s, "split.count", 0, UINT16_MAX, &count, NULL) || count <= 1)
+        return true;
+    source_get_int(s, "split.no", 0, UINT16_MAX, &number, NULL);
+    return error_set(e, "invalid_model", "split.count",
+                     "the file is part %lld of %lld of a split model; winnow reads models in one "
+                     "file. Join the parts first: llama-gguf-split --merge FIRST_PART MODEL.gguf",
+                     (long long)number + 1, (long long)count);
+}
+
 static bool read_facts(struct model *m, struct error *e)
 {
-    const struct arch *arch = arch_to_run(m->source, e);
+    const struct arch *arch = refuse_parts(m->source, e) ? arch_to_run(m->source, e) : NULL;
     if (!arch)
         return false;
     m->architecture = arch->name;
@@ -153,17 +167,30 @@ struct model *model_from_source(struct model_source *source, const char *fallbac
     return NULL;
 }
 
-struct model *model_open(const char *path, void (*progress)(void *context, double share),
-                         void *context, struct error *e)
+struct model *model_open_as(const char *path, enum source_use use,
+                            void (*progress)(void *context, double share), void *context,
+                            struct error *e)
 {
-    struct model_source *source = source_open(path, e);
+    struct model_source *source = source_open_as(path, use, e);
     if (!source)
         return NULL;
     const char *slash = strrchr(path, '/');
     struct model *m = model_from_source(source, slash ? slash + 1 : path, e);
     if (m && progress)
         touch(m, progress, context);
+    if (m && !source_unchanged(m->source, e)) {
+        model_close(m);
+        m = NULL;
+    }
+    if (!m)
+        source_name_in_error(path, e);
     return m;
+}
+
+struct model *model_open(const char *path, void (*progress)(void *context, double share),
+                         void *context, struct error *e)
+{
+    return model_open_as(path, SOURCE_MAPPED, progress, context, e);
 }
 
 void model_close(struct model *m)

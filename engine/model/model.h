@@ -44,11 +44,15 @@ struct model {
 };
 
 /* Opens, checks and binds. progress(context, share 0..1) is called while the file is read into
- * memory; NULL skips that reading. NULL: "invalid_model" (missing tensor, wrong shape, unknown
+ * memory; NULL skips that reading. Messages name the file. NULL: "invalid_model" (missing tensor, wrong shape, unknown
  * architecture, unsupported rope scaling or tensor type), "file_not_found", "file_error" or
  * "out_of_memory". */
 struct model *model_open(const char *path, void (*progress)(void *context, double share),
                          void *context, struct error *e);
+/* The same, mapped or copied into memory; model_open maps. */
+struct model *model_open_as(const char *path, enum source_use use,
+                            void (*progress)(void *context, double share), void *context,
+                            struct error *e);
 /* The same over an opened source, which it owns from here on, also when it fails. */
 struct model *model_from_source(struct model_source *source, const char *fallback_name,
                                 struct error *e);

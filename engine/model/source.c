@@ -11,7 +11,18 @@
 
 struct model_source *source_open(const char *path, struct error *e)
 {
-    return gguf_open(path, e);
+    return source_open_as(path, SOURCE_MAPPED, e);
+}
+
+struct model_source *source_open_as(const char *path, enum source_use use, struct error *e)
+{
+    return gguf_open(path, use, e);
+}
+
+bool source_unchanged(const struct model_source *s, struct error *e)
+{
+    return s->format->unchanged(s->file) ||
+           error_set(e, "invalid_model", "", "the file was changed after it was opened");
 }
 
 struct model_source *source_new(const struct source_format *format, void *file, struct error *e)
@@ -24,6 +35,14 @@ struct model_source *source_new(const struct source_format *format, void *file, 
     }
     *s = (struct model_source){format, file};
     return s;
+}
+
+void source_name_in_error(const char *path, struct error *e)
+{
+    if (!e || strcmp(e->code, "invalid_model") != 0)
+        return;
+    struct error why = *e;
+    error_set(e, why.code, why.where, "%s: %s", path, why.message);
 }
 
 void source_close(struct model_source *s)

@@ -62,9 +62,17 @@ struct source_tensor {
     size_t size_bytes; /* what type and shape need; all of it is inside the file */
 };
 
-/* Opens and checks a model file. NULL: "invalid_model" with the file's defect, "file_not_found",
+/* How a file is held: mapped, so that the system reads what is touched and may drop it again, or
+ * copied into memory, so that the file may change afterwards. */
+enum source_use { SOURCE_MAPPED, SOURCE_COPIED };
+
+/* Opens and checks a model file. Messages name it. NULL: "invalid_model" with the file's defect, "file_not_found",
  * "file_error" or "out_of_memory". */
-struct model_source *source_open(const char *path, struct error *e);
+struct model_source *source_open(const char *path, struct error *e); /* mapped */
+struct model_source *source_open_as(const char *path, enum source_use use, struct error *e);
+/* Whether a mapped file is still as it was when it was opened (its size and time of change). False:
+ * "invalid_model". */
+bool source_unchanged(const struct model_source *s, struct error *e);
 void source_close(struct model_source *s); /* NULL: nothing */
 
 /* "GGUF version 3" */

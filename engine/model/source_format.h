@@ -20,6 +20,7 @@ struct source_format {
     uint64_t (*n_tensors)(const void *file);
     const struct source_tensor *(*tensor_at)(const void *file, uint64_t index);
     uint64_t (*tensor_index)(const void *file, const char *name); /* n_tensors: none */
+    bool (*unchanged)(const void *file);
     void (*close)(void *file);
 };
 
@@ -32,6 +33,9 @@ struct model_source {
  * "out_of_memory".
  */
 struct model_source *source_new(const struct source_format *format, void *file, struct error *e);
+
+/* Puts the file's name before the message of an error about the file. */
+void source_name_in_error(const char *path, struct error *e);
 
 /* Bytes of a number or boolean, 0 for strings, arrays and unknown types. */
 uint32_t source_type_bytes(uint32_t type);

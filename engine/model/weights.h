@@ -63,7 +63,8 @@ struct weights *weights_new(uint32_t n_layers, struct error *e);
 struct weights *weights_copy(const struct weights *w, uint32_t n_layers, struct error *e);
 
 /* Binds m->weights to m->source. Checks names, shapes and types, and that vectors are finite;
- * converts vectors. Sets n_parameters, size_bytes, quantisation, tensor_used and the factors of
+ * converts vectors; refuses files with a tensor that the list does not have and that changes the
+ * answer. Sets n_parameters, size_bytes, quantisation, tensor_used and the factors of
  * rope sets. False: "invalid_model" or "out_of_memory"; weights_free is still needed. */
 bool weights_load(struct model *m, struct error *e);
 /* Frees the model's own weights. */

@@ -111,6 +111,44 @@ static bool load(void *context, const struct weight_item *item, struct error *e)
     return true;
 }
 
+/* Whether leaving a tensor out changes nothing: old converters wrote the frequencies of the rotation
+ * beside the key that gives them. */
+static bool is_harmless(struct source_text name)
+{
+    static const char *const ends[] = {".attn_rot_embd", ".attn_rot_embd.weight",
+                                       ".rotary_emb.inv_freq"};
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        size_t n = strlen(ends[i]);
+        if (name.length > n && !memcmp(name.data + name.length - n, ends[i], n))
+            return true;
+    }
+    return false;
+}
+
+/* A tensor that nothing reads means that the model computes something else than the forward pass:
+ * its answers would be wrong without any other sign. */
+static bool refuse_unread_tensors(const struct model *m, struct error *e)
+{
+    uint64_t n = 0, first = 0;
+    for (uint64_t i = source_n_tensors(m->source); i-- > 0;)
+        if (!m->tensor_used[i] && !is_harmless(source_tensor_at(m->source, i)->name)) {
+            first = i;
+            n++;
+        }
+    if (n == 0)
+        return true;
+    char shown[80], more[40] = "";
+    const struct source_text name = source_tensor_at(m->source, first)->name;
+    error_excerpt(shown, name.data, name.length);
+    if (n > 1)
+        snprintf(more, sizeof more, " and %llu more", (unsigned long long)(n - 1));
+    return error_set(
+        e, "invalid_model", shown,
+        "the file has the tensor '%s'%s, which winnow does not compute with in a model "
+        "of %u layers of the architecture '%s'; without it the answers would be wrong",
+        shown, more, m->n_layers, m->architecture);
+}
+
 static bool set_rope_factors(struct model *m, struct error *e)
 {
     for (uint32_t i = 0; i < m->n_rope_sets; i++) {
@@ -134,7 +172,8 @@ bool weights_load(struct model *m, struct error *e)
         return false;
     if (!(m->tensor_used = calloc(n_tensors, sizeof *m->tensor_used)))
         return error_set_memory(e, "the tensor table", n_tensors * sizeof *m->tensor_used);
-    if (!weights_visit(m, m->weights, load, &l, e) || !set_rope_factors(m, e))
+    if (!weights_visit(m, m->weights, load, &l, e) || !refuse_unread_tensors(m, e) ||
+        !set_rope_factors(m, e))
         return false;
     if (!m->weights->output.data)
         m->weights->output = m->weights->token_embd;

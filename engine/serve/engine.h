@@ -42,6 +42,7 @@ struct engine_options {
     enum plan_storage kv_storage; /* of cached keys and values */
     const char *head_profile;     /* a file of `winnow calibrate` or DuoAttention, NULL = none */
     const char *chat_template; /* a file or a built-in name; NULL = the model's own, else a guess */
+    bool no_mmap;              /* copy the model file into memory instead of mapping it */
     bool audit; /* run cache_audit after every step; a broken cache aborts the program */
     uint64_t queue_timeout_ms; /* 0 = off */
     uint64_t session_ttl_ms;   /* how long a session waits for its next turn; 0 = none is kept */

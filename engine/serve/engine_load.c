@@ -73,7 +73,7 @@ static bool has_token(const void *context, const char *text)
 }
 
 /* The operator's choice, else the model's own, else a guess. A model whose own template does not
- * compile is served all the same. */
+ * compile or loses the user's turns is served all the same. */
 static bool load_template(struct engine *e, const char *asked, struct error *error)
 {
     struct error ignored;
@@ -86,14 +86,23 @@ static bool load_template(struct engine *e, const char *asked, struct error *err
         if (text)
             e->chat_template = chat_template_new(text, length, error);
         free(text);
-        return e->chat_template != NULL;
+        if (!e->chat_template)
+            return false;
+        char name[240];
+        snprintf(name, sizeof name, "the chat template \"%s\"", asked);
+        chat_template_set_name(e->chat_template, name);
+        return chat_template_check(e->chat_template, error);
     }
     const char *guess = chat_template_guess(has_token, e->runtime.tokenizer);
     const struct source_text own = e->runtime.model->chat_template;
     if (own.data) {
         e->chat_template = chat_template_new(own.data, own.length, &ignored);
         if (e->chat_template)
+            chat_template_set_name(e->chat_template, "the model's chat template");
+        if (e->chat_template && chat_template_check(e->chat_template, &ignored))
             return true;
+        chat_template_free(e->chat_template);
+        e->chat_template = NULL;
         log_line(LOG_WARNING, "the model's chat template cannot be used (%s); using \"%s\" instead",
                  ignored.message, guess);
     }
@@ -148,6 +157,7 @@ static bool load_runtime(struct engine *e, struct error *error)
 {
     struct engine_options *o = &e->options;
     const struct runtime_options runtime = {.model_path = o->model_path,
+                                            .no_mmap = o->no_mmap,
                                             .head_profile = o->head_profile,
                                             .needs_tokenizer = true,
                                             .device = o->device.kind,

@@ -2,10 +2,12 @@
  * handles roles, the end of the last message, and which bytes are the template's. */
 #include "engine/text/chat.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/text/chat_builtin.h"
+#include "engine/text/chat_tool_ids.h"
 #include "engine/jinja/jinja.h"
 
 /* The mark of the last message's content, if it is to be continued; becomes 0 before the text is
@@ -15,7 +17,8 @@ enum { MARK_CONTINUED = 2 };
 struct chat_template {
     struct jinja_program *program;
     char *source;
-    bool knows_developer;
+    char name[200]; /* in messages */
+    bool knows_developer, wants_short_ids;
 };
 
 void chat_text_free(struct chat_text *t)
@@ -40,6 +43,8 @@ struct chat_template *chat_template_new(const char *source, size_t length, struc
         goto fail;
     t->source = copy;
     t->knows_developer = memmem(source, length, "developer", 9) != NULL;
+    t->wants_short_ids = chat_tool_ids_wanted(source, length);
+    chat_template_set_name(t, "the chat template");
     return t;
 fail:
     free(copy);
@@ -51,13 +56,23 @@ struct chat_template *chat_template_named(const char *name, struct error *e)
 {
     const char *source = chat_builtin_source(name);
     char excerpt[80];
-    if (source)
-        return chat_template_new(source, strlen(source), e);
+    if (source) {
+        struct chat_template *t = chat_template_new(source, strlen(source), e);
+        snprintf(excerpt, sizeof excerpt, "the built-in chat template \"%s\"", name);
+        if (t)
+            chat_template_set_name(t, excerpt);
+        return t;
+    }
     error_set(e, "invalid_value", "chat_template",
               "there is no built-in chat template '%s'; the names are chatml, llama2, llama3, "
               "mistral, gemma and zephyr",
               error_excerpt(excerpt, name, strlen(name)));
     return NULL;
+}
+
+void chat_template_set_name(struct chat_template *t, const char *name)
+{
+    snprintf(t->name, sizeof t->name, "%s", name);
 }
 
 void chat_template_free(struct chat_template *t)
@@ -198,8 +213,18 @@ static bool cut_continued(const struct message_strings *m, struct jinja_output *
     return true;
 }
 
-bool chat_render(const struct chat_template *t, const struct chat_render_input *in,
-                 struct chat_text *out, struct error *e)
+/* The template's name and line before what it says. */
+static bool fail_named(const struct chat_template *t, struct error *e)
+{
+    if (!e || strcmp(e->code, "template_error") != 0)
+        return false;
+    struct error why = *e;
+    return error_set(e, why.code, why.where, "%s%s%s: %s", t->name, why.where[0] ? ", " : "",
+                     why.where, why.message);
+}
+
+static bool render(const struct chat_template *t, const struct chat_render_input *in,
+                   struct chat_text *out, struct error *e)
 {
     struct message_strings strings = {.knows_developer = t->knows_developer};
     struct jinja_output rendered = {0};
@@ -224,7 +249,7 @@ bool chat_render(const struct chat_template *t, const struct chat_render_input *
     if (in->continue_final_message && !find_continued(in, &strings, e))
         return false;
     if (!jinja_render(t->program, &input, &rendered, e))
-        return false;
+        return fail_named(t, e);
     if (in->continue_final_message && !cut_continued(&strings, &rendered, e)) {
         free(rendered.text);
         free(rendered.marks);
@@ -232,4 +257,58 @@ bool chat_render(const struct chat_template *t, const struct chat_render_input *
     }
     *out = (struct chat_text){rendered.text, rendered.marks, rendered.length};
     return true;
+}
+
+bool chat_render(const struct chat_template *t, const struct chat_render_input *in,
+                 struct chat_text *out, struct error *e)
+{
+    if (!t->wants_short_ids)
+        return render(t, in, out, e);
+    *out = (struct chat_text){0};
+    struct chat_render_input changed = *in;
+    json_t *messages = chat_tool_ids_shorten(in->messages, e);
+    if (!messages)
+        return false;
+    changed.messages = messages;
+    bool ok = render(t, &changed, out, e);
+    json_decref(messages);
+    return ok;
+}
+
+/* ---- whether a template can carry a chat at all */
+
+/* Whether the template has written `text` as a user's. */
+static bool shows(const struct chat_text *out, const char *text)
+{
+    size_t n = strlen(text);
+    for (size_t at = 0; at + n <= out->length; at++)
+        if (!memcmp(out->text + at, text, n) && out->marks[at] == JINJA_MARK_USER)
+            return true;
+    return false;
+}
+
+bool chat_template_check(const struct chat_template *t, struct error *e)
+{
+    static const char probe[] = "4711"; /* no filter changes its letters */
+    if (is_blank(t->source, strlen(t->source)))
+        return error_set(e, "template_error", "", "%s is empty", t->name);
+    json_t *messages = json_pack("[{s:s, s:s}]", "role", "user", "content", probe);
+    if (!messages)
+        return error_set_memory(e, "a chat template's check", sizeof probe);
+    struct chat_text out = {0};
+    struct error why = {0};
+    const struct chat_render_input in = {.messages = messages,
+                                         .add_generation_prompt = true,
+                                         .bos_token = "<s>",
+                                         .eos_token = "</s>"};
+    bool ok = chat_render(t, &in, &out, &why), silent = ok && !shows(&out, probe);
+    json_decref(messages);
+    chat_text_free(&out);
+    if (silent)
+        return error_set(e, "template_error", "", "%s leaves out what the user says", t->name);
+    if (ok || !strcmp(why.code, "template_error")) /* it may want more than a user's turn */
+        return true;
+    if (e)
+        *e = why;
+    return false;
 }

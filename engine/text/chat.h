@@ -41,6 +41,12 @@ struct chat_template *chat_template_new(const char *source, size_t length, struc
  * "invalid_value". */
 struct chat_template *chat_template_named(const char *name, struct error *e);
 void chat_template_free(struct chat_template *t);
+/* How messages name the template: "the model's chat template"; at first "the chat template". */
+void chat_template_set_name(struct chat_template *t, const char *name);
+/* Whether the template can carry a chat: false with "template_error" if it is empty or blank, or
+ * leaves out what a user says; "out_of_memory". A template that refuses the check's lone user turn
+ * passes. */
+bool chat_template_check(const struct chat_template *t, struct error *e);
 /* Guesses the name of the built-in template from the vocabulary, which it queries with
  * has_token(context, text). Never NULL. */
 const char *chat_template_guess(bool (*has_token)(const void *context, const char *text),
@@ -52,9 +58,10 @@ const char *chat_template_source(const struct chat_template *t);
 bool chat_text_starts_with(const struct chat_text *t, const char *token);
 
 /* Renders. The role `developer` becomes `system` unless the template's source contains "developer";
- * `function` becomes `tool`. kwargs never replace the other variables. Errors: "template_error"
- * with the template's own text of raise_exception, or with the limit that was hit (steps, depth,
- * output bytes); "invalid_value" for flags that contradict each other; "out_of_memory". */
+ * `function` becomes `tool`. Where the template demands ids of tool calls with nine characters,
+ * other ids are replaced by such ones (chat_tool_ids.h). kwargs never replace the other variables.
+ * Errors: "template_error" with the template's name, the line, and its own text of raise_exception
+ * or the limit that was hit (steps, depth, output bytes); "invalid_value" for flags that contradict each other; "out_of_memory". */
 bool chat_render(const struct chat_template *t, const struct chat_render_input *in,
                  struct chat_text *out, struct error *e);
 

@@ -44,7 +44,7 @@ bool chat_request_encode(const struct chat_request *r, const struct chat_templat
                                    .now_unix = time(NULL)};
     if (!chat_render(template, &in, &text, e))
         return false;
-    bool needs_bos = tokenizer_adds_bos(t) && tokenizer_bos(t) >= 0 &&
+    bool needs_bos = !r->without_bos && tokenizer_adds_bos(t) && tokenizer_bos(t) >= 0 &&
                      !chat_text_starts_with(&text, in.bos_token);
     bool ok =
         (!needs_bos || tokens_push(out, tokenizer_bos(t)) || error_set_memory(e, "tokens", 4)) &&

@@ -12,6 +12,7 @@ struct chat_request {
     json_t *kwargs;   /* owned: object of further template variables, or NULL */
     bool add_generation_prompt;
     bool continue_final_message; /* the prompt ends with the last message's content */
+    bool without_bos;            /* no BOS but the template's own */
 };
 void chat_request_clear(struct chat_request *r);
 

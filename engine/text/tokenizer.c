@@ -125,13 +125,38 @@ bool tokenizer_encode(const struct tokenizer *t, const char *text, size_t length
     return encode(t, text, length, special ? SPECIAL_MASK : SPECIAL_NONE, special, out, e);
 }
 
+/* Whether the text begins with BOS itself. */
+static bool writes_bos(const struct vocab *v, const char *text, size_t length)
+{
+    size_t n;
+    if (v->bos < 0)
+        return false;
+    const char *bos = vocab_text(v, v->bos, &n);
+    return n > 0 && n <= length && memcmp(text, bos, n) == 0;
+}
+
+static bool add_bos(const struct tokenizer *t, const char *text, size_t length, bool parse_special,
+                    struct tokens *out, struct error *e)
+{
+    const struct vocab *v = &t->vocab;
+    if (!v->adds_bos || v->bos < 0 || (parse_special && writes_bos(v, text, length)))
+        return true;
+    return tokens_push(out, v->bos) || error_set_memory(e, "tokens", sizeof *out->data);
+}
+
+bool tokenizer_encode_prompt(const struct tokenizer *t, const char *text, size_t length,
+                             bool parse_special, bool add_special, struct tokens *out,
+                             struct error *e)
+{
+    return (!add_special || add_bos(t, text, length, parse_special, out, e)) &&
+           encode(t, text, length, parse_special ? SPECIAL_ALL : SPECIAL_NONE, NULL, out, e);
+}
+
 bool tokenizer_encode_text(const struct tokenizer *t, const char *text, size_t length,
                            bool parse_special, bool add_special, struct tokens *out,
                            struct error *e)
 {
-    if (add_special && t->vocab.adds_bos && t->vocab.bos >= 0 && !tokens_push(out, t->vocab.bos))
-        return error_set_memory(e, "tokens", sizeof *out->data);
-    if (!encode(t, text, length, parse_special ? SPECIAL_ALL : SPECIAL_NONE, NULL, out, e))
+    if (!tokenizer_encode_prompt(t, text, length, parse_special, add_special, out, e))
         return false;
     if (add_special && t->vocab.adds_eos && t->vocab.eos >= 0 && !tokens_push(out, t->vocab.eos))
         return error_set_memory(e, "tokens", sizeof *out->data);

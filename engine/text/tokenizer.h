@@ -61,10 +61,17 @@ bool tokenizer_encode(const struct tokenizer *t, const char *text, size_t length
                       const uint8_t *special, struct tokens *out, struct error *e);
 
 /* The same with all bytes marked (parse_special) or none. With add_special, BOS and EOS are added
- * as the model's add_bos_token and add_eos_token say. */
+ * as the model's add_bos_token and add_eos_token say; a parsed text that begins with BOS gets no
+ * second one. */
 bool tokenizer_encode_text(const struct tokenizer *t, const char *text, size_t length,
                            bool parse_special, bool add_special, struct tokens *out,
                            struct error *e);
+
+/* The same for a prompt to be continued: never with EOS, because what follows it would be another
+ * text. */
+bool tokenizer_encode_prompt(const struct tokenizer *t, const char *text, size_t length,
+                             bool parse_special, bool add_special, struct tokens *out,
+                             struct error *e);
 
 /* The bytes that a token stands for in an answer ("▁a" is " a", "<0x0A>" is "\n"); they belong to
  * the tokenizer. Control tokens give 0 bytes unless `show_control`. 0 <= token < n_vocab. */

@@ -5,6 +5,7 @@
  * token, because that is often a control token, which plain text must not produce. */
 #include <string.h>
 
+#include "engine/text/nfc.h"
 #include "engine/text/tokenizer_family.h"
 
 /* Longer words are not looked up as a whole where merges are ignored. */
@@ -106,5 +107,12 @@ bool bpe_encode(const struct tokenizer *t, struct merge_scratch *scratch, const 
                 size_t length, struct tokens *out)
 {
     struct encoding c = {t, scratch, out};
-    return pretokenizer_split(t->pretokenizer, text, length, put_word, &c);
+    struct bytes normal = {0};
+    bool changed = false;
+    bool ok =
+        !pretokenizer_normalises(t->pretokenizer) || nfc_normalise(text, length, &normal, &changed);
+    ok = ok && pretokenizer_split(t->pretokenizer, changed ? normal.data : text,
+                                  changed ? normal.length : length, put_word, &c);
+    bytes_clear(&normal);
+    return ok;
 }

@@ -69,51 +69,195 @@
     "10cf2}\\x{118a0}-"                                                                            \
     "\\x{118df}\\x{1e900}-\\x{1e943}"
 
+/* What the newer families end with: the white space before a word stays with the word. */
+#define WHITE_SPACE "[" SPACES "]*[\\r\\n]+|[" SPACES "]+(?![^" SPACES "])|[" SPACES "]+"
+
+#define CONTRACTIONS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+
+/* o200k and its kin: a word is capitals, then small letters. */
+#define CAPITALS "\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}"
+#define SMALL    "\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}"
+#define O200K(contractions, digits)                                                                \
+    "[^\\r\\n\\p{L}\\p{N}]?[" CAPITALS "]*[" SMALL "]+" contractions                               \
+    "|[^\\r\\n\\p{L}\\p{N}]?[" CAPITALS "]+[" SMALL "]*" contractions "|\\p{N}" digits             \
+    "| ?[^" SPACES "\\p{L}\\p{N}]+[\\r\\n/]*|" WHITE_SPACE
+
+/* Kimi K2: the same, with Chinese characters as words of their own. */
+#define NOT_HAN(set) "(?:(?!\\p{Han})[" set "])"
+#define KIMI_K2                                                                                    \
+    "\\p{Han}+|[^\\r\\n\\p{L}\\p{N}]?" NOT_HAN(CAPITALS) "*" NOT_HAN(                              \
+        SMALL) "+" CONTRACTIONS                                                                    \
+               "?|[^\\r\\n\\p{L}\\p{N}]?" NOT_HAN(CAPITALS) "+" NOT_HAN(                           \
+                   SMALL) "*" CONTRACTIONS "?|\\p{N}{1,3}| ?[^" SPACES                             \
+                          "\\p{L}\\p{N}]+[\\r\\n]*|" WHITE_SPACE
+
+#define DEEPSEEK3                                                                                  \
+    "[!-/:-@\\[-`{-~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"                        \
+    "| ?[\\p{P}\\p{S}]+[\\r\\n]*|" WHITE_SPACE
+#define CHINESE_JAPANESE "[\\x{4e00}-\\x{9fa5}\\x{3040}-\\x{30ff}]+"
+
+/* Jais 2: CL100K with runs of white space in powers of two. */
+#define JAIS2                                                                                      \
+    CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^" SPACES                          \
+                 "\\p{L}\\p{N}]+[\\r\\n]*|[" SPACES "]*[\\r\\n]+|" RUN("512") RUN("256")           \
+                     RUN("128") RUN("64") RUN("32") RUN("16") RUN("8") RUN("4")                    \
+                         RUN("1,2") "[" SPACES "]"
+#define RUN(n) "[" SPACES "]{" n "}(?![^" SPACES "])|"
+
+/* BLOOM: everything up to a space, a bar or one of these marks. */
+#define BLOOM " ?[^(" SPACES "|.,!?\\x{2026}\\x{3002}\\x{ff0c}\\x{3001}\\x{964}\\x{6d4}\\x{60c})]+"
+
+/* A pattern with this before it: its matches are cut into threes from their end. (A lookahead for
+ * "a multiple of three to the end" reads the rest of a number at each of its digits.) */
+#define THREES             '\1'
+#define IN_THREES(pattern) "\1" pattern
+
 struct recipe {
     const char *names; /* each with a space after it; the first is the usual one */
-    bool ignores_merges;
+    bool ignores_merges, adds_bos;
     const char *patterns[MAX_STAGES];
 };
 
 static const struct recipe recipes[] = {
-    {"default ", false, {"[\\p{P}$+<=>^~|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}},
-    {"gpt-2 gpt2 phi-2 mpt ", false, {GPT2}},
-    {"llama-bpe llama3 llama-v3 ", true, {CL100K("{1,3}")}},
-    {"dbrx smaug-bpe ", false, {CL100K("{1,3}")}},
-    {"smollm starcoder refact ", false, {"\\p{N}", GPT2}},
-    {"qwen2 deepseek-r1-qwen ", false, {CL100K("")}},
-    {"falcon ", false, {"[\\p{P}$+<=>^~|`]+", GPT2, "[0-9]+", "[0-9][0-9][0-9]"}},
+    {"default ", false, false, {"[\\p{P}$+<=>^~|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}},
+    {"gpt-2 gpt2 phi-2 mpt olmo jais trillion granite-docling gigachat a.x-4.0 mellum modern-bert "
+     "exaone4 jina-es jina-de jina-v2-es jina-v2-de jina-v1-en jina-v2-code roberta-bpe ",
+     false,
+     false,
+     {GPT2}},
+    {"llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano ",
+     true,
+     true,
+     {CL100K("{1,3}")}},
+    {"dbrx smaug-bpe chatglm-bpe ", false, false, {CL100K("{1,3}")}},
+    {"glm4 glm5 ", true, false, {CL100K("{1,3}")}},
+    {"jais-2 ", false, false, {JAIS2}},
+    {"smollm starcoder refact command-r codeshell exaone minerva-7b mellum2 ",
+     false,
+     false,
+     {"\\p{N}", GPT2}},
+    {"qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2 ",
+     false,
+     false,
+     {CL100K("")}},
+    {"qwen35 ",
+     false,
+     false,
+     {CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^" SPACES
+                   "\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" WHITE_SPACE}},
+    {"falcon ", false, false, {"[\\p{P}$+<=>^~|`]+", GPT2, "[0-9]+", "[0-9][0-9][0-9]"}},
     {"deepseek-llm ",
+     false,
      false,
      {"[\\r\\n]", "[" SPACES "]?[" DEEPSEEK_LETTERS "]+",
       "[" SPACES
       "]?[!-/:-~\\x{ff01}-\\x{ff0f}\\x{ff1a}-\\x{ff5e}\\x{2018}-\\x{201f}\\x{3000}-\\x{3002}]+",
       "(?<![" SPACES "])[" SPACES "]++\\z",
       "[\\x{4e00}-\\x{9fa5}\\x{800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+", "\\p{N}"}},
+    {"deepseek-coder ",
+     false,
+     false,
+     {"[\\r\\n]", "[" SPACES "]?\\p{L}+", "[" SPACES "]?\\p{P}+",
+      "[\\x{4e00}-\\x{9fa5}\\x{800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+", "\\p{N}"}},
+    {"deepseek-v3 hunyuan-dense joyai-llm hy_v4 ",
+     false,
+     false,
+     {"\\p{N}{1,3}", CHINESE_JAPANESE, DEEPSEEK3}},
+    {"youtu ",
+     true,
+     false,
+     {"[\\x{ac00}-\\x{d7a3}\\x{3131}-\\x{318e}]+|[\\x{ff01}\\x{2026}\\x{201c}\\x{201d}\\x{2018}"
+      "\\x{2019}\\x{2014}\\x{ff1a}\\x{ff1b}\\x{ff0c}\\x{3001}-\\x{303f}\\x{fe30}-\\x{fe4f}]+"
+      "|[\\x{3105}-\\x{312f}]+|" CHINESE_JAPANESE,
+      O200K(CONTRACTIONS "?", "")}},
+    {"bloom poro-chat gpt3-finnish ", false, false, {BLOOM}},
+    {"viking ", false, false, {BLOOM, "\\p{N}"}},
+    {"tekken ", true, true, {O200K("", "")}},
+    {"chameleon ",
+     false,
+     true,
+     {"<sentinel:[0-9]+>", "IMGIMG[A-I]{1,4}Z", "[\\t\\n]|    |  ", "\\p{N}",
+      "[\\p{P}!-/:-@\\[-`{-~]", GPT2}},
+    {"gpt-4o llama4 kanana2 talkie minimax-m2 ", false, false, {O200K(CONTRACTIONS "?", "{1,3}")}},
+    {"tiny_aya cohere2moe ",
+     false,
+     false,
+     {IN_THREES("(?<!\\d)\\d++\\b"), O200K(CONTRACTIONS "?", "{1,3}")}},
+    {"granite-embed-multi-97m ", true, false, {O200K(CONTRACTIONS "?", "{1,3}")}},
+    {"minicpm5 ", true, false, {"\\p{N}{1,3}", CL100K("+")}},
+    {"laguna ", false, false, {"[^\\n]+|\\n+", CL100K("")}},
+    {"ufakzeka ",
+     false,
+     false,
+     {"[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^" SPACES "\\p{L}\\p{N}]+[\\r\\n]*|" WHITE_SPACE}},
+    {"spark2_5 ",
+     false,
+     false,
+     {"\\p{N}", CHINESE_JAPANESE,
+      "[!-/:-@\\[-`{-~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+"
+      "|[\\r\\n]|[" SPACES "]+(?![^" SPACES "])|[" SPACES "]+"}},
+    {"kimi-k2 ", false, false, {KIMI_K2}},
+    {"superbpe ", false, false, {"\\p{N}+", IN_THREES("(?<!\\d)\\d++")}},
+    {"bailingmoe bailingmoe2 llada-moe ",
+     false,
+     false,
+     {"'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}| ?[^" SPACES
+      "\\p{L}\\p{N}]++[\\r\\n]*|[" SPACES "]*[\\r\\n]|[" SPACES "]+(?![^" SPACES "])|[" SPACES
+      "]+"}},
+    {"seed-coder ",
+     false,
+     false,
+     {CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^" SPACES
+                   "\\p{L}\\p{N}\\r\\n]+|" WHITE_SPACE}},
+    {"exaone-moe ",
+     false,
+     false,
+     {CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?(?:\\p{L}\\p{M}*(?: \\p{L}\\p{M}*)*)+|\\p{N}| ?[^" SPACES
+                   "\\p{L}\\p{N}]+[\\r\\n/]?|[" SPACES "]*[\\r\\n]|[" SPACES "]+(?![^" SPACES
+                   "])|[" SPACES "]+"}},
+    {"afmoe ",
+     false,
+     false,
+     {IN_THREES("\\p{N}+"),
+      "[\\x{4e00}-\\x{9fff}\\x{3400}-\\x{4dbf}\\x{f900}-\\x{faff}\\x{3040}-\\x{30ff}\\x{ff65}-"
+      "\\x{ff9f}\\x{2f00}-\\x{2fdf}\\x{e40}-\\x{e7f}\\x{e80}-\\x{eff}\\x{1780}-\\x{17ff}\\x{1000}-"
+      "\\x{109f}\\x{aa60}-\\x{aa7f}\\x{a9e0}-\\x{a9ff}\\x{ac00}-\\x{d7af}\\x{1100}-\\x{11ff}]+",
+      DEEPSEEK3}},
 };
 
+/* Those whose tokenizer.json normalises the text to form C first. */
+static const char normalising[] = "qwen2 stablelm2 mpt olmo command-r ";
+
+static bool is_in(const char *names, const char *name)
+{
+    size_t length = strlen(name);
+    for (const char *at = names; *at; at = strchr(at, ' ') + 1)
+        if (strncmp(at, name, length) == 0 && at[length] == ' ')
+            return true;
+    return false;
+}
+
 struct pretokenizer {
-    bool ignores_merges;
+    bool ignores_merges, normalises;
     int n_stages;
     pcre2_code *stages[MAX_STAGES];
+    bool in_threes[MAX_STAGES]; /* the stage's matches are cut into threes */
     pcre2_match_context *limits;
 };
 
 static const struct recipe *find_recipe(const char *name)
 {
-    size_t length = strcspn(name, " ");
-    if (name[length])
+    if (!*name || strchr(name, ' '))
         return NULL;
     for (size_t i = 0; i < sizeof recipes / sizeof *recipes; i++)
-        for (const char *at = recipes[i].names; *at; at = strchr(at, ' ') + 1)
-            if (strncmp(at, name, length) == 0 && at[length] == ' ')
-                return &recipes[i];
+        if (is_in(recipes[i].names, name))
+            return &recipes[i];
     return NULL;
 }
 
 static bool refuse_name(const char *name, struct error *e)
 {
-    char known[400];
+    char known[1200];
     size_t used = 0;
     for (size_t i = 0; i < sizeof recipes / sizeof *recipes; i++)
         used += (size_t)snprintf(known + used, sizeof known - used, "%s", recipes[i].names);
@@ -128,6 +272,8 @@ static bool compile(struct pretokenizer *p, const char *pattern, struct error *e
 {
     int code;
     PCRE2_SIZE offset;
+    p->in_threes[p->n_stages] = pattern[0] == THREES;
+    pattern += pattern[0] == THREES;
     pcre2_code *compiled = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
                                          PCRE2_UTF | PCRE2_UCP, &code, &offset, NULL);
     if (!compiled)
@@ -153,6 +299,7 @@ struct pretokenizer *pretokenizer_new(const char *name, struct error *e)
         goto fail;
     }
     p->ignores_merges = recipe->ignores_merges;
+    p->normalises = is_in(normalising, name);
     /* Match steps and KiB of heap: far more than ordinary text needs, and too few for a stall. */
     pcre2_set_match_limit(p->limits, 50 * 1000 * 1000);
     pcre2_set_heap_limit(p->limits, 64 * 1024);
@@ -175,9 +322,20 @@ void pretokenizer_free(struct pretokenizer *p)
     free(p);
 }
 
+bool pretokenizer_adds_bos(const char *name)
+{
+    const struct recipe *recipe = find_recipe(name);
+    return recipe && recipe->adds_bos;
+}
+
 bool pretokenizer_ignores_merges(const struct pretokenizer *p)
 {
     return p->ignores_merges;
+}
+
+bool pretokenizer_normalises(const struct pretokenizer *p)
+{
+    return p->normalises;
 }
 
 /* One call of pretokenizer_split. */
@@ -202,9 +360,30 @@ static bool cut_at_spaces(struct splitting *s, const char *text, size_t length)
     return true;
 }
 
+static bool cut(struct splitting *s, int stage, const char *text, size_t length);
+
+/* Cuts a match into pieces of three characters; the first has one to three. */
+static bool cut_threes(struct splitting *s, int stage, const char *text, size_t length)
+{
+    size_t n = 0, at = 0;
+    for (size_t i = 0; i < length; i++)
+        n += ((uint8_t)text[i] & 0xC0) != 0x80;
+    for (size_t left = n; left > 0;) {
+        size_t start = at, take = left % 3 ? left % 3 : 3;
+        for (size_t k = 0; k < take; k++)
+            at += utf8_length(text + at, length - at);
+        if (!cut(s, stage, text + start, at - start))
+            return false;
+        left -= take;
+    }
+    return true;
+}
+
 /* Cuts valid UTF-8 by the stages from `stage` on. The recursion is as deep as there are stages. */
 static bool cut(struct splitting *s, int stage, const char *text, size_t length)
 {
+    bool (*cut_match)(struct splitting *, int, const char *, size_t) =
+        stage < s->p->n_stages && s->p->in_threes[stage] ? cut_threes : cut;
     if (length == 0)
         return true;
     if (stage == s->p->n_stages)
@@ -220,7 +399,7 @@ static bool cut(struct splitting *s, int stage, const char *text, size_t length)
         const PCRE2_SIZE *range = pcre2_get_ovector_pointer(s->match);
         size_t start = range[0], end = range[1];
         if (!cut(s, stage + 1, text + gap, start - gap) ||
-            !cut(s, stage + 1, text + start, end - start))
+            !cut_match(s, stage + 1, text + start, end - start))
             return false;
         at = gap = end;
     }

@@ -14,8 +14,14 @@ struct pretokenizer;
 struct pretokenizer *pretokenizer_new(const char *name, struct error *e);
 void pretokenizer_free(struct pretokenizer *p);
 
+/* Whether models with that pre-tokenizer begin texts with BOS when their file does not say. */
+bool pretokenizer_adds_bos(const char *name);
+
 /* Whether a word that is a token is not merged. */
 bool pretokenizer_ignores_merges(const struct pretokenizer *p);
+
+/* Whether texts are to be in form C (nfc.h) before they are split. */
+bool pretokenizer_normalises(const struct pretokenizer *p);
 
 /* Calls `take` with every word in order; their concatenation is the text. Bytes that are not UTF-8
  * are words of one byte each. False: out of memory, or `take` returned false. */

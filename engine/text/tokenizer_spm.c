@@ -35,10 +35,10 @@ static struct scored *read_scores(const struct tokenizer *t, const struct model_
                                   struct error *e)
 {
     const char *key = "tokenizer.ggml.scores";
-    int32_t n = t->vocab.n;
+    int32_t n = t->vocab.n_texts;
     struct source_value scores;
     if (!source_value(source, key, &scores) || scores.type != SOURCE_ARRAY ||
-        scores.count != (uint64_t)n) {
+        scores.count != (uint64_t)t->vocab.n_texts) {
         error_set(e, "invalid_model", key, "one score for each of the %d tokens is expected", n);
         return NULL;
     }
@@ -112,7 +112,7 @@ bool spm_build(struct tokenizer *t, const struct model_source *source, struct er
     bool ok = merge_table_init(&t->merges, (uint64_t)t->vocab.n * 4) ||
               error_set_memory(e, "token merges", (uint64_t)t->vocab.n * 8 * sizeof(struct merge));
     uint32_t rank = 0;
-    for (int32_t i = 0; ok && i < t->vocab.n; i++) {
+    for (int32_t i = 0; ok && i < t->vocab.n_texts; i++) {
         rank += i > 0 && list[i].score != list[i - 1].score;
         if (t->vocab.tokens[list[i].token].kind != TOKEN_NORMAL)
             continue;

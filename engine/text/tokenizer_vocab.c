@@ -1,5 +1,6 @@
 /* Reads and checks the vocabulary: see tokenizer_vocab.h. */
 #include "engine/text/tokenizer_vocab.h"
+#include "engine/text/tokenizer_pretokenize.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -158,6 +159,15 @@ static bool read_family(struct vocab *v, const struct model_source *source, stru
     return true;
 }
 
+/* Matrices are often padded to a round number of rows. Each row without a text is an unused token that
+ * stands for no bytes, so that every row of the logits is a token. */
+static int32_t count_rows(const struct model_source *source, uint64_t n_texts)
+{
+    const struct source_tensor *t = source_tensor(source, "token_embd.weight");
+    return (int32_t)(t && t->shape[1] > n_texts && t->shape[1] <= VOCAB_MAX_TOKENS ? t->shape[1]
+                                                                                   : n_texts);
+}
+
 /* Counts the tokens, allocates all arrays, and copies texts. */
 static bool read_texts(struct vocab *v, const struct model_source *source, struct error *e)
 {
@@ -181,21 +191,24 @@ static bool read_texts(struct vocab *v, const struct model_source *source, struc
         return error_set(e, "invalid_model", "tokenizer.ggml.tokens",
                          "the vocabulary's texts have %llu bytes; at most %d are allowed",
                          (unsigned long long)total, VOCAB_MAX_BYTES);
-    v->n = (int32_t)texts.count;
+    v->n_texts = (int32_t)texts.count;
+    v->n = count_rows(source, texts.count);
     uint64_t n_slots = 16;
-    while (n_slots < texts.count * 2)
+    while (n_slots < (uint64_t)v->n * 2)
         n_slots *= 2;
     v->slot_mask = n_slots - 1;
-    v->tokens = calloc(texts.count, sizeof *v->tokens);
+    v->tokens = calloc((size_t)v->n, sizeof *v->tokens);
     v->slots = malloc(n_slots * sizeof *v->slots);
     v->blob = malloc(total * 2 + 1);
     if (!v->tokens || !v->slots || !v->blob)
         return error_set_memory(e, "the vocabulary",
-                                texts.count * sizeof *v->tokens + n_slots * sizeof *v->slots +
+                                (uint64_t)v->n * sizeof *v->tokens + n_slots * sizeof *v->slots +
                                     total * 2);
     memset(v->slots, 0xFF, n_slots * sizeof *v->slots);
     uint32_t used = 0;
-    for (int32_t i = 0; i < v->n; i++) {
+    for (int32_t i = v->n_texts; i < v->n; i++)
+        v->tokens[i] = (struct vocab_token){.text = (uint32_t)total, .kind = TOKEN_UNUSED};
+    for (int32_t i = 0; i < v->n_texts; i++) {
         v->tokens[i].text = used;
         v->tokens[i].text_bytes = (uint16_t)texts.texts[i].length;
         if (texts.texts[i].length > 0)
@@ -211,7 +224,7 @@ static bool read_kinds(struct vocab *v, const struct model_source *source, struc
 {
     const char *key = "tokenizer.ggml.token_type";
     if (!source_has(source, key)) {
-        for (int32_t i = 0; i < v->n; i++) {
+        for (int32_t i = 0; i < v->n_texts; i++) {
             const struct vocab_token *token = &v->tokens[i];
             bool is_byte =
                 v->is_spm && parse_byte_text(v->blob + token->text, token->text_bytes) >= 0;
@@ -221,10 +234,10 @@ static bool read_kinds(struct vocab *v, const struct model_source *source, struc
     }
     struct source_value kinds;
     if (!source_value(source, key, &kinds) || kinds.type != SOURCE_ARRAY ||
-        kinds.count != (uint64_t)v->n)
+        kinds.count != (uint64_t)v->n_texts)
         return error_set(e, "invalid_model", key, "one kind for each of the %d tokens is expected",
-                         v->n);
-    for (int32_t i = 0; i < v->n; i++) {
+                         v->n_texts);
+    for (int32_t i = 0; i < v->n_texts; i++) {
         int64_t kind;
         if (!source_element_int(&kinds, (uint64_t)i, &kind) || kind < 0 || kind > TOKEN_BYTE)
             return error_set(e, "invalid_model", key, "token %d has no kind from %d to %d", i,
@@ -234,22 +247,28 @@ static bool read_kinds(struct vocab *v, const struct model_source *source, struc
     return true;
 }
 
-/* Fills the byte forms and the table of texts. Of two tokens with the same text the first is
- * found. */
-static void index_tokens(struct vocab *v)
+/* Fills the table of texts. Of two tokens with the same text the first is found. */
+static void index_texts(struct vocab *v)
+{
+    for (int32_t i = 0; i < v->n_texts; i++) {
+        const struct vocab_token *token = &v->tokens[i];
+        uint64_t slot = slot_of(v, v->blob + token->text, token->text_bytes);
+        if (v->slots[slot] < 0)
+            v->slots[slot] = i;
+    }
+}
+
+/* Fills the byte forms, which depend on the kinds of tokens. */
+static void write_byte_forms(struct vocab *v)
 {
     const struct vocab_token *last = &v->tokens[v->n - 1];
     uint32_t used = last->text + last->text_bytes;
     for (int32_t i = 0; i < v->n; i++) {
         struct vocab_token *token = &v->tokens[i];
-        const char *text = v->blob + token->text;
         token->bytes = used;
-        token->bytes_bytes =
-            (uint16_t)bytes_of_token(v, token->kind, text, token->text_bytes, v->blob + used);
+        token->bytes_bytes = (uint16_t)bytes_of_token(v, token->kind, v->blob + token->text,
+                                                      token->text_bytes, v->blob + used);
         used += token->bytes_bytes;
-        uint64_t slot = slot_of(v, text, token->text_bytes);
-        if (v->slots[slot] < 0)
-            v->slots[slot] = i;
     }
 }
 
@@ -300,52 +319,24 @@ static bool read_flag(const struct model_source *source, const char *key, bool w
     return source_optional_bool(source, key, out, e);
 }
 
-/* Tokens with which chat models end a turn or a text. */
-static const char *const end_names[] = {
-    "<|im_end|>",
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|end|>",
-    "<|end_of_text|>",
-    "<|endoftext|>",
-    "<end_of_turn>",
-    "</s>",
-    "<|end_of_turn|>",
-    "<|return|>",
-    "<EOT>",
-    "[EOS]",
-    "<|eos|>",
-    "<eos>",
-    "<\xEF\xBD\x9C"
-    "end" VOCAB_SPACE "of" VOCAB_SPACE "sentence\xEF\xBD\x9C>",
-};
-
 static bool mark_ends(struct vocab *v, const struct model_source *source, struct error *e)
 {
-    if (v->eos >= 0)
-        v->tokens[v->eos].is_end = true;
     static const char *const keys[] = {"tokenizer.ggml.eot_token_id",
                                        "tokenizer.ggml.eom_token_id"};
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-        int32_t id;
-        if (!read_id(v, source, keys[i], NULL, &id, e))
+    int32_t by_key[] = {v->eos, -1, -1};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (!read_id(v, source, keys[i], NULL, &by_key[i + 1], e))
             return false;
-        if (id >= 0)
-            v->tokens[id].is_end = true;
-    }
-    for (size_t i = 0; i < sizeof end_names / sizeof *end_names; i++) {
-        int32_t id = vocab_find(v, end_names[i], strlen(end_names[i]));
-        if (id >= 0 && v->tokens[id].kind == TOKEN_CONTROL)
-            v->tokens[id].is_end = true;
-    }
+    for (size_t i = 0; i < sizeof by_key / sizeof *by_key; i++)
+        if (by_key[i] >= 0)
+            v->tokens[by_key[i]].is_end = true;
+    vocab_mark_control(v, by_key, sizeof by_key / sizeof *by_key, source);
     return true;
 }
 
 static bool read_roles(struct vocab *v, const struct model_source *source, struct error *e)
 {
-    bool bos_by_default = v->is_spm || strcmp(v->pre_name, "llama-bpe") == 0 ||
-                          strcmp(v->pre_name, "llama3") == 0 ||
-                          strcmp(v->pre_name, "llama-v3") == 0;
+    bool bos_by_default = v->is_spm || pretokenizer_adds_bos(v->pre_name);
     bool space_prefix = false;
     if (!read_id(v, source, "tokenizer.ggml.bos_token_id", v->is_spm ? "<s>" : NULL, &v->bos, e) ||
         !read_id(v, source, "tokenizer.ggml.eos_token_id", v->is_spm ? "</s>" : NULL, &v->eos, e) ||
@@ -392,10 +383,11 @@ bool vocab_read(struct vocab *v, const struct model_source *source, struct error
     v->seed = vocab_random_seed();
     if (!read_family(v, source, e) || !read_texts(v, source, e) || !read_kinds(v, source, e))
         goto fail;
-    index_tokens(v);
-    index_bytes(v);
+    index_texts(v);
     if (!read_roles(v, source, e))
         goto fail;
+    write_byte_forms(v);
+    index_bytes(v);
     mark_right_strippers(v, source);
     return true;
 fail:

@@ -33,7 +33,8 @@ struct vocab_token {
 struct vocab {
     bool is_spm;
     struct vocab_token *tokens; /* [n] */
-    int32_t n;
+    int32_t n;                  /* tokens; those from n_texts on have no text and are unused */
+    int32_t n_texts;            /* of the file */
     char *blob;
     int32_t *slots; /* [slot_mask + 1] token ids, -1 when empty */
     uint64_t slot_mask, seed;
@@ -71,6 +72,12 @@ static inline uint64_t vocab_mix(uint64_t x)
     return x ^ (x >> 33);
 }
 uint64_t vocab_random_seed(void);
+
+/* tokenizer_control.c: marks the tokens that end an answer by their names, and makes those that
+ * mark turns control tokens, whatever the file says: the ones in `ids` (-1: none), the well-known
+ * ones, and those that the file's chat template writes. Warns when the file said otherwise. */
+void vocab_mark_control(struct vocab *v, const int32_t *ids, size_t n,
+                        const struct model_source *source);
 
 /* GPT-2's alphabet: every byte has a printable character, whose code point is below 0x144. */
 uint32_t vocab_byte_to_character(uint8_t byte);

@@ -62,6 +62,7 @@ const struct field_row field_rows[] = {
     {"chat_template_kwargs", FIELD_OBJECT, 0, ANY_MAX, .rule = FIELD_USED, CHAT},
     {"reasoning_effort", FIELD_STRING, 0, 64, .rule = FIELD_USED, CHAT},
     {"verbosity", FIELD_STRING, 0, 64, .rule = FIELD_USED, CHAT},
+    {"add_special_tokens", FIELD_BOOLEAN, .rule = FIELD_USED, BOTH},
     {"add_generation_prompt", FIELD_BOOLEAN, .rule = FIELD_USED, CHAT},
     {"continue_final_message", FIELD_BOOLEAN, .rule = FIELD_USED, CHAT},
     {"response_format", FIELD_OBJECT, 0, ANY_MAX, .rule = FIELD_USED, BOTH},

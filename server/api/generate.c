@@ -86,8 +86,8 @@ static bool encode_text(const struct job *j, struct prompt *p, struct error *e)
     if (prompt->tokens)
         return take_token_list(prompt->tokens, &p->tokens, e);
     return text_fits(j, prompt->length, e) &&
-           tokenizer_encode_text(engine_tokenizer(engine), prompt->text, prompt->length, true, true,
-                                 &p->tokens, e);
+           tokenizer_encode_prompt(engine_tokenizer(engine), prompt->text, prompt->length, true,
+                                   j->r.add_special_tokens, &p->tokens, e);
 }
 
 static bool encode_prompt(const struct job *j, struct prompt *p, struct error *e)

@@ -48,7 +48,14 @@ static bool add_part(const json_t *part, const char *role, const char *where, ch
     return true;
 }
 
-/* The content as one string, or null if the role allows it. New reference. */
+static bool has_calls(const json_t *message)
+{
+    return json_array_size(json_object_get(message, "tool_calls")) > 0 ||
+           json_is_object(json_object_get(message, "function_call"));
+}
+
+/* The content as one string. With calls it may be absent: templates that add it to other text get an
+ * empty one. New reference. */
 static json_t *join_content(const json_t *message, const char *role, const char *where,
                             struct error *e)
 {
@@ -58,8 +65,12 @@ static json_t *join_content(const json_t *message, const char *role, const char 
     if (json_is_string(content))
         return json_incref((json_t *)(uintptr_t)content);
     if (!content || json_is_null(content)) {
-        if (!strcmp(role, "assistant") && json_array_size(json_object_get(message, "tool_calls")))
-            return json_null();
+        if (!strcmp(role, "assistant") && has_calls(message)) {
+            json_t *none = json_string("");
+            if (!none)
+                error_set_memory(e, "a message", 0);
+            return none;
+        }
         error_set(e, content ? "invalid_type" : "missing_required_parameter", path,
                   "%s must be a string or an array of parts", path);
         return NULL;
@@ -144,6 +155,52 @@ static bool copy_texts(const json_t *message, json_t *out, const char *where, st
     return true;
 }
 
+/* The legacy function_call as a list of one call; its result, a message of the role function, follows
+ * it and gets the same id. New reference. */
+static json_t *wrap_function_call(const json_t *call, const char *id, struct error *e)
+{
+    json_t *calls = json_pack("[{s:s, s:s, s:O}]", "id", id, "type", "function", "function", call);
+    if (!calls)
+        error_set_memory(e, "tool calls", 0);
+    return calls;
+}
+
+static bool add_calls(const json_t *message, const char *role, size_t index, json_t *out,
+                      const char *where, struct error *e)
+{
+    json_t *calls = json_object_get(message, "tool_calls"),
+           *legacy = json_object_get(message, "function_call"), *opened = NULL;
+    char id[16];
+    if (calls && !json_is_null(calls)) {
+        opened = open_tool_calls(calls, where, e);
+    } else if (json_is_object(legacy) && !strcmp(role, "assistant")) {
+        snprintf(id, sizeof id, "call%05zu", index % 100000); /* nine letters and digits */
+        json_t *wrapped = wrap_function_call(legacy, id, e);
+        opened = wrapped ? open_tool_calls(wrapped, where, e) : NULL;
+        json_decref(wrapped);
+    } else {
+        return true;
+    }
+    if (!opened)
+        return false;
+    return json_object_set_new(out, "tool_calls", opened) == 0 ||
+           error_set_memory(e, "tool calls", 0);
+}
+
+/* The result of a legacy call is the message after it. */
+static bool add_legacy_id(const json_t *messages, size_t index, json_t *out, struct error *e)
+{
+    char id[16];
+    const json_t *before = index > 0 ? json_array_get(messages, index - 1) : NULL;
+    const char *role = json_string_value(json_object_get(json_array_get(messages, index), "role"));
+    if (!role || strcmp(role, "function") || json_object_get(out, "tool_call_id") ||
+        !json_is_object(json_object_get(before, "function_call")))
+        return true;
+    snprintf(id, sizeof id, "call%05zu", (index - 1) % 100000);
+    return json_object_set_new(out, "tool_call_id", json_string(id)) == 0 ||
+           error_set_memory(e, "a message", 0);
+}
+
 static json_t *parse_message(const json_t *message, size_t index, struct error *e)
 {
     static const char *const roles[] = {"system", "developer", "user", "assistant",
@@ -169,7 +226,6 @@ static json_t *parse_message(const json_t *message, size_t index, struct error *
         return NULL;
     }
     json_t *content = join_content(message, name, where, e), *out = NULL;
-    const json_t *calls = json_object_get(message, "tool_calls");
     if (!content)
         return NULL;
     out = json_pack("{s:s, s:o}", "role", strcmp(name, "function") ? name : "tool", "content",
@@ -178,19 +234,8 @@ static json_t *parse_message(const json_t *message, size_t index, struct error *
         error_set_memory(e, "a message", 0);
         return NULL;
     }
-    if (!copy_texts(message, out, where, e))
-        goto fail;
-    if (calls && !json_is_null(calls)) {
-        json_t *opened = open_tool_calls(calls, where, e);
-        if (!opened)
-            goto fail;
-        if (json_object_set_new(out, "tool_calls", opened)) {
-            error_set_memory(e, "tool calls", 0);
-            goto fail;
-        }
-    }
-    return out;
-fail:
+    if (copy_texts(message, out, where, e) && add_calls(message, name, index, out, where, e))
+        return out;
     json_decref(out);
     return NULL;
 }
@@ -216,6 +261,10 @@ static json_t *messages_parse(const json_t *messages, struct error *e)
     json_array_foreach((json_t *)(uintptr_t)messages, i, message)
     {
         json_t *parsed = parse_message(message, i, e);
+        if (parsed && !add_legacy_id(messages, i, parsed, e)) {
+            json_decref(parsed);
+            parsed = NULL;
+        }
         if (!parsed || json_array_append_new(out, parsed)) {
             if (parsed)
                 error_set_memory(e, "messages", 0);
@@ -260,7 +309,8 @@ bool chat_parse(const json_t *body, struct chat_request *out, struct error *e)
     bool go_on = flag(body, "continue_final_message", false);
     *out =
         (struct chat_request){.continue_final_message = go_on,
-                              .add_generation_prompt = flag(body, "add_generation_prompt", !go_on)};
+                              .add_generation_prompt = flag(body, "add_generation_prompt", !go_on),
+                              .without_bos = !flag(body, "add_special_tokens", true)};
     out->messages = messages_parse(field(body, "messages"), e);
     if (!out->messages)
         return false;

@@ -397,6 +397,7 @@ bool api_request_parse(struct api_request *r, enum api_request_kind kind, const 
     r->ignore_eos = flag(r, "ignore_eos", false);
     r->skip_special_tokens = flag(r, "skip_special_tokens", true);
     r->return_token_ids = flag(r, "return_token_ids", false);
+    r->add_special_tokens = flag(r, "add_special_tokens", true);
     if (!(kind == API_REQUEST_CHAT ? chat_parse(r->body, &r->chat, e)
                                    : take_prompts(r, n_vocab, e)) ||
         !take_lengths(r, e) || !take_stops(r, n_vocab, e) || !take_bias(r, n_vocab, e) ||

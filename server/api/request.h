@@ -55,6 +55,8 @@ struct api_request {
     int32_t n_logprobs;        /* -1: none, else the number of alternatives */
     int32_t n_prompt_logprobs; /* -1 none */
     bool return_token_ids;
+    bool
+        add_special_tokens; /* default true: BOS before a completion's text, where the model has it */
 
     bool stream, include_usage, continuous_usage, return_progress;
     uint64_t timeout_ms; /* 0 = the server's */

@@ -69,8 +69,8 @@ static bool encode_prompt(const struct run_arguments *a, const struct engine *en
     if (!text)
         return false;
     bool done = a->chat ? encode_chat(a, engine, text, length, out, e)
-                        : tokenizer_encode_text(engine_tokenizer(engine), text, length, false, true,
-                                                out, e);
+                        : tokenizer_encode_prompt(engine_tokenizer(engine), text, length, false,
+                                                  true, out, e);
     free(text);
     return done;
 }

@@ -659,7 +659,22 @@ STATEMENTS = [
 ]
 
 
+# Every filter on every kind of value, nothing included.
+ODD_VALUES = ["none", "0", "false", "0.0", "''", "[]", "{}", "undefinedthing", "1", "true", "'ab c'", "[2, 1]", "(1, 2)",
+              "{'a': 1}", "[none]"]
+FILTERS = ["abs", "attr('a')", "capitalize", "count", "default('x')", "default('x', true)", "dictsort", "escape", "first",
+           "float", "indent", "int", "items | list", "join", "join(',')", "last", "length", "list", "lower", "max", "min",
+           "map('upper') | list", "map(attribute='a') | list", "map('nosuch') | list", "reject | list", "rejectattr('a') | list",
+           "replace('a', 'b')", "reverse | list", "round", "select | list", "select('odd') | list",
+           "selectattr('a') | list", "selectattr('a', 'equalto', 1) | list", "sort", "string", "sum", "title", "tojson",
+           "trim", "unique | list", "upper", "wordcount"]
+
+
 def cases_of_language():
+    for value in ODD_VALUES:
+        for name in FILTERS:
+            source = "{{ " + value + " | " + name + " }}"
+            yield source, {"template": source, "variables": {}}
     for expression in EXPRESSIONS:
         yield "{{ " + expression + " }}", {"template": "{{ " + expression + " }}", "variables": VARIABLES}
     yield "continued string", {"template": "{{ 'a\\\nb' }}", "variables": VARIABLES}

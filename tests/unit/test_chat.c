@@ -233,6 +233,93 @@ START_TEST(a_template_that_writes_bos_is_seen)
 }
 END_TEST
 
+START_TEST(an_error_names_the_template_and_its_line)
+{
+    struct chat_template *t = compile("{% if true %}\n{{ raise_exception('roles alternate') }}"
+                                      "{% endif %}");
+    struct chat_text out;
+    struct error e = {0};
+    ck_assert(!render(t, talk, (struct wish){0}, &out, &e));
+    ck_assert_str_eq(e.message, "the chat template, line 2: roles alternate");
+    ck_assert_str_eq(e.where, "line 2");
+    chat_template_set_name(t, "the model's chat template");
+    ck_assert(!render(t, talk, (struct wish){0}, &out, &e));
+    ck_assert_str_eq(e.message, "the model's chat template, line 2: roles alternate");
+    chat_template_free(t);
+}
+END_TEST
+
+START_TEST(a_template_that_loses_the_users_turn_fails_the_check)
+{
+    static const char *const bad[][2] = {
+        {"", "empty"},
+        {" \n\t", "empty"},
+        {"hello", "leaves out"},
+        {"{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}{% endif %}{% endfor %}",
+         "leaves out"},
+        /* The template's own text is not the user's. */
+        {"4711", "leaves out"},
+        {"{% for m in messages %}{% for part in m.content %}{{ part.text }}{% endfor %}{% endfor "
+         "%}",
+         "leaves out"},
+    };
+    struct error e = {0};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct chat_template *t = compile(bad[i][0]);
+        ck_assert_msg(!chat_template_check(t, &e), "accepted: %s", bad[i][0]);
+        ck_assert_str_eq(e.code, "template_error");
+        ck_assert_msg(strstr(e.message, bad[i][1]) != NULL, "%s", e.message);
+        chat_template_free(t);
+    }
+    static const char *const good[] = {
+        small, "{{ messages[-1].content | trim | upper }}",
+        "{% if messages[0].role != 'system' %}{{ raise_exception('system first') }}{% endif %}"};
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        struct chat_template *t = compile(good[i]);
+        ck_assert_msg(chat_template_check(t, &e), "%s", e.message);
+        chat_template_free(t);
+    }
+    static const char *const names[] = {"chatml", "llama2", "llama3", "mistral", "gemma", "zephyr"};
+    for (size_t i = 0; i < 6; i++) {
+        struct chat_template *t = chat_template_named(names[i], NULL);
+        ck_assert_msg(chat_template_check(t, &e), "%s", e.message);
+        chat_template_free(t);
+    }
+}
+END_TEST
+
+/* As Mistral's template does. */
+static const char nine[] =
+    "{% for m in messages %}{% for c in m.tool_calls or [] %}"
+    "{% if c.id is not defined or c.id | length != 9 %}{{ raise_exception('bad id') }}{% endif %}"
+    "{{ c.id }} {% endfor %}{% if m.tool_call_id %}"
+    "{% if m.tool_call_id | length != 9 %}{{ raise_exception('bad id') }}{% endif %}"
+    "={{ m.tool_call_id }}{% endif %}{% endfor %}";
+
+START_TEST(ids_of_tool_calls_have_nine_characters_where_the_template_demands_it)
+{
+    static const char messages[] =
+        "[{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":["
+        "{\"id\":\"call_0123456789\",\"function\":{\"name\":\"f\"}},"
+        "{\"id\":\"abcDEF123\",\"function\":{\"name\":\"g\"}},"
+        "{\"function\":{\"name\":\"h\"}}]},"
+        "{\"role\":\"tool\",\"content\":\"1\",\"tool_call_id\":\"call_0123456789\"},"
+        "{\"role\":\"tool\",\"content\":\"2\",\"tool_call_id\":\"abcDEF123\"}]";
+    struct chat_template *t = compile(nine);
+    struct chat_text out;
+    struct error e = {0};
+    ck_assert_msg(render(t, messages, (struct wish){0}, &out, &e), "%s", e.message);
+    ck_assert_uint_eq(out.length, 3 * 10 + 2 * 10);
+    ck_assert_msg(!memcmp(out.text, out.text + 31, 9), "call and result differ: %s", out.text);
+    ck_assert_msg(!memcmp(out.text + 10, "abcDEF123", 9), "an id that fits changed: %s", out.text);
+    ck_assert_msg(!memcmp(out.text + 41, "abcDEF123", 9), "an id that fits changed: %s", out.text);
+    chat_text_free(&out);
+    chat_template_free(t);
+    expect(compile("{{ messages[0].tool_calls[0].id }}"), messages, (struct wish){0},
+           "call_0123456789");
+}
+END_TEST
+
 static bool has_word(const void *context, const char *text)
 {
     const char *at = strstr(context, text);
@@ -264,6 +351,9 @@ int main(void)
     tcase_add_test(t, what_cannot_be_continued_is_an_error);
     tcase_add_test(t, kwargs_and_tools_reach_the_template);
     tcase_add_test(t, a_template_that_writes_bos_is_seen);
+    tcase_add_test(t, an_error_names_the_template_and_its_line);
+    tcase_add_test(t, a_template_that_loses_the_users_turn_fails_the_check);
+    tcase_add_test(t, ids_of_tool_calls_have_nine_characters_where_the_template_demands_it);
     tcase_add_test(t, formats_are_guessed_by_their_tokens);
     return suite_run(suite);
 }

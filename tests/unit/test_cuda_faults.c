@@ -313,6 +313,20 @@ START_TEST(steps_recorded_over_one_pool_are_not_replayed_over_the_next)
 }
 END_TEST
 
+START_TEST(wider_groups_of_query_heads_than_the_kernels_have_are_refused)
+{
+    const struct device_options o = {.max_rows = ROWS, .max_logits = ROWS, .max_slots = 128};
+    struct model wide = *model;
+    struct backend b;
+    struct error e = {.message = ""};
+    wide.n_heads = 17 * wide.n_kv_heads;
+    ck_assert(!device_open(&b, &device_cuda, &o, &wide, &e));
+    ck_assert_str_eq(e.code, "device_unavailable");
+    ck_assert_msg(strstr(e.message, "17 query heads") != NULL, "%s", e.message);
+    ck_assert_ptr_null(b.close);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("cuda_faults");
@@ -320,6 +334,7 @@ int main(void)
     tcase_add_checked_fixture(t, open_model, close_model);
     tcase_add_test(t, every_allocation_that_fails_is_told_and_leaks_nothing);
     tcase_add_test(t, every_other_call_that_fails_is_told_and_leaks_nothing);
+    tcase_add_test(t, wider_groups_of_query_heads_than_the_kernels_have_are_refused);
     tcase_add_test(t, a_fault_of_a_step_ends_it_and_all_that_follow);
     tcase_add_test(t, when_state_memory_runs_out_others_go_on);
     tcase_add_test(t, steps_recorded_over_one_pool_are_not_replayed_over_the_next);

@@ -5,6 +5,8 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/unit/gguf_builder.h"
@@ -626,25 +628,128 @@ END_TEST
 START_TEST(paths_that_are_no_model_files_say_so)
 {
     struct error e = {0};
-    ck_assert_ptr_null(gguf_open("/nonexistent/model.gguf", &e));
+    ck_assert_ptr_null(gguf_open("/nonexistent/model.gguf", SOURCE_MAPPED, &e));
     ck_assert_str_eq(e.code, "file_not_found");
-    ck_assert_ptr_null(gguf_open("/tmp", &e));
+    ck_assert_ptr_null(gguf_open("/tmp", SOURCE_MAPPED, &e));
     ck_assert_str_eq(e.code, "file_error");
-    ck_assert_ptr_null(gguf_open("/dev/zero", &e));
+    ck_assert_ptr_null(gguf_open("/dev/zero", SOURCE_MAPPED, &e));
     ck_assert_str_eq(e.code, "file_error");
     char path[] = "/tmp/winnow-test-gguf-XXXXXX";
     int fd = mkstemp(path);
     ck_assert_int_ge(fd, 0);
-    ck_assert_ptr_null(gguf_open(path, &e)); /* empty: cannot be mapped */
+    ck_assert_ptr_null(gguf_open(path, SOURCE_MAPPED, &e)); /* empty: cannot be mapped */
     ck_assert_str_eq(e.code, "invalid_model");
     ck_assert_int_eq(write(fd, "GGUF\3\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 24), 24);
-    struct model_source *g = gguf_open(path, &e);
+    struct model_source *g = gguf_open(path, SOURCE_MAPPED, &e);
     ck_assert_msg(g != NULL, "%s", e.message);
     ck_assert_uint_eq(source_bytes(g), 24);
     source_close(g);
     close(fd);
     unlink(path);
     source_close(NULL);
+}
+END_TEST
+
+/* A file with a tensor of 64 KiB. */
+static int write_large(char *path)
+{
+    static const uint64_t shape[] = {16384};
+    struct builder b = {0};
+    int fd = mkstemp(path);
+    ck_assert_int_ge(fd, 0);
+    put_header(&b, 3, 1, 0);
+    put_tensor(&b, "t", 1, shape, TENSOR_F32, 0);
+    put_padding(&b, 32);
+    put_zeros(&b, 65536);
+    ck_assert_int_eq(write(fd, b.bytes, b.n), (ssize_t)b.n);
+    free(b.bytes);
+    return fd;
+}
+
+static uint8_t last_byte(const struct model_source *g)
+{
+    const struct source_tensor *t = source_tensor(g, "t");
+    return ((const volatile uint8_t *)t->data)[t->size_bytes - 1];
+}
+
+/* What a program that opened the file says on stderr when it reads the end, which is gone. */
+static int read_after_cut(enum source_use use, char said[1024])
+{
+    char path[] = "/tmp/winnow-test-gguf-XXXXXX";
+    int fd = write_large(path), ends[2], status = 0;
+    ck_assert_int_eq(pipe(ends), 0);
+    pid_t child = fork();
+    ck_assert_int_ge(child, 0);
+    if (child == 0) {
+        struct error e;
+        dup2(ends[1], STDERR_FILENO);
+        struct model_source *g = gguf_open(path, use, &e);
+        if (!g || ftruncate(fd, 4096))
+            _exit(99);
+        _exit(last_byte(g) == 0 ? 0 : 98);
+    }
+    close(ends[1]);
+    size_t n = 0;
+    for (ssize_t more; n < 1023 && (more = read(ends[0], said + n, 1023 - n)) > 0;)
+        n += (size_t)more;
+    said[n] = 0;
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    close(ends[0]);
+    close(fd);
+    unlink(path);
+    ck_assert_msg(WIFEXITED(status), "ended by signal %d", WTERMSIG(status));
+    return WEXITSTATUS(status);
+}
+
+START_TEST(a_file_cut_short_while_mapped_ends_with_a_sentence)
+{
+    char said[1024];
+    ck_assert_int_eq(read_after_cut(SOURCE_MAPPED, said), 1);
+    ck_assert_msg(strstr(said, "the model file /tmp/winnow-test-gguf-") != NULL, "said: %s", said);
+    ck_assert_msg(strstr(said, "cut short or overwritten") != NULL, "said: %s", said);
+}
+END_TEST
+
+START_TEST(a_copied_file_may_be_cut_short)
+{
+    char said[1024];
+    ck_assert_int_eq(read_after_cut(SOURCE_COPIED, said), 0);
+    ck_assert_str_eq(said, "");
+}
+END_TEST
+
+START_TEST(a_change_of_a_mapped_file_is_seen)
+{
+    char path[] = "/tmp/winnow-test-gguf-XXXXXX";
+    int fd = write_large(path);
+    struct error e = {0};
+    struct model_source *mapped = gguf_open(path, SOURCE_MAPPED, &e),
+                        *copied = gguf_open(path, SOURCE_COPIED, &e);
+    ck_assert(mapped && copied);
+    ck_assert_uint_eq(last_byte(copied), 0);
+    ck_assert(source_unchanged(mapped, &e) && source_unchanged(copied, &e));
+    ck_assert_int_eq(pwrite(fd, "x", 1, 65536), 1);
+    struct timespec times[2] = {{.tv_sec = 1}, {.tv_sec = 1}};
+    ck_assert_int_eq(futimens(fd, times), 0);
+    ck_assert(!source_unchanged(mapped, &e));
+    ck_assert_str_eq(e.code, "invalid_model");
+    ck_assert(source_unchanged(copied, &e));
+    source_close(mapped);
+    source_close(copied);
+    close(fd);
+    unlink(path);
+}
+END_TEST
+
+START_TEST(messages_name_the_file)
+{
+    struct error e = {0};
+    ck_assert_ptr_null(gguf_open("README.md", SOURCE_MAPPED, &e));
+    ck_assert_msg(strstr(e.message, "README.md: byte 0: the file does not begin with GGUF") ==
+                      e.message,
+                  "%s", e.message);
+    ck_assert_ptr_null(gguf_open("/nonexistent/model.gguf", SOURCE_MAPPED, &e));
+    ck_assert_msg(strstr(e.message, "/nonexistent/model.gguf") != NULL, "%s", e.message);
 }
 END_TEST
 
@@ -671,6 +776,10 @@ int main(void)
     tcase_add_test(t, keys_and_tensors_occur_once);
     tcase_add_test(t, a_file_cut_anywhere_is_refused);
     tcase_add_test(t, a_file_wrong_in_one_byte_is_never_read_out_of_bounds);
+    tcase_add_test(t, a_file_cut_short_while_mapped_ends_with_a_sentence);
+    tcase_add_test(t, a_copied_file_may_be_cut_short);
+    tcase_add_test(t, a_change_of_a_mapped_file_is_seen);
+    tcase_add_test(t, messages_name_the_file);
     tcase_add_test(t, paths_that_are_no_model_files_say_so);
     return suite_run(suite);
 }

@@ -185,18 +185,77 @@ static const char *const slow[] = {"s | trim(s ~ 'b')",
                                    "s | length",
                                    "s.upper()",
                                    "sp.strip()",
-                                   "sp | float"};
+                                   "sp | float",
+                                   "l | min",
+                                   "l | max",
+                                   "ls | min",
+                                   "l | sum",
+                                   "l | sort | first",
+                                   "l | unique | first",
+                                   "l == k",
+                                   "l < k",
+                                   "-1 in l",
+                                   "l.index(9998)",
+                                   "l.count(1)",
+                                   "l | reverse",
+                                   "l | list",
+                                   "l | select | first",
+                                   "l | map('abs') | first",
+                                   "l | join",
+                                   "l | string",
+                                   "l | tojson",
+                                   "l + k",
+                                   "l[::2]",
+                                   "long.format()",
+                                   "long % ()",
+                                   "s | title",
+                                   "s | wordcount",
+                                   "s | indent",
+                                   "s | e",
+                                   "s.split('b')",
+                                   "s.splitlines()",
+                                   "s.isalpha()",
+                                   "s[::-1]",
+                                   "s | list | first",
+                                   "many | items | first",
+                                   "many | dictsort | first",
+                                   "many.values()",
+                                   "many == more"};
 enum { N_SLOW = sizeof slow / sizeof slow[0] };
 
 START_TEST(work_inside_of_one_call_counts_as_steps)
 {
-    char source[512];
+    char source[1024];
     snprintf(source, sizeof source,
+             "{%% set l = range(9999) %%}{%% set k = range(9999) | list %%}{%% set ls = ['b'] * "
+             "9999 %%}"
+             "{%% set long = '{{' * 99999 %%}"
+             "{%% set ns = namespace(a=[]) %%}{%% for i in range(999) %%}"
+             "{%% do ns.a.append([i, i]) %%}{%% endfor %%}"
+             "{%% set many = dict(ns.a) %%}{%% set more = dict(ns.a) %%}"
              "{%% set s = 'a' * 1000000 %%}{%% set t = 'a' * 999999 ~ 'b' %%}{%% set d = {t: 1} %%}"
              "{%% set sp = ' ' * 1000000 %%}{%% for i in range(99999) %%}{%% set x = %s %%}"
              "{%% endfor %%}",
              slow[_i]);
     expect_error(source, NULL, "limit");
+}
+END_TEST
+
+START_TEST(filters_of_nothing_give_nothing_as_in_jinja2)
+{
+    static const char *const values[] = {"none", "0", "false", "''", "[]", "{}", "missing"};
+    static const char *const filters[] = {"map('upper')",    "map(attribute='a')",
+                                          "select",          "reject",
+                                          "select('odd')",   "selectattr('type', 'equalto', 'x')",
+                                          "rejectattr('a')", "selectattr('a')"};
+    char source[160];
+    for (size_t v = 0; v < sizeof values / sizeof *values; v++)
+        for (size_t f = 0; f < sizeof filters / sizeof *filters; f++) {
+            snprintf(source, sizeof source, "{{ %s | %s | list }}", values[v], filters[f]);
+            expect(source, NULL, "[]");
+        }
+    expect_error("{{ none | list }}", NULL, "not iterable");
+    expect_error("{{ none | join }}", NULL, "not iterable");
 }
 END_TEST
 
@@ -343,6 +402,7 @@ int main(int argc, char **argv)
     tcase_add_test(t, growing_a_string_leaves_its_older_values_alone);
     tcase_add_test(t, hostile_templates_end_with_the_name_of_a_limit);
     tcase_add_loop_test(t, work_inside_of_one_call_counts_as_steps, 0, N_SLOW);
+    tcase_add_test(t, filters_of_nothing_give_nothing_as_in_jinja2);
     tcase_add_test(t, deep_sources_are_refused_without_deep_recursion);
     tcase_add_test(t, a_long_list_of_statements_is_not_deep);
     tcase_add_test(t, deep_json_is_refused);

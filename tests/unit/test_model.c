@@ -409,6 +409,114 @@ START_TEST(rope_scalings_are_read_or_refused)
 }
 END_TEST
 
+START_TEST(a_part_of_a_split_model_is_told_as_such)
+{
+    struct file f = complete("llama");
+    put_key_u32(&f.keys, "split.no", 1);
+    put_key_u32(&f.keys, "split.count", 3);
+    f.n_keys += 2;
+    f.n_tensors = 4; /* what is missing is no other fault */
+    refused(&f, "part 2 of 3 of a split model");
+    ck_assert(strstr(e.message, "llama-gguf-split --merge") != NULL);
+    f = complete("llama"); /* a model in one part */
+    put_key_u32(&f.keys, "split.no", 0);
+    put_key_u32(&f.keys, "split.count", 1);
+    f.n_keys += 2;
+    model_close(open_good(&f));
+}
+END_TEST
+
+static void add_flag(struct file *f, const char *part, bool value)
+{
+    char key[64];
+    put_key(&f->keys, own(f, part, key), SOURCE_BOOL);
+    put_u8(&f->keys, value);
+    f->n_keys++;
+}
+
+/* Keys that change the computation, with a neutral and another value. */
+static const struct {
+    const char *key;
+    float neutral, other;
+} changing[] = {
+    {"attention.scale", 0.5f, 0.7f}, /* 1 / sqrt(4) */
+    {"attention.clamp_kqv", 0, 8},
+    {"attention.max_alibi_bias", 0, 8},
+    {"attention.temperature_scale", 0, 0.1f},
+    {"logit_scale", 1, 16},
+    {"logit_scale", 0, 0.0625f},
+    {"embedding_scale", 1, 12},
+    {"residual_scale", 1, 0.22f},
+    {"final_logit_softcapping", 0, 30},
+    {"attn_logit_softcapping", 0, 50},
+    {"rope.scaling.attn_factor", 1, 1.2f},
+    {"rope.scaling.yarn_log_multiplier", 0, 0.1f},
+};
+
+START_TEST(a_key_that_changes_the_computation_is_refused_unless_it_is_neutral)
+{
+    struct file f = complete("llama");
+    add_number(&f, changing[_i].key, changing[_i].neutral);
+    model_close(open_good(&f));
+    f = complete("llama");
+    add_number(&f, changing[_i].key, changing[_i].other);
+    refused(&f, changing[_i].key);
+    f = complete("llama");
+    add_word(&f, changing[_i].key, "1");
+    refused(&f, changing[_i].key);
+}
+END_TEST
+
+START_TEST(flags_and_counts_that_change_the_computation_are_refused)
+{
+    struct file f = complete("llama");
+    add_flag(&f, "attention.causal", true);
+    add_flag(&f, "use_parallel_residual", false);
+    add_count(&f, "expert_count", 0);
+    model_close(open_good(&f));
+    f = complete("llama");
+    add_flag(&f, "attention.causal", false);
+    refused(&f, "llama.attention.causal is 0: winnow cannot run attention that is not causal");
+    f = complete("llama");
+    add_flag(&f, "use_parallel_residual", true);
+    refused(&f, "llama.use_parallel_residual is 1");
+    f = complete("llama");
+    add_counts(&f, "expert_count", 2, (uint32_t[]){0, 4});
+    refused(&f, "llama.expert_count is 4");
+}
+END_TEST
+
+START_TEST(a_window_is_refused_unless_it_holds_the_whole_context)
+{
+    struct file f = complete("llama"); /* its context is 128 */
+    add_count(&f, "attention.sliding_window", 128);
+    model_close(open_good(&f));
+    f = complete("llama");
+    add_counts(&f, "attention.sliding_window", 2, (uint32_t[]){0, 4096});
+    model_close(open_good(&f));
+    f = complete("llama");
+    add_count(&f, "attention.sliding_window", 127);
+    refused(&f,
+            "llama.attention.sliding_window is 127: winnow cannot run sliding-window attention");
+}
+END_TEST
+
+START_TEST(a_scaling_factor_without_a_type_scales_linearly)
+{
+    struct file f = complete("llama");
+    add_number(&f, "rope.scaling.factor", 4);
+    struct model *m = open_good(&f);
+    ck_assert_double_eq(m->rope_sets[0].scale, 4);
+    model_close(m);
+    f = complete("llama");
+    add_word(&f, "rope.scaling.type", "none");
+    add_number(&f, "rope.scaling.factor", 4);
+    m = open_good(&f);
+    ck_assert_double_eq(m->rope_sets[0].scale, 1);
+    model_close(m);
+}
+END_TEST
+
 START_TEST(what_cannot_be_run_is_refused_by_key_and_value)
 {
     struct file f = complete("gemma4");
@@ -448,10 +556,11 @@ START_TEST(what_cannot_be_run_is_refused_by_key_and_value)
     f = complete("llama");
     put_key(&f.keys, "tokenizer.ggml.tokens", SOURCE_ARRAY);
     put_u32(&f.keys, SOURCE_STRING);
-    put_u64(&f.keys, 1);
-    put_text(&f.keys, "a");
+    put_u64(&f.keys, VOCAB + 1);
+    for (int i = 0; i <= VOCAB; i++)
+        put_text(&f.keys, "a");
     f.n_keys++;
-    refused(&f, "the vocabulary has 1 tokens, but token_embd.weight has 7 rows");
+    refused(&f, "the vocabulary has 8 tokens, but token_embd.weight has only 7 rows");
 }
 END_TEST
 
@@ -593,21 +702,55 @@ START_TEST(optional_biases_are_bound_where_they_are)
 }
 END_TEST
 
-START_TEST(a_tensor_outside_the_list_is_told_and_not_counted)
+/* Each of them changes what the model computes, so leaving one out would answer wrongly. */
+static const struct {
+    const char *name;
+    uint64_t cols, rows;
+} unread[] = {
+    {"output.bias", VOCAB, 0},
+    {"output_norm.bias", EMBD, 0},
+    {"rope_factors_long.weight", DIM / 2, 0},
+    {"rope_factors_short.weight", DIM / 2, 0},
+    {"token_types.weight", EMBD, 2},
+    {"blk.0.ffn_up.bias", FF, 0},
+    {"blk.1.attn_q_norm.weight", DIM, 0},
+    {"blk.1.post_attention_norm.weight", EMBD, 0},
+    {"blk.1.ffn_gate_inp.weight", EMBD, 8},
+    {"blk.2.attn_norm.weight", EMBD, 0},
+};
+
+START_TEST(a_tensor_that_nothing_reads_is_refused_by_its_name)
+{
+    struct file f = complete("llama");
+    add_tensor(&f, unread[_i].name, unread[_i].cols, unread[_i].rows);
+    refused(&f, unread[_i].name);
+    ck_assert_str_eq(e.where, unread[_i].name);
+}
+END_TEST
+
+START_TEST(the_first_of_many_unread_tensors_is_named_with_their_number)
+{
+    struct file f = complete("llama");
+    add_head_norms(&f, 0);
+    add_tensor(&f, "blk.7.attn_q.weight", EMBD, EMBD);
+    refused(&f, "'blk.0.attn_q_norm.weight' and 2 more");
+}
+END_TEST
+
+START_TEST(a_harmless_tensor_is_told_and_not_counted)
 {
     struct file f = complete("llama");
     struct model *m = open_good(&f);
     uint64_t n_parameters = m->n_parameters, size_bytes = m->size_bytes;
     model_close(m);
     f = complete("llama");
-    add_head_norms(&f, 0); /* Llama has none: they would change the answer if they were used */
-    add_tensor(&f, "blk.7.attn_q.weight", EMBD, EMBD);
+    add_tensor(&f, "blk.0.attn_rot_embd.weight", DIM / 2, 0);
     uint32_t n = f.n_tensors;
     m = open_good(&f);
     ck_assert_uint_eq(m->n_parameters, n_parameters);
     ck_assert_uint_eq(m->size_bytes, size_bytes);
     for (uint32_t i = 0; i < n; i++)
-        ck_assert_int_eq(m->tensor_used[i], i + 3 < n);
+        ck_assert_int_eq(m->tensor_used[i], i + 1 < n);
     model_close(m);
 }
 END_TEST
@@ -746,13 +889,22 @@ int main(void)
     tcase_add_test(t, layers_with_other_heads_are_refused_with_both_shapes);
     tcase_add_test(t, what_the_file_recommends_is_a_fact_within_limits);
     tcase_add_test(t, rope_scalings_are_read_or_refused);
+    tcase_add_loop_test(t, a_key_that_changes_the_computation_is_refused_unless_it_is_neutral, 0,
+                        sizeof changing / sizeof *changing);
+    tcase_add_test(t, a_part_of_a_split_model_is_told_as_such);
+    tcase_add_test(t, flags_and_counts_that_change_the_computation_are_refused);
+    tcase_add_test(t, a_window_is_refused_unless_it_holds_the_whole_context);
+    tcase_add_test(t, a_scaling_factor_without_a_type_scales_linearly);
     tcase_add_test(t, what_cannot_be_run_is_refused_by_key_and_value);
     tcase_add_loop_test(t, every_tensor_is_visited_once_and_bound_to_its_own_data, 0, 3);
     tcase_add_test(t, a_walk_ends_where_a_visit_fails);
     tcase_add_loop_test(t, each_missing_tensor_is_named_or_optional, 0, 3);
     tcase_add_loop_test(t, each_wrong_shape_is_refused_with_both, 0, 3);
     tcase_add_test(t, optional_biases_are_bound_where_they_are);
-    tcase_add_test(t, a_tensor_outside_the_list_is_told_and_not_counted);
+    tcase_add_loop_test(t, a_tensor_that_nothing_reads_is_refused_by_its_name, 0,
+                        sizeof unread / sizeof *unread);
+    tcase_add_test(t, the_first_of_many_unread_tensors_is_named_with_their_number);
+    tcase_add_test(t, a_harmless_tensor_is_told_and_not_counted);
     tcase_add_test(t, vectors_come_in_three_types_and_are_finite);
     tcase_add_test(t, a_copy_of_the_weights_leaves_the_models_own_alone);
     tcase_add_test(t, a_key_with_a_dot_is_of_the_files_architecture);

@@ -249,6 +249,52 @@ START_TEST(arguments_of_calls_become_objects)
 }
 END_TEST
 
+START_TEST(a_legacy_call_is_a_call_and_its_content_an_empty_text)
+{
+    ck_assert_msg(
+        parse(
+            API_REQUEST_CHAT,
+            "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"assistant\","
+            "\"content\":null,\"function_call\":{\"name\":\"f\",\"arguments\":\"{\\\"a\\\":1}\"}},"
+            "{\"role\":\"function\",\"name\":\"f\",\"content\":\"1\"}]}"),
+        "%s", e.message);
+    const json_t *assistant = json_array_get(r.chat.messages, 1),
+                 *result = json_array_get(r.chat.messages, 2),
+                 *call = json_array_get(json_object_get(assistant, "tool_calls"), 0);
+    ck_assert_str_eq(json_string_value(json_object_get(assistant, "content")), "");
+    const json_t *function = json_object_get(call, "function");
+    ck_assert_str_eq(json_string_value(json_object_get(function, "name")), "f");
+    ck_assert(json_is_object(json_object_get(function, "arguments")));
+    const char *id = json_string_value(json_object_get(call, "id"));
+    ck_assert_uint_eq(strlen(id), 9);
+    ck_assert_str_eq(json_string_value(json_object_get(result, "tool_call_id")), id);
+    ck_assert_str_eq(json_string_value(json_object_get(result, "role")), "tool");
+    api_request_clear(&r);
+    refuses(API_REQUEST_CHAT, "{\"messages\":[{\"role\":\"assistant\",\"content\":null}]}",
+            "invalid_type", "messages[0].content");
+    refuses(API_REQUEST_CHAT,
+            "{\"messages\":[{\"role\":\"assistant\",\"content\":null,\"function_call\":{}}]}",
+            "invalid_value", "messages[0].tool_calls");
+}
+END_TEST
+
+START_TEST(add_special_tokens_is_read_for_texts_and_chats)
+{
+    ck_assert(parse(API_REQUEST_COMPLETION, "{\"prompt\":\"a\"}"));
+    ck_assert(r.add_special_tokens);
+    api_request_clear(&r);
+    ck_assert(parse(API_REQUEST_COMPLETION, "{\"prompt\":\"a\",\"add_special_tokens\":false}"));
+    ck_assert(!r.add_special_tokens);
+    api_request_clear(&r);
+    ck_assert(parse(API_REQUEST_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],"
+                                      "\"add_special_tokens\":false}"));
+    ck_assert(r.chat.without_bos);
+    api_request_clear(&r);
+    refuses(API_REQUEST_COMPLETION, "{\"prompt\":\"a\",\"add_special_tokens\":1}", "invalid_type",
+            "add_special_tokens");
+}
+END_TEST
+
 START_TEST(prompts_come_in_four_shapes)
 {
     takes(API_REQUEST_COMPLETION, "{\"prompt\":\"a\"}");
@@ -389,6 +435,8 @@ int main(void)
     tcase_add_test(tests, the_last_of_duplicate_keys_wins_and_nul_is_text);
     tcase_add_test(tests, content_parts_are_joined_and_others_named);
     tcase_add_test(tests, arguments_of_calls_become_objects);
+    tcase_add_test(tests, a_legacy_call_is_a_call_and_its_content_an_empty_text);
+    tcase_add_test(tests, add_special_tokens_is_read_for_texts_and_chats);
     tcase_add_test(tests, prompts_come_in_four_shapes);
     tcase_add_test(tests, stops_are_bounded_and_empty_ones_dropped);
     tcase_add_test(tests, bias_keys_are_tokens_of_the_vocabulary);

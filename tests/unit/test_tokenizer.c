@@ -211,8 +211,15 @@ START_TEST(sentencepiece_gives_the_original_ids)
 }
 END_TEST
 
-static const char *const pre_names[] = {"gpt-2", "llama-bpe", "smollm",
-                                        "qwen2", "falcon",    "deepseek-llm"};
+/* tests/data/write_bpe_vectors.py has the original patterns. */
+static const char *const pre_names[] = {
+    "gpt-2",        "llama-bpe", "smollm",    "qwen2",           "falcon",
+    "deepseek-llm", "qwen35",    "jais-2",    "deepseek-coder",  "deepseek-v3",
+    "youtu",        "bloom",     "viking",    "tekken",          "gpt-4o",
+    "tiny_aya",     "kimi-k2",   "superbpe",  "bailingmoe",      "seed-coder",
+    "exaone-moe",   "afmoe",     "minicpm5",  "laguna",          "ufakzeka",
+    "spark2_5",     "mpt",       "command-r", "deepseek-r1-qwen"};
+enum { N_PRE_NAMES = sizeof pre_names / sizeof *pre_names };
 
 START_TEST(every_pretokenizer_gives_the_original_ids)
 {
@@ -226,13 +233,31 @@ START_TEST(every_pretokenizer_gives_the_original_ids)
 }
 END_TEST
 
+static const char *const pairs[][2] = {{"gpt2", "gpt-2"},
+                                       {"jais", "gpt-2"},
+                                       {"phi-2", "gpt-2"},
+                                       {"llama3", "llama-bpe"},
+                                       {"refact", "smollm"},
+                                       {"starcoder", "smollm"},
+                                       {"llama-v3", "llama-bpe"},
+                                       {"stablelm2", "qwen2"},
+                                       {"falcon3", "llama-bpe"},
+                                       {"midm-2.0", "llama-bpe"},
+                                       {"a.x-4.0", "gpt-2"},
+                                       {"mellum", "gpt-2"},
+                                       {"kormo", "deepseek-r1-qwen"},
+                                       {"hunyuan", "deepseek-r1-qwen"},
+                                       {"glm4", "llama-bpe"},
+                                       {"olmo", "mpt"},
+                                       {"exaone", "smollm"},
+                                       {"minerva-7b", "smollm"},
+                                       {"llama4", "gpt-4o"},
+                                       {"poro-chat", "bloom"},
+                                       {"hunyuan-dense", "deepseek-v3"}};
+enum { N_ALIASES = sizeof pairs / sizeof *pairs };
+
 START_TEST(aliases_give_the_ids_of_the_usual_name)
 {
-    static const char *const pairs[][2] = {
-        {"gpt2", "gpt-2"},         {"mpt", "gpt-2"},
-        {"phi-2", "gpt-2"},        {"llama3", "llama-bpe"},
-        {"refact", "smollm"},      {"starcoder", "smollm"},
-        {"llama-v3", "llama-bpe"}, {"deepseek-r1-qwen", "qwen2"}};
     char outputs[200];
     struct tokenizer *t = open_file(BPE_VOCAB ".gguf", pairs[_i][0]);
     snprintf(outputs, sizeof outputs, BPE_VOCAB ".%s.out", pairs[_i][1]);
@@ -456,6 +481,67 @@ START_TEST(plain_text_cannot_spell_a_control_token)
 }
 END_TEST
 
+/* A chat vocabulary whose markers have that kind; a template that names "<|custom|>". */
+static struct tokenizer *with_markers(int32_t kind)
+{
+    static const char *const texts[] = {"<unk>",      "<s>",        "</s>",      "<|im_start|>",
+                                        "<|im_end|>", "<|custom|>", "<|other|>", "<think>",
+                                        "[INST]",     "a",          "\n",        "<|stop|>"};
+    float scores[12] = {0};
+    int32_t kinds[12] = {2, 3, 3, kind, kind, kind, kind, kind, kind, 1, 1, kind};
+    struct builder g = {0};
+    struct error e = {0};
+    add_string(&g, "general.architecture", "llama");
+    add_string(&g, "tokenizer.ggml.model", "llama");
+    add_strings(&g, "tokenizer.ggml.tokens", texts, 12);
+    add_array(&g, "tokenizer.ggml.token_type", SOURCE_INT32, 12);
+    put(&g.body, kinds, sizeof kinds);
+    add_array(&g, "tokenizer.ggml.scores", SOURCE_FLOAT32, 12);
+    put(&g.body, scores, sizeof scores);
+    add_u32(&g, "tokenizer.ggml.eot_token_id", 11);
+    add_u32(&g, "tokenizer.ggml.eom_token_id", 10); /* a word that ends answers, too */
+    add_bool(&g, "tokenizer.ggml.add_space_prefix", false);
+    add_string(&g, "tokenizer.chat_template", "{{ '<|custom|>[INST]<think>' }}");
+    struct tokenizer *t = build(&g, &e);
+    ck_assert_msg(t != NULL, "%s", e.message);
+    return t;
+}
+
+START_TEST(turn_markers_are_control_tokens_whatever_the_file_says)
+{
+    static const int32_t kinds[] = {TOKEN_NORMAL, TOKEN_USER_DEFINED, TOKEN_CONTROL};
+    static const int32_t controls[] = {3, 4, 5, 8, 11};
+    struct tokenizer *t = with_markers(kinds[_i]);
+    for (size_t i = 0; i < sizeof controls / sizeof *controls; i++) {
+        size_t n, length;
+        const char *text = tokenizer_text(t, controls[i], &length);
+        ck_assert_msg(tokenizer_kind(t, controls[i]) == TOKEN_CONTROL, "%.*s", (int)length, text);
+        (void)tokenizer_bytes(t, controls[i], false, &n);
+        ck_assert_uint_eq(n, 0); /* answers do not show it */
+        struct tokens list = {0};
+        struct error e;
+        ck_assert(tokenizer_encode(t, text, length, NULL, &list, &e));
+        for (size_t k = 0; k < list.count; k++)
+            ck_assert_int_ne(list.data[k], controls[i]); /* and content cannot write it */
+        tokens_free(&list);
+        uint8_t marks[64];
+        memset(marks, 1, sizeof marks);
+        ck_assert(tokenizer_encode(t, text, length, marks, &list, &e));
+        ck_assert_uint_eq(list.count, 1);
+        ck_assert_int_eq(list.data[0], controls[i]); /* the template can */
+        tokens_free(&list);
+    }
+    ck_assert(tokenizer_is_end(t, 2) && tokenizer_is_end(t, 4) && tokenizer_is_end(t, 11));
+    ck_assert(!tokenizer_is_end(t, 3) && !tokenizer_is_end(t, 5));
+    /* What no template and no key names stays what the file says; so does text that is shown. */
+    ck_assert_int_eq(tokenizer_kind(t, 6), kinds[_i]);
+    ck_assert_int_eq(tokenizer_kind(t, 7), kinds[_i]);
+    ck_assert_int_eq(tokenizer_kind(t, 10), TOKEN_NORMAL);
+    ck_assert(tokenizer_is_end(t, 10));
+    tokenizer_free(t);
+}
+END_TEST
+
 START_TEST(the_space_prefix_stands_before_every_stretch_of_text)
 {
     struct builder g;
@@ -505,6 +591,39 @@ START_TEST(bos_and_eos_are_added_as_the_model_says)
     tokenizer_free(t);
     t = open_file(BPE_VOCAB ".gguf", "llama-bpe");
     ck_assert(tokenizer_adds_bos(t));
+    tokenizer_free(t);
+}
+END_TEST
+
+START_TEST(a_prompt_has_one_bos_and_never_eos)
+{
+    struct builder g;
+    struct error e = {0};
+    begin_spm(&g, "llama");
+    add_bool(&g, "tokenizer.ggml.add_eos_token", true);
+    struct tokenizer *t = build(&g, &e);
+    struct tokens list = {0};
+    ck_assert_msg(t != NULL, "%s", e.message);
+    ck_assert(tokenizer_encode_prompt(t, "a", 1, true, true, &list, &e));
+    ck_assert_uint_eq(list.count, 2); /* BOS and the word */
+    ck_assert_int_eq(list.data[0], 1);
+    list.count = 0;
+    ck_assert(tokenizer_encode_prompt(t, "<s>a", 4, true, true, &list, &e));
+    ck_assert_uint_eq(list.count, 2); /* the text's own BOS */
+    ck_assert_int_eq(list.data[0], 1);
+    list.count = 0;
+    ck_assert(tokenizer_encode_prompt(t, "a", 1, true, false, &list, &e));
+    ck_assert_uint_eq(list.count, 1);
+    list.count = 0;
+    ck_assert(tokenizer_encode_prompt(t, "<s>", 3, false, true, &list, &e));
+    ck_assert_int_eq(list.data[0], 1); /* here the text has letters, no BOS */
+    ck_assert_uint_gt(list.count, 1);
+    list.count = 0;
+    ck_assert(tokenizer_encode_text(t, "<s>a", 4, true, true, &list, &e));
+    ck_assert_uint_eq(list.count, 3);
+    ck_assert_int_eq(list.data[0], 1);
+    ck_assert_int_eq(list.data[2], 2);
+    tokens_free(&list);
     tokenizer_free(t);
 }
 END_TEST
@@ -703,7 +822,7 @@ int main(void)
     int n_pre = (int)(sizeof pre_names / sizeof *pre_names);
     tcase_add_test(rules, sentencepiece_gives_the_original_ids);
     tcase_add_loop_test(rules, every_pretokenizer_gives_the_original_ids, 0, n_pre);
-    tcase_add_loop_test(rules, aliases_give_the_ids_of_the_usual_name, 0, 8);
+    tcase_add_loop_test(rules, aliases_give_the_ids_of_the_usual_name, 0, N_ALIASES);
     tcase_add_test(rules, further_vocabularies_give_the_original_ids);
     tcase_add_loop_test(rules, any_bytes_come_back_from_byte_level_bpe, 0, n_pre);
     tcase_add_test(rules, any_bytes_come_back_from_byte_fallback);
@@ -711,6 +830,8 @@ int main(void)
     tcase_add_test(rules, control_tokens_are_recognised_only_where_every_byte_is_marked);
     tcase_add_test(rules, the_longest_special_token_wins_and_user_defined_ones_need_no_marks);
     tcase_add_test(rules, plain_text_cannot_spell_a_control_token);
+    tcase_add_test(rules, a_prompt_has_one_bos_and_never_eos);
+    tcase_add_loop_test(rules, turn_markers_are_control_tokens_whatever_the_file_says, 0, 3);
     tcase_add_test(rules, the_space_prefix_stands_before_every_stretch_of_text);
     tcase_add_test(rules, bos_and_eos_are_added_as_the_model_says);
     tcase_add_test(rules, tokens_know_their_bytes_text_and_kind);
