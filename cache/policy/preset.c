@@ -38,7 +38,7 @@ static const struct preset presets[] = {
      .axes = {PROFILED, .sinks = 64, .recent = 256, .prefill = PREFILL_STREAM},
      .multi_turn_safe = true},
     {"tova", "what the newest token attends to", "TOVA",
-     .axes = {COMMON, .scorer = SCORER_LAST_QUERY, .decode = DECODE_EVICT}},
+     .axes = {COMMON, .scorer = SCORER_LAST_QUERY, .share = SHARE_LAYER, .decode = DECODE_EVICT}},
     {"scissorhands", "tokens that keep mattering", "Scissorhands",
      .axes = {COMMON, .scorer = SCORER_PERSISTENCE, .recent = 10, .decode = DECODE_EVICT}},
     {"pyramidkv", "snapkv with more for the first layers", "PyramidKV",

@@ -206,7 +206,7 @@ KNOBS = {  # axis: two policies that differ in it alone
     "window": ({"name": "snapkv", "budget": 64, "window": 8}, {"name": "snapkv", "budget": 64, "window": 24}),
     "kernel": ({"name": "snapkv", "budget": 64, "kernel": 1}, {"name": "snapkv", "budget": 64, "kernel": 13}),
     "pool": ({"name": "snapkv", "budget": 64}, {"name": "snapkv", "budget": 64, "pool": "max"}),
-    "share": ({"name": "tova", "budget": 48}, {"name": "tova", "budget": 48, "share": "layer"}),
+    "share": ({"name": "tova", "budget": 48}, {"name": "tova", "budget": 48, "share": "head"}),
     "scorer": ({"name": "h2o", "budget": 64}, {"name": "h2o", "budget": 64, "scorer": "attention_mean"}),
     "allocation": ({"name": "snapkv", "budget": 64}, {"name": "snapkv", "budget": 64, "allocation": "adaptive"}),
     "prefill": ({"name": "duo", "sinks": 4, "recent": 40}, {"name": "duo", "sinks": 4, "recent": 40, "prefill": "full"}),
