@@ -7,12 +7,13 @@
 /* What every preset starts from; a row names only what differs (later initialisers win). */
 #define COMMON                                                                                     \
     .storage = STORAGE_F16, .has_budget = true, .budget = 1024, .vote_queries = 32, .kernel = 7,   \
-    .sparsity = 0.5
+    .pooling = POOLING_MAX, .sparsity = 0.5
 /* Heads by profile: whole, or a window whose size the row states, so there is no budget. The
  * votes and their kernel are for requests that set scorer window_attention. */
 #define PROFILED                                                                                   \
     .storage = STORAGE_F16, .scorer = SCORER_RECENCY, .allocation = ALLOCATION_PROFILE,            \
-    .decode = DECODE_EVICT, .vote_queries = 32, .kernel = 7, .sparsity = 0.5
+    .decode = DECODE_EVICT, .vote_queries = 32, .kernel = 7, .pooling = POOLING_MAX,               \
+    .sparsity = 0.5
 
 static const struct preset presets[] = {
     {"full", "keep everything", "-",

@@ -205,7 +205,7 @@ KNOBS = {  # axis: two policies that differ in it alone
     "min_window": ({"name": "razor", "min_window": 40}, {"name": "razor", "min_window": 70}),
     "window": ({"name": "snapkv", "budget": 64, "window": 8}, {"name": "snapkv", "budget": 64, "window": 24}),
     "kernel": ({"name": "snapkv", "budget": 64, "kernel": 1}, {"name": "snapkv", "budget": 64, "kernel": 13}),
-    "pool": ({"name": "snapkv", "budget": 64}, {"name": "snapkv", "budget": 64, "pool": "max"}),
+    "pool": ({"name": "snapkv", "budget": 64}, {"name": "snapkv", "budget": 64, "pool": "avg"}),
     "share": ({"name": "tova", "budget": 48}, {"name": "tova", "budget": 48, "share": "head"}),
     "scorer": ({"name": "h2o", "budget": 64}, {"name": "h2o", "budget": 64, "scorer": "attention_mean"}),
     "allocation": ({"name": "snapkv", "budget": 64}, {"name": "snapkv", "budget": 64, "allocation": "adaptive"}),

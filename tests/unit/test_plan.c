@@ -537,6 +537,9 @@ START_TEST(shares_and_defaults_become_slots)
     ck_assert(p.share == SHARE_LAYER && plan_profile_votes(&p));
     p = resolved("tova:100", 1000);
     ck_assert(p.share == SHARE_LAYER);
+    /* The authors' set-up for long prompts. */
+    p = resolved("snapkv", 1000);
+    ck_assert(p.pooling == POOLING_MAX && p.kernel == 7 && p.vote_queries == 32);
     /* Where heads hold different tokens, each chooses for itself unless the request insists. */
     p = resolved("{\"name\":\"tova\",\"allocation\":\"pyramid\"}", 1000);
     ck_assert(p.share == SHARE_HEAD);

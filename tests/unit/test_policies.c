@@ -52,6 +52,7 @@ static const char *const plans[] = {
     "{\"name\":\"snapkv\",\"budget\":64,\"decode\":\"evict\",\"pool\":\"max\",\"kernel\":3}",
     "{\"name\":\"h2o\",\"budget\":64,\"remnant\":\"mean\"}",
     "{\"name\":\"snapkv\",\"budget\":48,\"window\":8,\"remnant\":\"mean\",\"pool\":\"none\"}",
+    "{\"name\":\"snapkv\",\"budget\":64,\"pool\":\"avg\"}",
     "{\"name\":\"tova\",\"budget\":64,\"share\":\"head\"}",
     "{\"name\":\"keydiff\",\"budget\":64,\"share\":\"layer\",\"interval\":5}",
     "{\"name\":\"adakv\",\"budget\":64,\"allocation\":\"adaptive_floor\"}",
