@@ -60,6 +60,12 @@ check "inspect" $? "$work/out"
 [ "$("$winnow" tokenize "$model" -p 'Once upon a time' --bos --ids)" = "1 403 407 261 378" ]
 check "tokenize: $("$winnow" tokenize "$model" -p 'Once upon a time' --bos --ids)" $?
 
+for name in "a model.gguf" blob; do
+    make -n --no-print-directory CUDA=none BUILD="$BUILD" MODEL="$name" run >"$work/out" 2>&1
+    grep -qF "serve \"$name\"" "$work/out" && ! grep -q -- --head-profile "$work/out"
+    check "make run MODEL=\"$name\" serves that file" $? "$work/out"
+done
+
 answer=', there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big, red ball.'
 "$winnow" run "$model" -p 'Once upon a time' -n 60 --temp 0 >"$work/out" 2>"$work/err"
 grep -qF "$answer" "$work/out"

@@ -565,6 +565,29 @@ START_TEST(a_model_keeps_its_hash)
 }
 END_TEST
 
+/* NAME.heads.json beside NAME.gguf, or beside a file of any other name. */
+START_TEST(a_profile_beside_the_model_is_found)
+{
+    char folder[] = "/tmp/winnow-beside-XXXXXX", profile[64];
+    ck_assert_ptr_nonnull(mkdtemp(folder));
+    static const char *const models[] = {"a model.gguf", "blob", "x.gguf.gguf"};
+    static const char *const beside[] = {"a model.heads.json", "blob.heads.json",
+                                         "x.gguf.heads.json"};
+    for (uint32_t i = 0; i < 3; i++) {
+        char model[64];
+        snprintf(model, sizeof model, "%s/%s", folder, models[i]);
+        ck_assert_ptr_null(profile_file_beside(model));
+        snprintf(profile, sizeof profile, "%s/%s", folder, beside[i]);
+        fclose(fopen(profile, "w"));
+        char *found = profile_file_beside(model);
+        ck_assert_str_eq(found, profile);
+        free(found);
+        unlink(profile);
+    }
+    rmdir(folder);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("head_profile");
@@ -577,6 +600,7 @@ int main(void)
     tcase_add_test(t, a_calibrated_profile_names_its_heads);
     tcase_add_test(t, a_broken_profile_says_what);
     tcase_add_test(t, a_file_that_cannot_be_read_is_refused);
+    tcase_add_test(t, a_profile_beside_the_model_is_found);
     tcase_add_test(t, a_profile_of_another_model_is_refused);
     tcase_add_test(t, the_top_14_percent_by_induction_and_1_percent_by_echo_are_chosen);
     tcase_add_test(t, what_calibration_writes_loads);
