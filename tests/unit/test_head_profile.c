@@ -309,6 +309,30 @@ START_TEST(the_top_14_percent_by_induction_and_1_percent_by_echo_are_chosen)
 }
 END_TEST
 
+/* Even attention scores 1 / length; a head with less than four times that is not chosen beside heads
+ * with more. Where there are none, the percents are chosen. */
+START_TEST(a_head_of_chance_is_not_chosen_beside_real_ones)
+{
+    struct calibration c = blank(4, 3); /* 2 by induction, 1 by echo */
+    c.length = 1000;
+    c.induction[6] = 0.8;
+    c.induction[2] = c.echo[1] = 0.0039;
+    calibration_choose(&c);
+    ck_assert_uint_eq(n_chosen(&c), 1);
+    ck_assert(c.whole[6]);
+    ck_assert_uint_eq(c.n_left_out, 2);
+    c.induction[2] = 0.004;
+    calibration_choose(&c);
+    ck_assert(c.whole[6] && c.whole[2]);
+    ck_assert_uint_eq(c.n_left_out, 1);
+    c.induction[6] = c.induction[2] = 0.003;
+    calibration_choose(&c);
+    ck_assert(c.whole[6] && c.whole[2] && c.whole[1]);
+    ck_assert_uint_eq(c.n_left_out, 0);
+    clear(&c);
+}
+END_TEST
+
 START_TEST(what_calibration_writes_loads)
 {
     struct calibration c = blank(3, 2);
@@ -603,6 +627,7 @@ int main(void)
     tcase_add_test(t, a_profile_beside_the_model_is_found);
     tcase_add_test(t, a_profile_of_another_model_is_refused);
     tcase_add_test(t, the_top_14_percent_by_induction_and_1_percent_by_echo_are_chosen);
+    tcase_add_test(t, a_head_of_chance_is_not_chosen_beside_real_ones);
     tcase_add_test(t, what_calibration_writes_loads);
     tcase_add_test(t, the_scores_are_those_of_the_formula);
     tcase_add_test(t, threads_do_not_change_a_bit_and_the_seed_does);
