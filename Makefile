@@ -5,9 +5,10 @@ BUILD  ?= build
 ifneq ($(words [$(BUILD)])$(if $(BUILD),,empty),1)
 $(error BUILD is "$(BUILD)": it has to be the path of one folder, without blanks)
 endif
-# Served by `make run`. Retrieval heads for razor and duo are found beside a model, where `winnow calibrate` has put them.
+# Served by `make run`. The server finds the heads for razor and duo beside the model (NAME.heads.json); HEADS=FILE names
+# another file.
 MODEL  ?= models/demo.gguf
-HEADS  ?= $(wildcard $(MODEL:.gguf=.heads.json))
+HEADS  ?=
 ARGS   ?=
 PREFIX ?= /usr/local
 V      ?=

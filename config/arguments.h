@@ -6,14 +6,18 @@
 
 #include "config/config.h"
 
+#define RUN_NO_TOP_K INT64_MIN
+
 struct run_arguments {
     char *model_path, *device, *isa, *chat_template, *head_profile, *kv_policy, *kv_storage;
     struct memory_size kv_memory;
     uint32_t n_threads, n_ctx; /* 0: physical cores; as trained */
     char *prompt, *prompt_file, *system;
-    bool chat, ignore_eos;
+    bool chat, raw, ignore_eos;
     int64_t n_tokens; /* -1: as many as fit */
-    double temperature, top_p, min_p, repetition_penalty;
+    /* NAN and RUN_NO_TOP_K, which the caller sets before parsing: not given */
+    double temperature, top_p, min_p;
+    double repetition_penalty;
     int64_t top_k, seed; /* seed -1: random */
 };
 

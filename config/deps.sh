@@ -37,10 +37,23 @@ else
 fi
 echo "installing: $packages"
 export DEBIAN_FRONTEND=noninteractive
-# shellcheck disable=SC2086 # word splitting is the point
-$sudo apt-get install -y -qq --no-install-recommends $packages >/dev/null 2>&1 || {
-    $sudo apt-get update -qq
-    $sudo apt-get install -y -qq --no-install-recommends $packages >/dev/null
+said=$(mktemp)
+trap 'rm -f "$said"' EXIT
+# Quiet while it works. Where it does not, one sentence and apt's first error, not a line for each package and mirror.
+apt() {
+    # shellcheck disable=SC2086 # word splitting is the point
+    $sudo apt-get -qq -o Acquire::Retries=1 "$@" >>"$said" 2>&1
+}
+# shellcheck disable=SC2086
+apt install -y --no-install-recommends $packages || { apt update && apt install -y --no-install-recommends $packages; } || {
+    if line=$(grep -m 1 -E '^[EW]:.*(Could not resolve|[Cc]ould not connect|Unable to connect|Temporary failure|timed out)' "$said"); then
+        echo "winnow needs '$what' from Debian's archive, which this machine cannot reach: is there a network, or a proxy to set in http_proxy?" >&2
+    else
+        echo "winnow needs '$what', and apt-get cannot install it:" >&2
+        line=$(grep '^E:' "$said" | tail -n 1)
+    fi
+    printf '%s\nInstall it by hand: %s\n' "${line:-$(tail -n 1 "$said")}" "$packages" >&2
+    exit 1
 }
 what=$(missing)
 case "$what" in

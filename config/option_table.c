@@ -22,9 +22,11 @@ const struct option_command_row option_commands[N_OPTION_COMMANDS] = {
          "--config file and an\nenvironment variable (--kv-policy is "
          "WINNOW_KV_POLICY). A flag overrides the environment, and the environment\n"
          "overrides the file.\n"},
-    [OPTION_RUN] = {"run", "MODEL [-p PROMPT | -f FILE] [flags]",
-                    "continue one prompt on the terminal",
-                    "Continues one prompt and prints the text as it is generated.\n"},
+    [OPTION_RUN] =
+        {"run", "MODEL [-p PROMPT | -f FILE] [flags]", "answer a prompt on the terminal, or chat",
+         "Answers one prompt and prints the text as it is generated. Without a prompt, on "
+         "a terminal, it is a chat\n(/help lists its commands). A model without a chat "
+         "template continues the prompt.\n"},
     [OPTION_BENCH] =
         {"bench", "MODEL [flags]", "speed over contexts, batches and policies",
          "Measures the speed of prompts and decoding, and compares it with what this "
@@ -92,15 +94,20 @@ const struct option_row option_rows[] = {
      "also list NAME@POLICY in /v1/models", WORDS_NONE, TAKEN(SERVE(list_policy_models))},
 
     {"Text", "prompt", "-p", OPTION_TEXT, 0, 0, NULL, "TEXT",
-     "the prompt; - or no prompt: read from standard input", WORDS_NONE, TAKEN(RUN(prompt))},
+     "the prompt; -: read it from standard input, which is also the default unless that is a "
+     "terminal",
+     WORDS_NONE, TAKEN(RUN(prompt))},
     {"Text", "file", "-f", OPTION_TEXT, 0, 0, NULL, "FILE", "read the prompt from a file",
      WORDS_FILES, TAKEN(RUN(prompt_file))},
     {"Text", "chat", "", OPTION_SWITCH, 0, 0, NULL, NULL,
-     "the prompt is a chat message: use the model's template", WORDS_NONE, TAKEN(RUN(chat))},
-    {"Text", "system", "", OPTION_TEXT, 0, 0, NULL, "TEXT",
-     "the system message before it (with --chat)", WORDS_NONE, TAKEN(RUN(system))},
-    {"Text", "predict", "-n --n-predict --max-tokens", OPTION_INTEGER, -1, INT32_MAX, "-1", "N",
-     "most tokens to generate; -1 = the rest of the context (16384 when it sets no limit)",
+     "the prompt is a chat message (default for models that have a chat template)", WORDS_NONE,
+     TAKEN(RUN(chat))},
+    {"Text", "raw", "", OPTION_SWITCH, 0, 0, NULL, NULL,
+     "continue the prompt as it is, without the chat template", WORDS_NONE, TAKEN(RUN(raw))},
+    {"Text", "system", "", OPTION_TEXT, 0, 0, NULL, "TEXT", "the system message before it",
+     WORDS_NONE, TAKEN(RUN(system))},
+    {"Text", "predict", "-n --n-predict --max-tokens", OPTION_INTEGER, -1, INT32_MAX, "512", "N",
+     "most tokens of an answer; -1 = the rest of the context (16384 when it sets no limit)",
      WORDS_NONE, TAKEN(RUN(n_tokens))},
     {"Text", "ignore-eos", "", OPTION_SWITCH, 0, 0, NULL, NULL,
      "continue after the end-of-text token", WORDS_NONE, TAKEN(RUN(ignore_eos))},
@@ -119,15 +126,19 @@ const struct option_row option_rows[] = {
     {"Text", "text", "", OPTION_TEXT, 0, 0, NULL, "FILE",
      "the text: a few hundred kilobytes of prose", WORDS_FILES, TAKEN(EVAL(text_path))},
 
-    {"Sampling", "temp", "--temperature", OPTION_REAL, 0, 2, "1", "T",
-     "temperature; 0: always the likeliest token", WORDS_NONE, TAKEN(RUN(temperature))},
-    {"Sampling", "top-k", "", OPTION_INTEGER, -1, INT32_MAX, "0", "K",
-     "choose among the K likeliest tokens; 0 or -1 = all", WORDS_NONE, TAKEN(RUN(top_k))},
-    {"Sampling", "top-p", "", OPTION_REAL, 0, 1, "1", "P",
-     "choose among the likeliest tokens that make up this share", WORDS_NONE, TAKEN(RUN(top_p))},
-    {"Sampling", "min-p", "", OPTION_REAL, 0, 1, "0", "P",
-     "leave out tokens below this share of the likeliest one's probability", WORDS_NONE,
-     TAKEN(RUN(min_p))},
+    {"Sampling", "temp", "--temperature", OPTION_REAL, 0, 2, NULL, "T",
+     "temperature; 0: always the likeliest token (default: the model's, else 0.8)", WORDS_NONE,
+     TAKEN(RUN(temperature))},
+    {"Sampling", "top-k", "", OPTION_INTEGER, -1, INT32_MAX, NULL, "K",
+     "choose among the K likeliest tokens; 0 or -1 = all (default: the model's, else 40)",
+     WORDS_NONE, TAKEN(RUN(top_k))},
+    {"Sampling", "top-p", "", OPTION_REAL, 0, 1, NULL, "P",
+     "choose among the likeliest tokens that make up this share (default: the model's, else 0.95)",
+     WORDS_NONE, TAKEN(RUN(top_p))},
+    {"Sampling", "min-p", "", OPTION_REAL, 0, 1, NULL, "P",
+     "leave out tokens below this share of the likeliest one's probability (default: the model's, "
+     "else 0.05)",
+     WORDS_NONE, TAKEN(RUN(min_p))},
     {"Sampling", "repeat-penalty", "", OPTION_REAL, 1e-3, 10, "1", "R",
      "divide the logits of tokens that have occurred; 1 = off", WORDS_NONE,
      TAKEN(RUN(repetition_penalty))},
@@ -161,8 +172,7 @@ const struct option_row option_rows[] = {
      "refuse requests that name a policy", WORDS_NONE, TAKEN(SERVE(kv_policy_lock))},
     {"Cache", "head-profile", "", OPTION_TEXT, 0, 0, NULL, "FILE",
      "which heads look things up, for razor, duo and compresskv: a file of `winnow calibrate` or "
-     "of "
-     "DuoAttention",
+     "of DuoAttention (default: NAME.heads.json beside NAME.gguf)",
      WORDS_FILES,
      TAKEN(SERVE(head_profile), RUN(head_profile), BENCH(head_profile), EVAL(head_profile))},
     {"Cache", "no-prefix-cache", "", OPTION_UNSWITCH, 0, 0, NULL, NULL,

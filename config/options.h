@@ -81,7 +81,7 @@ const char *option_nearest(enum option_command command, const char *flag);
 /* Whether the flag needs a value. */
 bool option_takes_value(const struct option_row *row);
 
-/* Fills `settings`, which is all zero, with defaults and the arguments; argv[0] is the command. The
+/* Fills `settings`, which is all zero but for fields that no row gives a default, with defaults and the arguments; argv[0] is the command. The
  * argument without a dash is the model. *help is set when --help was given; then the settings are
  * incomplete. False: *e names the flag, and `settings` is cleared. */
 bool options_parse(enum option_command command, void *settings, int argc, char **argv, bool *help,

@@ -133,6 +133,10 @@ static void print_facts(const struct server *s)
              (unsigned long long)pages, (unsigned long long)page, pool,
              (unsigned long long)(pages / ((uint64_t)m->n_layers * m->n_kv_heads) * 32));
     log_line(LOG_INFO, "policy: %s for requests that name none", s->config->kv_policy);
+    const struct head_profile *profile = engine_plan_limits(s->engine).profile;
+    if (profile)
+        log_line(LOG_INFO, "head profile: %u of %u KV heads look things up",
+                 head_profile_n_whole(profile, 0.5), profile->n_layers * profile->n_kv_heads);
     log_line(LOG_INFO, "ready at %s", transport_address(s->transport, 0));
 }
 

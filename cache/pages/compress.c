@@ -98,9 +98,8 @@ uint32_t cache_drop_jobs(const struct placement *p, uint32_t layer, struct selec
 /* The most slots that a head of the layer may keep. */
 static uint32_t most_kept(const struct cache_sequence *s, const struct select_job *job)
 {
-    uint64_t most = s->plan->allocation == ALLOCATION_ADAPTIVE
-                        ? (uint64_t)job->budget * s->cache->n_kv_heads
-                        : job->budget;
+    uint64_t most =
+        plan_competes(s->plan) ? (uint64_t)job->budget * s->cache->n_kv_heads : job->budget;
     return most < job->n_slots ? (uint32_t)most : job->n_slots;
 }
 
@@ -186,7 +185,7 @@ void cache_settle(struct cache_sequence *s, uint32_t layer, const struct select_
         c->evicted_slots += held - n_kept;
         s->compressed |= held > n_kept;
         if (h->budget != UINT32_MAX) /* a plan that drops in decode holds this many from now on */
-            h->budget = s->plan->allocation == ALLOCATION_ADAPTIVE ? n_kept : jobs[i].budget;
+            h->budget = plan_competes(s->plan) ? n_kept : jobs[i].budget;
         h->n_slots = n_kept;
         h->n_holes = 0;
         give_back_pages(s, head, (uint32_t)pages_of_slots(n_kept));

@@ -55,8 +55,10 @@ struct head_state {
     uint32_t *holes;                /* [n_holes] a stack: drop pushes, write pops */
     float *scores;     /* [capacity * PAGE_SLOTS] by scoring; 0 when the slot is written */
     uint32_t *history; /* [capacity * PAGE_SLOTS][HISTORY_WORDS] persistence only. Likewise */
-    double *key_sum;   /* [head_dim] of k / |k| over all tokens; key_diff only. By write */
-    float *summary;    /* [2][head_dim] mean K, mean V of what was dropped; by drop and compress */
+    /* [2][head_dim] key_diff only. By write, drop, compress. The sum of k / |k| over the slots that
+     * are held, and what a backend has still to take off it (drop on a GPU; write does it). */
+    double *key_sum;
+    float *summary; /* [2][head_dim] mean K, mean V of what was dropped; by drop and compress */
 };
 
 #endif

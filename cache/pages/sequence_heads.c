@@ -52,7 +52,7 @@ static bool init_head(struct cache_sequence *s, uint32_t layer, uint32_t kv_head
             return false;
     }
     if (scorer_of(p)->reads == SCORER_READS_DIRECTION &&
-        !take_zeroed(s, &state->key_sum, d * sizeof *state->key_sum))
+        !take_zeroed(s, &state->key_sum, (size_t)2 * d * sizeof *state->key_sum))
         return false;
     return p->remnant == REMNANT_NONE ||
            take_zeroed(s, &state->summary, (size_t)2 * d * sizeof *state->summary);
@@ -184,7 +184,7 @@ bool heads_copy(struct cache_sequence *to, const struct cache_sequence *from, st
             {b->holes, a->holes, n_holes * sizeof *a->holes},
             {b->scores, a->scores, old->n_slots * sizeof *a->scores},
             {b->history, a->history, (size_t)old->n_slots * HISTORY_WORDS * sizeof *a->history},
-            {b->key_sum, a->key_sum, d * sizeof *a->key_sum},
+            {b->key_sum, a->key_sum, 2 * d * sizeof *a->key_sum},
             {b->summary, a->summary, 2 * d * sizeof *a->summary}};
         for (size_t i = 0; i < sizeof all / sizeof *all; i++)
             if (all[i].to && all[i].from && all[i].bytes)

@@ -7,7 +7,8 @@
 
 #define SCORER_NAME(id, name, ...) name,
 static const char *const scorers[] = {SCORERS(SCORER_NAME)};
-static const char *const allocations[] = {"uniform", "pyramid", "adaptive", "profile"};
+static const char *const allocations[] = {"uniform", "pyramid", "adaptive", "adaptive_floor",
+                                          "profile"};
 static const char *const prefills[] = {"full", "stream"};
 static const char *const decodes[] = {"grow", "evict"};
 static const char *const remnants[] = {"none", "mean"};

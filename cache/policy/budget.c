@@ -102,7 +102,7 @@ uint64_t budget_settled_pages(const struct budget_shape *shape, const struct pla
         uint64_t slots = 0;
         for (uint32_t h = 0; h < shape->n_kv_heads; h++) {
             slots += settled_slots(shape, p, l, h, n_prompt, n_tokens);
-            if (p->allocation != ALLOCATION_ADAPTIVE) {
+            if (!plan_competes(p)) {
                 pages += pages_of_slots(slots);
                 slots = 0;
             }

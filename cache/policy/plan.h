@@ -24,6 +24,7 @@ enum plan_allocation {
     ALLOCATION_UNIFORM,
     ALLOCATION_PYRAMID,
     ALLOCATION_ADAPTIVE,
+    ALLOCATION_ADAPTIVE_FLOOR,
     ALLOCATION_PROFILE
 };
 enum plan_prefill { PREFILL_FULL, PREFILL_STREAM };
@@ -179,6 +180,12 @@ const char *plan_source_name(enum plan_source v);
 static inline bool plan_evicts(const struct plan *p)
 {
     return p->has_budget || p->allocation == ALLOCATION_PROFILE;
+}
+
+/* Whether the heads of a layer compete for their slots. */
+static inline bool plan_competes(const struct plan *p)
+{
+    return p->allocation == ALLOCATION_ADAPTIVE || p->allocation == ALLOCATION_ADAPTIVE_FLOOR;
 }
 
 /* Allocation `profile` with scorer window_attention (CompressKV): no head is whole; the profile's

@@ -7,12 +7,13 @@
 /* What every preset starts from; a row names only what differs (later initialisers win). */
 #define COMMON                                                                                     \
     .storage = STORAGE_F16, .has_budget = true, .budget = 1024, .vote_queries = 32, .kernel = 7,   \
-    .sparsity = 0.5
+    .pooling = POOLING_MAX, .sparsity = 0.5
 /* Heads by profile: whole, or a window whose size the row states, so there is no budget. The
  * votes and their kernel are for requests that set scorer window_attention. */
 #define PROFILED                                                                                   \
     .storage = STORAGE_F16, .scorer = SCORER_RECENCY, .allocation = ALLOCATION_PROFILE,            \
-    .decode = DECODE_EVICT, .vote_queries = 32, .kernel = 7, .sparsity = 0.5
+    .decode = DECODE_EVICT, .vote_queries = 32, .kernel = 7, .pooling = POOLING_MAX,               \
+    .sparsity = 0.5
 
 static const struct preset presets[] = {
     {"full", "keep everything", "-",
@@ -38,7 +39,7 @@ static const struct preset presets[] = {
      .axes = {PROFILED, .sinks = 64, .recent = 256, .prefill = PREFILL_STREAM},
      .multi_turn_safe = true},
     {"tova", "what the newest token attends to", "TOVA",
-     .axes = {COMMON, .scorer = SCORER_LAST_QUERY, .decode = DECODE_EVICT}},
+     .axes = {COMMON, .scorer = SCORER_LAST_QUERY, .share = SHARE_LAYER, .decode = DECODE_EVICT}},
     {"scissorhands", "tokens that keep mattering", "Scissorhands",
      .axes = {COMMON, .scorer = SCORER_PERSISTENCE, .recent = 10, .decode = DECODE_EVICT}},
     {"pyramidkv", "snapkv with more for the first layers", "PyramidKV",

@@ -54,6 +54,13 @@ static bool check_stream(const struct plan *p, struct error *e)
     return true;
 }
 
+/* One choice for all heads of a layer needs heads that hold the same tokens. */
+static bool may_share_layer(const struct plan *p)
+{
+    return plan_profile_votes(p) ||
+           (p->allocation == ALLOCATION_UNIFORM && p->prefill == PREFILL_FULL);
+}
+
 static bool check_axes(const struct plan_asked *asked, const struct plan *p,
                        const struct plan_limits *limits, struct error *e)
 {
@@ -69,10 +76,10 @@ static bool check_axes(const struct plan_asked *asked, const struct plan *p,
                       "positions 'cache' need prefill 'stream' and allocation "
                       "'uniform': only there are kept tokens in two runs, sinks "
                       "and window");
-    if (p->allocation == ALLOCATION_ADAPTIVE && p->scorer == SCORER_RECENCY)
+    if (plan_competes(p) && p->scorer == SCORER_RECENCY)
         return refuse(e, "allocation",
                       "under the scorer 'recency' all heads score alike, so "
-                      "'adaptive' has nothing to adapt to; use 'uniform'");
+                      "they have nothing to compete for; use 'uniform'");
     if (p->allocation == ALLOCATION_PROFILE && !limits->profile)
         return error_set(e, "invalid_kv_policy", "kv_policy.name",
                          "policy '%s' decides by head, which needs a head profile: make one with "
@@ -82,8 +89,7 @@ static bool check_axes(const struct plan_asked *asked, const struct plan *p,
         return refuse(e, "share",
                       "under 'window_attention' with allocation 'profile' the retrieval heads "
                       "choose for their layer: share must be 'layer'");
-    if (p->share == SHARE_LAYER && !plan_profile_votes(p) &&
-        (p->allocation != ALLOCATION_UNIFORM || p->prefill != PREFILL_FULL))
+    if (p->share == SHARE_LAYER && !may_share_layer(p))
         return refuse(e, "share",
                       "share 'layer' makes one choice for all heads of a layer, which "
                       "needs allocation 'uniform' and prefill 'full'");
@@ -326,6 +332,10 @@ const struct plan *plan_resolve(const struct plan_asked *asked, uint32_t n_promp
                        .source = asked->source,
                        .asked = asked->axes,
                        .n_holders = 1};
+    /* Of two axes the one that was written decides: heads that hold different tokens choose for
+     * themselves, whatever the preset has. */
+    if (!plan_was_given(asked, PLAN_AXIS_share) && !may_share_layer(p))
+        p->share = SHARE_HEAD;
     if (check_axes(asked, p, limits, e) && resolve_storage(asked, p, limits, e) &&
         (!plan_evicts(p) || resolve_budget(asked, p, n_prompt, limits, e)))
         return p;

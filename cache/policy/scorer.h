@@ -19,7 +19,7 @@ enum scorer_reads {
     SCORER_READS_LAST,      /* a float: the newest voter's probability */
     SCORER_READS_HISTORY,   /* HISTORY_WORDS words: one bit a voter */
     SCORER_READS_KEYS,      /* the stored keys; nothing is kept */
-    SCORER_READS_DIRECTION  /* the stored keys, and head_dim doubles a head: their mean direction */
+    SCORER_READS_DIRECTION /* the stored keys, and 2 head_dim doubles a head: their mean direction */
 };
 
 /* How many queries at the end of a prompt vote. A prefix that ends before the first of them can be

@@ -87,14 +87,21 @@ static uint32_t keep_above(const struct select_view *v, uint64_t lowest, bool *k
     return n;
 }
 
+/* Keeps the protected, which list_candidates has marked, and the best `places` of the n keys. */
+static uint32_t keep_best(const struct select_view *v, uint32_t places, uint32_t n,
+                          uint32_t n_protected, bool *keep, uint64_t *keys)
+{
+    if (places == 0)
+        return n_protected;
+    return keep_above(v, places >= n ? 1 : kth_largest(keys, n, places), keep);
+}
+
 uint32_t select_survivors(const struct select_view *v, uint32_t budget, bool *keep,
                           uint64_t *scratch)
 {
     uint32_t n_protected, n = list_candidates(v, keep, scratch, &n_protected);
-    uint32_t places = budget > n_protected ? budget - n_protected : 0;
-    if (places == 0)
-        return n_protected;
-    return keep_above(v, places >= n ? 1 : kth_largest(scratch, n, places), keep);
+    return keep_best(v, budget > n_protected ? budget - n_protected : 0, n, n_protected, keep,
+                     scratch);
 }
 
 /* Over all heads: the score decides, then the newer token, then the lower head. */
@@ -111,35 +118,82 @@ static int by_rank(const void *a, const void *b)
     return x->head < y->head ? -1 : 1;
 }
 
-bool select_adaptive(const struct select_view *views, uint32_t n_heads, uint32_t budget,
-                     double alpha, bool *keep, uint64_t *scratch, uint32_t *n_kept)
+/* Slots of a head that are free to choose under an even split. */
+static uint32_t free_choice(const struct select_view *v, uint32_t budget)
+{
+    uint32_t reserved = v->sinks + v->recent;
+    return budget > reserved ? budget - reserved : 0;
+}
+
+/* Lists what no head keeps yet, best first. */
+static size_t rank_rivals(const struct select_view *views, uint32_t n_heads, const bool *keep,
+                          struct rival *rivals)
+{
+    size_t n = 0, at = 0;
+    for (uint32_t h = 0; h < n_heads; at += views[h++].n)
+        for (uint32_t i = 0; i < views[h].n; i++)
+            if (views[h].positions[i] != HOLE && !keep[at + i])
+                rivals[n++] = (struct rival){select_key(views[h].scores[i], views[h].positions[i]),
+                                             h, (uint32_t)(at + i)};
+    qsort(rivals, n, sizeof *rivals, by_rank);
+    return n;
+}
+
+/* `adaptive`. The slots that each head wins are counted in n_kept first. */
+static void keep_mixed(const struct select_view *views, uint32_t n_heads, uint32_t budget,
+                       bool *keep, uint64_t *scratch, uint32_t *n_kept, struct rival *rivals)
+{
+    uint64_t places = 0, fifths = 0;
+    size_t at = 0;
+    for (uint32_t h = 0; h < n_heads; at += views[h++].n) {
+        list_candidates(&views[h], keep + at, scratch, &n_kept[h]);
+        n_kept[h] = 0;
+        places += free_choice(&views[h], budget);
+    }
+    size_t n_rivals = rank_rivals(views, n_heads, keep, rivals);
+    for (size_t i = 0; i < n_rivals && i < places; i++)
+        n_kept[rivals[i].head]++;
+    at = 0;
+    for (uint32_t h = 0; h < n_heads; at += views[h++].n) {
+        uint64_t before = fifths;
+        fifths += ADAPTIVE_FIFTHS(n_kept[h], free_choice(&views[h], budget));
+        uint32_t n_protected, n = list_candidates(&views[h], keep + at, scratch, &n_protected);
+        n_kept[h] = keep_best(&views[h], ADAPTIVE_ROUND(fifths) - ADAPTIVE_ROUND(before), n,
+                              n_protected, keep + at, scratch);
+    }
+}
+
+/* `adaptive_floor`. */
+static void keep_above_floor(const struct select_view *views, uint32_t n_heads, uint32_t budget,
+                             bool *keep, uint64_t *scratch, uint32_t *n_kept, struct rival *rivals)
+{
+    uint64_t places = 0;
+    size_t at = 0;
+    for (uint32_t h = 0; h < n_heads; at += views[h++].n) {
+        uint32_t choice = free_choice(&views[h], budget), n_protected;
+        uint32_t safe = (uint32_t)floor(ADAPTIVE_ALPHA * choice);
+        uint32_t n = list_candidates(&views[h], keep + at, scratch, &n_protected);
+        n_kept[h] = keep_best(&views[h], safe, n, n_protected, keep + at, scratch);
+        places += choice - safe;
+    }
+    size_t n_rivals = rank_rivals(views, n_heads, keep, rivals);
+    for (size_t i = 0; i < n_rivals && i < places; i++) {
+        keep[rivals[i].slot] = true;
+        n_kept[rivals[i].head]++;
+    }
+}
+
+bool select_adaptive(const struct select_view *views, uint32_t n_heads, enum plan_allocation how,
+                     uint32_t budget, bool *keep, uint64_t *scratch, uint32_t *n_kept)
 {
     size_t total = 0;
     for (uint32_t h = 0; h < n_heads; h++)
         total += views[h].n;
     struct rival *rivals = malloc((total ? total : 1) * sizeof *rivals);
-    uint64_t places = 0;
-    size_t n_rivals = 0, at = 0;
     if (!rivals)
         return false;
-    for (uint32_t h = 0; h < n_heads; at += views[h++].n) {
-        const struct select_view *v = &views[h];
-        uint32_t reserved = v->sinks + v->recent, n_protected;
-        uint32_t free_choice = budget > reserved ? budget - reserved : 0;
-        uint32_t safe = (uint32_t)floor(alpha * free_choice);
-        list_candidates(v, keep + at, scratch, &n_protected);
-        n_kept[h] = select_survivors(v, n_protected + safe, keep + at, scratch);
-        places += free_choice - safe;
-        for (uint32_t i = 0; i < v->n; i++)
-            if (v->positions[i] != HOLE && !keep[at + i])
-                rivals[n_rivals++] = (struct rival){select_key(v->scores[i], v->positions[i]), h,
-                                                    (uint32_t)(at + i)};
-    }
-    qsort(rivals, n_rivals, sizeof *rivals, by_rank);
-    for (size_t i = 0; i < n_rivals && i < places; i++) {
-        keep[rivals[i].slot] = true;
-        n_kept[rivals[i].head]++;
-    }
+    (how == ALLOCATION_ADAPTIVE_FLOOR ? keep_above_floor : keep_mixed)(views, n_heads, budget, keep,
+                                                                       scratch, n_kept, rivals);
     free(rivals);
     return true;
 }
@@ -219,7 +273,7 @@ uint32_t select_pyramid_budget(uint32_t layer, uint32_t n_layers, uint32_t budge
     double free_choice = budget > n_protected ? budget - n_protected : 0;
     double last = free_choice / beta, first = 2 * free_choice - last,
            most = n_tokens > n_protected ? n_tokens - n_protected : 0;
-    if (n_layers == 1)
+    if (n_layers == 1 || n_tokens < 2 * free_choice)
         return budget;
     if (first > most) {
         first = most;

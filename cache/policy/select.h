@@ -7,8 +7,13 @@
 
 #include "cache/policy/plan.h"
 
-/* The share of its even part that AdaKV lets each head keep whatever the others' scores. */
+/* The share of its even part that allocation `adaptive_floor` lets each head keep whatever the
+ * others' scores. */
 #define ADAPTIVE_ALPHA 0.2
+/* Allocation `adaptive` gives a head 0.8 of what it would win and 0.2 of its even part: in fifths
+ * of a slot, and rounded to slots. */
+#define ADAPTIVE_FIFTHS(n_won, even) (4 * (uint64_t)(n_won) + (even))
+#define ADAPTIVE_ROUND(fifths)       ((uint32_t)((2 * (fifths) + 5) / 10))
 
 /* One head at the moment of choosing. */
 struct select_view {
@@ -27,12 +32,19 @@ bool select_is_protected(const struct select_view *v, uint32_t slot);
  * scratch [n]. Returns how many stay. */
 uint32_t select_survivors(const struct select_view *v, uint32_t budget, bool *keep,
                           uint64_t *scratch);
-/* The same for the n_heads heads of a layer, which share n_heads * budget: each first gets the
- * `alpha` share of what is free to choose, the rest goes to the best of all (AdaKV,
- * arXiv 2407.11550). keep: one array after the other, of views[h].n. scratch [sum of n];
- * n_kept [n_heads]. False: memory is short. */
-bool select_adaptive(const struct select_view *views, uint32_t n_heads, uint32_t budget,
-                     double alpha, bool *keep, uint64_t *scratch, uint32_t *n_kept);
+/* The same for the n_heads heads of a layer, which share n_heads * budget (AdaKV, arXiv 2407.11550).
+ * F = budget - sinks - recent is what is free to choose a head. `how` is
+ *
+ *   adaptive         n_h of the best n_heads * F of all heads are head h's; it keeps its best
+ *                    0.8 n_h + 0.2 F, rounded so that the layer's total is exact (the authors' code
+ *                    rounds each head alone: sizes differ by at most one slot). A head that has
+ *                    fewer keeps all of them, and the layer that much less
+ *   adaptive_floor   each head keeps its best floor(0.2 F), and the rest goes to the best of all
+ *
+ * keep: one array after the other, of views[h].n. scratch [sum of n]; n_kept [n_heads]. False:
+ * memory is short. */
+bool select_adaptive(const struct select_view *views, uint32_t n_heads, enum plan_allocation how,
+                     uint32_t budget, bool *keep, uint64_t *scratch, uint32_t *n_kept);
 /* The `n` worst unprotected slots, worst first; fewer when there are no more. Returns how many. */
 uint32_t select_victims(const struct select_view *v, uint32_t n, uint32_t *victims);
 
@@ -47,7 +59,8 @@ float select_random(int64_t seed, uint32_t layer, uint32_t kv_head, int32_t posi
 
 /* Slots of a layer's heads under allocation `pyramid` at n_tokens (PyramidKV, arXiv 2406.02069): a
  * straight line from first to last layer, the last one holding 1/20 of the mean beside the
- * protected. */
+ * protected. As in the authors' code all layers hold `budget` where n_tokens is below twice what
+ * they choose, 2 (budget - n_protected). */
 uint32_t select_pyramid_budget(uint32_t layer, uint32_t n_layers, uint32_t budget,
                                uint32_t n_protected, uint32_t n_tokens);
 

@@ -32,7 +32,8 @@ void emu_reset(void);
 /* Number of device and pinned allocations that are not freed. */
 size_t emu_n_allocations(void);
 
-/* Device memory in all, for cudaMemGetInfo and cudaMalloc's refusal. Starts as 8 GiB. */
+/* Device memory in all, for cudaMemGetInfo and cudaMalloc's refusal. Starts as 1 GiB: an engine whose
+ * pool is not limited takes 0.9 of it, which tests on a machine with 8 GB must be able to. */
 void emu_set_memory(size_t bytes);
 
 #ifdef __cplusplus

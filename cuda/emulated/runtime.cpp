@@ -45,7 +45,7 @@ static struct {
     std::recursive_mutex lock;
     cudaError_t last = cudaSuccess, sticky = cudaSuccess;
     std::map<uintptr_t, allocation> allocations;
-    size_t total = (size_t)8 << 30, used = 0;
+    size_t total = (size_t)1 << 30, used = 0;
     std::map<std::string, planned> failures;
     std::map<const void *, size_t> shared_limits;
     std::set<cudaStream_t> streams;

@@ -11,6 +11,7 @@
 #include "cuda/kernels/select.h"
 
 #include "cache/policy/select.h"
+#include "cuda/kernels/key_sum.h"
 #include "cuda/kernels/score_slot.h"
 #include "cuda/kernels/select_block.h"
 
@@ -58,8 +59,8 @@ struct ranked_jobs {
     }
 };
 
-/* Under `adaptive`: the slots of a head that are free to choose, and how many of them it keeps for
- * sure. */
+/* Where heads compete: the slots of a head that are free to choose, and how many of them it keeps
+ * for sure. Under `adaptive` these follow from what it wins (mix_sizes). */
 static __device__ uint32_t free_choice(const struct device_job *jobs, const struct device_job *job)
 {
     uint32_t reserved = job->choice.sinks + job->choice.recent, budget = jobs[0].budget;
@@ -68,7 +69,15 @@ static __device__ uint32_t free_choice(const struct device_job *jobs, const stru
 
 static __device__ uint32_t safe_choice(const struct device_job *jobs, const struct device_job *job)
 {
-    return (uint32_t)floor(ADAPTIVE_ALPHA * free_choice(jobs, job));
+    return jobs[0].choice.allocation == ALLOCATION_ADAPTIVE
+               ? 0
+               : (uint32_t)floor(ADAPTIVE_ALPHA * free_choice(jobs, job));
+}
+
+static __device__ bool compete(const struct device_job *jobs)
+{
+    return jobs[0].choice.allocation == ALLOCATION_ADAPTIVE ||
+           jobs[0].choice.allocation == ALLOCATION_ADAPTIVE_FLOOR;
 }
 
 /* The lowest key that stays, as select_survivors of cache/policy/select.c. grid (n_jobs) */
@@ -92,9 +101,9 @@ static __global__ void __launch_bounds__(1024)
     }
     n = block_sum(n, room);
     n_protected = block_sum(n_protected, room);
-    uint32_t places = jobs[0].choice.allocation == ALLOCATION_ADAPTIVE ? safe_choice(jobs, job)
-                      : job->budget > n_protected                      ? job->budget - n_protected
-                                                                       : 0;
+    uint32_t places = compete(jobs)               ? safe_choice(jobs, job)
+                      : job->budget > n_protected ? job->budget - n_protected
+                                                  : 0;
     uint64_t lowest = places == 0 ? UINT64_MAX : 1;
     if (places > 0 && places < n) {
         const struct ranked_jobs own = {&shape, jobs,       scratch,        n_jobs,
@@ -105,6 +114,41 @@ static __global__ void __launch_bounds__(1024)
         *b.lowest = lowest;
 }
 
+/* `adaptive`: the lowest keys of the slots that each head wins become those of its share, as
+ * select_adaptive of cache/policy/select.c computes it from how many it wins. */
+static __device__ void mix_sizes(const struct ranked_jobs &rivals, struct block_room *room)
+{
+    uint64_t fifths = 0;
+    for (uint32_t j = 0; j < rivals.n_jobs; j++) {
+        if (rivals.jobs[j].budget == UINT32_MAX)
+            continue;
+        struct ranked_jobs own = rivals;
+        own.first = j;
+        own.last = j + 1;
+        own.rivals = false;
+        uint64_t *lowest =
+            select_scratch_of(rivals.scratch, rivals.n_jobs, rivals.stride, j).lowest;
+        __syncthreads();
+        const uint64_t won = *lowest, before = fifths;
+        uint32_t n = 0, n_won = 0;
+        own.each([&](uint32_t job, uint32_t slot, uint32_t rank) {
+            n++;
+            n_won +=
+                rank > won >> 32 || (rank == won >> 32 && own.low_of(job, slot) >= (uint32_t)won);
+        });
+        n = block_sum(n, room);
+        n_won = block_sum(n_won, room);
+        fifths += ADAPTIVE_FIFTHS(n_won, free_choice(rivals.jobs, &rivals.jobs[j]));
+        const uint32_t size = ADAPTIVE_ROUND(fifths) - ADAPTIVE_ROUND(before);
+        uint64_t key = size == 0 ? UINT64_MAX : 1;
+        if (size > 0 && size < n)
+            key = block_lowest(own, size, room).key;
+        __syncthreads();
+        if (threadIdx.x == 0)
+            *lowest = key;
+    }
+}
+
 /* Gives what all heads of the layer together may still keep to the best slots that none keeps
  * yet, as select_adaptive of cache/policy/select.c: of equal keys to the lower head. One block. */
 static __global__ void __launch_bounds__(1024)
@@ -112,7 +156,7 @@ static __global__ void __launch_bounds__(1024)
                    uint32_t stride, uint8_t *scratch)
 {
     SHARED(struct block_room, room, [1]);
-    if (jobs[0].choice.allocation != ALLOCATION_ADAPTIVE || jobs[0].budget == UINT32_MAX)
+    if (!compete(jobs) || jobs[0].budget == UINT32_MAX)
         return;
     const struct ranked_jobs rivals = {&shape, jobs, scratch, n_jobs, stride, 0, n_jobs, true};
     uint64_t places = 0;
@@ -146,6 +190,8 @@ static __global__ void __launch_bounds__(1024)
         if (threadIdx.x == 0 && own < *lowest)
             *lowest = own;
     }
+    if (jobs[0].choice.allocation == ALLOCATION_ADAPTIVE)
+        mix_sizes(rivals, room);
 }
 
 /* A head whose survivors are known. */
@@ -276,6 +322,7 @@ static __global__ void __launch_bounds__(MOVE_THREADS)
                    uint32_t stride, uint32_t *n_kept, uint8_t *scratch)
 {
     SHARED(struct block_room, room, [1]);
+    SHARED(double, inverse, [KEY_SUM_SLOTS]);
     const struct device_job *job = &jobs[blockIdx.x];
     const struct device_head *head = &job->head;
     uint32_t n = head->n_slots; /* slots in use from here on */
@@ -286,6 +333,9 @@ static __global__ void __launch_bounds__(MOVE_THREADS)
         if (job->choice.remnant == REMNANT_MEAN)
             summarise(&s, room);
         n = compact(&s, room);
+        if (head->key_sum != NULL) /* of the keys that are left */
+            key_sum_add(&shape, head, head->key_sum, n, true, inverse,
+                        [=](uint32_t i) { return i; });
     }
     for (uint32_t i = threadIdx.x; job->forgets && head->scores && i < n; i += MOVE_THREADS)
         head->scores[i] = 0;

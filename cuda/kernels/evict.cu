@@ -14,6 +14,7 @@
  * (select_block.h), victims are sorted and pushed worst first. */
 #include "cuda/kernels/select.h"
 
+#include "cuda/kernels/key_sum.h"
 #include "cuda/kernels/score_slot.h"
 #include "cuda/kernels/select_block.h"
 
@@ -63,11 +64,18 @@ static __device__ void summarise(const struct eviction *e, const uint32_t *victi
     }
 }
 
-/* Makes holes of victims [n], which are on top of the stack. All threads. */
+/* Makes holes of victims [n], which are on top of the stack. All threads.
+ *
+ * What leaves KeyDiff's sum is noted behind it, and the next write takes it off: the other heads of
+ * a layer that chooses together may be reading the sum now. */
 static __device__ void make_holes(const struct eviction *e, const uint32_t *victims, uint32_t n)
 {
+    SHARED(double, inverse, [KEY_SUM_SLOTS]);
     if (e->segment->choice.remnant == REMNANT_MEAN)
         summarise(e, victims, n);
+    if (e->head->key_sum != NULL)
+        key_sum_add(e->step, e->head, e->head->key_sum + e->step->head_dim, n, true, inverse,
+                    [=](uint32_t i) { return victims[i]; });
     __syncthreads();
     for (uint32_t i = threadIdx.x; i < n; i += THREADS)
         page_positions(page_of(e->step, e->head, victims[i]))[victims[i] % PAGE_SLOTS] = HOLE;

@@ -5,11 +5,12 @@
  * things need an order: holes are taken from the top of a stack, and KeyDiff's sum of keys is
  * added row by row in double. Where a (segment, head) has either, its first block does all rows. */
 #include "cuda/kernels/kernels.h"
+#include "cuda/kernels/key_sum.h"
 #include "cuda/kernels/page_store.h"
 
 #include "cache/pages/cache.h"
 
-constexpr uint32_t WRITE_WARPS = 4, WRITE_ROWS = 32 /* at a time */;
+constexpr uint32_t WRITE_WARPS = 4, WRITE_ROWS = KEY_SUM_SLOTS /* at a time */;
 
 /* The slot of the segment's row i, at position p. */
 static __device__ uint32_t slot_of(const device_head *head, uint32_t i, uint32_t p)
@@ -39,19 +40,6 @@ static __device__ void take_slots(const device_head *head, const int32_t *positi
             head->counters->n_holes = n_holes - (uint32_t)__popc(wants);
     }
     out[lane] = slot;
-}
-
-/* 1 / |k| of the stored key, in double; 0 for a key of zeros. The same in every lane. */
-static __device__ double inverse_norm(const page_layout &layout, const uint8_t *page, uint32_t slot)
-{
-    double squares = 0;
-    for (uint32_t d = threadIdx.x % 32; d < layout.head_dim; d += 32) {
-        double k = page_k(layout, page, slot, d);
-        squares += k * k;
-    }
-    for (int i = 16; i > 0; i /= 2)
-        squares += __shfl_xor_sync(0xffffffff, squares, i);
-    return squares > 0 ? 1 / sqrt(squares) : 0;
 }
 
 /* Writes one row of K (with everything else of a new slot) or of V, by a warp. */
@@ -110,12 +98,14 @@ static __global__ void __launch_bounds__(WRITE_WARPS * 32)
             if (head->key_sum == NULL || is_v)
                 continue;
             __syncwarp();
-            inverse[i] = inverse_norm(layout, page, slot % PAGE_SLOTS);
+            inverse[i] = key_inverse_norm(layout, page, slot % PAGE_SLOTS);
         }
         __syncthreads();
         for (uint32_t d = threadIdx.x; head->key_sum != NULL && d < layout.head_dim;
              d += blockDim.x) {
-            double sum = head->key_sum[d];
+            /* What the last step dropped comes off first. */
+            double sum = head->key_sum[d] - (base == 0 ? head->key_sum[layout.head_dim + d] : 0);
+            head->key_sum[layout.head_dim + d] = 0;
             for (uint32_t i = 0; i < count; i++) {
                 const uint8_t *page =
                     step.pool + head->pages[slots[i] / PAGE_SLOTS] * step.page_bytes;

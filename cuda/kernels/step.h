@@ -27,7 +27,7 @@ struct device_head {
     const uint32_t *pages;          /* [ceil(n_slots / PAGE_SLOTS)] page numbers */
     float *scores;                  /* [whole pages of slots] */
     uint32_t *history;              /* [whole pages of slots][HISTORY_WORDS] */
-    double *key_sum;                /* [head_dim] */
+    double *key_sum;                /* [2][head_dim] as in struct head_state */
     float *summary;                 /* [2][head_dim] mean K, mean V of what was dropped */
     uint32_t *holes;                /* stack of slots that were dropped */
     struct head_counters *counters; /* of holes and of the summary; never NULL */

@@ -201,6 +201,10 @@ static inline int32_t *cpu_positions(const struct cpu *c, uint32_t number)
     return c->positions + (size_t)number * PAGE_SLOTS;
 }
 
+/* sum [head_dim] += times * k / |k| of the key in a slot, as it is stored: KeyDiff's sum of the keys
+ * that a head holds. */
+void cpu_add_key(const struct cpu *c, double *sum, uint32_t page, uint32_t index, double times);
+
 /* A thread's part of the scratch. */
 static inline float *cpu_scratch(const struct cpu *c, uint32_t thread)
 {

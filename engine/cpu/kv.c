@@ -104,9 +104,7 @@ static void write_halves(const struct cpu *c, uint8_t *page, uint32_t index, con
     c->kernels->to_half((uint16_t *)(page + c->shape.v_at) + index * d, v, d);
 }
 
-/* For KeyDiff's mean. Uses the stored key, so that the mean can be computed again from the
- * pages. */
-static void add_key(struct cpu *c, double *sum, uint32_t page, uint32_t index)
+void cpu_add_key(const struct cpu *c, double *sum, uint32_t page, uint32_t index, double times)
 {
     float k[HEAD_DIM_MAX];
     double squares = 0;
@@ -114,7 +112,7 @@ static void add_key(struct cpu *c, double *sum, uint32_t page, uint32_t index)
     for (uint32_t i = 0; i < c->head_dim; i++)
         squares += (double)k[i] * (double)k[i];
     for (uint32_t i = 0; squares > 0 && i < c->head_dim; i++)
-        sum[i] += (double)k[i] / sqrt(squares);
+        sum[i] += times * ((double)k[i] / sqrt(squares));
 }
 
 /* The slot of a new token: `slot`, or the head's newest hole. Clears its score and history. */
@@ -142,7 +140,7 @@ static void write_token(struct cpu *c, const struct head_state *head, uint32_t s
         page_write(&c->shape, cpu_page(c, page), slot % PAGE_SLOTS, k, v);
     cpu_positions(c, page)[slot % PAGE_SLOTS] = position;
     if (head->key_sum)
-        add_key(c, head->key_sum, page, slot % PAGE_SLOTS);
+        cpu_add_key(c, head->key_sum, page, slot % PAGE_SLOTS, 1);
 }
 
 void cpu_write(void *self, const struct step *step, uint32_t layer, uint32_t wave,

@@ -221,6 +221,8 @@ static void make_holes(struct cpu *c, struct select_job *job, struct head_scratc
             return;
         if (job->plan->remnant == REMNANT_MEAN)
             summarise(c, head, slot);
+        if (head->key_sum)
+            cpu_add_key(c, head->key_sum, head->pages[slot / PAGE_SLOTS], slot % PAGE_SLOTS, -1);
         *position_of(c, head, slot) = HOLE;
         b->positions[slot] = HOLE;
         head->holes[head->counters->n_holes++] = slot;
@@ -288,6 +290,15 @@ static void move_slot(struct cpu *c, struct head_state *head, uint32_t to, uint3
                head->history + (size_t)from * HISTORY_WORDS, HISTORY_WORDS * sizeof *head->history);
 }
 
+/* KeyDiff's sum, of the keys that are left. */
+static void sum_keys(struct cpu *c, const struct select_job *job)
+{
+    const struct head_state *head = job->head;
+    memset(head->key_sum, 0, c->head_dim * sizeof *head->key_sum);
+    for (uint32_t i = 0; i < job->n_kept; i++)
+        cpu_add_key(c, head->key_sum, head->pages[i / PAGE_SLOTS], i % PAGE_SLOTS, 1);
+}
+
 /* Moves survivors from beyond the first n_kept slots into the gaps among these, each once. */
 static void compact(struct cpu *c, const struct select_job *job, const struct head_scratch *b)
 {
@@ -304,6 +315,8 @@ static void compact(struct cpu *c, const struct select_job *job, const struct he
         move_slot(c, head, to++, from);
     }
     head->counters->n_holes = 0;
+    if (head->key_sum)
+        sum_keys(c, job);
 }
 
 /* Heads of budget UINT32_MAX stay as they are. */
@@ -335,7 +348,7 @@ static bool choose_together(struct select_job *jobs, const struct head_scratch *
     bool ok = views && n_kept;
     for (uint32_t i = 0; ok && i < n; i++)
         views[i] = view_of(&jobs[i], &scratch[i]);
-    ok = ok && select_adaptive(views, n, jobs[0].budget, ADAPTIVE_ALPHA, scratch[0].keep,
+    ok = ok && select_adaptive(views, n, jobs[0].plan->allocation, jobs[0].budget, scratch[0].keep,
                                scratch[0].keys, n_kept);
     for (uint32_t i = 0; ok && i < n; i++)
         jobs[i].n_kept = n_kept[i];
@@ -370,7 +383,7 @@ bool cpu_compress(void *self, struct select_job *jobs, uint32_t n_jobs, struct e
     on_threads(&w, score_part);
     if (jobs[0].plan->share == SHARE_LAYER)
         share_scores(jobs, scratch, n_jobs);
-    if (jobs[0].plan->allocation != ALLOCATION_ADAPTIVE)
+    if (!plan_competes(jobs[0].plan))
         on_threads(&w, choose_part);
     else if (!choose_together(jobs, scratch, n_jobs, e))
         return false;

@@ -13,7 +13,7 @@ struct bench_options {
     const char *model_path;
     const struct device_kind *device;
     const char *isa;          /* NULL = best */
-    const char *head_profile; /* NULL = none */
+    const char *head_profile; /* as in runtime_options (runtime.h) */
     uint32_t n_threads;       /* >= 1 */
     uint32_t max_rows;        /* of a step; 0 = the device's usual rows */
     uint32_t max_sequences;   /* the most that decode together, >= 1 */

@@ -3,6 +3,7 @@
 #include "engine/measure/calibrate.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,8 +45,14 @@ void calibration_free(struct calibration *c)
     free(c);
 }
 
-/* Adds the `percent` of all heads with the highest scores, rounded up. */
-static void choose_top(struct calibration *c, const double *score, uint32_t percent)
+double calibration_least_score(const struct calibration *c)
+{
+    return c->length ? fmin(CALIBRATE_LEAST_TIMES / c->length, 0.5) : 0;
+}
+
+/* Adds the `percent` of all heads with the highest scores, rounded up, of those that score `least`.
+ */
+static void choose_top(struct calibration *c, const double *score, uint32_t percent, double least)
 {
     uint32_t n = c->n_layers * c->n_kv_heads;
     uint32_t n_chosen = (uint32_t)(((uint64_t)n * percent + 99) / 100);
@@ -53,15 +60,31 @@ static void choose_top(struct calibration *c, const double *score, uint32_t perc
         uint32_t n_before = 0;
         for (uint32_t k = 0; k < n; k++)
             n_before += score[k] > score[i] || (k < i && score[k] == score[i]);
-        c->whole[i] |= n_before < n_chosen;
+        c->whole[i] |= n_before < n_chosen && score[i] >= least;
     }
+}
+
+/* Returns how many heads are chosen. */
+static uint32_t choose_above(struct calibration *c, double least)
+{
+    const uint32_t n = c->n_layers * c->n_kv_heads;
+    uint32_t n_whole = 0;
+    memset(c->whole, 0, n * sizeof *c->whole);
+    choose_top(c, c->induction, c->induction_percent, least);
+    choose_top(c, c->echo, c->echo_percent, least);
+    for (uint32_t i = 0; i < n; i++)
+        n_whole += c->whole[i];
+    return n_whole;
 }
 
 void calibration_choose(struct calibration *c)
 {
-    memset(c->whole, 0, (size_t)c->n_layers * c->n_kv_heads * sizeof *c->whole);
-    choose_top(c, c->induction, c->induction_percent);
-    choose_top(c, c->echo, c->echo_percent);
+    uint32_t n_asked = choose_above(c, 0), n = choose_above(c, calibration_least_score(c));
+    c->n_left_out = n_asked - n;
+    if (n > 0)
+        return;
+    choose_above(c, 0);
+    c->n_left_out = 0;
 }
 
 static void write_scores(const struct calibration *c, const char *key, const double *score,

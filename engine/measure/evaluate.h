@@ -15,7 +15,7 @@ struct evaluator_options {
     const char *model_path;
     const struct device_kind *device;
     const char *isa;           /* NULL = best */
-    const char *head_profile;  /* NULL = none */
+    const char *head_profile;  /* as in runtime_options (runtime.h) */
     uint32_t n_threads;        /* >= 1 */
     uint32_t max_tokens;       /* longest sequence; 0 = the trained context */
     enum plan_storage storage; /* of cached keys and values */

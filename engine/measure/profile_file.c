@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "config/base/file.h"
 #include "config/json_read.h"
@@ -272,5 +273,20 @@ struct head_profile *profile_file_open(const char *path, const struct model *mod
     if (p && head_profile_check(p, model->n_layers, model->n_kv_heads, model_hash(model, hash), e))
         return p;
     head_profile_free(p);
+    return NULL;
+}
+
+char *profile_file_beside(const char *model_path)
+{
+    static const char suffix[] = ".gguf";
+    size_t n = strlen(model_path), n_suffix = sizeof suffix - 1;
+    char *path;
+    if (n > n_suffix && !strcmp(model_path + n - n_suffix, suffix))
+        n -= n_suffix;
+    if (asprintf(&path, "%.*s.heads.json", (int)n, model_path) < 0)
+        return NULL;
+    if (access(path, R_OK) == 0)
+        return path;
+    free(path);
     return NULL;
 }

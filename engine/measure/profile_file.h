@@ -20,5 +20,8 @@ struct head_profile *profile_file_load(const char *path, struct error *e);
 /* The same; refuses a profile that was not made for this model. */
 struct head_profile *profile_file_open(const char *path, const struct model *model,
                                        struct error *e);
+/* The path of the profile beside a model: NAME.heads.json for NAME.gguf. The caller frees it. NULL:
+ * there is no such file. */
+char *profile_file_beside(const char *model_path);
 
 #endif

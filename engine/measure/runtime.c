@@ -1,8 +1,10 @@
 /* Builds what a forward pass needs: see runtime.h. */
 #include "engine/measure/runtime.h"
 
+#include <stdlib.h>
 #include <string.h>
 
+#include "config/base/log.h"
 #include "engine/compute/machine.h"
 #include "engine/measure/profile_file.h"
 
@@ -33,11 +35,17 @@ static bool load_tokenizer(struct runtime *r, struct error *e)
 
 static bool load_profile(struct runtime *r, struct error *e)
 {
-    const char *path = r->options.head_profile;
-    if (!path || !*path)
-        return true;
-    r->profile = profile_file_open(path, r->model, e);
-    return r->profile != NULL;
+    const char *path = r->options.head_profile, *model_path = r->options.model_path;
+    if (path && *path) {
+        r->profile = profile_file_open(path, r->model, e);
+        return r->profile != NULL;
+    }
+    char *beside = path || !model_path ? NULL : profile_file_beside(model_path);
+    struct error why;
+    if (beside && !(r->profile = profile_file_open(beside, r->model, &why)))
+        log_line(LOG_WARNING, "%s is not used: %s", beside, why.message);
+    free(beside);
+    return true;
 }
 
 bool runtime_load(struct runtime *r, const struct runtime_options *options, struct error *e)

@@ -20,8 +20,10 @@ struct runtime_options {
     struct model *model; /* the caller's, used instead of model_path; outlives the runtime. May be
                             NULL */
     bool no_mmap;        /* copy the file into memory instead of mapping it */
-    const char *head_profile; /* of `winnow calibrate` or DuoAttention; NULL or "" = none */
-    bool needs_tokenizer;     /* else none is made, and the vocabulary is not checked */
+    /* A file of `winnow calibrate` or DuoAttention. NULL: NAME.heads.json beside NAME.gguf, if there is
+     * one that fits the model. "": none. */
+    const char *head_profile;
+    bool needs_tokenizer; /* else none is made, and the vocabulary is not checked */
     const struct device_kind *device;
     uint32_t n_threads;  /* 0 = physical cores, within affinity and cgroup quota */
     const char *isa;     /* NULL = best */

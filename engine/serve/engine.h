@@ -40,7 +40,7 @@ struct engine_options {
     double kv_memory_share;       /* 0..1 of the memory that is free after loading. If this and
                                     kv_memory_bytes are 0, engine_load.c chooses */
     enum plan_storage kv_storage; /* of cached keys and values */
-    const char *head_profile;     /* a file of `winnow calibrate` or DuoAttention, NULL = none */
+    const char *head_profile;     /* as in runtime_options (engine/measure/runtime.h) */
     const char *chat_template; /* a file or a built-in name; NULL = the model's own, else a guess */
     bool no_mmap;              /* copy the model file into memory instead of mapping it */
     bool audit; /* run cache_audit after every step; a broken cache aborts the program */

@@ -1,9 +1,10 @@
 /* `winnow calibrate MODEL -o PROFILE.json`: finds the model's retrieval heads and writes the
  * profile for --head-profile. No engine; the calibration has its own threads.
  *
- * The profile is written to a new file, which is then renamed, so that an interrupt never leaves a
- * part of one. If the path is a device, a pipe or a link, it is written to and never replaced. */
+ * The profile is writ%g to a new file, which is then renamed, so that an interrupt never leaves a
+ * part of one. If the path is a device, a pipe or a link, it is writ%g to and never replaced. */
 #include <errno.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,7 +34,7 @@ struct progress {
     bool terminal;
 };
 
-/* On a terminal one line that is overwritten; otherwise a line every ten seconds. */
+/* On a terminal one line that is overwritten; otherwise a line every %g seconds. */
 static bool show_progress(void *context, uint32_t n_done, uint32_t n_total)
 {
     struct progress *p = context;
@@ -55,15 +56,26 @@ static bool show_progress(void *context, uint32_t n_done, uint32_t n_total)
 static void print_heads(const struct calibration *c, const char *path, double took)
 {
     uint32_t n = c->n_layers * c->n_kv_heads, n_whole = 0;
+    const double least = calibration_least_score(c);
+    double best = 0;
     printf("layer  KV head  induction    echo\n");
     for (uint32_t i = 0; i < n; i++)
         if (c->whole[i]) {
             n_whole++;
+            best = fmax(best, fmax(c->induction[i], c->echo[i]));
             printf("%5u  %7u  %9.4f  %6.4f\n", i / c->n_kv_heads, i % c->n_kv_heads,
                    c->induction[i], c->echo[i]);
         }
     printf("%u of %u KV heads are retrieval heads (%u tokens read %u times, %.1f s): %s\n", n_whole,
            n, c->length, c->repeats, took, path);
+    if (c->n_left_out)
+        printf("Left out: %u more among the best, with scores that are chance (below %.4f, %g "
+               "times even attention).\n",
+               c->n_left_out, least, CALIBRATE_LEAST_TIMES);
+    if (best < least)
+        printf("All scores are below %.4f, %g times even attention: this model has no heads that "
+               "look things up, and these are chosen by chance.\n",
+               least, CALIBRATE_LEAST_TIMES);
 }
 
 static int fail(const struct error *e)
@@ -75,7 +87,7 @@ static int fail(const struct error *e)
 /* Where the profile is written: to a new file in the same folder, or to the path itself. */
 struct output {
     const char *path;
-    char *partial; /* owned; NULL: `path` itself is written to */
+    char *partial; /* owned; NULL: `path` itself is writ%g to */
     FILE *file;
 };
 

@@ -17,6 +17,7 @@
 #include "config/base/clock.h"
 #include "config/base/file.h"
 #include "engine/compute/machine.h"
+#include "engine/measure/profile_file.h"
 #include "server/api/plan_json.h"
 #include "server/cli/command.h"
 #include "server/cli/command_line.h"
@@ -117,6 +118,8 @@ static bool open_eval(struct eval *v, struct error *e)
     struct device device;
     if (!device_pick(&server_devices, a->device, &device, e))
         return false;
+    if (!a->head_profile)
+        a->head_profile = profile_file_beside(a->model_path);
     struct evaluator_options o = {.model_path = a->model_path,
                                   .device = device.kind,
                                   .isa = a->isa,

@@ -60,6 +60,31 @@ check "inspect" $? "$work/out"
 [ "$("$winnow" tokenize "$model" -p 'Once upon a time' --bos --ids)" = "1 403 407 261 378" ]
 check "tokenize: $("$winnow" tokenize "$model" -p 'Once upon a time' --bos --ids)" $?
 
+for name in "a model.gguf" blob; do
+    make -n --no-print-directory CUDA=none BUILD="$BUILD" MODEL="$name" run >"$work/out" 2>&1
+    grep -qF "serve \"$name\"" "$work/out" && ! grep -q -- --head-profile "$work/out"
+    check "make run MODEL=\"$name\" serves that file" $? "$work/out"
+done
+
+# No network: apt's line for every package and mirror becomes a sentence.
+mkdir "$work/bin"
+cat >"$work/bin/apt-get" <<'A'
+#!/bin/sh
+case "$*" in
+*update*)
+    for i in 1 2 3 4 5 6 7 8 9; do echo "W: Failed to fetch http://deb.debian.org/$i  Temporary failure resolving 'deb.debian.org'" >&2; done ;;
+*) echo "E: Unable to locate package nosuch" >&2; exit 100 ;;
+esac
+A
+chmod +x "$work/bin/apt-get"
+if [ "$(id -u)" = 0 ]; then
+    PATH="$work/bin:$PATH" refused "no network" 1 "which this machine cannot reach" sh config/deps.sh nosuchcommand "" nosuch
+    [ "$(wc -l <"$work/err")" -le 3 ] && grep -q "Install it by hand: nosuch" "$work/err"
+    check "no network is said in three lines" $? "$work/err"
+else
+    echo "SKIPPED: deps.sh without a network needs root"
+fi
+
 answer=', there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big, red ball.'
 "$winnow" run "$model" -p 'Once upon a time' -n 60 --temp 0 >"$work/out" 2>"$work/err"
 grep -qF "$answer" "$work/out"

@@ -28,7 +28,7 @@ STORY = (
 ARGUMENTS = {"full": {}, "razor": {"min_window": 40}, "duo": {"sinks": 4, "recent": 40}, "random": {"budget": 48, "seed": 5}}
 # Ways to choose that no preset takes by itself.
 MORE = [{"name": "h2o", "budget": 0.3, "sinks": 2, "recent": 20, "remnant": "mean"},
-        {"name": "tova", "budget": 40, "share": "layer"},
+        {"name": "tova", "budget": 40, "share": "head"},
         {"name": "snapkv", "budget": 48, "decode": "evict", "pool": "max", "kernel": 5}]
 
 

@@ -84,6 +84,11 @@ check "the profile is JSON" $?
 "$W" calibrate "$MODEL" -o "$dir/fewer.json" --induction-percent 5 --echo-percent 0 >"$dir/out" 2>"$dir/err" &&
     grep -q "^1 of 20 KV heads are retrieval heads" "$dir/out"
 check "calibrate chooses as many heads as asked" $?
+grep -q "this model has no heads that look things up" "$dir/out"
+check "calibrate says when all scores are chance" $? "$dir/out"
+"$W" calibrate models/demo.gguf -o "$dir/demo.json" >"$dir/out" 2>"$dir/err" &&
+    grep -q "^1 of 12 KV heads are retrieval heads" "$dir/out" && grep -q "^Left out: 1 more" "$dir/out"
+check "calibrate finds the demo model's one head without settings" $? "$dir/out"
 refused "calibrate that would choose none" "--induction-percent" \
     "$W" calibrate "$MODEL" -o "$dir/none.json" --induction-percent 0 --echo-percent 0
 "$W" run "$MODEL" -p "Once upon a time" -n 5 --temp 0 --head-profile "$dir/profile.json" --kv-policy razor \

@@ -188,14 +188,26 @@ server=
 make_target DESTDIR="$root" PREFIX=/usr uninstall
 check "make uninstall" $? "$work/make.log"
 find "$root" ! -type d >"$work/left"
-[ ! -s "$work/left" ] && [ ! -e "$root/usr/share/winnow" ] && [ ! -e "$root/usr/share/doc/winnow" ]
-check "make uninstall leaves nothing" $? "$work/left"
+[ ! -s "$work/left" ] && [ ! -e "$root/usr" ]
+check "make uninstall leaves nothing, no empty folder either" $? "$work/left"
+# Folders that were there stay, empty or not, also when it was installed twice.
+mkdir -p "$root/usr/bin" "$root/usr/share/man"
+make_target DESTDIR="$root" PREFIX=/usr install && make_target DESTDIR="$root" PREFIX=/usr install &&
+    make_target DESTDIR="$root" PREFIX=/usr uninstall
+[ "$(cd "$root" && find usr | sort | tr '\n' ' ')" = "usr usr/bin usr/share usr/share/man " ]
+check "make uninstall keeps the folders that were there" $? "$work/make.log"
 
 # Into a home, as anybody; what others put there stays.
 make_target PREFIX="$work/home/.local" install
 check "make install PREFIX=~/.local" $? "$work/make.log"
-grep -qxF "ExecStart=$work/home/.local/bin/winnow serve --config /etc/winnow/winnow.json" "$work/home/.local/lib/systemd/system/winnow.service"
-check "the unit starts the program where it was installed" $?
+unit=$work/home/.local/share/systemd/user/winnow.service
+grep -qxF "ExecStart=$work/home/.local/bin/winnow serve --config %h/.config/winnow/winnow.json" "$unit" &&
+    grep -q '^WantedBy=default.target' "$unit" && ! grep -q DynamicUser "$unit"
+check "in a home the unit is one of the user's services" $?
+if here docker-compose "compose.yaml"; then
+    docker-compose -p winnow -f docker/compose.yaml config >"$work/compose" 2>&1
+    check "docker-compose reads compose.yaml" $? "$work/compose"
+fi
 echo mine >"$work/home/.local/share/winnow/mine.gguf"
 make_target PREFIX="$work/home/.local" uninstall
 check "make uninstall beside somebody's file" $? "$work/make.log"

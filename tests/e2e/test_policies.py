@@ -24,7 +24,7 @@ POLICIES = [
     {"name": "full"}, {"name": "sink", "budget": 64}, {"name": "h2o", "budget": 64},
     {"name": "h2o", "budget": 0.3, "sinks": 2, "recent": 20, "remnant": "mean"},
     {"name": "snapkv", "budget": 64}, {"name": "snapkv", "budget": 64, "decode": "evict", "pool": "max", "kernel": 5},
-    {"name": "tova", "budget": 48}, {"name": "tova", "budget": 48, "share": "layer"},
+    {"name": "tova", "budget": 48}, {"name": "tova", "budget": 48, "share": "head"},
     {"name": "scissorhands", "budget": 64}, {"name": "pyramidkv", "budget": 64}, {"name": "adakv", "budget": 64},
     {"name": "adakv", "budget": 64, "decode": "evict"}, {"name": "knorm", "budget": 64},
     {"name": "keydiff", "budget": 64}, {"name": "random", "budget": 64, "seed": 5},

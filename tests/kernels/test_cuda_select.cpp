@@ -182,7 +182,7 @@ static scene make_scene(uint32_t n_heads, uint32_t max_slots, uint32_t head_dim,
         head.history = new device_array<uint32_t>((size_t)whole * HISTORY_WORDS);
         head.holes = new device_array<uint32_t>(std::vector<uint32_t>(2 * head.n_slots + 1, 77));
         head.summary = new device_array<float>(2 * head_dim);
-        head.key_sum = new device_array<double>(head_dim);
+        head.key_sum = new device_array<double>(2 * head_dim);
         head.counters = new device_array<head_counters>(1);
         for (uint32_t i = 0; i < whole; i++) {
             head.scores->host[i] = any_score(kind);
@@ -379,11 +379,12 @@ static void take_key_scores(const scene &s, const valuation &v, const select_scr
     *scores = got;
 }
 
-static step_choice choice_of(const scene &s, const valuation &v, bool remnant, bool adaptive)
+static step_choice choice_of(const scene &s, const valuation &v, bool remnant,
+                             plan_allocation allocation)
 {
     step_choice c = {};
     c.scorer = v.scorer;
-    c.allocation = adaptive ? ALLOCATION_ADAPTIVE : ALLOCATION_UNIFORM;
+    c.allocation = allocation;
     c.share = v.share;
     c.pooling = v.pooling;
     c.remnant = remnant ? REMNANT_MEAN : REMNANT_NONE;
@@ -394,6 +395,24 @@ static step_choice choice_of(const scene &s, const valuation &v, bool remnant, b
     c.recent = s.recent;
     c.seed = v.seed;
     return c;
+}
+
+/* sum [head_dim] of k / |k| over `slots`. Double sums of numbers that are one rounding of a float
+ * apart where the device fuses least + scale * q. */
+static void check_key_sum(const scene &s, const scene::head &head, const double *sum,
+                          const std::vector<uint32_t> &slots)
+{
+    std::vector<double> wanted(s.head_dim);
+    for (uint32_t slot : slots) {
+        double squares = 0;
+        for (uint32_t d = 0; d < s.head_dim; d++)
+            squares += (double)s.value(head, slot, d, true) * s.value(head, slot, d, true);
+        for (uint32_t d = 0; d < s.head_dim && squares > 0; d++)
+            wanted[d] += s.value(head, slot, d, true) / sqrt(squares);
+    }
+    for (uint32_t d = 0; d < s.head_dim; d++)
+        ck_assert_msg(fabs(sum[d] - wanted[d]) <= 1e-6 * (1 + (double)slots.size()),
+                      "%zu keys, dimension %u: %.9g, not %.9g", slots.size(), d, sum[d], wanted[d]);
 }
 
 /* ---- evict */
@@ -415,7 +434,7 @@ static void check_evict(scene *s, const valuation &v, bool remnant, std::vector<
     }
     device_segment segment = {};
     segment.evicts = 1;
-    segment.choice = choice_of(*s, v, remnant, false);
+    segment.choice = choice_of(*s, v, remnant, ALLOCATION_UNIFORM);
     std::vector<device_segment> segments(3, segment);
     segments[0].evicts = 0;
     device_array<device_segment> device_segments(segments);
@@ -455,7 +474,15 @@ static void check_evict(scene *s, const valuation &v, bool remnant, std::vector<
         counters->n_summary += remnant ? n : 0;
         std::vector<uint32_t> holes = head.holes->host;
         std::vector<float> summary = head.summary->host;
+        std::vector<double> key_sum = head.key_sum->host;
         head_counters expected = *counters;
+        /* Others may read the sum meanwhile: what leaves it is noted behind it. */
+        head.key_sum->download();
+        for (uint32_t d = 0; d < s->head_dim; d++)
+            ck_assert_msg(key_sum[d] == head.key_sum->host[d], "head %u: another sum of keys", h);
+        if (n > 0)
+            check_key_sum(*s, head, &head.key_sum->host[s->head_dim],
+                          std::vector<uint32_t>(victims, victims + n));
         head.holes->download();
         head.summary->download();
         head.counters->download();
@@ -547,7 +574,8 @@ END_TEST
 
 struct budgets {
     std::vector<uint32_t> of_head; /* UINT32_MAX: stays as it is */
-    bool adaptive, remnant, forget;
+    plan_allocation allocation;
+    bool remnant, forget;
 };
 
 /* Moves a slot's row, score and history, on the host. */
@@ -596,6 +624,12 @@ static void check_survivors(scene *s, uint32_t h, const bool *keep, uint32_t n_k
      */
     for (uint32_t d = 0; b.remnant && n_dropped > 0 && d < mean.size(); d++)
         ck_assert_float_eq_tol(head.summary->host[d], (float)(mean[d] / n), 34 * 0x1p-24f * 1.5f);
+    std::vector<uint32_t> kept;
+    for (uint32_t i = 0; i < head.n_slots; i++)
+        if (keep[i])
+            kept.push_back(i);
+    head.key_sum->download();
+    check_key_sum(*s, head, head.key_sum->host.data(), kept);
     for (uint32_t to = 0, from = n_kept; from < head.n_slots; from++) {
         if (!keep[from])
             continue;
@@ -629,7 +663,7 @@ static void check_compress(scene *s, const valuation &v, const budgets &b)
         device_job job = {};
         job.head = head_of(s->heads[h]);
         job.head.votes = v.votes[h];
-        job.choice = choice_of(*s, v, b.remnant, b.adaptive);
+        job.choice = choice_of(*s, v, b.remnant, b.allocation);
         job.layer = v.layer;
         job.kv_head = h;
         job.budget = b.of_head[h];
@@ -666,8 +700,9 @@ static void check_compress(scene *s, const valuation &v, const budgets &b)
     bool *keep = (bool *)calloc(total, sizeof *keep);
     std::vector<uint64_t> keys(total);
     std::vector<uint32_t> expected(n_heads);
-    if (b.adaptive)
-        ck_assert(select_adaptive(views.data(), n_heads, b.of_head[0], ADAPTIVE_ALPHA, keep,
+    const bool compete = b.allocation != ALLOCATION_UNIFORM;
+    if (compete)
+        ck_assert(select_adaptive(views.data(), n_heads, b.allocation, b.of_head[0], keep,
                                   keys.data(), expected.data()));
     size_t at = 0;
     for (uint32_t h = 0; h < n_heads; at += views[h++].n) {
@@ -675,7 +710,7 @@ static void check_compress(scene *s, const valuation &v, const budgets &b)
         bool whole = b.of_head[h] == UINT32_MAX;
         if (whole)
             expected[h] = head.n_slots - head.counters->host[0].n_holes;
-        else if (!b.adaptive)
+        else if (!compete)
             expected[h] = select_survivors(&views[h], b.of_head[h], keep + at, keys.data());
         ck_assert_msg(n_kept.host[h] == expected[h],
                       "scorer %d, head %u of %u with %u slots: %u kept, not %u", v.scorer, h,
@@ -716,7 +751,7 @@ START_TEST(survivors_are_those_of_select_survivors)
         scene s = make_scene(1 + random_below(3), max_slots, 1 + random_below(140), share,
                              random_below(2), random_below(3), nth_scorer(trial),
                              (plan_storage)(trial % 4));
-        budgets b = {{}, false, random_below(2) == 0, random_below(2) == 0};
+        budgets b = {{}, ALLOCATION_UNIFORM, random_below(2) == 0, random_below(2) == 0};
         for (uint32_t h = 0; h < s.heads.size(); h++)
             b.of_head.push_back(!share && random_below(5) == 0 ? UINT32_MAX : any_budget(s));
         check_compress(&s, any_valuation(s, share), b);
@@ -730,7 +765,8 @@ START_TEST(thousands_of_slots_are_compacted)
     for (uint32_t trial = 0; trial < 4; trial++) {
         scene s = make_scene(1 + trial % 2, 3000 + random_below(2000), 4, false, trial % 2,
                              random_below(3), SCORER_ATTENTION_MEAN);
-        budgets b = {std::vector<uint32_t>(s.heads.size(), any_budget(s)), false, trial < 2, false};
+        budgets b = {std::vector<uint32_t>(s.heads.size(), any_budget(s)), ALLOCATION_UNIFORM,
+                     trial < 2, false};
         check_compress(&s, any_valuation(s, false), b);
         free_scene(&s);
     }
@@ -745,7 +781,7 @@ START_TEST(pooling_follows_positions_in_any_order_of_slots)
         valuation v = any_valuation(s, false);
         v.pooling = trial % 2 ? POOLING_AVG : POOLING_MAX;
         v.kernel = 1 + random_below(63);
-        budgets b = {{any_budget(s)}, false, false, true};
+        budgets b = {{any_budget(s)}, ALLOCATION_UNIFORM, false, true};
         check_compress(&s, v, b);
         free_scene(&s);
     }
@@ -754,19 +790,21 @@ END_TEST
 
 START_TEST(heads_compete_as_in_select_adaptive)
 {
-    for (uint32_t trial = 0; trial < 24; trial++) {
-        uint32_t n_heads = 1 + trial % MAX_HEADS;
+    for (uint32_t trial = 0; trial < 48; trial++) {
+        uint32_t n_heads = 1 + trial / 2 % MAX_HEADS;
         /* Heads that hold the same tokens tie in position too. */
-        scene s = make_scene(n_heads, 1 + random_below(trial % 5 == 0 ? 1200 : 150), 2, trial % 2,
-                             random_below(2), random_below(3),
+        scene s = make_scene(n_heads, 1 + random_below(trial % 5 == 0 ? 1200 : 150), 2,
+                             trial / 4 % 2, random_below(2), random_below(3),
                              trial % 3 == 0 ? SCORER_WINDOW_ATTENTION : SCORER_ATTENTION_SUM);
-        if (trial % 4 == 1)
+        if (trial % 8 == 1 || trial % 8 == 4)
             for (scene::head &head : s.heads) {
                 head.scores->host.assign(head.scores->host.size(), 0.5f);
                 head.scores->upload();
             }
         s.sinks = s.sinks < 4 ? s.sinks : 4;
-        budgets b = {std::vector<uint32_t>(n_heads, any_budget(s)), true, trial % 3 == 0, false};
+        budgets b = {std::vector<uint32_t>(n_heads, any_budget(s)),
+                     trial % 2 ? ALLOCATION_ADAPTIVE : ALLOCATION_ADAPTIVE_FLOOR, trial % 3 == 0,
+                     false};
         check_compress(&s, any_valuation(s, false), b);
         free_scene(&s);
     }

@@ -20,7 +20,7 @@ struct head {
     double *score;   /* [max_tokens] sum of attention, or the last query's */
     uint8_t *often;  /* [max_tokens][HISTORY] by query position % HISTORY */
     double *k, *v;   /* [max_tokens][head_dim] as stored */
-    double *key_sum; /* [head_dim] of k / |k| */
+    double *key_sum; /* [head_dim] of k / |k| over the kept, while values are computed */
     double *mean_k, *mean_v;
     uint32_t n_summary;
     double margin;
@@ -174,13 +174,8 @@ void policy_store(struct policy *p, uint32_t layer, uint32_t kv_head, uint32_t t
 {
     struct head *h = head_of(p, layer, kv_head);
     size_t d = p->head_dim;
-    double squares = 0;
     memcpy(h->k + t * d, k, d * sizeof *k);
     memcpy(h->v + t * d, v, d * sizeof *v);
-    for (size_t i = 0; i < d; i++)
-        squares += k[i] * k[i];
-    for (size_t i = 0; i < d && squares > 0; i++)
-        h->key_sum[i] += k[i] / sqrt(squares);
 }
 
 void policy_attended(struct policy *p, uint32_t layer, uint32_t kv_head, uint32_t t,
@@ -219,6 +214,17 @@ static double norm(const double *x, uint32_t n)
     for (uint32_t i = 0; i < n; i++)
         squares += x[i] * x[i];
     return sqrt(squares);
+}
+
+/* KeyDiff's mean, but for a factor: of the keys that the head holds. */
+static void sum_keys(const struct policy *p, struct head *h)
+{
+    memset(h->key_sum, 0, p->head_dim * sizeof *h->key_sum);
+    for (uint32_t i = 0; i < h->n_kept; i++) {
+        const double *k = h->k + (size_t)h->kept[i] * p->head_dim, length = norm(k, p->head_dim);
+        for (uint32_t d = 0; d < p->head_dim && length > 0; d++)
+            h->key_sum[d] += k[d] / length;
+    }
 }
 
 static double value_of(const struct policy *p, uint32_t layer, uint32_t kv_head, uint32_t j,
@@ -282,8 +288,10 @@ static bool has_vote(const struct policy *p, uint32_t layer, uint32_t kv_head)
 static void evaluate(struct policy *p, uint32_t layer, uint32_t n, bool decodes)
 {
     for (uint32_t kv_head = 0; kv_head < p->n_kv_heads; kv_head++) {
-        const struct head *h = head_of(p, layer, kv_head);
+        struct head *h = head_of(p, layer, kv_head);
         double *value = p->value + (size_t)kv_head * p->max_tokens;
+        if (p->plan.scorer == SCORER_KEY_DIFF)
+            sum_keys(p, h);
         for (uint32_t i = 0; i < h->n_kept; i++)
             value[h->kept[i]] = value_of(p, layer, kv_head, h->kept[i], n, decodes);
         if (p->plan.scorer == SCORER_WINDOW_ATTENTION && !decodes)
@@ -369,8 +377,93 @@ static void shrink(struct policy *p, uint32_t layer, uint32_t kv_head, uint32_t 
     }
 }
 
-/* AdaKV: one token after another is dropped, the worst of all heads that have more than their safe
- * share, until the layer holds what its budgets add up to. */
+/* Of two heads' worst tokens: which goes first, the lower value, the older token, the later head.
+ */
+static bool goes_before(double a, uint32_t token_a, uint32_t head_a, double b, uint32_t token_b,
+                        uint32_t head_b)
+{
+    return a < b || (a == b && (token_a < token_b || (token_a == token_b && head_a > head_b)));
+}
+
+/* How close the layer's cut was, of which `value` is the best token that does not win. */
+static void note_cut(struct policy *p, uint32_t layer, const double *lowest, double value)
+{
+    double closest = INFINITY;
+    for (uint32_t i = 0; i < p->n_kv_heads; i++)
+        if (!isnan(lowest[i])) /* NaN: the head wins nothing */
+            closest = fmin(closest, fabs(lowest[i] - value) /
+                                        fmax(fmax(fabs(lowest[i]), fabs(value)), FLOAT_TAIL));
+    for (uint32_t i = 0; i < p->n_kv_heads; i++)
+        head_of(p, layer, i)->margin = fmin(head_of(p, layer, i)->margin, closest);
+}
+
+/* AdaKV: of the best n_kv_heads * F tokens of the layer n_h are head h's, which then keeps its best
+ * 0.8 n_h + 0.2 F, in whole slots that add up. F is what a head may choose under an even split. */
+static void mix(struct policy *p, uint32_t layer, uint32_t n)
+{
+    uint32_t reserved = p->plan.sinks + p->plan.recent, even = p->plan.budget - reserved, left = 0,
+             *n_won = zeroed(p->n_kv_heads, sizeof *n_won), *size = zeroed(p->n_kv_heads, 4);
+    bool *out = zeroed((size_t)p->n_kv_heads * p->max_tokens, 1);
+    double *lowest = zeroed(p->n_kv_heads, sizeof *lowest), cut = 0, sum = 0;
+    for (uint32_t i = 0; i < p->n_kv_heads; i++) {
+        struct head *h = head_of(p, layer, i);
+        for (uint32_t k = 0; k < h->n_kept; k++)
+            n_won[i] += !is_protected(p, h->kept[k], n);
+        left += n_won[i];
+    }
+    while (left > p->n_kv_heads * even) { /* the worst of all loses */
+        uint32_t head = UINT32_MAX, token = 0;
+        for (uint32_t i = 0; i < p->n_kv_heads; i++) {
+            struct head *h = head_of(p, layer, i);
+            const double *values = p->value + (size_t)i * p->max_tokens;
+            for (uint32_t k = 0; k < h->n_kept; k++) {
+                uint32_t j = h->kept[k];
+                double rank = rank_of(values[j]);
+                if (is_protected(p, j, n) || out[(size_t)i * p->max_tokens + j] ||
+                    (head != UINT32_MAX && !goes_before(rank, j, i, cut, token, head)))
+                    continue;
+                head = i;
+                token = j;
+                cut = rank;
+            }
+        }
+        out[(size_t)head * p->max_tokens + token] = true;
+        n_won[head]--;
+        left--;
+    }
+    bool competed = false;
+    for (uint32_t i = 0; i < p->n_kv_heads; i++) {
+        struct head *h = head_of(p, layer, i);
+        const double *values = p->value + (size_t)i * p->max_tokens;
+        lowest[i] = NAN;
+        for (uint32_t k = 0; k < h->n_kept; k++) {
+            uint32_t j = h->kept[k];
+            competed |= out[(size_t)i * p->max_tokens + j];
+            if (!is_protected(p, j, n) && !out[(size_t)i * p->max_tokens + j])
+                lowest[i] =
+                    fmin(lowest[i], rank_of(values[j])); /* of NaN and a number the number */
+        }
+        double before = floor(sum / 5 + 0.5);
+        sum += 4 * n_won[i] + even;
+        size[i] = (uint32_t)(floor(sum / 5 + 0.5) - before);
+    }
+    if (competed)
+        note_cut(p, layer, lowest, cut);
+    for (uint32_t i = 0; i < p->n_kv_heads; i++) {
+        struct head *h = head_of(p, layer, i);
+        uint32_t n_protected = 0;
+        for (uint32_t k = 0; k < h->n_kept; k++)
+            n_protected += is_protected(p, h->kept[k], n);
+        shrink(p, layer, i, n_protected + size[i], n);
+    }
+    free(n_won);
+    free(size);
+    free(out);
+    free(lowest);
+}
+
+/* AdaKV with a floor: one token after another is dropped, the worst of all heads that have more than
+ * their safe share, until the layer holds what its budgets add up to. */
 static void compete(struct policy *p, uint32_t layer, uint32_t n)
 {
     uint32_t reserved = p->plan.sinks + p->plan.recent, free_choice = p->plan.budget - reserved,
@@ -388,8 +481,7 @@ static void compete(struct policy *p, uint32_t layer, uint32_t n)
                 continue;
             uint32_t j = h->kept[at];
             double rank = rank_of(values[j]);
-            if (head == UINT32_MAX || rank < value ||
-                (rank == value && (j < token || (j == token && i > head)))) {
+            if (head == UINT32_MAX || goes_before(rank, j, i, value, token, head)) {
                 head = i;
                 token = j;
                 value = rank;
@@ -417,7 +509,7 @@ static void compete(struct policy *p, uint32_t layer, uint32_t n)
 /* PyramidKV's straight line: what layer `layer` holds beside the protected. */
 static uint32_t pyramid(const struct policy *p, uint32_t layer, uint32_t n)
 {
-    if (p->n_layers == 1)
+    if (p->n_layers == 1 || n < 2 * (p->plan.budget - p->plan.sinks - p->plan.recent))
         return p->plan.budget;
     double reserved = p->plan.sinks + p->plan.recent, mean = p->plan.budget - reserved,
            last = mean / 20, first = 2 * mean - last;
@@ -477,6 +569,12 @@ static uint32_t budget_at_end(const struct policy *p, uint32_t layer, uint32_t n
     return is_voting(p) ? voted_budget(p, layer, n) : other_budget_at(p, n);
 }
 
+static bool competes(const struct policy *p)
+{
+    return p->plan.allocation == ALLOCATION_ADAPTIVE ||
+           p->plan.allocation == ALLOCATION_ADAPTIVE_FLOOR;
+}
+
 static void end_prompt(struct policy *p, uint32_t layer, uint32_t n)
 {
     evaluate(p, layer, n, false);
@@ -484,11 +582,11 @@ static void end_prompt(struct policy *p, uint32_t layer, uint32_t n)
     for (uint32_t i = 0; i < p->n_kv_heads; i++) {
         struct head *h = head_of(p, layer, i);
         h->budget = budget_at_end(p, layer, n);
-        if (exceeded && !is_whole(p, layer, i) && p->plan.allocation != ALLOCATION_ADAPTIVE)
+        if (exceeded && !is_whole(p, layer, i) && !competes(p))
             shrink(p, layer, i, h->budget, n);
     }
-    if (exceeded && p->plan.allocation == ALLOCATION_ADAPTIVE) {
-        compete(p, layer, n);
+    if (exceeded && competes(p)) {
+        (p->plan.allocation == ALLOCATION_ADAPTIVE ? mix : compete)(p, layer, n);
         for (uint32_t i = 0; i < p->n_kv_heads; i++)
             head_of(p, layer, i)->budget = head_of(p, layer, i)->n_kept;
     }

@@ -309,6 +309,30 @@ START_TEST(the_top_14_percent_by_induction_and_1_percent_by_echo_are_chosen)
 }
 END_TEST
 
+/* Even attention scores 1 / length; a head with less than four times that is not chosen beside heads
+ * with more. Where there are none, the percents are chosen. */
+START_TEST(a_head_of_chance_is_not_chosen_beside_real_ones)
+{
+    struct calibration c = blank(4, 3); /* 2 by induction, 1 by echo */
+    c.length = 1000;
+    c.induction[6] = 0.8;
+    c.induction[2] = c.echo[1] = 0.0039;
+    calibration_choose(&c);
+    ck_assert_uint_eq(n_chosen(&c), 1);
+    ck_assert(c.whole[6]);
+    ck_assert_uint_eq(c.n_left_out, 2);
+    c.induction[2] = 0.004;
+    calibration_choose(&c);
+    ck_assert(c.whole[6] && c.whole[2]);
+    ck_assert_uint_eq(c.n_left_out, 1);
+    c.induction[6] = c.induction[2] = 0.003;
+    calibration_choose(&c);
+    ck_assert(c.whole[6] && c.whole[2] && c.whole[1]);
+    ck_assert_uint_eq(c.n_left_out, 0);
+    clear(&c);
+}
+END_TEST
+
 START_TEST(what_calibration_writes_loads)
 {
     struct calibration c = blank(3, 2);
@@ -565,6 +589,29 @@ START_TEST(a_model_keeps_its_hash)
 }
 END_TEST
 
+/* NAME.heads.json beside NAME.gguf, or beside a file of any other name. */
+START_TEST(a_profile_beside_the_model_is_found)
+{
+    char folder[] = "/tmp/winnow-beside-XXXXXX", profile[64];
+    ck_assert_ptr_nonnull(mkdtemp(folder));
+    static const char *const models[] = {"a model.gguf", "blob", "x.gguf.gguf"};
+    static const char *const beside[] = {"a model.heads.json", "blob.heads.json",
+                                         "x.gguf.heads.json"};
+    for (uint32_t i = 0; i < 3; i++) {
+        char model[64];
+        snprintf(model, sizeof model, "%s/%s", folder, models[i]);
+        ck_assert_ptr_null(profile_file_beside(model));
+        snprintf(profile, sizeof profile, "%s/%s", folder, beside[i]);
+        fclose(fopen(profile, "w"));
+        char *found = profile_file_beside(model);
+        ck_assert_str_eq(found, profile);
+        free(found);
+        unlink(profile);
+    }
+    rmdir(folder);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("head_profile");
@@ -577,8 +624,10 @@ int main(void)
     tcase_add_test(t, a_calibrated_profile_names_its_heads);
     tcase_add_test(t, a_broken_profile_says_what);
     tcase_add_test(t, a_file_that_cannot_be_read_is_refused);
+    tcase_add_test(t, a_profile_beside_the_model_is_found);
     tcase_add_test(t, a_profile_of_another_model_is_refused);
     tcase_add_test(t, the_top_14_percent_by_induction_and_1_percent_by_echo_are_chosen);
+    tcase_add_test(t, a_head_of_chance_is_not_chosen_beside_real_ones);
     tcase_add_test(t, what_calibration_writes_loads);
     tcase_add_test(t, the_scores_are_those_of_the_formula);
     tcase_add_test(t, threads_do_not_change_a_bit_and_the_seed_does);

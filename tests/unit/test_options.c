@@ -33,7 +33,7 @@ static bool parse(enum option_command command, void *settings, const char *line)
 
 START_TEST(run_takes_its_flags)
 {
-    struct run_arguments a = {0};
+    struct run_arguments a = {.top_p = -5, .min_p = -5}; /* a value that means "not given" */
     ck_assert_msg(parse(OPTION_RUN, &a,
                         "m.gguf -p Hello -n5 --temp 0 --top-k=-1 --seed -7 --kv-memory 0.5 -t 3 "
                         "--max-model-len 64 --chat --system Be --kv-policy sink --kv-storage q8"),
@@ -46,7 +46,7 @@ START_TEST(run_takes_its_flags)
     ck_assert(a.n_tokens == 5 && a.temperature == 0 && a.top_k == -1 && a.seed == -7);
     ck_assert(a.kv_memory.share == 0.5 && a.kv_memory.bytes == 0);
     ck_assert(a.n_threads == 3 && a.n_ctx == 64 && a.chat && !a.ignore_eos);
-    ck_assert(a.top_p == 1 && a.min_p == 0 && a.repetition_penalty == 1);
+    ck_assert(a.top_p == -5 && a.min_p == -5 && a.repetition_penalty == 1);
     options_clear(OPTION_RUN, &a);
     ck_assert_ptr_null(a.prompt);
 }

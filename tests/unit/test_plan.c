@@ -474,6 +474,8 @@ START_TEST(axes_that_do_not_go_together_are_refused)
          "use 'uniform'"},
         {"{\"name\":\"compresskv\",\"share\":\"head\"}", "kv_policy.share", "must be 'layer'"},
         {"{\"name\":\"adakv\",\"share\":\"layer\"}", "kv_policy.share", "allocation 'uniform'"},
+        {"{\"name\":\"tova\",\"share\":\"layer\",\"allocation\":\"adaptive_floor\"}",
+         "kv_policy.share", "allocation 'uniform'"},
         {H2O "\"window\":9}", "kv_policy.window", "only the scorer 'window_attention' reads it"},
         {H2O "\"kernel\":9}", "kv_policy.kernel", "means nothing to this policy"},
         {H2O "\"pool\":\"max\"}", "kv_policy.pool", "means nothing to this policy"},
@@ -567,6 +569,16 @@ START_TEST(shares_and_defaults_become_slots)
     ck_assert_uint_eq(p.recent, 196);
     p = resolved("compresskv:100", 1000);
     ck_assert(p.share == SHARE_LAYER && plan_profile_votes(&p));
+    p = resolved("tova:100", 1000);
+    ck_assert(p.share == SHARE_LAYER);
+    /* The authors' set-up for long prompts. */
+    p = resolved("snapkv", 1000);
+    ck_assert(p.pooling == POOLING_MAX && p.kernel == 7 && p.vote_queries == 32);
+    /* Where heads hold different tokens, each chooses for itself unless the request insists. */
+    p = resolved("{\"name\":\"tova\",\"allocation\":\"pyramid\"}", 1000);
+    ck_assert(p.share == SHARE_HEAD);
+    p = resolved("{\"name\":\"compresskv\",\"allocation\":\"adaptive_floor\"}", 1000);
+    ck_assert(p.share == SHARE_HEAD);
     const struct plan_limits young = {.n_ctx_train = 512};
     p = plan_of_text("sink", 10, &young);
     ck_assert_uint_eq(p.budget, 512);
@@ -692,7 +704,7 @@ START_TEST(a_bound_holds_what_settles_and_never_more_than_full)
                      settled = budget_settled_pages(&shape, &p, 1000, n),
                      all = budget_bound_pages(&shape, &full, 1000, n);
             /* Heads that compete may each begin a page more. */
-            uint64_t slack = p.allocation == ALLOCATION_ADAPTIVE ? 8 : 0;
+            uint64_t slack = plan_competes(&p) ? 8 : 0;
             ck_assert_msg(settled <= bound, "%s at %u", name, n);
             ck_assert_msg(bound <= all + slack, "%s at %u: %lu of %lu", name, n,
                           (unsigned long)bound, (unsigned long)all);

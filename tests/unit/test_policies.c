@@ -52,7 +52,12 @@ static const char *const plans[] = {
     "{\"name\":\"snapkv\",\"budget\":64,\"decode\":\"evict\",\"pool\":\"max\",\"kernel\":3}",
     "{\"name\":\"h2o\",\"budget\":64,\"remnant\":\"mean\"}",
     "{\"name\":\"snapkv\",\"budget\":48,\"window\":8,\"remnant\":\"mean\",\"pool\":\"none\"}",
-    "{\"name\":\"tova\",\"budget\":64,\"share\":\"layer\"}",
+    "{\"name\":\"snapkv\",\"budget\":64,\"pool\":\"avg\"}",
+    "{\"name\":\"tova\",\"budget\":64,\"share\":\"head\"}",
+    "{\"name\":\"keydiff\",\"budget\":64,\"share\":\"layer\",\"interval\":5}",
+    "{\"name\":\"adakv\",\"budget\":64,\"allocation\":\"adaptive_floor\"}",
+    "{\"name\":\"pyramidkv\",\"budget\":190}",
+    "{\"name\":\"duo\",\"sinks\":4,\"recent\":60,\"prefill\":\"full\"}",
     "{\"name\":\"h2o\",\"budget\":64,\"scorer\":\"attention_mean\",\"interval\":7}",
     "{\"name\":\"h2o\",\"budget\":64,\"recent\":20,\"scorer\":\"recency\"}",
     "{\"name\":\"adakv\",\"budget\":64,\"decode\":\"evict\",\"scorer\":\"key_norm\",\"recent\":16}",
@@ -510,6 +515,9 @@ START_TEST(a_continued_sequence_keeps_its_scores)
         "{\"name\":\"snapkv\",\"budget\":64}",
         "{\"name\":\"adakv\",\"budget\":64,\"decode\":\"evict\"}",
         "{\"name\":\"scissorhands\",\"budget\":64}",
+        "{\"name\":\"keydiff\",\"budget\":64}",
+        "{\"name\":\"tova\",\"budget\":64}",
+        "{\"name\":\"adakv\",\"budget\":64}",
         "{\"name\":\"razor\",\"min_window\":40}",
         "{\"name\":\"compresskv\",\"budget\":64}",
         "{\"name\":\"compresskv\",\"budget\":64,\"decode\":\"evict\"}"};
@@ -561,6 +569,6 @@ int main(void)
     add_part_of_loop_test(t, room_for_everything_is_full_attention_to_the_bit, 1, N_PLANS);
     add_part_of_loop_test(t, evicting_never_grows_nor_drifts, 0,
                           sizeof long_plans / sizeof *long_plans);
-    add_part_of_loop_test(t, a_continued_sequence_keeps_its_scores, 0, 7);
+    add_part_of_loop_test(t, a_continued_sequence_keeps_its_scores, 0, 10);
     return suite_run(suite);
 }

@@ -34,13 +34,15 @@ static const char *const rows[] = {
     "{\"name\":\"h2o\",\"budget\":%u,\"remnant\":\"mean\",\"interval\":3}",
     "{\"name\":\"h2o\",\"budget\":%u,\"scorer\":\"attention_mean\",\"sinks\":0}",
     "{\"name\":\"snapkv\",\"budget\":%u,\"window\":11,\"pool\":\"max\",\"decode\":\"evict\"}",
-    "{\"name\":\"tova\",\"budget\":%u,\"share\":\"layer\",\"interval\":5}",
+    "{\"name\":\"tova\",\"budget\":%u,\"share\":\"head\",\"interval\":5}",
     "{\"name\":\"adakv\",\"budget\":%u,\"window\":3,\"decode\":\"evict\",\"remnant\":\"mean\"}",
     "{\"name\":\"pyramidkv\",\"budget\":%u,\"scorer\":\"last_query\",\"recent\":6,"
     "\"decode\":\"evict\"}",
     "{\"name\":\"compresskv\",\"budget\":%u,\"window\":8,\"sinks\":1,\"decode\":\"evict\","
     "\"remnant\":\"mean\"}",
     "{\"name\":\"duo\",\"sinks\":2,\"recent\":%u,\"prefill\":\"full\",\"scorer\":\"key_norm\"}",
+    "{\"name\":\"keydiff\",\"budget\":%u,\"recent\":7,\"share\":\"layer\",\"interval\":4}",
+    "{\"name\":\"adakv\",\"budget\":%u,\"window\":4,\"allocation\":\"adaptive_floor\"}",
 };
 enum { N_ROWS = sizeof rows / sizeof *rows };
 
@@ -243,12 +245,18 @@ static void judge_token(struct referee *f, const char *what, uint32_t l, uint32_
     policy_end_layer(f->policy, l, t);
 }
 
+/* Whether the heads of a layer choose together: then one close call changes all of them. */
+static bool choose_together(const struct plan *p)
+{
+    return p->share == SHARE_LAYER || plan_competes(p);
+}
+
 static void judge_kept(struct referee *f, const char *what, enum kind kind)
 {
     const struct shape *s = f->shape;
     uint32_t n_tokens = f->r->tensors->n, n;
     bool *held = reader_held(f->r, s);
-    bool together = f->r->plan.share == SHARE_LAYER || f->r->plan.allocation == ALLOCATION_ADAPTIVE;
+    bool together = choose_together(&f->r->plan);
     for (uint32_t i = 0; i < s->n_layers * s->n_kv_heads; i++) {
         const uint32_t *kept = policy_kept(f->policy, i / s->n_kv_heads, i % s->n_kv_heads, &n);
         uint32_t n_held = 0, n_common = 0;
@@ -383,7 +391,8 @@ static void judge_sequence(const char *row, enum kind kind, uint32_t counts[2])
         ck_assert_msg(cache_counts(m.cache).used <= settled, "%s: %u pages, %llu when settled",
                       what, cache_counts(m.cache).used, (unsigned long long)settled);
     }
-    for (uint32_t i = 0; i < s.n_layers * s.n_kv_heads; i++)
+    uint32_t step = choose_together(&plan) ? s.n_kv_heads : 1;
+    for (uint32_t i = 0; i < s.n_layers * s.n_kv_heads; i += step)
         counts[f.diverged[i]]++;
     referee_close(&f);
     reader_close(&r);
@@ -397,9 +406,9 @@ START_TEST(kept_slots_outputs_and_summaries_are_the_references)
     random_state = 100 + (uint64_t)_i;
     for (uint32_t round = 0; round < 2 * N_KINDS; round++)
         judge_sequence(rows[_i], (enum kind)(round % N_KINDS), counts);
-    printf("%s: %u heads, %u close calls that went the other way\n", rows[_i],
+    printf("%s: %u heads or layers, %u close calls that went the other way\n", rows[_i],
            counts[0] + counts[1], counts[1]);
-    ck_assert_uint_le(counts[1] * 20, counts[0] + counts[1]);
+    ck_assert(counts[1] <= 1 || counts[1] * 20 <= counts[0] + counts[1]);
 }
 END_TEST
 

@@ -116,28 +116,75 @@ START_TEST(victims_are_the_worst_in_order)
 }
 END_TEST
 
-/* AdaKV by its definition: each head's safe share, then the best of the rest one after another. */
-START_TEST(heads_compete_for_what_is_left)
+/* How many candidates of all heads come before slot i of head h: the better key, then the lower
+ * head. */
+static uint32_t layer_rank_of(const struct select_view *views, uint32_t h, uint32_t i)
+{
+    uint64_t key = select_key(views[h].scores[i], views[h].positions[i]);
+    uint32_t rank = 0;
+    for (uint32_t g = 0; g < HEADS; g++)
+        for (uint32_t s = 0; s < views[g].n; s++) {
+            if (!is_candidate(&views[g], s) || (g == h && s == i))
+                continue;
+            uint64_t other = select_key(views[g].scores[s], views[g].positions[s]);
+            rank += other > key || (other == key && g < h);
+        }
+    return rank;
+}
+
+/* Heads of a layer with the same protected tokens. Returns what a head may choose. */
+static uint32_t fill_layer(struct head *h, struct select_view *views, uint32_t *at, uint32_t kind,
+                           uint32_t *budget)
+{
+    uint32_t sinks = below(4), recent = below(20), free_choice = below(60);
+    at[0] = 0;
+    for (uint32_t i = 0; i < HEADS; i++) {
+        fill(&h[i], kind);
+        h[i].view.sinks = sinks;
+        h[i].view.recent = recent;
+        views[i] = h[i].view;
+        at[i + 1] = at[i] + h[i].view.n;
+    }
+    *budget = sinks + recent + free_choice;
+    return free_choice;
+}
+
+static void check_layer(const struct select_view *views, const uint32_t *at,
+                        enum plan_allocation how, uint32_t budget, const bool *wanted)
+{
+    static bool keep[HEADS * MOST];
+    static uint64_t scratch[HEADS * MOST];
+    uint32_t n_kept[HEADS];
+    ck_assert(select_adaptive(views, HEADS, how, budget, keep, scratch, n_kept));
+    for (uint32_t i = 0; i < HEADS; i++) {
+        uint32_t n = 0;
+        for (uint32_t s = 0; s < views[i].n; s++) {
+            ck_assert_msg(keep[at[i] + s] == wanted[at[i] + s], "head %u slot %u", i, s);
+            n += keep[at[i] + s];
+        }
+        ck_assert_uint_eq(n_kept[i], n);
+    }
+}
+
+static bool is_held(const struct select_view *v, uint32_t slot)
+{
+    return v->positions[slot] != HOLE && !is_candidate(v, slot);
+}
+
+/* Each head's safe share, then the best of the rest. */
+START_TEST(a_floor_is_safe_and_the_rest_goes_to_the_best)
 {
     static struct head h[HEADS];
     for (uint32_t round = 0; round < 60; round++) {
-        static bool keep[HEADS * MOST], wanted[HEADS * MOST];
-        static uint64_t scratch[HEADS * MOST];
+        static bool wanted[HEADS * MOST];
         struct select_view views[HEADS];
-        uint32_t n_kept[HEADS], at[HEADS + 1] = {0}, sinks = below(4), recent = below(20);
-        for (uint32_t i = 0; i < HEADS; i++) {
-            fill(&h[i], round % 3);
-            h[i].view.sinks = sinks;
-            h[i].view.recent = recent;
-            views[i] = h[i].view;
-            at[i + 1] = at[i] + h[i].view.n;
-        }
-        uint32_t budget = sinks + recent + below(60), free_choice = budget - sinks - recent,
-                 safe = free_choice / 5, places = HEADS * (free_choice - safe);
+        uint32_t at[HEADS + 1], budget, free_choice = fill_layer(h, views, at, round % 3, &budget),
+                                        safe = free_choice / 5,
+                                        places = HEADS * (free_choice - safe);
         for (uint32_t i = 0; i < HEADS; i++)
             for (uint32_t s = 0; s < views[i].n; s++)
-                wanted[at[i] + s] = views[i].positions[s] != HOLE &&
-                                    (!is_candidate(&views[i], s) || rank_of(&views[i], s) < safe);
+                wanted[at[i] + s] = is_held(&views[i], s) ||
+                                    (is_candidate(&views[i], s) && rank_of(&views[i], s) < safe);
         for (; places > 0; places--) {
             uint32_t best = UINT32_MAX, best_head = 0, best_slot = 0;
             for (uint32_t i = 0; i < HEADS; i++)
@@ -157,17 +204,51 @@ START_TEST(heads_compete_for_what_is_left)
                 break;
             wanted[best] = true;
         }
-        ck_assert(select_adaptive(views, HEADS, budget, 0.2, keep, scratch, n_kept));
-        for (uint32_t i = 0; i < HEADS; i++) {
-            uint32_t n = 0;
-            for (uint32_t s = 0; s < views[i].n; s++) {
-                ck_assert_msg(keep[at[i] + s] == wanted[at[i] + s], "round %u head %u slot %u",
-                              round, i, s);
-                n += keep[at[i] + s];
-            }
-            ck_assert_uint_eq(n_kept[i], n);
-        }
+        check_layer(views, at, ALLOCATION_ADAPTIVE_FLOOR, budget, wanted);
     }
+}
+END_TEST
+
+/* AdaKV as its authors' code has it: 0.8 of what a head wins among all and 0.2 of its even share,
+ * rounded. The layer's total stays exact, so a size may be one off that of each head rounded
+ * alone. */
+START_TEST(heads_get_a_mix_of_what_they_win_and_an_even_share)
+{
+    static struct head h[HEADS];
+    uint32_t n_moved = 0;
+    for (uint32_t round = 0; round < 60; round++) {
+        static bool wanted[HEADS * MOST];
+        struct select_view views[HEADS];
+        uint32_t at[HEADS + 1], budget, total = 0, n_most = 0,
+                                        free_choice = fill_layer(h, views, at, round % 3, &budget);
+        double sum = 0;
+        bool short_of = false;
+        for (uint32_t i = 0; i < HEADS; i++) {
+            uint32_t n_won = 0, n = 0;
+            for (uint32_t s = 0; s < views[i].n; s++) {
+                n += is_candidate(&views[i], s);
+                n_won +=
+                    is_candidate(&views[i], s) && layer_rank_of(views, i, s) < HEADS * free_choice;
+            }
+            double before = floor(sum + 0.5), share = 0.8 * n_won + 0.2 * free_choice;
+            sum += share;
+            if (fabs(sum - floor(sum) - 0.5) < 1e-9) /* a half is not a matter of rounding here */
+                sum += 1e-6;
+            uint32_t size = (uint32_t)(floor(sum + 0.5) - before);
+            ck_assert(fabs(size - share) <= 1.0001);
+            short_of |= size > n;
+            n_most += n_won;
+            n_moved += size != free_choice;
+            for (uint32_t s = 0; s < views[i].n; s++)
+                wanted[at[i] + s] = is_held(&views[i], s) ||
+                                    (is_candidate(&views[i], s) && rank_of(&views[i], s) < size);
+            total += size;
+        }
+        if (!short_of && n_most == HEADS * free_choice)
+            ck_assert_uint_eq(total, HEADS * free_choice);
+        check_layer(views, at, ALLOCATION_ADAPTIVE, budget, wanted);
+    }
+    ck_assert_uint_gt(n_moved, 100);
 }
 END_TEST
 
@@ -224,6 +305,10 @@ START_TEST(a_pyramid_keeps_its_total)
         }
         ck_assert_uint_eq(total, (uint64_t)n_layers * budget);
     }
+    /* Below twice what layers choose, all hold the same, as in the authors' code. */
+    for (uint32_t l = 0; l < 30; l++)
+        ck_assert_uint_eq(select_pyramid_budget(l, 30, 132, 32, 199), 132);
+    ck_assert_uint_gt(select_pyramid_budget(0, 30, 132, 32, 200), 132);
 }
 END_TEST
 
@@ -300,7 +385,8 @@ int main(void)
     TCase *tc = suite_case(suite, "select", 60);
     tcase_add_test(tc, survivors_are_the_protected_and_the_best);
     tcase_add_test(tc, victims_are_the_worst_in_order);
-    tcase_add_test(tc, heads_compete_for_what_is_left);
+    tcase_add_test(tc, a_floor_is_safe_and_the_rest_goes_to_the_best);
+    tcase_add_test(tc, heads_get_a_mix_of_what_they_win_and_an_even_share);
     tcase_add_test(tc, pooling_looks_at_neighbours_in_position);
     tcase_add_test(tc, a_pyramid_keeps_its_total);
     tcase_add_test(tc, layers_share_by_retrieval_and_keep_the_total);
