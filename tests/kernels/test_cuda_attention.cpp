@@ -793,10 +793,12 @@ START_TEST(the_sum_of_keys_is_that_of_the_stored_ones)
     scene s(1, 1, d, storages[_i], {one});
     /* The same tokens again, now with a sum that begins with something. */
     device_head *head = s.head(0, 0);
-    head->key_sum = s.memory.put(std::vector<double>(d, 3));
+    std::vector<double> before(2 * d, 3);
+    std::fill(before.begin() + d, before.end(), 1); /* what was dropped since */
+    head->key_sum = s.memory.put(before);
     random_state = 18;
     s.write_tokens();
-    std::vector<double> sum(d, 3), found = get(head->key_sum, d);
+    std::vector<double> sum(d, 2), found = get(head->key_sum, d);
     std::vector<stored> slots = s.read_slots(0, 0);
     for (uint32_t t = 0; t < n; t++) {
         const std::vector<float> &k = slots[s.slot_of[0][t]].k;
