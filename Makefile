@@ -151,7 +151,7 @@ ASAN := BUILD="$(BUILD)/asan" OPTIMISE=-O1 \
 	SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 TSAN := BUILD="$(BUILD)/tsan" OPTIMISE=-O1 SANITIZE="-fsanitize=thread"
 ASAN_TESTS := $(UNIT_TESTS) $(addprefix $(BUILD)/tests/kernels/,test_attention_lists test_matmul test_pages test_rows test_cuda_select test_cuda_rows)
-TSAN_TESTS := $(addprefix $(BUILD)/tests/,unit/test_engine unit/test_event_buffer unit/test_request_history unit/test_reference \
+TSAN_TESTS := $(addprefix $(BUILD)/tests/,unit/test_engine unit/test_event_buffer unit/test_request_history \
 	unit/test_faults_engine unit/test_scheduler unit/test_work kernels/test_rows)
 asan-built: $(ASAN_TESTS)
 tsan-built: $(TSAN_TESTS)

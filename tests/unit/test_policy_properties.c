@@ -203,12 +203,12 @@ static void attend(struct referee *f, uint32_t l, uint32_t h, uint32_t g, uint32
     }
 }
 
-/* A GPU multiplies quantised values as halves (cuda/kernels/attention_tile.h): half a unit in the last of
- * 11 bits each, and their weights add up to 1. */
+/* What a GPU's products round besides sums: quantised values to halves, and the weights over f16
+ * pages in a prompt (cuda/kernels/attention_prefill.cu: one part of P). Half a unit in the last
+ * of 11 bits each, and the weights add up to 1. bfloat16 takes weights in two parts. */
 static double value_rounding(enum plan_storage storage)
 {
-    bool quantised = storage == STORAGE_Q8 || storage == STORAGE_Q4;
-    return quantised && !test_device_is_cpu() ? 0x1p-11 : 0;
+    return test_device_is_cpu() || storage == STORAGE_BF16 ? 0 : 0x1p-11;
 }
 
 /* Token t of layer l by the definition; the machine's result must be that. */
