@@ -27,7 +27,7 @@ COMMIT  := $(shell git rev-parse --short=9 HEAD 2>/dev/null || echo unknown)
 
 PACKAGES = libmicrohttpd gnutls libuv jansson libpcre2-8
 APT_BUILD = gcc libc6-dev make pkg-config libmicrohttpd-dev libgnutls28-dev libuv1-dev libjansson-dev libpcre2-dev
-APT_TEST  = check g++ curl python3 python3-venv python3-jinja2 python3-numpy
+APT_TEST  = check g++ curl openssl python3 python3-venv python3-jinja2 python3-numpy
 APT_LINT  = clang-format clang-tidy cppcheck shellcheck python3
 
 # Asked once, and not before `deps` has installed the packages: a name that is not there yet gives nothing.

@@ -75,10 +75,17 @@ static size_t chat_bytes(const struct chat_request *chat)
     return bytes;
 }
 
+/* Of a completion what the request wrote; of a chat an empty one. */
+static const struct api_prompt *written_prompt(const struct job *j, const struct prompt *p)
+{
+    static const struct api_prompt none = {0};
+    return j->r.prompts ? &j->r.prompts[p->index] : &none;
+}
+
 static bool encode_text(const struct job *j, struct prompt *p, struct error *e)
 {
     const struct engine *engine = j->jobs->service->engine;
-    const struct api_prompt *prompt = j->r.prompts ? &j->r.prompts[p->index] : NULL;
+    const struct api_prompt *prompt = written_prompt(j, p);
     if (j->kind == API_REQUEST_CHAT)
         return text_fits(j, chat_bytes(&j->r.chat), e) &&
                chat_request_encode(&j->r.chat, engine_chat_template(engine),
@@ -106,7 +113,7 @@ static bool encode_prompt(const struct job *j, struct prompt *p, struct error *e
 /* Copies what the answer shows, because the engine takes the tokens and the text is freed. */
 static bool keep_for_answer(struct job *j, struct prompt *p, struct error *e)
 {
-    const struct api_prompt *prompt = j->r.prompts ? &j->r.prompts[p->index] : NULL;
+    const struct api_prompt *prompt = written_prompt(j, p);
     if (j->r.return_token_ids && !j->r.stream &&
         !answer_add_ids(&p->token_ids, p->tokens.data, p->tokens.count))
         return error_set_memory(e, "token ids", p->n_tokens);
