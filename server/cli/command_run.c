@@ -68,8 +68,8 @@ static bool encode_prompt(const struct run_session *s, struct tokens *out, struc
     if (!text)
         return false;
     bool done = is_chat(s) ? encode_message(s, text, length, out, e)
-                           : tokenizer_encode_text(engine_tokenizer(s->engine), text, length, false,
-                                                   true, out, e);
+                           : tokenizer_encode_prompt(engine_tokenizer(s->engine), text, length,
+                                                     false, true, out, e);
     free(text);
     return done;
 }

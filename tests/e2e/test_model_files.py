@@ -126,6 +126,8 @@ with Server(model=path) as s:
     check("add_special_tokens false: no BOS", prompt_tokens("Hi", add_special_tokens=False) == 2)
     answer = s.post("/v1/completions", {"prompt": "Hi", "max_tokens": 9, "temperature": 0})[2]
     check("a completion goes on behind the prompt", answer["choices"][0]["text"] == "Yes.", answer)
+ran = subprocess.run([BINARY, "run", path, "--raw", "-p", "Hi", "-n", "9", "--temp", "0"], capture_output=True, text=True)
+check("so does winnow run --raw", ran.stdout == "Yes." and "prompt: 3 tokens" in ran.stderr, (ran.stdout, ran.stderr))
 
 # ---- a file that changes while it is served
 path = model(["a", "b", "c"], end=0, context=4096)
