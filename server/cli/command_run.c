@@ -93,7 +93,7 @@ static bool run_prompt(struct run_session *s, struct error *e)
         run_print_limit(s, &answer);
         run_print_usage(&answer);
     }
-    free(answer.text);
+    bytes_clear(&answer.text);
     return done;
 }
 

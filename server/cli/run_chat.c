@@ -90,8 +90,7 @@ static void say(struct chat *c, const char *text, size_t length)
         take_back(c, &e);
         return;
     }
-    free(c->last.text);
-    c->last.text = NULL;
+    bytes_clear(&c->last.text);
     bool done = run_answer(c->run, &tokens, &c->policy, "chat", &c->last, &e);
     run_interrupted = 0;
     if (!done) {
@@ -101,8 +100,8 @@ static void say(struct chat *c, const char *text, size_t length)
     putchar('\n');
     fflush(stdout);
     run_print_limit(c->run, &c->last);
-    if (!run_add_message(c->messages, "assistant", c->last.text ? c->last.text : "", c->last.length,
-                         &e))
+    if (!run_add_message(c->messages, "assistant", c->last.text.data ? c->last.text.data : "",
+                         c->last.text.length, &e))
         take_back(c, &e);
 }
 
@@ -257,7 +256,7 @@ int run_chat(struct run_session *s, FILE *in)
     }
     if (goes_on)
         fputc('\n', stderr);
-    free(c.last.text);
+    bytes_clear(&c.last.text);
     json_decref(c.messages);
     return run_interrupted ? 130 : 0;
 }

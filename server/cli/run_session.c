@@ -93,23 +93,6 @@ static void wait_for_events(struct run_waiter *w)
 
 /* ---- the request */
 
-/* Keeps the answer for the next turn of a chat. */
-static bool collect(struct run_answer *a, const char *text, size_t n)
-{
-    if (a->length + n + 1 > a->room) {
-        size_t room = 2 * (a->length + n + 1);
-        char *bigger = realloc(a->text, room);
-        if (!bigger)
-            return false;
-        a->text = bigger;
-        a->room = room;
-    }
-    memcpy(a->text + a->length, text, n);
-    a->length += n;
-    a->text[a->length] = 0;
-    return true;
-}
-
 /* Streams the events of one request. */
 static bool stream(struct run_session *s, struct request *request, struct run_answer *a,
                    struct error *e)
@@ -130,10 +113,10 @@ static bool stream(struct run_session *s, struct request *request, struct run_an
         case EVENT_TEXT:
             run_end_line(&s->progress);
             if (fwrite(event.text, 1, event.n_text, stdout) != event.n_text || fflush(stdout) != 0)
-                run_interrupted = 1; /* stdout is closed */
-            if (!collect(a, event.text, event.n_text)) {
+                run_interrupted = 1;                              /* stdout is closed */
+            if (!bytes_add(&a->text, event.text, event.n_text)) { /* for a chat's next turn */
                 request_cancel(request, false);
-                return error_set_memory(e, "the answer", a->length + event.n_text);
+                return error_set_memory(e, "the answer", a->text.length + event.n_text);
             }
             break;
         case EVENT_CHOICE_END:

@@ -7,6 +7,7 @@
 #include <signal.h>
 
 #include "config/arguments.h"
+#include "config/base/bytes.h"
 #include "engine/serve/engine.h"
 
 struct run_progress {
@@ -29,8 +30,7 @@ struct run_session {
 
 /* What came of one request. */
 struct run_answer {
-    char *text; /* owned */
-    size_t length, room;
+    struct bytes text;
     enum finish_reason finish;
     bool cancelled, has_usage;
     struct request_usage usage;
@@ -45,7 +45,7 @@ void run_show_loading(void *context, const char *what, double share);
 void run_end_line(struct run_progress *p);
 
 /* Runs a prompt, whose tokens it frees, under `policy`. session_id NULL: the cache is freed with
- * the answer. The caller frees answer->text, also after an error. False: the error says why. */
+ * the answer. The caller clears answer->text, also after an error. False: the error says why. */
 bool run_answer(struct run_session *s, struct tokens *prompt, const struct plan_asked *policy,
                 const char *session_id, struct run_answer *answer, struct error *e);
 /* "prompt: 12 tokens ...; decode: ..." and what the cache holds, to stderr. */
