@@ -8,6 +8,8 @@
 #include <sys/random.h>
 #include <time.h>
 
+#include "config/base/random.h"
+
 enum { MOST_ANSWERS = 8 }; /* of --max-answer, together */
 
 /* ---- the list */
@@ -37,7 +39,7 @@ uint64_t job_random_seed(void)
 {
     uint64_t seed = 0;
     if (getrandom(&seed, sizeof seed, GRND_NONBLOCK) != sizeof seed)
-        seed = uv_hrtime() * 0x9E3779B97F4A7C15u;
+        seed = uv_hrtime() * RANDOM_STEP;
     return seed >> 11;
 }
 

@@ -6,6 +6,8 @@
 #include <malloc.h>
 #endif
 
+#include "config/base/random.h"
+
 static bool is_large(const struct work *work)
 {
     return work->bytes > WORK_SMALL;
@@ -101,7 +103,7 @@ static bool is_full(struct work_queue *q, uint64_t caller_bytes, uint64_t bytes,
 
 static uint32_t row_of(uint64_t caller)
 {
-    return (uint32_t)((caller * 0x9E3779B97F4A7C15u) >> 32) % WORK_CALLERS;
+    return (uint32_t)((caller * RANDOM_STEP) >> 32) % WORK_CALLERS;
 }
 
 void work_add(struct work_queue *q, struct work *work, uint64_t caller, uint64_t bytes,
