@@ -1,5 +1,4 @@
 """The HTTP contract, byte by byte where it matters: transport, streams, policies, disconnects, deadlines, metrics."""
-import http.client
 import json
 import os
 import re
@@ -11,7 +10,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from winnow_server import BINARY, KNOWN_ANSWER, PATIENCE, ROOT, STORIES, Checks, Server, wait_for  # noqa: E402
+from winnow_server import BINARY, KNOWN_ANSWER, PATIENCE, ROOT, STORIES, Checks, Server, http_ask, wait_for  # noqa: E402
 
 check = Checks()
 ENDLESS = {"prompt": "Once upon a time", "max_tokens": 10_000_000, "ignore_eos": True,
@@ -36,12 +35,7 @@ def raw(server, data, timeout=60):
 
 
 def ask(server, method, path, body=None, headers=None):
-    c = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60 * PATIENCE)
-    c.request(method, path, body, headers or {})
-    r = c.getresponse()
-    text = r.read()
-    c.close()
-    return r.status, r.headers, text
+    return http_ask(server.port, method, path, body, headers)
 
 
 def code_of(text):

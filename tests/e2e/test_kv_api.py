@@ -1,7 +1,6 @@
 """The cache seen from outside: what a request holds, flushing prefixes, every axis of a policy, where a policy comes
 from, sessions' policies, the operator's rules, and the metrics of section 10 of the contract."""
 import concurrent.futures
-import http.client
 import json
 import os
 import re
@@ -13,7 +12,7 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from winnow_server import PATIENCE, Checks, Server, wait_for  # noqa: E402
+from winnow_server import PATIENCE, Checks, Server, http_ask, wait_for  # noqa: E402
 
 check = Checks()
 HEADS = 20  # 5 layers of 4
@@ -26,12 +25,8 @@ ENDLESS = {"prompt": STORY, "max_tokens": 10_000_000, "ignore_eos": True, "kv_po
 
 
 def ask(server, method, path, body=None, headers=None):
-    c = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60 * PATIENCE)
-    c.request(method, path, json.dumps(body) if body is not None else None, headers or {})
-    r = c.getresponse()
-    text = r.read()
-    c.close()
-    return r.status, r.headers, json.loads(text) if "json" in r.headers["Content-Type"] else text.decode()
+    status, answered, text = http_ask(server.port, method, path, json.dumps(body) if body is not None else None, headers)
+    return status, answered, json.loads(text) if "json" in answered["Content-Type"] else text.decode()
 
 
 def complete(server, policy=None, prompt=STORY, n=20, headers=None, **more):

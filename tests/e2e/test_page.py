@@ -20,7 +20,7 @@ import urllib.request
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from browser import Browser, find_chromium, shrink_png  # noqa: E402
-from winnow_server import BINARY, PATIENCE, ROOT, STORIES, Checks, Server, wait_for  # noqa: E402
+from winnow_server import BINARY, PATIENCE, ROOT, STORIES, Checks, Server, http_ask, wait_for  # noqa: E402
 
 check = Checks()
 FOLDER = os.path.join(ROOT, "server", "page")
@@ -32,12 +32,7 @@ DEMO = os.path.join(ROOT, "models", "demo.gguf")
 
 
 def ask(server, method, path, headers=None):
-    c = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30 * PATIENCE)
-    c.request(method, path, headers=headers or {})
-    r = c.getresponse()
-    body = r.read()
-    c.close()
-    return r.status, r.headers, body
+    return http_ask(server.port, method, path, None, headers)
 
 
 def read(name):

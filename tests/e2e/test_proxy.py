@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.parse
 
-from winnow_server import PATIENCE, ROOT, Checks, Server, wait_for
+from winnow_server import PATIENCE, ROOT, Checks, Server, http_ask, wait_for
 
 CONFIG = os.path.join(ROOT, "docker", "proxy", "haproxy.cfg")
 # More than two pages, so that there is something to find again.
@@ -60,17 +60,12 @@ class Proxy:
 
     def ask(self, key=None, headers=None, **body):
         """(status, value) of a completion; HAProxy's own errors are text."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60 * PATIENCE)
         headers = {"Content-Type": "application/json", **(headers or {})}
         if key:
             headers["Authorization"] = "Bearer " + key
         body = {"prompt": "Once", "max_tokens": 2, "temperature": 0, **body}
-        connection.request("POST", "/v1/completions", json.dumps(body), headers)
-        answer = connection.getresponse()
-        text = answer.read()
-        connection.close()
-        json_type = "json" in answer.getheader("Content-Type", "")
-        return answer.status, json.loads(text) if json_type else text
+        status, answered, text = http_ask(self.port, "POST", "/v1/completions", json.dumps(body), headers)
+        return status, json.loads(text) if "json" in answered.get("Content-Type", "") else text
 
     def stream(self, key, n_tokens):
         """A response whose first event has been read."""
@@ -145,12 +140,8 @@ def check_prefixes(check, proxy, servers, by_key):
 
 
 def request(proxy, method, path, headers=None):
-    connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=60 * PATIENCE)
-    connection.request(method, path, headers=headers or {})
-    answer = connection.getresponse()
-    text = answer.read()
-    connection.close()
-    return answer.status, text
+    status, _, text = http_ask(proxy.port, method, path, None, headers)
+    return status, text
 
 
 def check_sessions(check, proxy, servers):

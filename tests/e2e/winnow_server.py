@@ -1,4 +1,5 @@
 """Starts the built server for end-to-end tests and takes it down again. Standard library only."""
+import http.client
 import json
 import os
 import re
@@ -112,6 +113,16 @@ class Server:
     def __exit__(self, *_):
         self.stop()
         self.log_file.close()
+
+
+def http_ask(port, method, path, body=None, headers=None):
+    """(status, headers, bytes) of one request on a connection of its own; the target is sent as it is written."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60 * PATIENCE)
+    connection.request(method, path, body, headers or {})
+    answer = connection.getresponse()
+    text = answer.read()
+    connection.close()
+    return answer.status, answer.headers, text
 
 
 def wait_for(condition, seconds=20):
